@@ -1,0 +1,178 @@
+"""M1, step 1: the feature space in which the density ratio is taken (arXiv 2103.11166)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cgankd.config import RatioConfig
+from cgankd.data import pixels
+from cgankd.fit.device import autocast, channels_last
+from cgankd.fit.schedule import make_schedule
+from cgankd.nets.features import FeatureNet
+from cgankd.rng import generator
+from cgankd.types import Checkpoint, LogFn, Split, Task, silent
+
+FeatureFn = Callable[[Tensor], Tensor]
+"""uint8 images [B, C, H, W] to float32 standardised features [B, F]."""
+LabelFn = Callable[[Tensor], Tensor]
+"""uint8 images [B, C, H, W] to predicted labels [B] in raw units."""
+AugmentFn = Callable[[Tensor, torch.Generator], Tensor]
+"""Augment a batch of [0, 1] pixels."""
+
+CHUNK = 256
+"""Images in one pass outside training, to bound memory."""
+
+
+def feature_loss(
+    net: FeatureNet, x_BCHW: Tensor, label_B: Tensor, task: Task, cfg: RatioConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """label_weight * hard loss + reconstruct_weight * pixel MSE + l1_weight * mean |features|, and its parts.
+
+    x_BCHW is in [-1, 1]; the pixel term is left out where the net has no decoder.
+    """
+    features_BF, out_BO, recon_BCHW = net(x_BCHW)
+    parts = {"label": task.loss(out_BO, label_B), "l1": features_BF.abs().mean()}
+    loss = cfg.label_weight * parts["label"] + cfg.l1_weight * parts["l1"]
+    if recon_BCHW is not None:
+        parts["reconstruct"] = F.mse_loss(recon_BCHW, x_BCHW)
+        loss = loss + cfg.reconstruct_weight * parts["reconstruct"]
+    return loss, parts
+
+
+def train_features(
+    net: FeatureNet,
+    train: Split,
+    val: Split,
+    task: Task,
+    cfg: RatioConfig,
+    augment: AugmentFn,
+    *,
+    seed: int,
+    log: LogFn = silent,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, float]:
+    """Train the extractor in place, keep the weights best on validation, then fit its `scale` to the training features.
+
+    Returns the validation headline, the loss parts and how much of the feature space is alive.
+    Raises ValueError where the loss is not finite.
+    """
+    total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
+    channels_last(net)
+    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.feature_learning_rate)
+    schedule = make_schedule("onecycle", total)
+    start, best_score, best_step, best_net = 0, float("inf"), 0, copy.deepcopy(net.state_dict())
+    state: Any = checkpoint.load() if checkpoint else None
+    if state is not None:
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, best_score, best_step, best_net = (state[k] for k in ("step", "best_score", "best_step", "best_net"))
+
+    net.train()
+    for step in range(start, total):
+        gen = generator(seed, "features", step)
+        row_B = torch.randint(len(train), (cfg.feature_batch_size,), generator=gen)
+        x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B]), gen))
+        for group in optimizer.param_groups:
+            group["lr"] = cfg.feature_learning_rate * schedule(step)
+        with autocast(cfg.precision):
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+            loss, parts = feature_loss(net, x_BCHW, train.labels[row_B], task, cfg)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"ratio.feature_learning_rate: the loss of the feature extractor is {loss.item()} at step {step}; "
+                "lower the rate or set ratio.precision to fp32"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+        done = step + 1
+        if done % every == 0 or done == total:
+            score = validation_score(net, val, task, cfg.precision)
+            signed = -score if task.headline.higher_is_better else score
+            # On a tie the later weights win: early zeros on a small validation split mean little.
+            if signed <= best_score:
+                best_score, best_step, best_net = signed, done, copy.deepcopy(net.state_dict())
+            log(done, {"loss": loss.item(), **{k: v.item() for k, v in parts.items()}, "val": score}, total)
+        if checkpoint and (done % max(50, total // 10) == 0 or done == total):
+            kept = {"best_score": best_score, "best_step": best_step, "best_net": best_net}
+            checkpoint.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict(), **kept})
+
+    net.load_state_dict(best_net)
+    net.scale.fit(raw_features(net, train.images, cfg.precision))
+    return features_report(net, val, task, cfg) | {"best_step": float(best_step)}
+
+
+def features_report(net: FeatureNet, val: Split, task: Task, cfg: RatioConfig) -> dict[str, float]:
+    """Flat numbers of a trained extractor on the validation split."""
+    features_NF = raw_features(net, val.images, cfg.precision)
+    report = {
+        "val_score": validation_score(net, val, task, cfg.precision),
+        "feature_width": float(net.feature_width),
+        "active_share": float((features_NF > 0).float().mean()),
+        "dead_unit_share": float((features_NF <= 0).all(dim=0).float().mean()),
+    }
+    if net.decoder is not None:
+        report["val_reconstruct_mse"] = reconstruction_error(net, val.images, cfg.precision)
+    return report
+
+
+@torch.no_grad()
+def forward_u8(net: FeatureNet, images_BCHW: Tensor, precision: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One evaluation pass over uint8 images; the net's mode is put back."""
+    was_training = net.training
+    net.eval()
+    with autocast(precision):
+        result: tuple[Tensor, Tensor, Tensor | None] = net(
+            pixels.to_signed(images_BCHW).contiguous(memory_format=torch.channels_last)
+        )
+    net.train(was_training)
+    return result
+
+
+def raw_features(net: FeatureNet, images_BCHW: Tensor, precision: str) -> Tensor:
+    """Features [B, F] before standardising."""
+    return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in torch.split(images_BCHW, CHUNK)])
+
+
+def validation_score(net: FeatureNet, val: Split, task: Task, precision: str) -> float:
+    """Mean headline of the label head."""
+    out_NO = torch.cat([forward_u8(net, chunk, precision)[1] for chunk in torch.split(val.images, CHUNK)])
+    return float(task.score(out_NO, val.labels).mean())
+
+
+def reconstruction_error(net: FeatureNet, images_BCHW: Tensor, precision: str) -> float:
+    """Mean squared error of the decoder in [-1, 1] pixels."""
+    total = 0.0
+    for chunk in torch.split(images_BCHW, CHUNK):
+        recon_BCHW = forward_u8(net, chunk, precision)[2]
+        assert recon_BCHW is not None, "the net has a decoder"
+        total += float((recon_BCHW - pixels.to_signed(chunk)).square().mean()) * len(chunk)
+    return total / len(images_BCHW)
+
+
+def make_features(net: FeatureNet, precision: str) -> FeatureFn:
+    """The frozen extractor as a function of uint8 images: standardised, clamped features [B, F]."""
+
+    def features(images_BCHW: Tensor) -> Tensor:
+        with torch.no_grad():
+            scaled_BF: Tensor = net.scale(raw_features(net, images_BCHW, precision))
+        return scaled_BF
+
+    return features
+
+
+def make_predict_label(net: FeatureNet, task: Task, precision: str) -> LabelFn:
+    """The extractor's label head as a function of uint8 images: raw-unit labels [B]."""
+
+    def predict_label(images_BCHW: Tensor) -> Tensor:
+        outs = [forward_u8(net, chunk, precision)[1] for chunk in torch.split(images_BCHW, CHUNK)]
+        return task.predict(torch.cat(outs))
+
+    return predict_label

@@ -1,0 +1,26 @@
+"""M2, filter: drop the fakes on which the teacher disagrees most with the label asked of the GAN (arXiv 2104.03164)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cgankd.bank.quantiles import group_quantile
+
+
+def cutoff(error_N: Tensor, group_N: Tensor, num_groups: int, rho: float) -> Tensor:
+    """alpha(rho) [G]: the rho-quantile of the teacher errors of each group, so that at least ceil(rho n) are <= it.
+
+    rho = 1 gives +inf. A group without errors takes the quantile over all groups; with no error at all the cutoff
+    is NaN, which keeps nothing.
+    """
+    if rho >= 1:
+        return torch.full((num_groups,), float("inf"), dtype=torch.float64)
+    cutoff_G = group_quantile(error_N, group_N, num_groups, rho, "higher")
+    whole_1 = group_quantile(error_N, torch.zeros_like(group_N), 1, rho, "higher")
+    return torch.where(cutoff_G.isnan(), whole_1, cutoff_G)
+
+
+def keep(error_B: Tensor, group_B: Tensor, cutoff_G: Tensor) -> Tensor:
+    """True [B] where the teacher error is at most the cutoff of the group."""
+    return error_B.double() <= cutoff_G[group_B].double()

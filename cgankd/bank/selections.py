@@ -1,0 +1,122 @@
+"""Which scored fakes go into a bank: the arithmetic of M1 and M2 on columns of scores, without any drawing.
+
+A selection is a pair of switches (subsample, filter); replacement moves labels, not rows, so it is no selection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cgankd.bank import m1_subsample, m2_filter
+from cgankd.config import BankConfig
+
+SELECTIONS = {"raw": (False, False), "subsample": (True, False), "filter_only": (False, True), "filter": (True, True)}
+"""Name of a selection -> (subsample, filter)."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Scores of N fakes: filter group of the asked label (int64), ratio, teacher error, rejection uniform."""
+
+    group: Tensor
+    ratio: Tensor
+    error: Tensor
+    uniform: Tensor
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the burn-in fixed: the bound M [G], a cutoff [G] for each selection that filters, and what passed.
+
+    passed[selection] [G] and tried [G] count burn-in draws; a bound of 0 marks a group in which every ratio was zero.
+    """
+
+    bound: Tensor
+    cutoff: dict[str, Tensor]
+    tried: Tensor
+    passed: dict[str, Tensor]
+    exceedance_share: float
+
+    def dead_groups(self) -> list[int]:
+        """Groups that were tried and in which subsampling can accept nothing."""
+        groups: list[int] = torch.nonzero((self.tried > 0) & (self.bound <= 0))[:, 0].tolist()
+        return groups
+
+
+def freeze(columns: Columns, num_groups: int, cfg: BankConfig) -> Limits:
+    """The limits that the scores of a burn-in imply.
+
+    The cutoff of `filter` is taken from the fakes that subsampling accepts, that of `filter_only` from all of them.
+    """
+    group_N = columns.group
+    bound_G = m1_subsample.bound(columns.ratio, group_N, num_groups, cfg.bound_quantile)
+    accepted_N = m1_subsample.accept(columns.ratio, bound_G[group_N], columns.uniform)
+    per_label = cfg.filter_scope == "label"
+    cutoff = {}
+    for name, (subsample, use_filter) in SELECTIONS.items():
+        if use_filter:
+            among_N = accepted_N if subsample else torch.ones_like(accepted_N)
+            scope = group_N[among_N] if per_label else torch.zeros_like(group_N[among_N])
+            found = m2_filter.cutoff(columns.error[among_N], scope, num_groups if per_label else 1, cfg.rho)
+            cutoff[name] = found.expand(num_groups).clone()
+    exceedance = m1_subsample.exceedances(columns.ratio, bound_G[group_N])
+    limits = Limits(bound_G, cutoff, torch.bincount(group_N, minlength=num_groups), {}, exceedance)
+    for name in SELECTIONS:
+        limits.passed[name] = torch.bincount(group_N[passes(name, columns, limits)], minlength=num_groups)
+    return limits
+
+
+def passes(selection: str, columns: Columns, limits: Limits) -> Tensor:
+    """True [N] for the fakes that the selection's switches let through, before any quota."""
+    subsample, use_filter = SELECTIONS[selection]
+    pass_N = torch.ones(len(columns), dtype=torch.bool)
+    if subsample:
+        pass_N &= m1_subsample.accept(columns.ratio, limits.bound[columns.group], columns.uniform)
+    if use_filter:
+        pass_N &= m2_filter.keep(columns.error, columns.group, limits.cutoff[selection])
+    return pass_N
+
+
+def select(selection: str, columns: Columns, limits: Limits, quota_G: Tensor) -> Tensor:
+    """Row numbers (int64, ascending) of a selection: the first quota rows of each group, in draw order, that pass."""
+    pass_N = passes(selection, columns, limits)
+    parts = [torch.nonzero(pass_N & (columns.group == g))[:, 0][: int(quota)] for g, quota in enumerate(quota_G)]
+    return torch.cat(parts).sort().values
+
+
+def bank_report(
+    columns: Columns, asked_N: Tensor, predicted_N: Tensor, limits: Limits, rows: dict[str, Tensor]
+) -> dict[str, float]:
+    """Flat numbers of a pool and of the selections cut from it, `rows` being selection -> row numbers.
+
+    Teacher errors are those of M2's filter (cross-entropy in nats, or raw units, where it is also how far replacement
+    moves a label); `changed_share` is the share of labels that replacement would change. `filter.dropped_share` is the
+    share of accepted fakes that the filter drops, `filter_only.dropped_share` that of all fakes.
+    """
+    num = len(columns)
+    report = {
+        "draws": float(num),
+        "burn_in_draws": float(limits.tried.sum()),
+        "burn_in_exceedance_share": limits.exceedance_share,
+        "exceedance_share": m1_subsample.exceedances(columns.ratio, limits.bound[columns.group]),
+        "ratio_mean": float(columns.ratio.mean()),
+        "ratio_zero_share": float((columns.ratio == 0).float().mean()),
+        "dead_groups": float(len(limits.dead_groups())),
+    }
+    passed = {name: int(passes(name, columns, limits).sum()) for name in SELECTIONS}
+    for name, before in (("filter_only", "raw"), ("filter", "subsample")):
+        report[f"{name}.dropped_share"] = 1.0 - passed[name] / passed[before] if passed[before] else 1.0
+    for name, row_M in rows.items():
+        error_M = columns.error[row_M].double()
+        report[f"{name}.acceptance"] = passed[name] / num
+        report[f"{name}.kept"] = float(len(row_M))
+        report[f"{name}.teacher_error_mean"] = float(error_M.mean())
+        report[f"{name}.teacher_error_median"] = float(error_M.quantile(0.5))
+        report[f"{name}.changed_share"] = float((predicted_N[row_M] != asked_N[row_M]).double().mean())
+    return report

@@ -1,0 +1,522 @@
+"""Every setting of the product: one frozen dataclass per params.yaml section, checked by dotted name.
+
+Each field is followed by what it means and its unit. `from_dict` takes the nested dict of a params file and
+raises ConfigError naming the dotted field, the problem and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+KINDS = ("class", "scalar")
+AUGMENTS = ("none", "shift", "affine", "colour", "cutout", "flip")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, missing, mistyped or out of range; the message names its dotted path and the cure."""
+
+
+def require(condition: bool, name: str, rule: str, value: object) -> None:
+    """Raise ConfigError "<name> must be <rule>, but is <value>" unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{name} must be {rule}, but is {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    task: Literal["class", "scalar"]
+    """Kind of label."""
+    source: str
+    """Which reader: digits, chairs, image-folder, csv."""
+    root: str
+    """Folder or file the images come from; for the embedded sets (digits, chairs) the code that makes them."""
+    image_size: int
+    """Height and width in pixels (a power of two from 16)."""
+    channels: int
+    """1 grey, 3 colour."""
+    train_per_label: int | None
+    """Training images for each class or distinct label; null = all that remain after validation and test."""
+    num_train: int | None
+    """Cap on training images in all, a seeded subset; null = no cap."""
+    val_per_label: int | None
+    """Validation images for each class; null = use num_val."""
+    num_val: int | None
+    """Validation images in all; null = use val_per_label."""
+    test_share: float | None
+    """Share of the images set aside for test when the source has no test part of its own; null = all the rest."""
+    num_test: int | None
+    """Cap on test images, a seeded subset; null = no cap."""
+    label_min: float | None
+    """Scalar labels: lower end of the range in raw units; null = smallest training label."""
+    label_max: float | None
+    """Scalar labels: upper end of the range in raw units; null = largest training label."""
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        require(16 <= size <= 256 and size & (size - 1) == 0, "data.image_size", "a power of two from 16 to 256", size)
+        require(self.channels in (1, 3), "data.channels", "1 or 3", self.channels)
+        for name in ("train_per_label", "num_train", "val_per_label", "num_val", "num_test"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
+        require(
+            (self.val_per_label is None) != (self.num_val is None),
+            "data.val_per_label",
+            "set when data.num_val is null, and null otherwise",
+            self.val_per_label,
+        )
+        share = self.test_share
+        require(share is None or 0 < share < 1, "data.test_share", "null or between 0 and 1", share)
+        if self.label_min is not None and self.label_max is not None:
+            require(self.label_min < self.label_max, "data.label_min", "less than data.label_max", self.label_min)
+        if self.task == "class":
+            for name in ("label_min", "label_max"):
+                value = getattr(self, name)
+                require(value is None, f"data.{name}", "null for class labels (data.task is class)", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How a predictor (teacher or student) is trained."""
+
+    net: str
+    """Name in cgankd.nets.zoo."""
+    width: int
+    """Channels of the first stage."""
+    num_steps: int
+    """Optimiser steps."""
+    batch_size: int
+    """Images a step."""
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float
+    """Peak learning rate."""
+    weight_decay: float
+    schedule: Literal["onecycle", "cosine", "constant"]
+    augment: str
+    """Plain augmentation, joined by "+" out of none, shift, affine, colour, cutout, flip."""
+    precision: Literal["auto", "fp32", "bf16"]
+    """Arithmetic of the forward pass: auto = bf16 where the machine has bf16 matrix units."""
+
+    def check(self, section: str) -> None:
+        """Range checks; called by the sub-class that knows its section name."""
+        for name in ("width", "num_steps", "batch_size"):
+            require(getattr(self, name) >= 1, f"{section}.{name}", "at least 1", getattr(self, name))
+        require(self.learning_rate > 0, f"{section}.learning_rate", "positive", self.learning_rate)
+        require(self.weight_decay >= 0, f"{section}.weight_decay", "zero or more", self.weight_decay)
+        check_augment(self.augment, f"{section}.augment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(FitConfig):
+    def __post_init__(self) -> None:
+        self.check("teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VicinityConfig:
+    """CcGAN's vicinity for scalar labels (arXiv 2011.07466); all radii in raw label units."""
+
+    kind: Literal["soft", "hard"]
+    """soft = SVDL weights exp(-nu (y_i - y)^2); hard = HVDL interval +-kappa."""
+    label_sigma: float | None
+    """Sd of the noise on target labels; null = 1.06 sd(y) N^(-1/5)."""
+    kappa: float | None
+    """Hard radius; null = kappa_multiplier * gap quantile."""
+    kappa_multiplier: float
+    """m_k of the kernel rule."""
+    gap_quantile: float
+    """Quantile of the gaps between neighbouring distinct labels used by the rule; 1 = the largest gap."""
+    weight_floor: float
+    """Soft weights under this are cut (1e-3 in the paper)."""
+
+    def __post_init__(self) -> None:
+        for name in ("label_sigma", "kappa"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"cgan.vicinity.{name}", "null or positive", value)
+        require(self.kappa_multiplier > 0, "cgan.vicinity.kappa_multiplier", "positive", self.kappa_multiplier)
+        require(0 < self.gap_quantile <= 1, "cgan.vicinity.gap_quantile", "in (0, 1]", self.gap_quantile)
+        require(0 < self.weight_floor < 1, "cgan.vicinity.weight_floor", "between 0 and 1", self.weight_floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelInputConfig:
+    """The improved label input of CcGAN: net 1 x -> h -> y, net 2 y -> h."""
+
+    width: int
+    """Channels of the first stage of net 1."""
+    image_steps: int
+    """Steps of net 1 on images."""
+    label_steps: int
+    """Steps of net 2 on labels."""
+    batch_size: int
+    learning_rate: float
+    noise: float
+    """Sd of the noise on normalised labels while net 2 is trained (0.2 in the paper)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CganConfig:
+    width: int
+    """Channels of generator and discriminator at full resolution (ch)."""
+    z_dim: int
+    """Length of the latent z."""
+    embed_dim: int
+    """Length of the label embedding h."""
+    num_steps: int
+    """Generator steps."""
+    d_steps: int
+    """Discriminator steps a generator step."""
+    batch_size: int
+    lr_g: float
+    lr_d: float
+    beta1: float
+    beta2: float
+    ema: float
+    """Decay of the generator's moving average."""
+    ema_start: int
+    """Generator step at which the average starts."""
+    diffaugment: str
+    """Comma-separated out of color, translation, cutout; empty = off."""
+    cutout_share: float
+    """Side of DiffAugment's cutout as a share of the image."""
+    diversity_weight: float
+    """Weight of the diversity floor w * relu(tau - d) / tau in the generator loss; 0 = off."""
+    precision: Literal["auto", "fp32", "bf16"]
+    vicinity: VicinityConfig | None
+    """Scalar labels only; null for classes."""
+    label_input: LabelInputConfig | None
+    """Scalar labels only; null for classes."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "z_dim", "embed_dim", "num_steps", "d_steps"):
+            require(getattr(self, name) >= 1, f"cgan.{name}", "at least 1", getattr(self, name))
+        require(self.batch_size >= 4 and self.batch_size % 2 == 0, "cgan.batch_size", "even, from 4", self.batch_size)
+        require(0 <= self.ema < 1, "cgan.ema", "in [0, 1)", self.ema)
+        require(self.diversity_weight >= 0, "cgan.diversity_weight", "zero or more", self.diversity_weight)
+        known = {"color", "translation", "cutout"}
+        parts = [p for p in self.diffaugment.split(",") if p]
+        require(set(parts) <= known, "cgan.diffaugment", f"made of {sorted(known)}", self.diffaugment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioConfig:
+    feature_width: int | None
+    """Units of the feature map the ratio sees; null = C*H*W as in the paper."""
+    feature_channels: int
+    """Channels of the first stage of the feature extractor."""
+    feature_steps: int
+    feature_batch_size: int
+    feature_learning_rate: float
+    feature_augment: str
+    """Augmentation while the extractor is trained."""
+    reconstruct_weight: float
+    """Weight of the pixel MSE: 1 makes the extractor the sparse auto-encoder used for scalars, 0 a plain classifier."""
+    l1_weight: float
+    """Weight of mean |features| (1e-3 in the paper's auto-encoder; 0 for the classifier)."""
+    label_weight: float
+    """Weight of the label loss in the extractor's loss."""
+    hidden: tuple[int, ...]
+    """Hidden widths of the ratio MLP (2048, 1024, 512, 256, 128 in the paper)."""
+    dropout: float
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+    ratio_penalty: float
+    """lambda, weight of (mean ratio on fakes - 1)^2."""
+    penalty_per_label: bool
+    """Take the penalty's mean within each filter group instead of over the batch."""
+    vicinity_drop: float | None
+    """zeta in raw units, scalar labels only; null = 6 * largest label gap (and null for classes)."""
+    max_redraws: int
+    """Rounds in which fakes whose predicted label leaves the vicinity are redrawn."""
+    pool_size: int
+    """Fakes in the pool that batches are taken from (features computed once)."""
+    pool_refresh_steps: int
+    """Steps after which the pool is drawn anew; 0 = never."""
+    eval_every_steps: int
+    """How often the loss on validation reals and fresh fakes is taken; the best network is kept."""
+    precision: Literal["auto", "fp32", "bf16"]
+
+    def __post_init__(self) -> None:
+        for name in ("feature_channels", "feature_steps", "num_steps", "eval_every_steps", "pool_size", "max_redraws"):
+            require(getattr(self, name) >= 1, f"ratio.{name}", "at least 1", getattr(self, name))
+        require(len(self.hidden) >= 1 and all(h % 8 == 0 for h in self.hidden), "ratio.hidden", "multiples of 8", self.hidden)
+        require(0 <= self.dropout < 1, "ratio.dropout", "in [0, 1)", self.dropout)
+        require(self.ratio_penalty >= 0, "ratio.ratio_penalty", "zero or more", self.ratio_penalty)
+        require(self.pool_size >= self.batch_size, "ratio.pool_size", "at least ratio.batch_size", self.pool_size)
+        check_augment(self.feature_augment, "ratio.feature_augment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankConfig:
+    num_fakes: int
+    """M^g, processed fakes in the bank, shared evenly among the conditions."""
+    subsample: bool
+    """M1: rejection by the density ratio."""
+    filter: bool
+    """M2: drop the fakes with the largest teacher error."""
+    replace: bool
+    """M2: label := the teacher's prediction."""
+    rho: float
+    """Share of the fakes with the smallest teacher error that stays."""
+    filter_scope: Literal["label", "global"]
+    """Where the rho-quantile is taken: in each class or label bin, or once over all."""
+    label_bin: float | None
+    """Scalar labels only: width of a label bin in raw units; null for classes."""
+    num_conditions: int | None
+    """Scalar labels only: evenly spaced labels asked of the generator; null for classes."""
+    bound_quantile: float
+    """The rejection bound M is this quantile of the burn-in ratios (1 = their maximum)."""
+    burn_in: int
+    """Draws in each class or label bin that estimate the bound and the cutoff."""
+    max_draws_factor: float
+    """Cap on draws: this many times num_fakes for each selection."""
+    batch_size: int
+    """Fakes generated and scored at a time."""
+    refuse_worthless: bool
+    """Stop with an error when a health check says the bank is worthless."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.rho <= 1, "bank.rho", "in (0, 1]", self.rho)
+        require(0.9 < self.bound_quantile <= 1, "bank.bound_quantile", "in (0.9, 1]", self.bound_quantile)
+        for name in ("num_fakes", "burn_in", "batch_size"):
+            require(getattr(self, name) >= 1, f"bank.{name}", "at least 1", getattr(self, name))
+        require(self.max_draws_factor >= 1, "bank.max_draws_factor", "at least 1", self.max_draws_factor)
+        require(self.label_bin is None or self.label_bin > 0, "bank.label_bin", "null or positive", self.label_bin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """One student arm: a set of switches; everything is off by default."""
+
+    bank: bool = False
+    """Mix the bank's fakes into the batches."""
+    subsample: bool = False
+    filter: bool = False
+    replace: bool = False
+    strong: bool = False
+    """Strong instead of plain augmentation."""
+    kd: bool = False
+    """Add the loss of student.distiller."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(FitConfig):
+    strong_augment: str
+    """Augmentation of the arms with `strong`."""
+    protocol: Literal["scratch", "finetune"]
+    """scratch = from a fresh initialisation; finetune = every arm starts from the same real-only student of its seed."""
+    base_steps: int
+    """finetune only: steps of that real-only student."""
+    base_learning_rate: float
+    """finetune only: its peak learning rate; `learning_rate` is then that of the fine-tuning every arm gets."""
+    real_share: float | None
+    """Share of real images in each batch of an arm with fakes; null = concatenation of real and fakes."""
+    distiller: str
+    """KD loss of the arms with `kd`, by its name in cgankd.distill."""
+    temperature: float
+    """KD temperature T."""
+    soft_weight: float
+    """alpha_kd in (1 - alpha_kd) * hard + alpha_kd * soft."""
+    teacher_view: Literal["augmented", "clean"]
+    """Which view the teacher sees in the KD loss: the student's own, or the un-augmented image (outputs cached)."""
+    seeds: tuple[int, ...]
+    """One run of every arm for each; arms are compared pairwise at equal seed."""
+    workers: int
+    """Processes that train runs side by side, one thread each; 0 = one for each core. Does not change the numbers."""
+    best_with_kd: bool
+    """Also train the arm with fakes that is best on validation with KD on top."""
+    arms: dict[str, ArmConfig]
+
+    def __post_init__(self) -> None:
+        self.check("student")
+        check_augment(self.strong_augment, "student.strong_augment")
+        share = self.real_share
+        require(share is None or 0 < share < 1, "student.real_share", "null or between 0 and 1", share)
+        require(self.temperature > 0, "student.temperature", "positive", self.temperature)
+        require(0 <= self.soft_weight <= 1, "student.soft_weight", "in [0, 1]", self.soft_weight)
+        require(
+            len(self.seeds) >= 2 and len(set(self.seeds)) == len(self.seeds),
+            "student.seeds",
+            "at least 2 different numbers (an interval needs them)",
+            list(self.seeds),
+        )
+        require(self.workers >= 0, "student.workers", "zero or more", self.workers)
+        require("real" in self.arms, "student.arms", "given an arm called real, the control", sorted(self.arms))
+        require(
+            self.arms["real"] == ArmConfig(), "student.arms.real", "free of switches, it is the control", self.arms["real"]
+        )
+        for name, arm in self.arms.items():
+            require(
+                name.replace("_", "").isalnum(), f"student.arms.{name}", "named in letters, digits and underscores", name
+            )
+            if not arm.bank:
+                for switch in ("subsample", "filter", "replace"):
+                    require(
+                        not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True
+                    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    confidence: float
+    """Level of every interval."""
+
+    def __post_init__(self) -> None:
+        require(0.5 < self.confidence < 1, "evaluate.confidence", "between 0.5 and 1", self.confidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    experiment: str
+    """Name of the MLflow experiment."""
+    preset: str
+    """Which preset these parameters came from; a tag of every run."""
+    mlflow: bool
+    """Log to MLflow as well as to the JSON lines under artifacts/logs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole params.yaml."""
+
+    seed: int
+    data: DataConfig
+    teacher: TeacherConfig
+    cgan: CganConfig
+    ratio: RatioConfig
+    bank: BankConfig
+    student: StudentConfig
+    evaluate: EvaluateConfig
+    tracking: TrackingConfig = field()
+
+    def __post_init__(self) -> None:
+        scalar = self.data.task == "scalar"
+        sections = {
+            "cgan.vicinity": self.cgan.vicinity,
+            "cgan.label_input": self.cgan.label_input,
+            "bank.label_bin": self.bank.label_bin,
+            "bank.num_conditions": self.bank.num_conditions,
+        }
+        for name, value in sections.items():
+            if scalar:
+                require(value is not None, name, "set for scalar labels (data.task is scalar)", value)
+            else:
+                require(value is None, name, "null for class labels (data.task is class)", value)
+        if not scalar:
+            require(
+                self.ratio.vicinity_drop is None,
+                "ratio.vicinity_drop",
+                "null for class labels (data.task is class)",
+                self.ratio.vicinity_drop,
+            )
+
+
+def check_augment(text: str, name: str) -> None:
+    """Raise ConfigError unless the text is known augmentation names joined by "+"."""
+    for part in text.split("+"):
+        if part not in AUGMENTS:
+            raise ConfigError(f"{name} must be made of {', '.join(AUGMENTS)} joined by '+', but has {part!r}{_nearest(part, AUGMENTS)}")
+
+
+def _nearest(name: str, valid: typing.Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Build the whole configuration. Raises ConfigError with the dotted name of the first bad field."""
+    return from_dict(Config, values, "")
+
+
+def from_dict(cls: type[T], values: object, prefix: str) -> T:
+    """Build one dataclass from a mapping; `prefix` is the dotted path it hangs from. Raises ConfigError."""
+    where = prefix.rstrip(".") or "params.yaml"
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} must be a mapping of settings, but is {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{prefix}{key} is not a known setting{_nearest_dotted(str(key), fields, prefix)}")
+    built = {}
+    for name, spec in fields.items():
+        if name in values:
+            built[name] = _convert(values[name], hints[name], f"{prefix}{name}")
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{prefix}{name} is missing from {where}; `cgankd use PRESET` writes a complete file")
+    return cls(**built)
+
+
+def _nearest_dotted(key: str, valid: typing.Iterable[str], prefix: str) -> str:
+    match = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.4)
+    if match:
+        return f"; the nearest valid one is {prefix}{match[0]}"
+    return f"; valid here: {', '.join(prefix + v for v in valid)}"
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [a for a in typing.get_args(hint) if a is not type(None)]
+        return None if value is None else _convert(value, options[0], name)
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            raise ConfigError(
+                f"{name} must be one of {', '.join(map(str, allowed))}, but is {value!r}{_nearest(str(value), allowed)}"
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name} must be a list, but is {value!r}")
+        return tuple(_convert(v, typing.get_args(hint)[0], f"{name}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} must be a mapping, but is {value!r}")
+        return {str(k): _convert(v, typing.get_args(hint)[1], f"{name}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, f"{name}.")
+    return _convert_plain(value, hint, name)
+
+
+def _convert_plain(value: Any, hint: type, name: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):
+        # YAML 1.1 readers take 1e-06 for text, and DVC writes small numbers like that (dvc#5971).
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) is not hint:
+        words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+        raise ConfigError(f"{name} must be {words.get(hint.__name__, hint.__name__)}, but is {value!r}")
+    if hint is float and value != value:
+        raise ConfigError(f"{name} must be a number, but is NaN")
+    return value
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """The nested dict of a config dataclass, tuples as lists, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return value
+
+    result = plain(dataclasses.asdict(config))  # type: ignore[call-overload]
+    assert isinstance(result, dict)
+    return result

@@ -1,0 +1,109 @@
+"""Augmentation of a whole batch at once, each image with its own draw; images are floats [B, C, H, W] in [0, 1].
+
+A spec joins names of `config.AUGMENTS` by "+"; they are applied in that order, all draws come from one generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cgankd.config import check_augment
+
+MAX_ANGLE = math.radians(15.0)
+MAX_SCALE = 0.15
+MAX_SHEAR = math.tan(math.radians(8.0))
+MAX_TRANSLATE = 0.06
+CUTOUT_SHARE = 0.28
+
+
+def augment(unit_BCHW: Tensor, spec: str, gen: torch.Generator) -> Tensor:
+    """Apply the augmentations of `spec` to each image; "none" returns the input. Raises ConfigError on other names."""
+    check_augment(spec, "augment")
+    for name in spec.split("+"):
+        unit_BCHW = _AUGMENTS[name](unit_BCHW, gen)
+    return unit_BCHW
+
+
+def shift_pixels(size: int) -> int:
+    """Largest shift in pixels: 1 at 16 px, 2 at 32 px, 4 from 64 px."""
+    return max(1, min(4, size // 16))
+
+
+def _none(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    return unit_BCHW
+
+
+def _shift(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """Move by whole pixels, edge pixels repeated: each image is one window of the padded batch."""
+    num, _, height, width = unit_BCHW.shape
+    most = shift_pixels(height)
+    dy_B, dx_B = torch.randint(2 * most + 1, (2, num), generator=gen).to(unit_BCHW.device)
+    windows = F.pad(unit_BCHW, (most,) * 4, mode="replicate").unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(num, device=unit_BCHW.device), :, dy_B, dx_B]
+
+
+def _affine(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """Rotation, scale, shear and a small translation in one bilinear resampling, edge pixels repeated."""
+    num = len(unit_BCHW)
+    angle_B, scale_B, shear_B, x_B, y_B = torch.rand(5, num, generator=gen) * 2 - 1
+    cos_B, sin_B = torch.cos(MAX_ANGLE * angle_B), torch.sin(MAX_ANGLE * angle_B)
+    zoom_B = 1.0 / (1.0 + MAX_SCALE * scale_B)
+    shear_B = MAX_SHEAR * shear_B
+    top_B = torch.stack([cos_B, cos_B * shear_B - sin_B], 1) * zoom_B[:, None]
+    low_B = torch.stack([sin_B, sin_B * shear_B + cos_B], 1) * zoom_B[:, None]
+    # grid_sample's axes run from -1 to 1, so a share t of the side is 2 t.
+    move_B = 2 * MAX_TRANSLATE * torch.stack([x_B, y_B], 1)
+    theta_B23 = torch.cat([torch.stack([top_B, low_B], 1), move_B[:, :, None]], 2).to(unit_BCHW)
+    grid_BHW2 = F.affine_grid(theta_B23, list(unit_BCHW.shape), align_corners=False)
+    return F.grid_sample(unit_BCHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _colour(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """Contrast about the image mean, brightness, and a gain for each channel; clamped to [0, 1]."""
+    num, channels = unit_BCHW.shape[:2]
+    draw = (torch.rand(num, channels + 2, generator=gen) * 2 - 1).to(unit_BCHW)
+    gain_BC11 = 1.0 + 0.2 * draw[:, :channels, None, None]
+    brightness_B111 = 0.15 * draw[:, channels, None, None, None]
+    contrast_B111 = 1.0 + 0.3 * draw[:, channels + 1, None, None, None]
+    mean_B111 = unit_BCHW.mean((1, 2, 3), keepdim=True)
+    offset_B111 = mean_B111 * (1.0 - contrast_B111) + brightness_B111
+    return (unit_BCHW * (gain_BC11 * contrast_B111) + gain_BC11 * offset_B111).clamp_(0.0, 1.0)
+
+
+def _cutout(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """Fill a square of CUTOUT_SHARE of the side, centred anywhere in the image, with the image's mean colour."""
+    num, _, height, width = unit_BCHW.shape
+    side = max(1, round(CUTOUT_SHARE * height))
+    y_B = torch.randint(height, (num,), generator=gen) - side // 2
+    x_B = torch.randint(width, (num,), generator=gen) - side // 2
+    rows_BH = _within(y_B, side, height)
+    cols_BW = _within(x_B, side, width)
+    hole_B1HW = (rows_BH[:, None, :, None] & cols_BW[:, None, None, :]).to(unit_BCHW.device)
+    return torch.where(hole_B1HW, unit_BCHW.mean((2, 3), keepdim=True), unit_BCHW)
+
+
+def _within(start_B: Tensor, length: int, size: int) -> Tensor:
+    """True [B, size] at positions in [start, start + length)."""
+    offset_BS = torch.arange(size) - start_B[:, None]
+    return (offset_BS >= 0) & (offset_BS < length)
+
+
+def _flip(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """Mirror left to right with probability one half."""
+    mirrored_B = (torch.rand(len(unit_BCHW), generator=gen) < 0.5).to(unit_BCHW.device)
+    return torch.where(mirrored_B[:, None, None, None], unit_BCHW.flip(3), unit_BCHW)
+
+
+_AUGMENTS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "none": _none,
+    "shift": _shift,
+    "affine": _affine,
+    "colour": _colour,
+    "cutout": _cutout,
+    "flip": _flip,
+}

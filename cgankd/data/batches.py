@@ -1,0 +1,98 @@
+"""Batches of real images, or of real images and the bank's fakes, as a function of (seed, step) alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cgankd.config import ConfigError
+from cgankd.rng import generator
+from cgankd.types import Split
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step: images uint8 [B, C, H, W], labels [B], row numbers [B], is_fake [B].
+
+    A real row has its number in `real`, a fake one len(real) + its number in the bank.
+    """
+
+    images_BCHW: Tensor
+    labels_B: Tensor
+    index_B: Tensor
+    is_fake_B: Tensor
+
+
+class Stream:
+    """An endless walk over rows: one shuffled epoch after the other, each a function of (seed, name, epoch)."""
+
+    def __init__(self, num_rows: int, name: str, seed: int) -> None:
+        self.num_rows, self.name, self.seed = num_rows, name, seed
+        self._orders: dict[int, Tensor] = {}
+
+    def rows(self, start: int, count: int) -> Tensor:
+        """Row numbers [count] at positions start, start + 1, ... of the walk, across epoch borders."""
+        first, last = start // self.num_rows, (start + count - 1) // self.num_rows
+        orders = {epoch: self._order(epoch) for epoch in range(first, last + 1)}
+        self._orders = orders  # Cache only: the epochs of this call are likely those of the next.
+        offset = start - first * self.num_rows
+        return torch.cat(list(orders.values()))[offset : offset + count]
+
+    def _order(self, epoch: int) -> Tensor:
+        if epoch in self._orders:
+            return self._orders[epoch]
+        return torch.randperm(self.num_rows, generator=generator(self.seed, "epoch", self.name, epoch))
+
+
+class Mixture:
+    """M3's training set: real images, and the bank's fakes by concatenation or at a set share of each batch.
+
+    Without a bank all rows are real. With `real_share` s each batch has round(s * B) rows of the real stream and the
+    rest of the bank's; with None one stream runs over the N + M rows together, as in the paper.
+
+    Raises ConfigError where a set is empty or the share leaves a batch without real or without fake rows.
+    """
+
+    def __init__(
+        self, real: Split, bank: Split | None, *, real_share: float | None, batch_size: int, seed: int
+    ) -> None:
+        if len(real) == 0:
+            raise ConfigError("the training split is empty; give data.root more images")
+        if bank is not None and len(bank) == 0:
+            raise ConfigError("the bank is empty; raise bank.num_fakes or bank.rho")
+        if bank is not None:
+            assert bank.labels.dtype == real.labels.dtype, "real and bank labels are of one type"
+            assert bank.images.shape[1:] == real.images.shape[1:], "real and bank images are of one shape"
+        self.real, self.bank, self.batch_size = real, bank, batch_size
+        self.num_real = batch_size
+        self.streams = [Stream(len(real), "real", seed)]
+        if bank is None:
+            return
+        if real_share is None:
+            self.streams = [Stream(len(real) + len(bank), "all", seed)]
+            return
+        self.num_real = round(real_share * batch_size)
+        if not 0 < self.num_real < batch_size:
+            raise ConfigError(
+                f"student.real_share {real_share} of a batch of {batch_size} is {self.num_real} real images;"
+                " choose a share that leaves at least one real and one fake image in a batch"
+            )
+        self.streams.append(Stream(len(bank), "bank", seed))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step; the same step gives the same batch, whatever was asked before."""
+        index_B = self.streams[0].rows(step * self.num_real, self.num_real)
+        if len(self.streams) == 2:
+            num_fake = self.batch_size - self.num_real
+            index_B = torch.cat([index_B, self.streams[1].rows(step * num_fake, num_fake) + len(self.real)])
+        is_fake_B = index_B >= len(self.real)
+        if self.bank is None:
+            return Batch(self.real.images[index_B], self.real.labels[index_B], index_B, is_fake_B)
+        images_BCHW = torch.empty((len(index_B), *self.real.images.shape[1:]), dtype=torch.uint8)
+        labels_B = torch.empty(len(index_B), dtype=self.real.labels.dtype)
+        for split, mask_B, first in ((self.real, ~is_fake_B, 0), (self.bank, is_fake_B, len(self.real))):
+            rows = index_B[mask_B] - first
+            images_BCHW[mask_B], labels_B[mask_B] = split.images[rows], split.labels[rows]
+        return Batch(images_BCHW, labels_B, index_B, is_fake_B)

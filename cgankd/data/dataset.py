@@ -1,0 +1,98 @@
+"""A data set in memory: three splits and what it says of itself; `make_dataset` derives the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cgankd.config import ConfigError, DataConfig
+from cgankd.types import DatasetInfo, Split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test images with `info`; `notes` are counts worth reporting, such as images resized."""
+
+    train: Split
+    val: Split
+    test: Split
+    info: DatasetInfo
+    notes: Mapping[str, float]
+
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name, in the order they are stored."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def pixel_stats(images_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1], exact (from counts of the 256 levels).
+
+    A channel of one single value gets the deviation of one level (1/255), for nets divide by it.
+    """
+    level = torch.arange(256, dtype=torch.float64) / 255.0
+    means, stds = [], []
+    for channel in range(images_NCHW.shape[1]):
+        share = torch.bincount(images_NCHW[:, channel].flatten(), minlength=256).double()
+        share /= share.sum()
+        mean = float(share @ level)
+        means.append(mean)
+        stds.append(max(float((share @ (level - mean) ** 2).sqrt()), 1.0 / 255.0))
+    return tuple(means), tuple(stds)
+
+
+def make_dataset(
+    cfg: DataConfig,
+    splits: Mapping[str, Split],
+    *,
+    label_unit: str,
+    class_names: tuple[str, ...] = (),
+    notes: Mapping[str, float] | None = None,
+) -> Dataset:
+    """Assemble a data set from its "train", "val" and "test" splits; without class names the labels are scalars.
+
+    Raises ConfigError where a split is empty or a scalar label lies outside the label range of the config.
+    """
+    for name, split in splits.items():
+        if len(split) == 0:
+            raise ConfigError(
+                f"data.root {cfg.root!r} leaves no {name} images; give more images or lower the other splits"
+                " (data.num_val, data.val_per_label, data.test_share)"
+            )
+        assert split.images.shape[1:] == (cfg.channels, cfg.image_size, cfg.image_size), "readers give one shape"
+    low, high = (0.0, 1.0) if class_names else label_range(cfg, splits)
+    mean, std = pixel_stats(splits["train"].images)
+    info = DatasetInfo(
+        kind=cfg.task,
+        source=cfg.source,
+        label_unit=label_unit,
+        channels=cfg.channels,
+        image_size=cfg.image_size,
+        pixel_mean=mean,
+        pixel_std=std,
+        class_names=class_names,
+        label_min=low,
+        label_max=high,
+    )
+    return Dataset(splits["train"], splits["val"], splits["test"], info, dict(notes or {}))
+
+
+def label_range(cfg: DataConfig, splits: Mapping[str, Split]) -> tuple[float, float]:
+    """Range of scalar labels in raw units: what the config sets, else the extremes of the training labels.
+
+    Raises ConfigError where all training labels are equal or a label lies outside a set end.
+    """
+    train = splits["train"].labels
+    low = float(train.min()) if cfg.label_min is None else cfg.label_min
+    high = float(train.max()) if cfg.label_max is None else cfg.label_max
+    if not low < high:
+        raise ConfigError(f"data.root {cfg.root!r}: training labels run from {low:g} to {high:g} only")
+    for name, split in splits.items():
+        smallest, largest = float(split.labels.min()), float(split.labels.max())
+        if cfg.label_min is not None and smallest < low:
+            raise ConfigError(f"data.label_min {low:g} is above the {name} label {smallest:g}; lower it or use null")
+        if cfg.label_max is not None and largest > high:
+            raise ConfigError(f"data.label_max {high:g} is below the {name} label {largest:g}; raise it or use null")
+    return low, high

@@ -1,0 +1,44 @@
+"""One reader for each data source, by the name in `data.source` and the kind of label it can give."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Protocol
+
+from cgankd.config import ConfigError, DataConfig
+from cgankd.data.chair_images import load_chairs
+from cgankd.data.csv_list import load_csv_classes, load_csv_scalars
+from cgankd.data.dataset import Dataset
+from cgankd.data.digits import load_digits
+from cgankd.data.image_folder import load_image_folder
+from cgankd.types import LogFn, silent
+
+
+class Reader(Protocol):
+    """Reads a source and splits it; `cache` is a folder in which a reader may keep what is slow to make."""
+
+    def __call__(self, cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset: ...
+
+
+READERS: dict[str, dict[str, Reader]] = {
+    "digits": {"class": load_digits},
+    "chairs": {"scalar": load_chairs},
+    "image-folder": {"class": load_image_folder},
+    "csv": {"class": load_csv_classes, "scalar": load_csv_scalars},
+}
+
+
+def load(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+    """Read `cfg.source` into training, validation and test images; a function of (cfg, seed) and the files under root.
+
+    Raises ConfigError on an unknown source, a kind of label that it does not have, or files that cannot be used.
+    """
+    if cfg.source not in READERS:
+        near = difflib.get_close_matches(cfg.source, READERS, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"data.source must be one of {', '.join(READERS)}, but is {cfg.source!r}{hint}")
+    kinds = READERS[cfg.source]
+    if cfg.task not in kinds:
+        raise ConfigError(f"data.task must be {' or '.join(kinds)} for data.source {cfg.source}, but is {cfg.task!r}")
+    return kinds[cfg.task](cfg, seed, log=log, cache=cache)

@@ -1,0 +1,15 @@
+"""Exponential moving average of a module's weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """average := decay * average + (1 - decay) * net for parameters; buffers are copied."""
+    for a, p in zip(average.parameters(), net.parameters(), strict=True):
+        a.lerp_(p, 1.0 - decay)
+    for a, b in zip(average.buffers(), net.buffers(), strict=True):
+        a.copy_(b)

@@ -1,0 +1,61 @@
+"""DiffAugment (Zhao et al., arXiv 2006.10738): differentiable augmentation of all that the discriminator sees.
+
+Every function takes float images [B, C, H, W] in [-1, 1] and an explicit generator, and draws anew for each image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def diff_augment(x_BCHW: Tensor, policy: str, gen: torch.Generator, cutout_share: float) -> Tensor:
+    """Apply the comma-separated parts of `policy` (color, translation, cutout) in the order given; empty = unchanged."""
+    for part in filter(None, policy.split(",")):
+        if part == "color":
+            x_BCHW = jitter_colour(x_BCHW, gen)
+        elif part == "translation":
+            x_BCHW = translate(x_BCHW, draw_shifts(len(x_BCHW), x_BCHW.shape[-1] // 8, gen))
+        elif part == "cutout":
+            x_BCHW = cut_out(x_BCHW, cutout_share, gen)
+        else:
+            raise ValueError(f"cgan.diffaugment must be made of color, translation, cutout, but has {part!r}")
+    return x_BCHW
+
+
+def jitter_colour(x_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """Brightness +U(-0.5, 0.5), then saturation times U(0, 2), then contrast times U(0.5, 1.5)."""
+    bright, saturation, contrast = torch.rand(3, len(x_BCHW), 1, 1, 1, generator=gen)
+    x_BCHW = x_BCHW + (bright - 0.5)
+    grey_B1HW = x_BCHW.mean(dim=1, keepdim=True)
+    x_BCHW = grey_B1HW + (x_BCHW - grey_B1HW) * (2 * saturation)
+    mean_B111 = x_BCHW.mean(dim=(1, 2, 3), keepdim=True)
+    out: Tensor = mean_B111 + (x_BCHW - mean_B111) * (0.5 + contrast)
+    return out
+
+
+def draw_shifts(num: int, reach: int, gen: torch.Generator) -> Tensor:
+    """Shifts (down, right) in pixels, int64 [B, 2], uniform in -reach..reach."""
+    return torch.randint(-reach, reach + 1, (num, 2), generator=gen)
+
+
+def translate(x_BCHW: Tensor, shift_B2: Tensor) -> Tensor:
+    """Move each image by (down, right) whole pixels; what comes in from outside is 0, mid-grey.
+
+    Done as two products with 0/1 shift matrices: exact in fp32, and its backward is a product too, not a scatter.
+    """
+    size = x_BCHW.shape[-1]
+    place = torch.arange(size)
+    move_B2HH = (place[:, None] == place[None, :] + shift_B2[:, :, None, None]).to(x_BCHW.dtype)
+    return move_B2HH[:, :1] @ x_BCHW @ move_B2HH[:, 1:].mT
+
+
+def cut_out(x_BCHW: Tensor, share: float, gen: torch.Generator) -> Tensor:
+    """Set a square of side share * H around a random pixel of each image to 0 (cut where it leaves the image)."""
+    size = x_BCHW.shape[-1]
+    side = int(share * size + 0.5)
+    start_B2 = torch.randint(0, size + 1 - side % 2, (len(x_BCHW), 2), generator=gen) - side // 2
+    offset_B2H = torch.arange(size) - start_B2[:, :, None]
+    inside_B2H = (offset_B2H >= 0) & (offset_B2H < side)
+    hole_BHW = inside_B2H[:, 0, :, None] & inside_B2H[:, 1, None, :]
+    return x_BCHW.masked_fill(hole_BHW[:, None], 0.0)

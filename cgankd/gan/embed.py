@@ -1,0 +1,145 @@
+"""The improved label input of CcGAN (ILI, arXiv 2011.07466): a label embedding fitted before the GAN, then frozen.
+
+Net 1 learns image -> h -> label; net 2, the embedding, learns label -> h so that net 1's frozen head gives the label
+back. Labels here are normalised to [0, 1]. A class table needs none of this: the GAN's own optimiser moves it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cgankd.config import LabelInputConfig
+from cgankd.data.pixels import to_signed
+from cgankd.fit.device import channels_last
+from cgankd.fit.schedule import make_schedule
+from cgankd.nets.label_embed import ScalarEmbed
+from cgankd.rng import generator, seed_all
+from cgankd.types import Checkpoint, LogFn, Split, Task, silent
+
+
+class LabelNet(nn.Module):
+    """Net 1 of the improved label input: a small residual net whose penultimate layer h ends in a ReLU."""
+
+    def __init__(self, channels: int, width: int, embed_dim: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(DownStage(width, 2 * width), DownStage(2 * width, 4 * width))
+        self.to_h = nn.Linear(4 * width * 4, embed_dim)
+        self.head = nn.Linear(embed_dim, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Images in [-1, 1] to normalised labels [B, 1]; h is pooled to 2x2, as a label may sit in where things are."""
+        features = F.adaptive_avg_pool2d(F.relu(self.blocks(self.stem(x_BCHW))), 2)
+        out_BO: Tensor = self.head(F.relu(self.to_h(features.flatten(1))))
+        return out_BO
+
+
+class DownStage(nn.Module):
+    """A residual block with group norms that halves the resolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.norm1 = nn.GroupNorm(1, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2 = nn.GroupNorm(1, outputs)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H / 2, W / 2]."""
+        x_BCHW = F.relu(x_BCHW)
+        inner = F.relu(self.norm1(self.conv1(x_BCHW)))
+        out: Tensor = self.norm2(self.conv2(inner)) + self.shortcut(x_BCHW)
+        return out
+
+
+def noisy_units(unit_N: Tensor, num: int, noise: float, gen: torch.Generator) -> Tensor:
+    """Training labels plus N(0, noise^2), clamped to [0, 1], [num]."""
+    base_B = unit_N[torch.randint(len(unit_N), (num,), generator=gen)]
+    return (base_B + noise * torch.randn(num, generator=gen)).clamp(0, 1)
+
+
+@torch.no_grad()
+def label_error(embed: ScalarEmbed, head: nn.Module, num: int = 201) -> dict[str, float]:
+    """Mean and largest |head(embed(u)) - u| on an even grid of normalised labels u."""
+    unit_B = torch.linspace(0, 1, num)
+    error_B = (head(embed.from_unit(unit_B))[:, 0] - unit_B).abs()
+    return {"label_error_mean": float(error_B.mean()), "label_error_max": float(error_B.max())}
+
+
+def fit_label_embed(
+    embed: nn.Module,
+    task: Task,
+    train: Split,
+    cfg: LabelInputConfig | None,
+    *,
+    seed: int,
+    log: LogFn = silent,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, float]:
+    """Fit a label embedding in place and freeze it; one that is trained with the GAN is left alone and returns {}.
+
+    Returns image_loss (last batches of net 1, normalised units squared), label_error_mean and label_error_max
+    (normalised units). Raises ValueError where the loss is not finite.
+    """
+    if embed.trained_with_gan:
+        return {}
+    assert isinstance(embed, ScalarEmbed) and cfg is not None, "Config asks for cgan.label_input with scalar labels"
+    unit_N = ((train.labels - embed.label_min) / (embed.label_max - embed.label_min)).clamp(0, 1)
+    embed_dim = embed.from_unit(unit_N[:1]).shape[1]
+    seed_all(seed, "label_input", "init")
+    net = LabelNet(train.images.shape[1], cfg.width, embed_dim)
+    channels_last(net)
+    opt_net = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate)
+    opt_embed = torch.optim.Adam(embed.parameters(), lr=cfg.learning_rate)
+    parts: dict[str, nn.Module | torch.optim.Adam] = {
+        "net": net,
+        "embed": embed,
+        "opt_net": opt_net,
+        "opt_embed": opt_embed,
+    }
+    total = cfg.image_steps + cfg.label_steps
+    start, image_loss = 0, 0.0
+    state = checkpoint.load() if checkpoint else None
+    if state is not None:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])  # type: ignore[arg-type]
+        start, image_loss = int(str(state["step"])), float(str(state["image_loss"]))
+
+    for step in range(start, total):
+        gen = generator(seed, "label_input", step)
+        on_images = step < cfg.image_steps
+        optimizer = opt_net if on_images else opt_embed
+        if on_images:
+            schedule = make_schedule("cosine", cfg.image_steps)(step)
+            index_B = torch.randint(len(train), (cfg.batch_size,), generator=gen)
+            loss = task.soft_loss(net(to_signed(train.images[index_B])), unit_N[index_B][:, None], temperature=1.0)
+        else:
+            schedule = make_schedule("cosine", cfg.label_steps)(step - cfg.image_steps)
+            unit_B = noisy_units(unit_N, cfg.batch_size, cfg.noise, gen)
+            loss = task.soft_loss(net.head(embed.from_unit(unit_B)), unit_B[:, None], temperature=1.0)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ValueError(
+                f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate"
+            )
+        optimizer.param_groups[0]["lr"] = cfg.learning_rate * schedule
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+        if on_images:
+            # A running mean: one batch of a small set says little.
+            image_loss = value if step == 0 else 0.95 * image_loss + 0.05 * value
+        if step % max(1, total // 100) == 0 or step == total - 1:
+            log(step, {"image_loss" if on_images else "label_loss": value}, total)
+        if checkpoint and ((step + 1) % max(50, total // 10) == 0 or step == total - 1):
+            done = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint.save(step + 1, {"step": step + 1, "image_loss": image_loss, **done})
+
+    embed.requires_grad_(False)
+    return {"image_loss": image_loss, **label_error(embed, net.head)}

@@ -1,0 +1,35 @@
+"""The losses of the conditional GAN as pure functions of scores, weights and images."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def hinge_d(real_B: Tensor, fake_B: Tensor, weight_real_B: Tensor, weight_fake_B: Tensor) -> Tensor:
+    """Weighted hinge loss of the discriminator: mean w_r max(0, 1 - D(real)) + mean w_f max(0, 1 + D(fake)).
+
+    With unit weights it is the plain hinge loss (Lim and Ye, arXiv 1705.02894); with the weights of a vicinity it is
+    the hinge form of HVDL and SVDL (arXiv 2011.07466).
+    """
+    return (weight_real_B * F.relu(1 - real_B)).mean() + (weight_fake_B * F.relu(1 + fake_B)).mean()
+
+
+def hinge_g(fake_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """Generator's side of the hinge loss: -mean w D(fake); no weights means ones."""
+    return -fake_B.mean() if weight_B is None else -(weight_B * fake_B).mean()
+
+
+def mean_distance(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
+    """Mean absolute pixel difference of two batches, a scalar."""
+    return (a_BCHW - b_BCHW).abs().mean()
+
+
+def diversity_floor(a_BCHW: Tensor, b_BCHW: Tensor, target: float) -> Tensor:
+    """max(0, tau - d) / tau, where d is the mean L1 distance between fakes of the same labels and other latents.
+
+    It is zero once the fakes of one label differ as much as real images of one label do (`target`, in [-1, 1] pixels),
+    and one where the generator ignores its latent.
+    """
+    assert target > 0, "real images of one label must differ"
+    return F.relu(target - mean_distance(a_BCHW, b_BCHW)) / target

@@ -1,0 +1,177 @@
+"""Training of the conditional GAN: one flat loop for classes and scalars, as exact matching is a vicinity of zero width.
+
+Hinge loss with the weights of the vicinity, projection discriminator, DiffAugment on every image the discriminator
+sees, and a floor under the distance of fakes that share a label (losses.diversity_floor).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cgankd.config import CganConfig
+from cgankd.data.pixels import to_signed
+from cgankd.fit.device import autocast, channels_last
+from cgankd.fit.ema import update_ema
+from cgankd.gan.augment import diff_augment
+from cgankd.gan.diversity import real_diversity
+from cgankd.gan.losses import diversity_floor, hinge_d, hinge_g, mean_distance
+from cgankd.nets.discriminator import Discriminator
+from cgankd.nets.generator import Generator
+from cgankd.nets.label_embed import embed_labels
+from cgankd.rng import generator, seed_all
+from cgankd.types import Checkpoint, LogFn, Split, Task, Vicinity, silent
+
+
+def train_cgan(
+    train: Split,
+    task: Task,
+    vicinity: Vicinity,
+    embed: nn.Module,
+    cfg: CganConfig,
+    *,
+    seed: int,
+    log: LogFn = silent,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[nn.Module, nn.Module, dict[str, float]]:
+    """Train a generator and a discriminator on `train`; `embed` is copied, never changed.
+
+    Returns the averaged generator, the label embedding that belongs to it, and the last losses, with
+    `real_diversity` = tau. Raises ValueError where a loss is not finite, or where tau cannot be measured.
+    """
+    assert train.labels.dtype == task.label_dtype, "labels are at rest in the task's type"
+    seed_all(seed, "cgan", "init")
+    channels, size = train.images.shape[1], train.images.shape[-1]
+    net_g = channels_last(Generator(cfg.z_dim, cfg.embed_dim, cfg.width, channels, size))
+    net_d = channels_last(Discriminator(cfg.embed_dim, cfg.width, channels, size))
+    # A table that learns is learned twice: what helps the generator may not help the discriminator.
+    embed_g, embed_d = copy.deepcopy(embed), copy.deepcopy(embed)
+    ema_g, ema_embed = copy.deepcopy(net_g).requires_grad_(False), copy.deepcopy(embed).requires_grad_(False)
+    betas = (cfg.beta1, cfg.beta2)
+    learned = bool(embed.trained_with_gan)
+    opt_g = torch.optim.Adam([*net_g.parameters(), *(embed_g.parameters() if learned else ())], cfg.lr_g, betas, fused=True)
+    opt_d = torch.optim.Adam([*net_d.parameters(), *(embed_d.parameters() if learned else ())], cfg.lr_d, betas, fused=True)
+    tau = real_diversity(train, vicinity, generator(seed, "cgan", "tau")) if cfg.diversity_weight > 0 else 0.0
+    parts: dict[str, nn.Module | torch.optim.Adam] = {
+        "net_g": net_g, "net_d": net_d, "embed_g": embed_g, "embed_d": embed_d,
+        "ema_g": ema_g, "ema_embed": ema_embed, "opt_g": opt_g, "opt_d": opt_d,
+    }  # fmt: skip
+    start, values = resume(parts, checkpoint)
+    num = cfg.batch_size
+
+    for step in range(start, cfg.num_steps):
+        gen = generator(seed, "cgan", step)
+        for _ in range(cfg.d_steps):
+            target_B = vicinity.targets(num, gen)
+            pairing = vicinity.pair(target_B, gen)
+            fake_label_B, fake_weight_B = vicinity.fake_labels(target_B, gen)
+            real_BCHW = to_signed(train.images[pairing.index])
+            with torch.no_grad(), autocast(cfg.precision):
+                fake_BCHW = net_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, fake_label_B))
+            both = diff_augment(torch.cat([real_BCHW, fake_BCHW]), cfg.diffaugment, gen, cfg.cutout_share)
+            # Reals and fakes are both judged against the target, not against their own labels.
+            h_BE = embed_labels(embed_d, target_B)
+            with autocast(cfg.precision):
+                real_B, fake_B = net_d(both, torch.cat([h_BE, h_BE])).chunk(2)
+            loss_d = hinge_d(real_B, fake_B, pairing.weight, fake_weight_B)
+            update(opt_d, loss_d, "cgan.lr_d", step)
+
+        freeze(net_d, embed_d, frozen=True, learned=learned)
+        label_B = vicinity.targets(num, gen)
+        if tau > 0:
+            label_B = label_B[: num // 2].repeat(2)
+        with autocast(cfg.precision):
+            fake_BCHW = net_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, label_B))
+        seen_BCHW = diff_augment(fake_BCHW, cfg.diffaugment, gen, cfg.cutout_share)
+        with autocast(cfg.precision):
+            loss_g = hinge_g(net_d(seen_BCHW, embed_labels(embed_d, label_B)))
+        one_BCHW, other_BCHW = fake_BCHW.chunk(2)
+        floor = diversity_floor(one_BCHW, other_BCHW, tau) if tau > 0 else torch.zeros(())
+        update(opt_g, loss_g + cfg.diversity_weight * floor, "cgan.lr_g", step)
+        freeze(net_d, embed_d, frozen=False, learned=learned)
+
+        decay = ema_decay(step, cfg)
+        update_ema(ema_g, net_g, decay)
+        update_ema(ema_embed, embed_g, decay)
+
+        last = step == cfg.num_steps - 1
+        if step % max(1, cfg.num_steps // 100) == 0 or last:
+            values = {
+                "loss_d": float(loss_d.detach()),
+                "loss_g": float(loss_g.detach()),
+                "right_real": float((real_B > 0).float().mean()),
+                "right_fake": float((fake_B < 0).float().mean()),
+            }
+            if tau > 0:
+                values |= {"floor": float(floor.detach()), "diversity_ratio": float(mean_distance(one_BCHW, other_BCHW).detach()) / tau}
+            log(step, values, cfg.num_steps)
+        if checkpoint and ((step + 1) % max(50, cfg.num_steps // 10) == 0 or last):
+            done = {name: part.state_dict() for name, part in parts.items()}
+            checkpoint.save(step + 1, {"step": step + 1, "values": values, **done})
+
+    settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
+    return ema_g.eval(), ema_embed.eval(), {**values, "real_diversity": tau}
+
+
+def resume(
+    parts: dict[str, nn.Module | torch.optim.Adam], checkpoint: Checkpoint | None
+) -> tuple[int, dict[str, float]]:
+    """Load every part from the checkpoint; the first step still to do and the last logged values."""
+    state = checkpoint.load() if checkpoint else None
+    if state is None:
+        return 0, {}
+    for name, part in parts.items():
+        part.load_state_dict(state[name])  # type: ignore[arg-type]
+    step, values = state["step"], state["values"]
+    assert isinstance(step, int) and isinstance(values, dict)
+    return step, values
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Tensor, setting: str, step: int) -> None:
+    """One optimiser step. Raises ValueError where the loss is not finite, naming the setting to lower."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{setting}: the loss is {value} at step {step}; lower it, or set cgan.precision to fp32"
+        )
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def freeze(net_d: nn.Module, embed_d: nn.Module, *, frozen: bool, learned: bool) -> None:
+    """Stop or restart the gradients of the discriminator's weights, which the generator's step has no use for."""
+    net_d.requires_grad_(not frozen)
+    embed_d.requires_grad_(learned and not frozen)
+
+
+def ema_decay(step: int, cfg: CganConfig) -> float:
+    """Decay at a step: 0 (a plain copy) before ema_start, then min(ema, (1 + t) / (10 + t)) t steps after it."""
+    since = step - cfg.ema_start
+    return 0.0 if since < 0 else min(cfg.ema, (1 + since) / (10 + since))
+
+
+@torch.no_grad()
+def settle(
+    ema_g: nn.Module,
+    ema_embed: nn.Module,
+    vicinity: Vicinity,
+    cfg: CganConfig,
+    gen: torch.Generator,
+    num_batches: int = 32,
+) -> None:
+    """Measure batch-norm statistics and spectral norms afresh for the averaged weights, whose own they never were."""
+    norms = [m for m in ema_g.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+    ema_g.train()
+    for _ in range(num_batches):
+        label_B = vicinity.targets(cfg.batch_size, gen)
+        with autocast(cfg.precision):
+            ema_g(torch.randn(cfg.batch_size, cfg.z_dim, generator=gen), ema_embed(label_B))
+    for norm in norms:
+        norm.momentum = 0.1

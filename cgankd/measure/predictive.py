@@ -1,0 +1,41 @@
+"""Means, spreads and paired intervals over seeds: what a claim about an arm rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Paired gain of an arm over a rival, positive = better, with its interval; values are one a seed."""
+
+    gain: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+    @property
+    def proved(self) -> bool:
+        """The interval lies above zero."""
+        return self.low > 0
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n - 1)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def paired_gain(rival: Sequence[float], arm: Sequence[float], *, higher_is_better: bool, confidence: float) -> Gain:
+    """Mean of the seed-by-seed differences and its Student t interval, mean +- t_(n-1) sd / sqrt(n)."""
+    assert len(rival) == len(arm) >= 2, "pairs need the same seeds, at least two"
+    sign = 1.0 if higher_is_better else -1.0
+    difference = sign * (np.asarray(arm, dtype=np.float64) - np.asarray(rival, dtype=np.float64))
+    n = len(difference)
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * float(difference.std(ddof=1)) / math.sqrt(n)
+    mean = float(difference.mean())
+    return Gain(mean, mean - half, mean + half, tuple(float(d) for d in difference))

@@ -1,0 +1,108 @@
+"""The network whose penultimate layer is the feature space of M1: a classifier or a sparse auto-encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FeatureScale(nn.Module):
+    """Standardise features by the mean and sd of the training images, then clamp to +-limit sds.
+
+    Without it the ratio network separates a few dozen real images from any fake by the size of single units.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, feature_width: int, limit: float = 5.0) -> None:
+        super().__init__()
+        self.limit = limit
+        self.register_buffer("mean", torch.zeros(feature_width))
+        self.register_buffer("std", torch.ones(feature_width))
+
+    @torch.no_grad()
+    def fit(self, features_NF: Tensor) -> None:
+        """Take mean and sd from the training features [N, F].
+
+        The sd has a floor of a tenth of the average sd: a unit that is silent on the training images would otherwise
+        turn the faintest activity on a fake into a full-scale signal.
+        """
+        std_F = features_NF.std(dim=0, correction=0)
+        self.mean.copy_(features_NF.mean(dim=0))
+        self.std.copy_(std_F.clamp(min=max(0.1 * float(std_F.mean()), 1e-6)))
+
+    def forward(self, features_BF: Tensor) -> Tensor:
+        """Features [B, F] in sds of the training images, within +-limit."""
+        return ((features_BF - self.mean) / self.std).clamp(-self.limit, self.limit)
+
+
+class ResidualDown(nn.Module):
+    """Two 3x3 convolutions with a shortcut; halves height and width."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_in, num_out, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(num_out)
+        self.conv2 = nn.Conv2d(num_out, num_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(num_out)
+        self.short = nn.Conv2d(num_in, num_out, 1, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y_BCHW = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x_BCHW)))))
+        return F.relu(y_BCHW + self.short(F.avg_pool2d(x_BCHW, 2)))
+
+
+class FeatureNet(nn.Module):
+    """Residual encoder -> Linear -> ReLU features -> linear head; optional decoder (extractors of arXiv 2103.11166).
+
+    One network for both kinds of label: with `decode` and an L1 term it is the sparse auto-encoder with a label head,
+    without them a classifier whose penultimate layer is a linear map. Every stage runs at half resolution or less.
+    """
+
+    def __init__(
+        self, channels: int, image_size: int, width: int, feature_width: int, num_outputs: int, decode: bool
+    ) -> None:
+        super().__init__()
+        assert image_size >= 16 and image_size & (image_size - 1) == 0, "a power of two from 16"
+        num_halvings = image_size.bit_length() - 3
+        widths = [width * min(2**i, 4) for i in range(num_halvings)]
+        self.top = (widths[-1], 4, 4)
+        flat = widths[-1] * 16
+        stem = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+        blocks = [ResidualDown(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        self.encoder = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU(), *blocks)
+        self.to_features = nn.Linear(flat, feature_width)
+        self.head = nn.Linear(feature_width, num_outputs)
+        self.scale = FeatureScale(feature_width)
+        self.from_features = nn.Linear(feature_width, flat) if decode else None
+        self.decoder = nn.Sequential(*decoder_layers(widths[::-1], channels)) if decode else None
+
+    @property
+    def feature_width(self) -> int:
+        """Number of feature units F."""
+        return self.to_features.out_features
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pixels in [-1, 1] to raw features [B, F] >= 0, outputs [B, O] and the reconstruction in [-1, 1] (or None).
+
+        Head and tanh run in float32 whatever the autocast: a bfloat16 label is off by 1/256 of the label range.
+        """
+        features_BF = F.relu(self.to_features(self.encoder(x_BCHW).flatten(1))).float()
+        recon_BCHW = None
+        if self.from_features is not None and self.decoder is not None:
+            top_BCHW = F.relu(self.from_features(features_BF)).reshape(-1, *self.top)
+            recon_BCHW = torch.tanh(self.decoder(top_BCHW).float())
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            out_BO = self.head(features_BF)
+        return features_BF, out_BO, recon_BCHW
+
+
+def decoder_layers(widths: list[int], channels: int) -> list[nn.Module]:
+    """Layers from a 4x4 map back to pixels, doubling at each width; the last time by a cheap pixel shuffle."""
+    layers: list[nn.Module] = []
+    for num_in, num_out in zip(widths, widths[1:], strict=False):
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(num_in, num_out, 3, padding=1, bias=False)]
+        layers += [nn.BatchNorm2d(num_out), nn.ReLU()]
+    return [*layers, nn.Conv2d(widths[-1], 4 * channels, 3, padding=1), nn.PixelShuffle(2)]

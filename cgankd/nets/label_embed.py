@@ -1,0 +1,56 @@
+"""Label embeddings h(y): a learned table for classes; the y -> h half of CcGAN's improved label input for scalars."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassEmbed(nn.Module):
+    """A table of one vector a class, moved by the GAN's own optimiser."""
+
+    trained_with_gan = True
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_classes, dim)
+
+    def forward(self, label_B: Tensor) -> Tensor:
+        """Labels int64 [B] to h [B, E]."""
+        h_BE: Tensor = self.table(label_B)
+        return h_BE
+
+
+class ScalarEmbed(nn.Module):
+    """Net 2 of the improved label input (arXiv 2011.07466, section on ILI): an MLP y -> h ending in a ReLU.
+
+    It is fitted on its own before the GAN (cgankd.gan.embed) and frozen; raw labels are normalised and clamped to [0, 1].
+    """
+
+    trained_with_gan = False
+
+    def __init__(self, dim: int, label_min: float, label_max: float) -> None:
+        super().__init__()
+        self.label_min, self.label_max = label_min, label_max
+        layers: list[nn.Module] = []
+        width = 1
+        for _ in range(4):
+            layers += [nn.Linear(width, dim), nn.GroupNorm(8, dim), nn.ReLU()]
+            width = dim
+        self.body = nn.Sequential(*layers, nn.Linear(dim, dim), nn.ReLU())
+
+    def from_unit(self, unit_B: Tensor) -> Tensor:
+        """Normalised labels [B] in [0, 1] to h [B, E]."""
+        h_BE: Tensor = self.body(unit_B.clamp(0, 1)[:, None])
+        return h_BE
+
+    def forward(self, label_B: Tensor) -> Tensor:
+        """Raw labels float [B] to h [B, E]."""
+        return self.from_unit((label_B - self.label_min) / (self.label_max - self.label_min))
+
+
+def embed_labels(embed: nn.Module, label_B: Tensor) -> Tensor:
+    """h [B, E]; without gradients where the embedding is frozen."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and bool(embed.trained_with_gan)):
+        h_BE: Tensor = embed(label_B)
+    return h_BE

@@ -1,0 +1,134 @@
+"""The seam between classification and regression: the only file (with config) that knows which kind a label is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cgankd.config import Config, ConfigError, VicinityConfig
+from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
+from cgankd.types import DatasetInfo, Headline, Task, Vicinity
+from cgankd.vicinity import ExactMatch, HardVicinity, SoftVicinity, kernel_rules
+
+
+class ClassTask:
+    """Class labels int64 in 0..O-1; outputs are logits [B, O]."""
+
+    label_dtype = torch.int64
+    headline = Headline("test error", "%", higher_is_better=False)
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.num_outputs = len(info.class_names)
+
+    def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Cross-entropy, mean over the batch."""
+        return F.cross_entropy(out_BO.float(), label_B)
+
+    def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
+        """KL(p_t^T || p_s^T) * T^2, mean over the batch (Hinton et al., arXiv 1503.02531, section 2)."""
+        student_BO = F.log_softmax(out_BO.float() / temperature, dim=1)
+        teacher_BO = F.log_softmax(teacher_BO.float() / temperature, dim=1)
+        return F.kl_div(student_BO, teacher_BO, reduction="batchmean", log_target=True) * temperature**2
+
+    def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """100 where the arg max is wrong, else 0, [B]; its mean is the error in %."""
+        return 100.0 * (self.predict(out_BO) != label_B).float()
+
+    def error(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Cross-entropy in nats against the asked class, [B]."""
+        return F.cross_entropy(out_BO.float(), label_B, reduction="none")
+
+    def predict(self, out_BO: Tensor) -> Tensor:
+        """Arg max class [B]."""
+        return out_BO.argmax(dim=1)
+
+    def filter_groups(self, label_B: Tensor) -> Tensor:
+        """The class itself."""
+        return label_B.long()
+
+    def conditions(self, label_N: Tensor) -> Tensor:
+        """Every class, [K]."""
+        return torch.arange(self.num_outputs)
+
+    def vicinity(self, label_N: Tensor) -> Vicinity:
+        return ExactMatch(label_N)
+
+    def label_embed(self, dim: int) -> nn.Module:
+        return ClassEmbed(self.num_outputs, dim)
+
+
+class ScalarTask:
+    """Scalar labels float32 in raw units; the single output is the label normalised to [0, 1] by the label range."""
+
+    label_dtype = torch.float32
+    num_outputs = 1
+
+    def __init__(self, info: DatasetInfo, vicinity: VicinityConfig, label_bin: float, num_conditions: int) -> None:
+        self.label_min, self.label_max = info.label_min, info.label_max
+        self.span = info.label_max - info.label_min
+        self.headline = Headline("test MAE", info.label_unit, higher_is_better=False)
+        self.vicinity_cfg = vicinity
+        self.label_bin = label_bin
+        self.num_conditions = num_conditions
+
+    def normalise(self, label_B: Tensor) -> Tensor:
+        """Raw units to [0, 1]."""
+        return (label_B - self.label_min) / self.span
+
+    def raw(self, out_BO: Tensor) -> Tensor:
+        """Outputs [B, 1] to raw units [B], unclipped."""
+        return out_BO[:, 0].float() * self.span + self.label_min
+
+    def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Absolute error on the normalised label, mean over the batch."""
+        return (out_BO[:, 0].float() - self.normalise(label_B)).abs().mean()
+
+    def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
+        """Absolute difference to the teacher on the normalised label, mean over the batch; a scalar has no temperature.
+
+        The same scale as `loss`, so that `soft_weight` means what it says (see CONTRIBUTING, "Decisions").
+        """
+        return F.l1_loss(out_BO[:, 0].float(), teacher_BO[:, 0].float())
+
+    def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Absolute error in raw units, [B]."""
+        return (self.predict(out_BO) - label_B).abs()
+
+    def error(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Absolute error in raw units, [B]."""
+        return self.score(out_BO, label_B)
+
+    def predict(self, out_BO: Tensor) -> Tensor:
+        """Label [B] in raw units, clipped to the range and never truncated to an integer."""
+        return self.raw(out_BO).clamp(self.label_min, self.label_max)
+
+    def filter_groups(self, label_B: Tensor) -> Tensor:
+        """Number of the label bin of width `bank.label_bin`, [B]."""
+        num_bins = max(1, round(self.span / self.label_bin))
+        return (self.normalise(label_B) * num_bins).long().clamp(0, num_bins - 1)
+
+    def conditions(self, label_N: Tensor) -> Tensor:
+        """`bank.num_conditions` evenly spaced labels over the range, [K]."""
+        return torch.linspace(self.label_min, self.label_max, self.num_conditions)
+
+    def vicinity(self, label_N: Tensor) -> Vicinity:
+        kernel = kernel_rules(label_N, self.vicinity_cfg)
+        if self.vicinity_cfg.kind == "hard":
+            return HardVicinity(label_N, kernel, self.label_min, self.label_max)
+        return SoftVicinity(label_N, kernel, self.label_min, self.label_max, self.vicinity_cfg.weight_floor)
+
+    def label_embed(self, dim: int) -> nn.Module:
+        return ScalarEmbed(dim, self.label_min, self.label_max)
+
+
+def make_task(info: DatasetInfo, cfg: Config) -> Task:
+    """The task of a data set. Raises ConfigError where the data set and the params are of different kinds."""
+    if info.kind != cfg.data.task:
+        raise ConfigError(
+            f"data.task is {cfg.data.task}, but artifacts/dataset.h5 holds {info.kind} labels; run `cgankd prepare` again"
+        )
+    if info.kind == "class":
+        return ClassTask(info)
+    assert cfg.cgan.vicinity and cfg.bank.label_bin and cfg.bank.num_conditions, "Config checks this"
+    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions)

@@ -1,0 +1,181 @@
+"""The nouns every module shares: image sets, the bank, pairings, and the protocols that library code is written against.
+
+Shape letters used in the whole package: B batch, N data set, M bank, C channels, H height, W width,
+O network outputs, E label embedding, Z latent, K conditions, G groups, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images at rest with their labels: uint8 [N, C, H, W] and raw-unit labels [N] (int64 classes or float32 scalars)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8 and self.images.ndim == 4, "images at rest are uint8 [N, C, H, W]"
+        assert self.labels.ndim == 1 and len(self.labels) == len(self.images), "one label an image"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index_B: Tensor) -> Split:
+        """The rows named by an index or mask, in that order."""
+        return Split(self.images[index_B], self.labels[index_B])
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set says of itself; `kind` is "class" or "scalar", pixel statistics are of the training split in [0, 1]."""
+
+    kind: str
+    source: str
+    label_unit: str
+    channels: int
+    image_size: int
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
+    label_min: float = 0.0
+    label_max: float = 1.0
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Fakes that survived M1 and M2, each with its provenance.
+
+    images uint8 [M, C, H, W]; asked [M] is the label asked of the GAN, labels [M] the label after M2;
+    ratio [M] is r(x given y), teacher_error [M] in raw units, teacher_output [M, O] float16.
+    """
+
+    images: Tensor
+    asked: Tensor
+    labels: Tensor
+    ratio: Tensor
+    teacher_error: Tensor
+    teacher_output: Tensor
+
+    def split(self) -> Split:
+        """The bank as a training set."""
+        return Split(self.images, self.labels)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Real partners of a batch of target labels: row numbers [B] in the training split and weights [B] of the vicinal loss."""
+
+    index: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The one number a task is judged by."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+
+class Vicinity(Protocol):
+    """Which real images may stand in for a target label, and with what weight (METHOD: CcGAN; exact matching is zero width)."""
+
+    def targets(self, num: int, gen: torch.Generator) -> Tensor:
+        """Draw target labels [num] in raw units from the smoothed training marginal."""
+
+    def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
+        """Draw one real partner for each target, with its weight."""
+
+    def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Labels [B] to ask of the generator around each target, and their weights [B]."""
+
+    def neighbours(self, label_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
+        """Labels [B] drawn uniformly within +-radius (raw units) of each label; exact matching returns the labels."""
+
+
+class LabelEmbed(Protocol):
+    """A module mapping raw labels [B] to h [B, E]; `trained_with_gan` tells whether the GAN's optimiser moves it."""
+
+    trained_with_gan: bool
+
+    def __call__(self, label_B: Tensor) -> Tensor: ...
+
+
+class Task(Protocol):
+    """The one seam between classification and regression: everything outside `cgankd.task` is blind to the kind."""
+
+    num_outputs: int
+    label_dtype: torch.dtype
+    headline: Headline
+
+    def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Mean hard loss of a batch (cross-entropy, or absolute error on the normalised label)."""
+
+    def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
+        """Mean Hinton loss of a batch: KL * T^2, or absolute difference on the normalised label."""
+
+    def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Per-sample headline [B] whose mean is reported (0/100 error in %, or absolute error in raw units)."""
+
+    def error(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Teacher error [B] for M2's filter: cross-entropy in nats, or absolute error in raw units."""
+
+    def predict(self, out_BO: Tensor) -> Tensor:
+        """Predicted label [B] in raw units (arg max, or the clipped scalar, never truncated)."""
+
+    def filter_groups(self, label_B: Tensor) -> Tensor:
+        """Group number [B] (int64) within which M2's quantile and M1's bound are taken: the class, or the label bin."""
+
+    def conditions(self, label_N: Tensor) -> Tensor:
+        """Labels [K] to synthesise for."""
+
+    def vicinity(self, label_N: Tensor) -> Vicinity:
+        """How targets meet real images during GAN and ratio training."""
+
+    def label_embed(self, dim: int) -> nn.Module:
+        """A fresh module from raw labels [B] to h [B, dim] (see LabelEmbed)."""
+
+
+class Draw(Protocol):
+    """Any conditional generator: labels [B] in raw units to uint8 images [B, C, H, W]."""
+
+    def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor: ...
+
+
+class RatioFn(Protocol):
+    """A density ratio r(x given y) [B] of uint8 images and the labels asked for."""
+
+    def __call__(self, images_BCHW: Tensor, label_B: Tensor) -> Tensor: ...
+
+
+class PredictFn(Protocol):
+    """A frozen predictor: uint8 images [B, C, H, W] to float32 outputs [B, O]."""
+
+    def __call__(self, images_BCHW: Tensor) -> Tensor: ...
+
+
+class LogFn(Protocol):
+    """Where a loop reports: `log(step, {"loss": 0.3}, total)`; the receiver draws progress and keeps curves."""
+
+    def __call__(self, step: int, values: Mapping[str, float], total: int) -> None: ...
+
+
+class Checkpoint(Protocol):
+    """Resume storage of one loop: None from `load` means a fresh start."""
+
+    def load(self) -> dict[str, object] | None: ...
+
+    def save(self, step: int, state: dict[str, object]) -> None: ...
+
+
+def silent(step: int, values: Mapping[str, float], total: int) -> None:
+    """A LogFn that keeps nothing."""

@@ -1,0 +1,160 @@
+"""Which real images stand in for a label: exact matching for classes, CcGAN's vicinities for scalars (arXiv 2011.07466).
+
+Exact matching is a vicinity of zero width, so the GAN and the ratio network see one interface. All radii and labels
+are in raw units. The labels are sorted once; every search is a binary search over the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cgankd.config import VicinityConfig
+from cgankd.types import Pairing
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel widths of CcGAN in raw units, and the two label gaps they come from."""
+
+    label_sigma: float
+    kappa: float
+    largest_gap: float
+    median_gap: float
+
+    @property
+    def nu(self) -> float:
+        """Decay of the soft weight, nu = 1 / kappa^2."""
+        return 1.0 / self.kappa**2
+
+
+def kernel_rules(label_N: Tensor, cfg: VicinityConfig) -> Kernel:
+    """Rule-of-thumb widths: sigma = 1.06 sd(y) N^(-1/5), kappa = m_k * (quantile of the gaps of distinct labels).
+
+    Raises ValueError where all labels are equal.
+    """
+    label_N = label_N.double()
+    distinct = torch.unique(label_N)
+    if len(distinct) < 2:
+        raise ValueError("data: all training labels are equal, so a scalar label has no vicinity; give more labels")
+    gaps = distinct.diff()
+    sigma = cfg.label_sigma or 1.06 * float(label_N.std()) * len(label_N) ** -0.2
+    kappa = cfg.kappa or cfg.kappa_multiplier * float(torch.quantile(gaps, cfg.gap_quantile))
+    return Kernel(sigma, kappa, float(gaps.max()), float(gaps.median()))
+
+
+class ExactMatch:
+    """Classes: a target is matched by the images of that very class, weight one."""
+
+    def __init__(self, label_N: Tensor) -> None:
+        self.label_N = label_N
+        self.order_N = torch.argsort(label_N, stable=True)
+        self.sorted_N = label_N[self.order_N]
+
+    def targets(self, num: int, gen: torch.Generator) -> Tensor:
+        """Labels [num] drawn from the training marginal."""
+        return self.label_N[torch.randint(len(self.label_N), (num,), generator=gen)]
+
+    def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
+        """A uniformly drawn image of each class. Raises AssertionError on a class without training images."""
+        low_B = torch.searchsorted(self.sorted_N, target_B)
+        high_B = torch.searchsorted(self.sorted_N, target_B, right=True)
+        assert bool((high_B > low_B).all()), "a target class has no training image"
+        return Pairing(self.order_N[uniform_index(low_B, high_B, gen)], torch.ones(len(target_B)))
+
+    def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The targets themselves, weight one."""
+        return target_B, torch.ones(len(target_B))
+
+    def neighbours(self, label_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
+        """The labels themselves: a class has no neighbours."""
+        return label_B
+
+
+class ScalarVicinity:
+    """Scalars: what HVDL and SVDL share. Targets are training labels plus N(0, sigma^2), clipped to the label range."""
+
+    def __init__(self, label_N: Tensor, kernel: Kernel, label_min: float, label_max: float) -> None:
+        self.kernel = kernel
+        self.label_min, self.label_max = label_min, label_max
+        self.label_N = label_N
+        self.order_N = torch.argsort(label_N, stable=True)
+        self.sorted_N = label_N[self.order_N].contiguous()
+
+    def clip(self, label_B: Tensor) -> Tensor:
+        return label_B.clamp(self.label_min, self.label_max)
+
+    def targets(self, num: int, gen: torch.Generator) -> Tensor:
+        """Labels [num]: a training label + N(0, sigma^2), clipped to the range."""
+        base = self.label_N[torch.randint(len(self.label_N), (num,), generator=gen)]
+        return self.clip(base + self.kernel.label_sigma * torch.randn(num, generator=gen))
+
+    def neighbours(self, label_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
+        """Labels [B] uniform within +-radius of each label, clipped to the range."""
+        return self.clip(label_B + radius * (2 * torch.rand(len(label_B), generator=gen) - 1))
+
+    def draw_within(self, target_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
+        """Row numbers [B], uniform among |y_i - y| <= radius; the nearest row where that interval is empty."""
+        low_B = torch.searchsorted(self.sorted_N, target_B - radius)
+        high_B = torch.searchsorted(self.sorted_N, target_B + radius, right=True)
+        empty_B = high_B <= low_B
+        right_B = torch.searchsorted(self.sorted_N, target_B).clamp(max=len(self.sorted_N) - 1)
+        left_B = (right_B - 1).clamp(min=0)
+        nearer_left_B = (target_B - self.sorted_N[left_B]).abs() <= (self.sorted_N[right_B] - target_B).abs()
+        nearest_B = torch.where(nearer_left_B, left_B, right_B)
+        low_B = torch.where(empty_B, nearest_B, low_B)
+        high_B = torch.where(empty_B, nearest_B + 1, high_B)
+        return self.order_N[uniform_index(low_B, high_B, gen)]
+
+
+class HardVicinity(ScalarVicinity):
+    """Hard vicinal loss (HVDL, arXiv 2011.07466 Eq. 11): partners with |y_i - y| <= kappa, weight one.
+
+    A target in a label gap has no partner: the nearest image takes its place with weight zero.
+    """
+
+    def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
+        index_B = self.draw_within(target_B, self.kernel.kappa, gen)
+        inside_B = (self.label_N[index_B] - target_B).abs() <= self.kernel.kappa
+        return Pairing(index_B, inside_B.float())
+
+    def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Labels uniform within +-kappa of the targets, weight one."""
+        return self.neighbours(target_B, self.kernel.kappa, gen), torch.ones(len(target_B))
+
+
+class SoftVicinity(ScalarVicinity):
+    """Soft vicinal loss (SVDL, arXiv 2011.07466 Eq. 12): weights exp(-nu (y_i - y)^2), those under the floor cut.
+
+    The partner is uniform in the interval where the weight exceeds the floor; in a label gap the nearest image is
+    taken with its (small) weight.
+    """
+
+    def __init__(
+        self, label_N: Tensor, kernel: Kernel, label_min: float, label_max: float, weight_floor: float
+    ) -> None:
+        super().__init__(label_N, kernel, label_min, label_max)
+        self.radius = math.sqrt(-math.log(weight_floor) / kernel.nu)
+
+    def weight(self, label_B: Tensor, target_B: Tensor) -> Tensor:
+        """exp(-nu (y_i - y)^2), [B]."""
+        return torch.exp(-self.kernel.nu * (label_B - target_B) ** 2)
+
+    def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
+        index_B = self.draw_within(target_B, self.radius, gen)
+        return Pairing(index_B, self.weight(self.label_N[index_B], target_B))
+
+    def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Labels uniform where the weight exceeds the floor, with their weights."""
+        label_B = self.neighbours(target_B, self.radius, gen)
+        return label_B, self.weight(label_B, target_B)
+
+
+def uniform_index(low_B: Tensor, high_B: Tensor, gen: torch.Generator) -> Tensor:
+    """Integers [B], each uniform in [low, high)."""
+    span_B = high_B - low_B
+    offset_B = (torch.rand(len(low_B), generator=gen, dtype=torch.float64) * span_B).long()
+    return low_B + torch.minimum(offset_B, span_B - 1)

@@ -1,0 +1,168 @@
+"""Stage `bank` (M1 second half, M2): draw and score fakes, subsample, filter, replace; keep the pool for the arms."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cgankd.bank import build
+from cgankd.bank.m2_replace import replace
+from cgankd.config import Config, ConfigError, to_dict
+from cgankd.data.store import (
+    BankWriter,
+    read_info,
+    read_pool_images,
+    read_pool_scores,
+    read_split,
+    write_bank,
+)
+from cgankd.fit.predictor import make_predict
+from cgankd.measure.health import Check, check_bound, check_diversity, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
+from cgankd.rng import derive
+from cgankd.task import make_task
+from cgankd.types import Split, Task
+from pipelines import pictures
+from pipelines.artifacts import file_digest, load_weights
+from pipelines.context import Context
+from pipelines.networks import load_draw, load_predictor, load_ratio
+
+
+def wanted_selections(cfg: Config) -> list[str]:
+    """The selections that the arms and the bank itself need, in the order of the method."""
+    wanted = {build.selection_name(cfg.bank.subsample, cfg.bank.filter)}
+    wanted |= {build.selection_name(arm.subsample, arm.filter) for arm in cfg.student.arms.values() if arm.bank}
+    return [name for name in build.SELECTIONS if name in wanted]
+
+
+def run(ctx: Context) -> None:
+    """Burn in, freeze bounds and cutoffs, grow the pool until every selection has its quota, cut the bank from it."""
+    cfg = ctx.cfg.bank
+    dataset, teacher_path, cgan_path, ratio_path = ctx.inputs(
+        "dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"
+    )
+    info = read_info(dataset)
+    task = make_task(info, ctx.cfg)
+    train, val = read_split(dataset, "train"), read_split(dataset, "val")
+    selections = wanted_selections(ctx.cfg)
+    refuse_worthless(ctx, cgan_path, ratio_path, selections)
+    net, teacher_config = load_predictor(teacher_path, info, task)
+    teacher = make_predict(net, teacher_config["precision"])
+    score_fn = partial(build.score, load_draw(cgan_path, info, task), load_ratio(ratio_path, info, task), teacher, task)
+
+    seed = derive(ctx.seed, "bank")
+    conditions = build.arrange(task, task.conditions(train.labels), cfg, seed=seed)
+    limits = build.burn_in(score_fn, task, conditions, cfg, seed=seed, log=ctx.progress("burn_in"))
+    if any(build.SELECTIONS[name][0] for name in selections):
+        refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
+
+    attributes: dict[str, str | int | float] = {
+        "config": json.dumps(to_dict(cfg), sort_keys=True),
+        "dataset": file_digest(dataset),
+        "teacher": file_digest(teacher_path),
+        "cgan": file_digest(cgan_path),
+        "ratio": file_digest(ratio_path),
+    }
+    pool_path = ctx.path("pool.h5")
+    shape = (info.channels, info.image_size, info.image_size)
+    with BankWriter(pool_path, shape, task.num_outputs, task.label_dtype) as writer:
+        columns: list[tuple[Tensor, ...]] = []
+        blocks = build.grow_pool(
+            score_fn, task, conditions, limits, cfg, selections, seed=seed, log=ctx.progress("fakes")
+        )
+        for s in blocks:
+            shard = torch.full((len(s),), s.shard, dtype=torch.int32)
+            writer.append(
+                s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard
+            )
+            columns.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))
+        asked, predicted, ratio, error, uniform = (torch.cat(column) for column in zip(*columns, strict=True))
+        group = task.filter_groups(asked)
+        rows = {
+            name: build.select(group, ratio, error, uniform, limits, conditions.quota_G, name) for name in selections
+        }
+        flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
+        writer.set_columns({f"in_{name}": flag.numpy() for name, flag in flags.items()})
+        report = build.bank_report(asked, predicted, group, ratio, error, uniform, limits, rows)
+        writer.close(attributes | {f"report.{name}": value for name, value in report.items()})
+
+    chosen = build.selection_name(cfg.subsample, cfg.filter)
+    row = rows[chosen]
+    labels = replace(asked[row], predicted[row]) if cfg.replace else asked[row]
+    write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | {"selection": chosen})
+    ctx.metrics(report)
+    val_error = task.error(teacher(val.images), val.labels)
+    ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
+    say(ctx, task, report, selections, float(val_error.mean()))
+    draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
+
+
+def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections: list[str]) -> None:
+    """Repeat the health checks of GAN and ratio from the numbers saved with them; raise where the bank would be worthless.
+
+    Raises ConfigError unless bank.refuse_worthless is off.
+    """
+    gan, ratio = load_weights(cgan_path)[1]["health"], load_weights(ratio_path)[1]["health"]
+    checks = [check_diversity(gan["fake"], gan["real"])]
+    if any(build.SELECTIONS[name][0] for name in selections):
+        checks += [check_ratio_zeros(ratio["zero_share"]), check_ratio_mean(ratio["mean_fake"])]
+        checks.append(check_ratio_overfit(ratio["mean_train_real"], ratio["mean_val_real"]))
+    for check in checks:
+        refuse(ctx, check)
+
+
+def refuse(ctx: Context, check: Check) -> None:
+    """Log a check; raise ConfigError where it is failed and fatal, unless bank.refuse_worthless is off."""
+    ctx.check(check)
+    if check.fatal and not check.ok and ctx.cfg.bank.refuse_worthless:
+        raise ConfigError(
+            f"the bank would be worthless: {check.sentence} (bank.refuse_worthless: false goes on all the same)"
+        )
+
+
+def say(ctx: Context, task: Task, report: dict[str, float], selections: list[str], val_error: float) -> None:
+    """One line a selection."""
+    ctx.say(f"pool: {report['draws']:.0f} fakes drawn; teacher error on validation images {val_error:.3g}")
+    for name in selections:
+        ctx.say(
+            f"{name:>12}: {report[f'{name}.kept']:.0f} kept, {100 * report[f'{name}.acceptance']:.0f} % of draws pass,"
+            f" mean teacher error {report[f'{name}.teacher_error_mean']:.3g}"
+        )
+
+
+def draw_pictures(
+    ctx: Context, task: Task, pool: Path, data: tuple[Split, Tensor], limits: build.Limits, bank_labels: Tensor
+) -> None:
+    """Kept and dropped fakes with their scores, the two histograms with their limits, and the label marginals."""
+    train, val_error = data
+    scores = read_pool_scores(pool)
+    group = task.filter_groups(scores["asked"])
+    accepted = build.passes("subsample", limits, group, scores["ratio"], scores["teacher_error"], scores["uniform"])
+    cutoff = limits.cutoff["filter"][group]
+    small = scores["teacher_error"] <= cutoff
+    shown = {
+        "kept": accepted & small,
+        "dropped by M1 (ratio)": ~accepted,
+        "dropped by M2 (teacher error)": accepted & ~small,
+    }
+    panels = []
+    for title, mask in shown.items():
+        rows = mask.nonzero()[:, 0]
+        rows = rows[torch.linspace(0, len(rows) - 1, min(24, len(rows))).long()] if len(rows) else rows
+        captions = [
+            f"y {scores['asked'][i]:g}\nr {scores['ratio'][i]:.2f} e {scores['teacher_error'][i]:.2g}" for i in rows
+        ]
+        panels.append((f"{title}: {100 * mask.float().mean():.0f} %", read_pool_images(pool, rows), captions))
+    ctx.picture("accepted_rejected", pictures.accepted_rejected(panels))
+    bounds = limits.bound_G[limits.bound_G > 0]
+    ctx.picture("ratio_histogram", pictures.ratio_histogram({"fakes": scores["ratio"]}, bounds))
+    ctx.picture(
+        "error_histogram",
+        pictures.error_histogram(
+            {"fakes": scores["teacher_error"], "validation reals": val_error}, limits.cutoff["filter"]
+        ),
+    )
+    ctx.picture("label_marginal", pictures.label_marginal(train.labels, bank_labels))

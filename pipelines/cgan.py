@@ -1,0 +1,82 @@
+"""Stage `cgan`: train the class-conditional GAN or CcGAN and check that its fakes vary within a label."""
+
+from __future__ import annotations
+
+import torch
+
+from cgankd.config import ConfigError, to_dict
+from cgankd.data.store import read_info, read_split
+from cgankd.gan.diversity import fake_diversity, real_diversity
+from cgankd.gan.embed import fit_label_embed
+from cgankd.gan.sample import make_draw
+from cgankd.gan.train import train_cgan
+from cgankd.measure.health import check_diversity, check_kappa
+from cgankd.rng import derive, generator, seed_all
+from cgankd.task import make_task
+from cgankd.types import Vicinity
+from cgankd.vicinity import ScalarVicinity
+from pipelines import pictures
+from pipelines.context import Context
+
+
+def run(ctx: Context) -> None:
+    """Fit the label input (scalars), then G and D; save the averaged generator with its label embedding."""
+    cfg = ctx.cfg.cgan
+    (path,) = ctx.inputs("dataset.h5")
+    info = read_info(path)
+    task = make_task(info, ctx.cfg)
+    train = read_split(path, "train")
+    vicinity = task.vicinity(train.labels)
+    _check_kernel(ctx, vicinity)
+
+    seed = derive(ctx.seed, "cgan")
+    seed_all(seed, "embed")
+    embed = task.label_embed(cfg.embed_dim)
+    ctx.metrics(
+        fit_label_embed(
+            embed,
+            task,
+            train,
+            cfg.label_input,
+            seed=seed,
+            log=ctx.progress("label_input"),
+            checkpoint=ctx.checkpoint("label_input"),
+        )
+    )
+    net, embed, metrics = train_cgan(
+        train, task, vicinity, embed, cfg, seed=seed, log=ctx.progress("gan"), checkpoint=ctx.checkpoint("gan")
+    )
+    ctx.metrics(metrics)
+    draw = make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision)
+    real = real_diversity(train, vicinity, generator(seed, "real diversity"))
+    labels = vicinity.targets(2000, generator(seed, "diversity labels"))
+    fake = fake_diversity(draw, labels, generator(seed, "fake diversity"))
+    ctx.metrics({"diversity.real": real, "diversity.fake": fake})
+    ctx.check(check_diversity(fake, real))
+    ctx.save_weights(
+        "cgan",
+        torch.nn.ModuleDict({"generator": net, "embed": embed}),
+        {"cgan": to_dict(cfg), "info": to_dict(info), "health": {"fake": fake, "real": real}},
+    )
+
+    conditions = task.conditions(train.labels)
+    shown = conditions[torch.linspace(0, len(conditions) - 1, min(10, len(conditions))).round().long()]
+    grid = draw(shown.repeat_interleave(10), generator(seed, "grid"))
+    ctx.picture(
+        "samples",
+        pictures.sample_grid(
+            grid, [f"{value:g}" for value in shown.tolist()], "Fakes, one label a row, one z a column", columns=10
+        ),
+    )
+
+
+def _check_kernel(ctx: Context, vicinity: Vicinity) -> None:
+    """Log CcGAN's kernel widths and refuse one that a single large label gap has blown up."""
+    if not isinstance(vicinity, ScalarVicinity):
+        return
+    kernel = vicinity.kernel
+    ctx.metrics({"kernel.label_sigma": kernel.label_sigma, "kernel.kappa": kernel.kappa, "kernel.nu": kernel.nu})
+    check = check_kappa(kernel.kappa, kernel.largest_gap, kernel.median_gap, vicinity.label_max - vicinity.label_min)
+    ctx.check(check)
+    if check.fatal and not check.ok and ctx.cfg.bank.refuse_worthless:
+        raise ConfigError(check.sentence)

@@ -1,0 +1,285 @@
+"""The `cgankd` command: one command a stage, and a few that show what they did.
+
+Heavy modules are imported inside commands, so that `cgankd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    help="Distil a small student through the samples of a conditional GAN. Works on params.yaml in this folder;"
+    " `cgankd use PRESET` writes one, `dvc repro` or `cgankd run` runs all stages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+)
+
+STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
+USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over params.yaml for this run, e.g. bank.rho=0.8."),
+]
+STAGE_ARGUMENT = typer.Argument(metavar="STAGE", help=f"One of {', '.join(STAGES)}.")
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (or set CGANKD_DEBUG=1).")
+    ] = False,
+) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ["CGANKD_DEBUG"] = "1"
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what the user can mend into one sentence and exit code 2; --debug shows the traceback instead."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command resumes where it was", err=True)
+        raise typer.Exit(130) from None
+    except USER_ERRORS as error:
+        if os.environ.get("CGANKD_DEBUG", "0") not in ("", "0"):
+            raise
+        if isinstance(error, ValueError) and not told_to_user(error):
+            raise
+        typer.echo(f"error: {sentence(error)}", err=True)
+        raise typer.Exit(2) from None
+
+
+def told_to_user(error: ValueError) -> bool:
+    """A ValueError raised by this code is meant for the user; one from another package is a defect to see whole."""
+    from cgankd.config import ConfigError
+
+    if isinstance(error, ConfigError):
+        return True
+    if error.__cause__ is not None and type(error.__cause__).__name__ == "_RemoteTraceback":
+        # Raised in a worker process: all that came back of its stack is this text.
+        files = re.findall(r'File "([^"]+)"', str(error.__cause__))
+        return bool(files) and bool({"cgankd", "pipelines"} & set(Path(files[-1]).parent.parts[-3:]))
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
+    return module.split(".")[0] in ("cgankd", "pipelines")
+
+
+def sentence(error: BaseException) -> str:
+    """The message of an error, with the file name that the system's own errors keep apart."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split())
+
+
+def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Treat SIGTERM like Ctrl-C, so that the run is ended as FAILED and progress is kept."""
+    raise KeyboardInterrupt
+
+
+def console() -> Console:
+    """Where commands print."""
+    from rich.console import Console
+
+    return Console()
+
+
+def run_stage(stage: str, settings: list[str] | None) -> None:
+    """Open the context of a stage in this folder and run it."""
+    from pipelines.context import open_context
+
+    with open_context(stage, settings or ()) as ctx:
+        importlib.import_module(f"pipelines.{stage}").run(ctx)
+
+
+def one_stage(stage: str, settings: list[str] | None) -> None:
+    """A stage's command."""
+    signal.signal(signal.SIGTERM, stop_on_terminate)
+    with plain_errors():
+        run_stage(stage, settings)
+
+
+@app.command(rich_help_panel="Stages")
+def prepare(settings: Settings = None) -> None:
+    """Read and split the images. Reads data.root; writes artifacts/dataset.h5."""
+    one_stage("prepare", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def teacher(settings: Settings = None) -> None:
+    """Train the teacher on real images. Reads dataset.h5; writes teacher.safetensors."""
+    one_stage("teacher", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def cgan(settings: Settings = None) -> None:
+    """Train the conditional GAN. Reads dataset.h5; writes cgan.safetensors."""
+    one_stage("cgan", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def ratio(settings: Settings = None) -> None:
+    """M1: fit the density ratio. Reads dataset.h5 and cgan.safetensors; writes ratio.safetensors."""
+    one_stage("ratio", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def bank(settings: Settings = None) -> None:
+    """M1 and M2: draw, subsample, filter, relabel fakes. Reads teacher, cgan and ratio; writes pool.h5, bank.h5."""
+    one_stage("bank", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def student(settings: Settings = None) -> None:
+    """M3: train every arm over every seed. Reads dataset.h5, the teacher and pool.h5; writes artifacts/students/."""
+    one_stage("student", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def evaluate(settings: Settings = None) -> None:
+    """Score on test, as no other stage does. Reads the students; writes metrics/evaluate.json, student.safetensors."""
+    one_stage("evaluate", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def run(
+    start: Annotated[str, typer.Option("--from", metavar="STAGE", help="Begin at this stage.")] = "prepare",
+    settings: Settings = None,
+) -> None:
+    """Run all stages in order without DVC; each one is run anew."""
+    signal.signal(signal.SIGTERM, stop_on_terminate)
+    with plain_errors():
+        check_stage(start)
+        for stage in STAGES[STAGES.index(start) :]:
+            console().rule(stage, align="left")
+            run_stage(stage, settings)
+
+
+def check_stage(name: str) -> None:
+    """Raise ConfigError, naming the nearest stage, unless the name is a stage."""
+    import difflib
+
+    from cgankd.config import ConfigError
+
+    if name not in STAGES:
+        match = difflib.get_close_matches(name, STAGES, n=1)
+        hint = f"; did you mean {match[0]}?" if match else ""
+        raise ConfigError(f"there is no stage {name!r}{hint} (stages: {', '.join(STAGES)})")
+
+
+@app.command(rich_help_panel="Settings and results")
+def use(
+    preset: Annotated[str, typer.Argument(help="Name of a preset, such as digits or chairs.")],
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Change nothing when params.yaml already comes from this preset.")
+    ] = False,
+) -> None:
+    """Put a preset in place of params.yaml; what was there is kept as params.yaml.bak-N."""
+    with plain_errors():
+        from pipelines.params import preset_text, read_params, write_preset
+
+        path = Path("params.yaml")
+        preset_text(preset)
+        if keep and path.exists() and (read_params(path).get("tracking") or {}).get("preset") == preset:
+            return
+        backup = write_preset(preset, path)
+        typer.echo(f"params.yaml is now the preset {preset}" + (f"; the former one is {backup}" if backup else ""))
+
+
+@app.command(rich_help_panel="Settings and results")
+def show(stage: Annotated[str, STAGE_ARGUMENT]) -> None:
+    """What a stage was set to, what it measured, and where its pictures and its MLflow run are."""
+    with plain_errors():
+        from pipelines.show import show_stage
+
+        check_stage(stage)
+        show_stage(stage, Path.cwd(), console())
+
+
+@app.command(rich_help_panel="Settings and results")
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
+    """Open MLflow's page over the runs of this folder, on 127.0.0.1 only."""
+    import subprocess
+
+    with plain_errors():
+        from cgankd.config import ConfigError
+        from pipelines.tracking import home, store_uri
+
+        uri = store_uri(Path.cwd())
+        if uri.startswith(("http:", "https:")):
+            typer.echo(f"runs are kept by the server at {uri}: open that address")
+            return
+        if "MLFLOW_TRACKING_URI" not in os.environ and not (home(Path.cwd()) / "mlflow.db").exists():
+            raise ConfigError("there are no MLflow runs in this folder yet; run a stage first")
+        typer.echo(f"http://127.0.0.1:{port} (Ctrl-C ends it; it needs some seconds to start)")
+        command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        try:
+            code = subprocess.call([*command, "--port", str(port), "--workers", "1"])
+        except KeyboardInterrupt:
+            code = 0
+        raise typer.Exit(code)
+
+
+@app.command(rich_help_panel="Settings and results")
+def sync() -> None:
+    """Add runs that MLflow missed, because its server did not answer or a run was killed, from artifacts/logs."""
+    with plain_errors():
+        from cgankd.config import ConfigError
+        from pipelines.tracking import reason, store_uri
+        from pipelines.tracking import sync as add_missed_runs
+
+        try:
+            report = add_missed_runs(Path.cwd())
+        except Exception as error:
+            text = f"MLflow at {store_uri(Path.cwd())} does not answer ({reason(error)}); nothing is lost, try again"
+            raise ConfigError(text) from error
+        late = f", {report.running} still under way" if report.running else ""
+        typer.echo(f"{report.added} runs added to MLflow, {report.there} were there{late}")
+
+
+@app.command(rich_help_panel="Settings and results")
+def doctor(
+    only: Annotated[
+        str | None, typer.Option(metavar="repository", help="Check git and DVC alone; silent when fine.")
+    ] = None,
+) -> None:
+    """Check this machine and folder; each problem comes with its cure. Exit code 2 when something blocks a run."""
+    with plain_errors():
+        from cgankd.config import ConfigError
+        from pipelines.doctor import examine
+        from pipelines.show import findings_table
+
+        if only not in (None, "repository"):
+            raise ConfigError(f"--only knows repository, but is {only!r}")
+        findings = examine(Path.cwd(), only_repository=only is not None)
+        bad = [f for f in findings if f.level == "problem"]
+        if only is None:
+            console().print(findings_table(findings))
+        for finding in bad if only else []:
+            typer.echo(f"{finding.name}: {finding.text}; cure: {finding.cure}", err=True)
+        raise typer.Exit(2 if bad else 0)
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """The console script."""
+    return app(args=argv, prog_name="cgankd")

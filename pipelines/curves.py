@@ -1,0 +1,53 @@
+"""The values a loop reports on its way, kept as rows by step and written as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class Curves:
+    """The points of one loop: rows of values by step, and those not yet sent to the trackers."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+        self.waiting: dict[str, list[tuple[int, float]]] = {}
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """One report of the loop."""
+        if values:
+            self.rows.setdefault(step, {}).update({k: float(v) for k, v in values.items()})
+        for name, value in values.items():
+            self.waiting.setdefault(name, []).append((step, float(value)))
+
+    def dump(self) -> list[list[object]]:
+        """All rows in the plain form that a resume file keeps."""
+        return [[step, dict(values)] for step, values in self.rows.items()]
+
+    def restore(self, rows: Sequence[Any]) -> None:
+        """Take up the rows of the interrupted run."""
+        for step, values in rows or ():
+            self.add(int(step), values)
+
+    def csv(self) -> str:
+        """Columns step and every value, in the order they first appear; a cell without a value is empty."""
+        names = list(dict.fromkeys(name for values in self.rows.values() for name in values))
+        rows = [[step, *(values.get(name, "") for name in names)] for step, values in sorted(self.rows.items())]
+        return csv_text(["step", *names], rows)
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Comma-separated text with Unix line ends."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def file_name(name: str) -> str:
+    """A name as a file name: "base students" -> "base_students"."""
+    return re.sub(r"[^\w.-]+", "_", name)

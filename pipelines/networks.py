@@ -1,0 +1,85 @@
+"""Rebuild nets from the config.json beside their weights: what one stage saves, the next loads here."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cgankd.bank.m1_features import make_features
+from cgankd.bank.m1_ratio import make_ratio
+from cgankd.gan.sample import make_draw
+from cgankd.nets.features import FeatureNet
+from cgankd.nets.generator import Generator
+from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.nets.zoo import Predictor, make_predictor
+from cgankd.types import DatasetInfo, Draw, RatioFn, Task
+from pipelines.artifacts import load_weights
+
+
+def build_predictor(config: dict[str, Any], info: DatasetInfo, task: Task) -> Predictor:
+    """A fresh teacher or student of this data set's shape."""
+    return make_predictor(
+        config["net"],
+        width=config["width"],
+        num_outputs=task.num_outputs,
+        channels=info.channels,
+        image_size=info.image_size,
+        mean=info.pixel_mean,
+        std=info.pixel_std,
+    )
+
+
+def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, dict[str, Any]]:
+    """A teacher or student with its weights, in eval mode and frozen, and its config."""
+    weights, config = load_weights(path)
+    net = build_predictor(config, info, task)
+    net.load_state_dict(weights)
+    return net.eval().requires_grad_(False), config
+
+
+def load_generator(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """The averaged generator and its label embedding, frozen, and the cgan section they were trained under."""
+    weights, config = load_weights(path)
+    cgan = config["cgan"]
+    generator = Generator(cgan["z_dim"], cgan["embed_dim"], cgan["width"], info.channels, info.image_size)
+    nets = nn.ModuleDict({"generator": generator, "embed": task.label_embed(cgan["embed_dim"])})
+    nets.load_state_dict(weights)
+    nets.eval().requires_grad_(False)
+    return nets["generator"], nets["embed"], cgan
+
+
+def load_draw(path: Path, info: DatasetInfo, task: Task) -> Draw:
+    """The generator as a function from labels to uint8 images."""
+    generator, embed, cgan = load_generator(path, info, task)
+    return make_draw(generator, embed, z_dim=cgan["z_dim"], precision=cgan["precision"])
+
+
+def build_ratio_nets(ratio: dict[str, Any], embed: nn.Module, embed_dim: int, info: DatasetInfo, task: Task) -> nn.ModuleDict:
+    """Fresh feature extractor and ratio network; the label embedding starts from the GAN's."""
+    width = ratio["feature_width"] or info.channels * info.image_size**2
+    features = FeatureNet(
+        info.channels,
+        info.image_size,
+        ratio["feature_channels"],
+        width,
+        task.num_outputs,
+        decode=ratio["reconstruct_weight"] > 0,
+    )
+    mlp = RatioMLP(embed_dim, width, ratio["hidden"], ratio["dropout"])
+    return nn.ModuleDict({"features": features, "mlp": mlp, "embed": copy.deepcopy(embed)})
+
+
+def load_ratio(path: Path, info: DatasetInfo, task: Task) -> RatioFn:
+    """The fitted density ratio as a function of uint8 images and the labels asked for."""
+    weights, config = load_weights(path)
+    ratio = config["ratio"]
+    embed = task.label_embed(config["embed_dim"])
+    nets = build_ratio_nets(ratio, embed, config["embed_dim"], info, task)
+    nets.load_state_dict(weights)
+    nets.eval().requires_grad_(False)
+    mlp, features = nets["mlp"], nets["features"]
+    assert isinstance(mlp, RatioMLP) and isinstance(features, FeatureNet)
+    return make_ratio(mlp, nets["embed"], make_features(features, ratio["precision"]))

@@ -1,0 +1,143 @@
+"""params.yaml: read it with settings laid over it, edit it in place, copy presets. The only file that knows YAML."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from cgankd.config import Config, ConfigError, config_from_dict
+
+
+def parse(text: str, name: str) -> Any:
+    """YAML 1.2 text to plain objects; `name` stands for the file. Raises ConfigError with the line of a mistake."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}, line {mark.line + 1}" if mark else name
+        problem = " ".join(str(error.problem or error.context).split())
+        raise ConfigError(f"{where}: {problem}") from error
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """The nested dict of a params file. Raises ConfigError when it is missing, unreadable or no mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path.name} is missing from {path.parent.resolve()}; `cgankd use PRESET` writes one"
+            f" (presets: {', '.join(preset_names())})"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    values = parse(text, path.name)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path.name} must be a mapping of sections, but is {values!r}")
+    return values
+
+
+def lay_over(values: dict[str, Any], override: str) -> None:
+    """Apply one "bank.rho=0.8" to a nested dict in place; the right side is YAML. Raises ConfigError."""
+    dotted, sign, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not sign or not all(keys):
+        raise ConfigError(f"a setting must look like bank.rho=0.8, but is {override!r}")
+    node = values
+    for depth, key in enumerate(keys[:-1], start=1):
+        below = node.setdefault(key, {})
+        if below is None:
+            below = node[key] = {}
+        if not isinstance(below, dict):
+            raise ConfigError(f"{'.'.join(keys[:depth])} is a single value, so {dotted.strip()} cannot be set")
+        node = below
+    node[keys[-1]] = parse(text, f"the value of {dotted.strip()}")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration of a params file with settings laid over it. Raises ConfigError."""
+    values = read_params(path)
+    for override in overrides:
+        lay_over(values, override)
+    return config_from_dict(values)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level of dotted names; lists stay whole and an empty mapping is kept as a leaf."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    folder = importlib.resources.files("pipelines") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """A preset as it stands in the package. Raises ConfigError naming the nearest preset."""
+    names = preset_names()
+    if name not in names:
+        match = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"; did you mean {match[0]}?" if match else ""
+        raise ConfigError(f"there is no preset {name!r}{hint} (presets: {', '.join(names)})")
+    return (importlib.resources.files("pipelines") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def write_preset(name: str, path: Path) -> Path | None:
+    """Put a preset in place of a params file; returns where the former one was kept, None when nothing was lost."""
+    text = preset_text(name)
+    if not path.exists():
+        write_text(path, text)
+        return None
+    before = path.read_bytes()
+    if before == text.encode():
+        return None
+    number = 1
+    while (backup := path.with_name(f"{path.name}.bak-{number}")).exists():
+        number += 1
+    backup.write_bytes(before)
+    write_text(path, text)
+    return backup
+
+
+def set_value(path: Path, dotted: str, value: Any) -> None:
+    """Change one setting of a params file and leave its comments and order alone. Raises ConfigError."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    read_params(path)
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    keys = dotted.split(".")
+    node = document
+    for depth, key in enumerate(keys):
+        if not isinstance(node, Mapping) or key not in node:
+            raise ConfigError(f"{'.'.join(keys[: depth + 1])} is not in {path.name}")
+        if depth < len(keys) - 1:
+            node = node[key]
+    node[keys[-1]] = value
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    write_text(path, stream.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is never seen half written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

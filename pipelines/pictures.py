@@ -1,0 +1,327 @@
+"""Every picture: what a stage hands over as arrays becomes a matplotlib Figure here, in one style.
+
+The only file that knows matplotlib. Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+from torch import Tensor
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, RED, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A"
+SERIES = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)
+DASHES = ("-", "--", "-.", ":")
+REAL_COLOUR, BANK_COLOUR = BLUE, RED
+DIAMOND: dict[str, Any] = {"fmt": "D", "markersize": 6, "capsize": 4, "linewidth": 2}
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 120,
+    "savefig.dpi": 120,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "legend.framealpha": 0.9,
+    "legend.edgecolor": "none",
+    "text.parse_math": False,
+}
+Array = NDArray[Any]
+
+
+def array(values: Tensor | Array | Sequence[float]) -> Array:
+    """Numbers as a flat float64 array."""
+    plain = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return np.asarray(plain, dtype=np.float64).ravel()
+
+
+def mosaic(images_NCHW: Tensor, columns: int) -> Array:
+    """uint8 images side by side with a white line between them, [height, width, 3]; missing ones stay white."""
+    images = images_NCHW.detach().cpu().permute(0, 2, 3, 1).numpy()
+    if images.shape[3] == 1:
+        images = images.repeat(3, axis=3)
+    count, height, width = images.shape[:3]
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def show_mosaic(axes: Axes, images_NCHW: Tensor, columns: int) -> None:
+    """Images as a grid without ticks, pixels unblurred."""
+    axes.imshow(mosaic(images_NCHW, columns), interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text broken into lines of at most `width` letters."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def contact_sheet(images_NCHW: Tensor, labels: Sequence[str], title: str, *, columns: int = 10) -> Figure:
+    """Images with their label under each."""
+    rows = max(1, -(-len(images_NCHW) // columns))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.85 * columns, 1.02 * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for i, axes in enumerate(grid.flat):
+            axes.axis("off")
+            if i < len(images_NCHW):
+                show_mosaic(axes, images_NCHW[i : i + 1], 1)
+                axes.text(0.5, -0.05, labels[i], fontsize=8, ha="center", va="top", transform=axes.transAxes)
+        figure.suptitle(wrapped(title, 11 * columns), fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def sample_grid(images_NCHW: Tensor, labels: Sequence[str], title: str, *, columns: int = 10) -> Figure:
+    """Rows of `columns` images, one label a row (written at its left)."""
+    rows = -(-len(images_NCHW) // columns)
+    height, width = images_NCHW.shape[2:]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.62 * columns + 1.0, 0.62 * rows * height / width + 0.6), layout="constrained")
+        axes = figure.subplots()
+        show_mosaic(axes, images_NCHW, columns)
+        axes.set_yticks([row * (height + 1) + (height - 1) / 2 for row in range(rows)], list(labels[:rows]))
+        axes.tick_params(length=0)
+        axes.set_title(wrapped(title, 9 * columns))
+    return figure
+
+
+def accepted_rejected(panels: Sequence[tuple[str, Tensor, Sequence[str]]], *, columns: int = 12) -> Figure:
+    """Panels of fakes one above the other, each (title, images, one caption an image): kept, dropped by M1, by M2."""
+    # A panel without images keeps no more than the line that says so.
+    heights = [-(-len(images) // columns) or 0.1 for _, images, _ in panels]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.9 * columns, 1.3 * sum(heights) + 0.35 * len(panels) + 0.3), layout="constrained")
+        figure.suptitle("Fakes kept and dropped: y label asked, r density ratio, e teacher error", x=0.01, ha="left")
+        parts = figure.subfigures(len(panels), 1, height_ratios=[h + 0.3 for h in heights], squeeze=False)
+        for part, rows, (title, images, captions) in zip(parts[:, 0], heights, panels, strict=True):
+            text = title if len(images) else f"{title} (none to show)"
+            part.suptitle(text, fontsize=10, x=0.01, ha="left", weight="bold")
+            for i, axes in enumerate(part.subplots(max(1, int(rows)), columns, squeeze=False).flat):
+                axes.axis("off")
+                if i < len(images):
+                    show_mosaic(axes, images[i : i + 1], 1)
+                    axes.text(0.5, -0.06, captions[i], fontsize=7, ha="center", va="top", transform=axes.transAxes)
+    return figure
+
+
+def ratio_histogram(ratios: Mapping[str, Tensor], bounds: Tensor | Sequence[float] = ()) -> Figure:
+    """Density ratios r of each group (fakes, real images), with the rejection bound or the range of bounds marked."""
+    groups = {name: array(values) for name, values in ratios.items()}
+    top = float(np.quantile(np.concatenate([*groups.values(), np.zeros(1)]), 0.995)) or 1.0
+    marks = array(bounds)
+    marks = marks[np.isfinite(marks)]
+    if marks.size:
+        top = max(top, 1.05 * float(marks.max()))
+    with rc_context(STYLE):
+        figure, axes = one_axes()
+        draw_histograms(axes, groups, np.linspace(0.0, top, 51))
+        axes.axvline(1.0, color=BLACK, linewidth=1, linestyle=":", label="r = 1")
+        mark_range(axes, marks, "rejection bound")
+        axes.set_xlabel("density ratio r(x given y); the last bin holds all beyond")
+        axes.set_title("M1: how real images and fakes score (higher = more like real)")
+        axes.legend()
+    return figure
+
+
+def error_histogram(
+    errors: Mapping[str, Tensor], cutoffs: Tensor | Sequence[float] = (), *, unit: str = ""
+) -> Figure:
+    """Teacher errors of each group (kept, dropped, validation images), with M2's cutoff or the range of cutoffs."""
+    groups = {name: array(values) for name, values in errors.items()}
+    marks = array(cutoffs)
+    marks = marks[np.isfinite(marks)]
+    everything = np.concatenate([*groups.values(), np.zeros(1)])
+    top = max(float(np.quantile(everything, 0.99)), 1.2 * float(marks.max()) if marks.size else 0.0) or 1.0
+    with rc_context(STYLE):
+        figure, axes = one_axes()
+        draw_histograms(axes, groups, np.linspace(0.0, top, 51))
+        mark_range(axes, marks, "cutoff")
+        shown_unit = f" ({unit})" if unit else ""
+        axes.set_xlabel(f"teacher error against the asked label{shown_unit}; the last bin holds all beyond")
+        axes.set_title("M2: fakes on which the teacher disagrees most are dropped")
+        axes.legend()
+    return figure
+
+
+def label_marginal(real_N: Tensor, bank_M: Tensor, *, unit: str = "") -> Figure:
+    """How often each label occurs in the training images and in the bank: bars for whole numbers, else a histogram."""
+    groups = {"training images": array(real_N), "bank": array(bank_M)}
+    with rc_context(STYLE):
+        figure, axes = one_axes()
+        if real_N.is_floating_point() or bank_M.is_floating_point():
+            everything = np.concatenate(list(groups.values()))
+            draw_histograms(axes, groups, np.linspace(everything.min(), everything.max() + 1e-6, 41))
+        else:
+            draw_bars(axes, groups)
+        axes.set_xlabel(f"label{f' ({unit})' if unit else ''}")
+        axes.set_ylabel("share of the set (%)")
+        axes.set_title("Labels of the training images and of the bank")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    return figure
+
+
+def learning_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], ylabel: str) -> Figure:
+    """One line a series, name -> (steps, values); series are named at the right end as well as in the legend."""
+    with rc_context(STYLE):
+        figure, axes = one_axes(width=8.5)
+        for i, (name, (steps, values)) in enumerate(curves.items()):
+            dash = DASHES[(i // len(SERIES)) % len(DASHES)]
+            axes.plot(steps, values, color=SERIES[i % len(SERIES)], linestyle=dash, linewidth=1.5, label=name)
+        everything = np.concatenate([np.asarray(values, dtype=float) for _, values in curves.values()] or [np.zeros(1)])
+        everything = everything[np.isfinite(everything)]
+        if everything.size:
+            # The first steps are far off and would flatten all that matters.
+            low, high = float(everything.min()), float(np.quantile(everything, 0.95))
+            room = 0.08 * (high - low) or 1.0
+            axes.set_ylim(low - room, high + room)
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        axes.set_title("Learning curves, mean over seeds")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    return figure
+
+
+def arms_with_intervals(result: Mapping[str, Any]) -> Figure:
+    """Test scores of every arm of an evaluate.json: a dot a seed, the mean with its t interval, the teacher's line."""
+    arms, headline = result["arms"], result["headline"]
+    names = list(arms)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 0.42 * len(names) + 2.3), layout="constrained")
+        axes = figure.subplots()
+        for row, name in enumerate(names):
+            values = np.asarray(arms[name]["values"], dtype=float)
+            colour = BANK_COLOUR if arms[name]["uses_bank"] else REAL_COLOUR
+            n = len(values)
+            half = 0.0
+            if n > 1:
+                half = float(stdtrit(n - 1, 0.5 + result["confidence"] / 2) * values.std(ddof=1) / np.sqrt(n))
+            axes.plot(values, np.full(n, row - 0.18), "o", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
+            axes.errorbar(values.mean(), row + 0.06, xerr=half, color=colour, **DIAMOND)
+        axes.axvline(result["teacher"], color=BLACK, linestyle="--", linewidth=1.2)
+        name_rows(axes, names, {result["chosen_arm"]: "ship"})
+        better = "right" if headline["higher_is_better"] else "left"
+        axes.set_xlabel(f"{headline['name']} ({headline['unit']}), better to the {better}")
+        figure.suptitle(wrapped(str(result["verdict"]), 100), weight="bold", fontsize=10, x=0.01, ha="left")
+        keys = [
+            Line2D([], [], color=REAL_COLOUR, marker="D", linestyle="", label="real images only"),
+            Line2D([], [], color=BANK_COLOUR, marker="D", linestyle="", label="with the bank"),
+            Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4, label="one seed"),
+            Line2D([], [], color=BLACK, linestyle="--", label="teacher"),
+        ]
+        place_legend(figure, keys, f"diamonds: mean and {100 * result['confidence']:.0f} % interval over seeds")
+    return figure
+
+
+def gains_with_intervals(result: Mapping[str, Any]) -> Figure:
+    """Paired gains of every arm over `real` and the best real-only arm, with intervals; right of zero is better."""
+    arms, headline = result["arms"], result["headline"]
+    names = [name for name in arms if "gain" in arms[name] or "rival_gain" in arms[name]]
+    rivals = [("gain", "over real", BLUE, -0.12)]
+    if result["best_real_arm"] != "real":
+        rivals.append(("rival_gain", f"over {result['best_real_arm']}", ORANGE, 0.14))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 0.42 * max(1, len(names)) + 2.0), layout="constrained")
+        axes = figure.subplots()
+        for row, name in enumerate(names):
+            for key, _, colour, shift in rivals:
+                if key in arms[name]:
+                    middle, low, high = (arms[name][k] for k in (key, f"{key}_low", f"{key}_high"))
+                    filled = colour if low > 0 or high < 0 else "white"
+                    spread = [[middle - low], [high - middle]]
+                    axes.errorbar(middle, row + shift, xerr=spread, color=colour, markerfacecolor=filled, **DIAMOND)
+        axes.axvline(0.0, color=BLACK, linewidth=1.2)
+        name_rows(axes, names, {result["chosen_arm"]: "ship"})
+        axes.set_xlabel(f"paired gain in {headline['name']} ({headline['unit']}), right of zero is better")
+        axes.set_title("What each arm gains, seed by seed")
+        keys = [Line2D([], [], color=colour, marker="D", label=text) for _, text, colour, _ in rivals]
+        place_legend(figure, keys, f"{100 * result['confidence']:.0f} % paired intervals; hollow: zero lies inside")
+    return figure
+
+
+def one_axes(width: float = 7.5) -> tuple[Figure, Axes]:
+    """A figure with one plot."""
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    return figure, figure.subplots()
+
+
+def draw_histograms(axes: Axes, groups: Mapping[str, Array], edges: Array) -> None:
+    """Outlines of the shares (%) of each group in equal bins; values beyond the edges count in the outer bins."""
+    middle_step = edges[1] - edges[0]
+    for i, (name, values) in enumerate(groups.items()):
+        if not values.size:
+            continue
+        # Nudged inside: a value on the last edge must not fall out by rounding.
+        inside = np.clip(np.nan_to_num(values, nan=edges[0]), edges[0], edges[-1] - 1e-6 * middle_step)
+        share = 100.0 * np.histogram(inside, edges)[0] / values.size
+        colour = SERIES[i % len(SERIES)]
+        axes.stairs(share, edges, color=colour, fill=True, alpha=0.15)
+        axes.stairs(share, edges, color=colour, linewidth=1.6, label=f"{name} ({values.size:,})")
+    axes.set_ylabel("share of the group (%)")
+
+
+def draw_bars(axes: Axes, groups: Mapping[str, Array]) -> None:
+    """Bars side by side of the share (%) of each whole-number label."""
+    present = np.unique(np.concatenate(list(groups.values())))
+    width = 0.8 / max(1, len(groups))
+    for i, (name, values) in enumerate(groups.items()):
+        share = [100.0 * float(np.mean(values == label)) if values.size else 0.0 for label in present]
+        place = np.arange(len(present)) + (i - (len(groups) - 1) / 2) * width
+        axes.bar(place, share, width, color=SERIES[i % len(SERIES)], label=f"{name} ({values.size:,})")
+    if len(present) <= 40:
+        axes.set_xticks(np.arange(len(present)), [f"{label:g}" for label in present])
+
+
+def mark_range(axes: Axes, marks: Array, text: str) -> None:
+    """A line at one bound, or a band from the least to the greatest of several."""
+    if not marks.size:
+        return
+    low, high = float(marks.min()), float(marks.max())
+    if high > low:
+        axes.axvspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=f"{text}, {low:.3g} to {high:.3g} by label")
+    else:
+        axes.axvline(low, color=BLACK, linestyle="--", linewidth=1.4, label=f"{text} {low:.3g}")
+
+
+def name_rows(axes: Axes, names: Sequence[str], marks: Mapping[str, str]) -> None:
+    """Names at the left, first on top; marked ones in bold with their mark."""
+    texts = [f"{name} ({marks[name]})" if name in marks else name for name in names]
+    axes.set_yticks(range(len(names)), texts)
+    for text, name in zip(axes.get_yticklabels(), names, strict=True):
+        text.set_fontweight("bold" if name in marks else "normal")
+    axes.set_ylim(len(names) - 0.5, -0.6)
+    axes.grid(axis="y", visible=False)
+
+
+def place_legend(figure: Figure, keys: Iterable[Line2D], title: str) -> None:
+    """A legend in one line under the plot."""
+    figure.legend(
+        handles=list(keys),
+        loc="outside lower left",
+        ncols=4,
+        fontsize=9,
+        title=title,
+        title_fontsize=9,
+        alignment="left",
+    )

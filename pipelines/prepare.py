@@ -1,0 +1,29 @@
+"""Stage `prepare`: read the source, split it, write artifacts/dataset.h5 and a contact sheet."""
+
+from __future__ import annotations
+
+from cgankd.data.sources import load
+from cgankd.data.store import write_dataset
+from pipelines import pictures
+from pipelines.context import Context
+
+
+def run(ctx: Context) -> None:
+    """Read data.source with the splits of params.yaml; a second run renders or decodes nothing it has cached."""
+    dataset = load(ctx.cfg.data, ctx.seed, log=ctx.progress("images"), cache=ctx.path("cache"))
+    write_dataset(ctx.path("dataset.h5"), dataset)
+    counts = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
+    ctx.say(
+        f"{dataset.info.source}: {counts['train']} training, {counts['val']} validation and {counts['test']} test images"
+        f" of {dataset.info.channels}x{dataset.info.image_size}x{dataset.info.image_size}"
+    )
+    ctx.metrics({f"num_{name}": count for name, count in counts.items()} | dataset.notes)
+    labels = dataset.train.labels
+    order = labels.argsort(stable=True)
+    shown = order[:: max(1, len(order) // 40)][:40] if len(order) > 60 else order
+    sheet = pictures.contact_sheet(
+        dataset.train.images[shown],
+        [f"{value:g}" for value in labels[shown].tolist()],
+        f"Training images of {dataset.info.source}, by label ({dataset.info.label_unit or 'class'})",
+    )
+    ctx.picture("contact", sheet)

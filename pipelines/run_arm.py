@@ -1,0 +1,129 @@
+"""One student run in a worker process: an arm's switches and a seed in, weights and validation score out."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cgankd.bank.build import selection_name
+from cgankd.config import ArmConfig, Config, to_dict
+from cgankd.data.augment import augment
+from cgankd.data.batches import Batch, Mixture
+from cgankd.data.store import read_info, read_pool_images, read_pool_scores, read_split
+from cgankd.distill.losses import Plain, TeacherView, make_distiller
+from cgankd.fit.device import autocast
+from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
+from cgankd.rng import derive, seed_all
+from cgankd.task import make_task
+from cgankd.types import Split, Task
+from pipelines.artifacts import load_weights, save_weights
+from pipelines.networks import build_predictor, load_predictor
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one run needs; `out` carries the fingerprint of it, so a finished file can be trusted."""
+
+    name: str
+    arm: ArmConfig
+    seed: int
+    stage: str
+    config: Config
+    dataset: Path
+    teacher: Path
+    pool: Path
+    out: Path
+    init: Path | None
+
+    @property
+    def record(self) -> Path:
+        return self.out.with_suffix(".json")
+
+    def finished(self) -> bool:
+        """Weights and record are complete (the record is written last)."""
+        return self.record.exists() and self.out.exists()
+
+    def result(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self.record.read_text())
+        return record | {"weights": str(self.out), "seed": self.seed}
+
+    def starting_from(self, init: Path) -> Job:
+        return replace(self, init=init)
+
+
+def bank_split(pool: Path, arm: ArmConfig) -> Split:
+    """The fakes of an arm: rows of the pool that its M1/M2 switches select, labels asked or replaced."""
+    scores = read_pool_scores(pool)
+    rows = scores[f"in_{selection_name(arm.subsample, arm.filter)}"].bool().nonzero()[:, 0]
+    labels = scores["predicted" if arm.replace else "asked"][rows]
+    return Split(read_pool_images(pool, rows), labels)
+
+
+def teacher_view(job: Job, task: Task, train: Split, bank: Split | None) -> TeacherView:
+    """Teacher outputs for the KD loss: live on the student's view, or cached on the un-augmented images."""
+    net, config = load_predictor(job.teacher, read_info(job.dataset), task)
+    if job.config.student.teacher_view == "clean":
+        images = train.images if bank is None else torch.cat([train.images, bank.images])
+        table_NO = make_predict(net, config["precision"])(images)
+        return lambda unit_BCHW, batch: table_NO[batch.index_B]
+
+    @torch.no_grad()
+    def live(unit_BCHW: Tensor, batch: Batch) -> Tensor:
+        with autocast(config["precision"]):
+            out_BO: Tensor = net(unit_BCHW.contiguous(memory_format=torch.channels_last)).float()
+        return out_BO
+
+    return live
+
+
+def train_job(job: Job) -> None:
+    """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it."""
+    cfg = job.config.student
+    info = read_info(job.dataset)
+    task = make_task(info, job.config)
+    train, val = read_split(job.dataset, "train"), read_split(job.dataset, "val")
+    bank = bank_split(job.pool, job.arm) if job.arm.bank else None
+    # The seed is shared by all arms: same initialisation, same order of real images, so that differences pair up.
+    seed = derive(job.config.seed, "student", job.seed, job.stage)
+    seed_all(seed, "init")
+    config = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
+    net = build_predictor(config, info, task)
+    if job.init is not None:
+        net.load_state_dict(load_weights(job.init)[0])
+    objective: Objective = Plain(task)
+    if job.arm.kd:
+        view = teacher_view(job, task, train, bank)
+        objective = make_distiller(
+            cfg.distiller, task, view, temperature=cfg.temperature, soft_weight=cfg.soft_weight
+        )
+    fit = cfg
+    if job.stage == "base":
+        fit = replace(cfg, num_steps=cfg.base_steps, learning_rate=cfg.base_learning_rate)
+    spec = cfg.strong_augment if job.arm.strong else cfg.augment
+    curves: dict[str, list[tuple[int, float]]] = {}
+
+    def log(step: int, values: Any, total: int) -> None:
+        for name, value in values.items():
+            curves.setdefault(name, []).append((step, float(value)))
+
+    fit_predictor(
+        net,
+        objective,
+        Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed).batch,
+        lambda unit, gen: augment(unit, spec, gen),
+        fit,
+        seed=seed,
+        validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
+        log=log,
+    )
+    score = mean_score(task, make_predict(net, cfg.precision), val)
+    save_weights(job.out, net, config | {"info": to_dict(info), "arm": job.name, "seed": job.seed})
+    temporary = job.record.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"val": score, "curves": curves}))
+    temporary.replace(job.record)

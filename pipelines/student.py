@@ -1,0 +1,178 @@
+"""Stage `student` (M3): train every arm over every seed on real images, or real images and the bank's fakes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgankd.bank.build import selection_name
+from cgankd.config import ArmConfig, to_dict
+from cgankd.data.store import read_attributes, read_info, read_pool_scores, read_split
+from cgankd.fit.predictor import make_predict
+from cgankd.measure.verdict import best_arm
+from cgankd.task import make_task
+from pipelines import pictures
+from pipelines.artifacts import file_digest, fingerprint, source_digest
+from pipelines.context import Context
+from pipelines.networks import load_predictor
+from pipelines.run_arm import Job, train_job
+
+
+def run(ctx: Context) -> None:
+    """All arms take the same steps, batch and samples; runs finished before a kill are kept and not repeated."""
+    cfg = ctx.cfg.student
+    dataset, teacher, pool = ctx.inputs("dataset.h5", "teacher.safetensors", "pool.h5")
+    info = read_info(dataset)
+    task = make_task(info, ctx.cfg)
+    runner = Runner(ctx, dataset, teacher, pool)
+    arms = dict(cfg.arms)
+    results = runner.train(arms)
+    bank_arms = [name for name, arm in arms.items() if arm.bank and not arm.kd]
+    if cfg.best_with_kd and bank_arms:
+        scores = {name: [run["val"] for run in results[name]] for name in bank_arms}
+        best = best_arm(bank_arms, scores, task.headline)
+        name = f"{best}_kd"
+        if name not in arms:
+            ctx.say(f"best arm with fakes on validation: {best}; training it with KD on top as {name}")
+            arms[name] = ArmConfig(**(to_dict(arms[best]) | {"kd": True}))
+            results |= runner.train({name: arms[name]})
+    _save(ctx, arms, results, runner)
+    unit = task.headline.unit
+    for name, runs in results.items():
+        values = torch.tensor([run["val"] for run in runs], dtype=torch.float64)
+        ctx.metrics({f"{name}.val_mean": float(values.mean()), f"{name}.val_sd": float(values.std())})
+        ctx.say(f"{name:>16}: validation {values.mean():.2f} +- {values.std():.2f} {unit} over {len(runs)} seeds")
+    curves = {name: _mean_curve(runs, "val") for name, runs in results.items()}
+    ctx.picture("learning_curves", pictures.learning_curves(curves, f"validation {task.headline.name[5:]} ({unit})"))
+    ctx.curve_table("learning_curves", curves)
+
+
+class Runner:
+    """Trains jobs in worker processes of one thread each, so that the numbers do not depend on how many there are."""
+
+    def __init__(self, ctx: Context, dataset: Path, teacher: Path, pool: Path) -> None:
+        self.ctx, self.dataset, self.teacher, self.pool = ctx, dataset, teacher, pool
+        self.info = read_info(dataset)
+        self.task = make_task(self.info, ctx.cfg)
+        self.teacher_net, self.teacher_config = load_predictor(teacher, self.info, self.task)
+        self.cache = ctx.path("resume") / "student"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.digests = {"dataset": file_digest(dataset), "teacher": file_digest(teacher), "code": source_digest()}
+        self.bank_digests = bank_digests(pool)
+
+    def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm") -> Job:
+        """One run with the fingerprint of all that its numbers depend on: the real arms do not depend on the bank."""
+        cfg = self.ctx.cfg
+        settings = to_dict(cfg.student)
+        for key in ("arms", "seeds", "workers", "best_with_kd"):
+            del settings[key]
+        inputs: dict[str, Any] = {"data": self.digests["dataset"], "code": self.digests["code"], "stage": stage}
+        if arm.kd:
+            inputs["teacher"] = self.digests["teacher"]
+        if arm.bank:
+            selection = selection_name(arm.subsample, arm.filter)
+            if selection not in self.bank_digests:
+                raise ValueError(
+                    f"student.arms.{name} needs the fakes selected as {selection!r}, which artifacts/pool.h5 lacks;"
+                    " run `cgankd bank` again (the bank stage reads student.arms)"
+                )
+            inputs["bank"] = self.bank_digests[selection]
+        key = fingerprint({"student": settings, "arm": to_dict(arm), "seed": [cfg.seed, seed], "inputs": inputs})
+        return Job(
+            name=name,
+            arm=arm,
+            seed=seed,
+            stage=stage,
+            config=cfg,
+            dataset=self.dataset,
+            teacher=self.teacher,
+            pool=self.pool,
+            out=self.cache / f"{key}.safetensors",
+            init=None,
+        )
+
+    def train(self, arms: dict[str, ArmConfig]) -> dict[str, list[dict[str, Any]]]:
+        """Every arm at every seed; returns arm -> one result a seed, in the order of student.seeds."""
+        cfg = self.ctx.cfg.student
+        bases: dict[int, Job] = {}
+        if cfg.protocol == "finetune":
+            bases = {seed: self.job("base", ArmConfig(), seed, stage="base") for seed in cfg.seeds}
+            self._run(list(bases.values()), "base students")
+        jobs = {(name, seed): self.job(name, arm, seed) for name, arm in arms.items() for seed in cfg.seeds}
+        if bases:
+            jobs = {key: job.starting_from(bases[key[1]].out) for key, job in jobs.items()}
+        self._run(list(jobs.values()), "students")
+        return {name: [jobs[name, seed].result() for seed in cfg.seeds] for name in arms}
+
+    def _run(self, jobs: list[Job], title: str) -> None:
+        todo = [job for job in jobs if not job.finished()]
+        log = self.ctx.progress(title)
+        if len(todo) < len(jobs):
+            self.ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs were finished before under equal settings: kept")
+        workers = min(self.ctx.cfg.student.workers or os.cpu_count() or 1, len(todo))
+        if not todo:
+            return
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = [pool.submit(train_job, job) for job in todo]
+            try:
+                for count, future in enumerate(as_completed(futures), start=1):
+                    future.result()
+                    log(count, {}, len(todo))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def bank_digests(pool: Path) -> dict[str, str]:
+    """One digest a selection of the pool, over what its fakes are: their generator, labels and teacher errors.
+
+    The images themselves are a function of those, so an arm whose fakes stay the same is not trained again when
+    another arm's selection changes.
+    """
+    scores, source = read_pool_scores(pool), str(read_attributes(pool)["cgan"])
+    digests = {}
+    for key, rows in scores.items():
+        if key.startswith("in_"):
+            digest = hashlib.sha256(source.encode())
+            for column in ("asked", "predicted", "teacher_error", "uniform"):
+                digest.update(scores[column][rows.bool()].numpy().tobytes())
+            digests[key.removeprefix("in_")] = digest.hexdigest()
+    return digests
+
+
+def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict[str, Any]]], runner: Runner) -> None:
+    """artifacts/students/: one safetensors a run, one config.json for all, runs.json with validation scores; child runs."""
+    cfg = ctx.cfg.student
+    record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": to_dict(cfg), "arms": {}}
+    predict = make_predict(runner.teacher_net, runner.teacher_config["precision"])
+    val = read_split(runner.dataset, "val")
+    record["teacher_val"] = float(runner.task.score(predict(val.images), val.labels).double().mean())
+    for name, runs in results.items():
+        entries = []
+        for result in runs:
+            file = f"student-{name}-{result['seed']}.safetensors"
+            ctx.copy_weights(Path(result["weights"]), f"students/{file}")
+            entries.append({"seed": result["seed"], "val": result["val"], "file": file})
+            child = ctx.tracker.child(
+                f"{name}-{result['seed']}",
+                {"arm": name, "seed": result["seed"]} | to_dict(arms[name]),
+                {"arm": name, "seed": str(result["seed"])},
+            )
+            for curve, points in result["curves"].items():
+                child.curve(curve, points)
+            child.metrics({"val": result["val"]})
+            child.close("FINISHED")
+        record["arms"][name] = {"switches": to_dict(arms[name]), "runs": entries}
+    ctx.write_artifact_json("students/runs.json", record)
+
+
+def _mean_curve(runs: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    points = [run["curves"][key] for run in runs]
+    steps = [int(step) for step, _ in points[0]]
+    return steps, [sum(run[i][1] for run in points) / len(points) for i in range(len(steps))]

@@ -1,0 +1,41 @@
+"""Shared set-up: one torch thread (so that tests can run side by side) and a fresh copy of each preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from cgankd.config import Config, config_from_dict
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
+
+
+def preset(name: str) -> dict[str, Any]:
+    """A preset as a plain nested dict that a test may change."""
+    values: dict[str, Any] = YAML(typ="safe").load((ROOT / "pipelines/presets" / f"{name}.yaml").read_text())
+    return values
+
+
+@pytest.fixture()
+def digits() -> dict[str, Any]:
+    return preset("digits")
+
+
+@pytest.fixture()
+def chairs() -> dict[str, Any]:
+    return preset("chairs")
+
+
+@pytest.fixture()
+def digits_config(digits: dict[str, Any]) -> Config:
+    return config_from_dict(digits)
+
+
+@pytest.fixture()
+def chairs_config(chairs: dict[str, Any]) -> Config:
+    return config_from_dict(chairs)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cgankd.config import ConfigError
+from cgankd.data.batches import Batch, Mixture, Stream
+from cgankd.types import Split
+
+
+def split(num: int, first: int = 0) -> Split:
+    """Every image and label carries its own row number."""
+    rows = torch.arange(first, first + num)
+    return Split(rows.to(torch.uint8)[:, None, None, None].expand(num, 1, 2, 2).contiguous(), rows)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**40))
+def test_every_epoch_visits_every_row_once(num_rows: int, count: int, seed: int) -> None:
+    stream = Stream(num_rows, "real", seed)
+    epochs = 3
+    calls = -(-epochs * num_rows // count)
+    walk = torch.cat([stream.rows(step * count, count) for step in range(calls)])[: epochs * num_rows]
+    for epoch in walk.split(num_rows):
+        assert epoch.sort().values.tolist() == list(range(num_rows))
+
+
+def test_epochs_differ_and_streams_of_another_name_or_seed_differ() -> None:
+    first, second = Stream(50, "real", 1).rows(0, 100).split(50)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, Stream(50, "bank", 1).rows(0, 50))
+    assert not torch.equal(first, Stream(50, "real", 2).rows(0, 50))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.sampled_from([None, 0.2, 0.5, 0.7]),
+    st.integers(4, 40),
+    st.lists(st.integers(0, 50), min_size=1, max_size=5),
+)
+def test_batches_are_pure_in_step_and_have_the_right_counts(
+    num_real: int, num_fake: int, share: float | None, batch_size: int, steps: list[int]
+) -> None:
+    real, bank = split(num_real), split(num_fake, first=100)
+    used = Mixture(real, bank, real_share=share, batch_size=batch_size, seed=5)
+    for step in steps:
+        batch = used.batch(step)
+        fresh = Mixture(real, bank, real_share=share, batch_size=batch_size, seed=5).batch(step)
+        assert same(batch, fresh)
+        assert len(batch.index_B) == batch_size
+        if share is not None:
+            assert int((~batch.is_fake_B).sum()) == round(share * batch_size)
+        both = torch.cat([real.labels, bank.labels])
+        assert torch.equal(batch.labels_B, both[batch.index_B])
+        assert torch.equal(batch.images_BCHW[:, 0, 0, 0].long(), batch.labels_B)
+        assert torch.equal(batch.is_fake_B, batch.index_B >= num_real)
+
+
+def test_concatenation_is_one_stream_over_all_rows() -> None:
+    mixture = Mixture(split(7), split(5, first=100), real_share=None, batch_size=4, seed=1)
+    seen = torch.cat([mixture.batch(step).index_B for step in range(3)])
+    assert seen.sort().values.tolist() == list(range(12))
+
+
+def test_without_a_bank_all_rows_are_real_and_a_batch_may_exceed_the_split() -> None:
+    mixture = Mixture(split(5), None, real_share=0.5, batch_size=13, seed=1)
+    batch = mixture.batch(4)
+    assert len(batch.labels_B) == 13 and not bool(batch.is_fake_B.any())
+    assert torch.bincount(batch.index_B, minlength=5).min() >= 1
+
+
+def test_arms_of_one_seed_see_the_real_images_in_one_order() -> None:
+    real = split(20)
+    alone = Mixture(real, None, real_share=None, batch_size=8, seed=3)
+    mixed = Mixture(real, split(9, first=100), real_share=0.5, batch_size=16, seed=3)
+    for step in range(6):
+        batch = mixed.batch(step)
+        assert torch.equal(alone.batch(step).index_B, batch.index_B[~batch.is_fake_B])
+
+
+@pytest.mark.parametrize(("real", "bank", "share", "words"), [
+    (split(0), None, None, "training split is empty"),
+    (split(3), split(0), None, "bank.num_fakes"),
+    (split(3), split(3), 0.01, "student.real_share 0.01"),
+    (split(3), split(3), 0.99, "student.real_share 0.99"),
+])
+def test_errors(real: Split, bank: Split | None, share: float | None, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Mixture(real, bank, real_share=share, batch_size=8, seed=1)

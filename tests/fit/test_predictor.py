@@ -1,0 +1,164 @@
+"""The one training loop: it learns, resumes bit for bit, keeps pairs of arms on the same draws, and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from cgankd.config import Config, FitConfig, TeacherConfig
+from cgankd.data.batches import Mixture
+from cgankd.distill.losses import Plain
+from cgankd.fit.predictor import fit_predictor, make_optimizer, make_predict, mean_score
+from cgankd.fit.schedule import make_schedule
+from cgankd.nets.zoo import make_predictor
+from cgankd.rng import derive, generator, seed_all
+from cgankd.task import make_task
+from cgankd.types import DatasetInfo, Split
+
+INFO = DatasetInfo("class", "toy", "", 1, 16, (0.5,), (0.25,), class_names=("left", "right"))
+
+
+def toy(num: int = 64) -> Split:
+    """Noise with a bright left or right half."""
+    gen = generator("toy")
+    images = torch.randint(0, 120, (num, 1, 16, 16), generator=gen, dtype=torch.uint8)
+    labels = torch.arange(num) % 2
+    for i, label in enumerate(labels.tolist()):
+        images[i, :, :, 8 * label : 8 * label + 8] += 100
+    return Split(images, labels)
+
+
+def fit_config(**changes: object) -> TeacherConfig:
+    values: dict[str, object] = {
+        "net": "convnet",
+        "width": 4,
+        "num_steps": 300,
+        "batch_size": 8,
+        "optimizer": "adamw",
+        "learning_rate": 0.003,
+        "weight_decay": 0.01,
+        "schedule": "onecycle",
+        "augment": "none",
+        "precision": "fp32",
+    }
+    return TeacherConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+class Memory:
+    """A checkpoint in memory that kills the run after a number of saves."""
+
+    def __init__(self, kill_after: int | None = None) -> None:
+        self.state: dict[str, object] | None = None
+        self.saves, self.kill_after = 0, kill_after
+
+    def load(self) -> dict[str, object] | None:
+        return self.state
+
+    def save(self, step: int, state: dict[str, object]) -> None:
+        import copy
+
+        self.state = copy.deepcopy(state)
+        self.saves += 1
+        if self.saves == self.kill_after:
+            raise KeyboardInterrupt
+
+
+def train(config: Config, cfg: FitConfig, checkpoint: Memory | None = None, seed: int = 1) -> torch.nn.Module:
+    task = make_task(INFO, config)
+    seed_all(seed)
+    net = make_predictor(cfg.net, width=cfg.width, num_outputs=2, channels=1, image_size=16, mean=(0.5,), std=(0.25,))
+    data = Mixture(toy(), None, real_share=None, batch_size=cfg.batch_size, seed=seed)
+    fit_predictor(
+        net,
+        Plain(task),
+        data.batch,
+        lambda unit, gen: unit + 0.01 * torch.randn(unit.shape, generator=gen),
+        cfg,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+    return net
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_it_learns_a_separable_toy(digits_config: Config, optimizer: str) -> None:
+    net = train(digits_config, fit_config(optimizer=optimizer, learning_rate=0.01))
+    assert mean_score(make_task(INFO, digits_config), make_predict(net, "fp32"), toy()) == 0.0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_resume_is_bitwise(digits_config: Config, optimizer: str) -> None:
+    cfg = fit_config(optimizer=optimizer, num_steps=450)
+    straight = train(digits_config, cfg).state_dict()
+    memory = Memory(kill_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(digits_config, cfg, memory)
+    memory.kill_after = None
+    assert memory.state is not None and memory.state["step"] == 400
+    resumed = train(digits_config, cfg, memory).state_dict()
+    for name, value in straight.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_same_seed_same_bytes_other_seed_other_weights(digits_config: Config) -> None:
+    cfg = fit_config(num_steps=20)
+    first, second = train(digits_config, cfg).state_dict(), train(digits_config, cfg).state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    other = train(digits_config, cfg, seed=2).state_dict()
+    assert not torch.equal(first["body.body.0.weight"], other["body.body.0.weight"])
+
+
+def test_log_has_losses_and_validation(digits_config: Config) -> None:
+    seen: list[tuple[int, dict[str, float], int]] = []
+
+    def log(step: int, values: Mapping[str, float], total: int) -> None:
+        seen.append((step, dict(values), total))
+
+    task = make_task(INFO, digits_config)
+    net = make_predictor("convnet", width=4, num_outputs=2, channels=1, image_size=16, mean=(0.5,), std=(0.25,))
+    data = Mixture(toy(), None, real_share=None, batch_size=8, seed=0)
+    fit_predictor(
+        net,
+        Plain(task),
+        data.batch,
+        lambda unit, gen: unit,
+        fit_config(num_steps=100),
+        seed=0,
+        validate=lambda n: 7.0,
+        log=log,
+    )
+    assert [s for s, _, _ in seen] == list(range(2, 101, 2)) and {t for _, _, t in seen} == {100}
+    assert [s for s, v, _ in seen if "val" in v] == list(range(10, 101, 10))
+
+
+def test_diverging_loss_is_an_error(digits_config: Config) -> None:
+    with pytest.raises(ValueError, match="lower learning_rate"):
+        train(digits_config, fit_config(optimizer="sgd", learning_rate=1e20, schedule="constant", num_steps=50))
+
+
+def test_weight_decay_spares_vectors(digits_config: Config) -> None:
+    net = make_predictor("convnet", width=4, num_outputs=2, channels=1, image_size=16, mean=(0.5,), std=(0.25,))
+    decayed, plain = make_optimizer(net, fit_config()).param_groups
+    assert all(p.ndim > 1 for p in decayed["params"]) and decayed["weight_decay"] == 0.01
+    assert all(p.ndim == 1 for p in plain["params"]) and plain["weight_decay"] == 0
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(net.parameters()))
+
+
+def test_schedules() -> None:
+    one = [make_schedule("onecycle", 100)(s) for s in range(100)]
+    assert np.argmax(one) in (24, 25) and max(one) == 1.0 and one[0] == pytest.approx(1 / 25) and one[-1] < 0.01
+    assert make_schedule("cosine", 100)(50) == pytest.approx(0.5)
+    assert make_schedule("constant", 100)(99) == 1.0
+
+
+def test_predict_runs_in_eval_mode_and_in_chunks(digits_config: Config) -> None:
+    net = train(digits_config, fit_config(num_steps=20)).train()
+    images = toy(10).images
+    whole, pieces = make_predict(net, "fp32")(images), make_predict(net, "fp32", batch_size=3)(images)
+    torch.testing.assert_close(whole, pieces)
+    assert net.training
+    assert dataclasses.is_dataclass(INFO) and derive(1, "a") != derive("a", 1)

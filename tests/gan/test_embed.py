@@ -1,0 +1,71 @@
+"""The improved label input: the embedding gives the label back through a frozen head, and resumes bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cgankd.gan.embed import fit_label_embed, noisy_units
+from cgankd.rng import generator, seed_all
+from tests.gan.toys import Killed, Memory, class_toy, label_input, scalar_toy
+
+
+def fresh_embed() -> torch.nn.Module:
+    seed_all("embed")
+    return scalar_toy()[1].label_embed(32)
+
+
+def test_a_class_table_is_left_alone() -> None:
+    train, task = class_toy()
+    embed = task.label_embed(8)
+    before = embed.table.weight.clone()
+    assert fit_label_embed(embed, task, train, None, seed=0) == {}
+    assert torch.equal(embed.table.weight, before) and embed.table.weight.requires_grad
+
+
+def test_round_trip_of_the_label() -> None:
+    train, task = scalar_toy()
+    embed = fresh_embed()
+    logged: dict[str, list[float]] = {}
+
+    def log(step: int, values: dict[str, float], total: int) -> None:
+        for name, value in values.items():
+            logged.setdefault(name, []).append(value)
+
+    metrics = fit_label_embed(embed, task, train, label_input(), seed=0, log=log)
+    assert metrics["label_error_max"] < 0.05 and metrics["label_error_mean"] < 0.02
+    assert metrics["image_loss"] < 0.01
+    assert not any(p.requires_grad for p in embed.parameters())
+    assert set(logged) == {"image_loss", "label_loss"} and len(logged["label_loss"]) > 10
+    # The labels lie on a curve: near labels have nearer embeddings than far ones.
+    h = embed(torch.tensor([10.0, 12.0, 45.0]))
+    assert float((h[0] - h[1]).norm()) < 0.5 * float((h[0] - h[2]).norm())
+
+
+def test_resume_is_bitwise() -> None:
+    train, task = scalar_toy()
+    cfg = label_input(image_steps=60, label_steps=60, batch_size=8, width=4)
+    whole, broken = fresh_embed(), fresh_embed()
+    expected = fit_label_embed(whole, task, train, cfg, seed=3)
+    memory = Memory(kill=True)
+    with pytest.raises(Killed):
+        fit_label_embed(broken, task, train, cfg, seed=3, checkpoint=memory)
+    broken = fresh_embed()
+    assert fit_label_embed(broken, task, train, cfg, seed=3, checkpoint=memory) == expected
+    for a, b in zip(whole.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(a, b)
+    again = fresh_embed()
+    assert fit_label_embed(again, task, train, cfg, seed=3, checkpoint=memory) == expected
+
+
+def test_noisy_units_stay_in_range_and_spread() -> None:
+    units = noisy_units(torch.tensor([0.5]), 20_000, 0.1, generator("noise")).numpy()
+    assert units.min() >= 0 and units.max() <= 1
+    assert np.mean(units) == pytest.approx(0.5, abs=0.005) and np.std(units) == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_diverging_fit_names_its_setting() -> None:
+    train, task = scalar_toy()
+    with pytest.raises(ValueError, match=r"cgan\.label_input\.learning_rate"):
+        fit_label_embed(fresh_embed(), task, train, label_input(learning_rate=1e30), seed=0)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import doctor, machine
+from pipelines.cli import app
+from pipelines.doctor import Finding, examine
+
+INVOKE = CliRunner()
+
+
+@pytest.fixture()
+def repository(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A work folder that looks like a git and DVC repository."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workdir.parent))
+    subprocess.run(["git", "init", "-q"], cwd=workdir, check=True)
+    (workdir / ".dvc").mkdir()
+    (workdir / ".dvc/config").touch()
+    (workdir / "dvc.yaml").write_text("stages: {}\n")
+    return workdir
+
+
+def levels(findings: list[Finding], level: str) -> dict[str, Finding]:
+    return {f.name: f for f in findings if f.level == level}
+
+
+def test_a_sound_folder_has_no_problem(repository: Path) -> None:
+    findings = examine(repository)
+    assert levels(findings, "problem") == {}
+    assert {"python", "packages", "processor", "arithmetic", "disk", "git", "dvc", "params.yaml", "mlflow"} <= set(
+        levels(findings, "ok")
+    )
+    done = INVOKE.invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0 and "torch" in done.output and "valid, preset digits" in done.output
+
+
+def test_the_repository_alone_is_silent_when_fine(repository: Path) -> None:
+    (repository / "params.yaml").write_text("broken: [")
+    done = INVOKE.invoke(app, ["doctor", "--only", "repository"])
+    assert (done.exit_code, done.output, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "cure"),
+    [(".git", "git", "git init"), (".dvc", "dvc", "dvc init"), (".dvc/config", "dvc", "dvc init -f")],
+)
+def test_a_missing_repository_blocks_with_its_cure(repository: Path, part: str, name: str, cure: str) -> None:
+    path = repository / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    found = levels(examine(repository, only_repository=True), "problem")
+    assert set(found) == {name} and cure in found[name].cure
+    done = INVOKE.invoke(app, ["doctor", "--only", "repository"])
+    assert done.exit_code == 2 and cure in done.stderr
+    assert INVOKE.invoke(app, ["doctor"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "cure"),
+    [
+        (None, "missing", "cgankd use PRESET"),
+        ("seed: 0\nbank: [\n", "params.yaml, line", "that line"),
+        ("seed: 0\nbnak: {}\n", "bnak", "correct the setting"),
+    ],
+)
+def test_bad_params_block_with_their_cure(repository: Path, text: str | None, said: str, cure: str) -> None:
+    path = repository / "params.yaml"
+    path.unlink() if text is None else path.write_text(text)
+    (found,) = levels(examine(repository), "problem").values()
+    assert found.name == "params.yaml" and said in found.text and cure in found.cure
+
+
+def test_missing_and_unpaired_packages_block(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {name: "1.0" for name in doctor.PACKAGES} | {"torch": "2.14.1+cpu", "torchvision": "0.28.0"}
+    del versions["dvc"]
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = levels(doctor.look_at_packages(workdir), "problem")
+    assert set(found) == {"dvc", "torchvision"}
+    assert "make venv" in found["dvc"].cure and "0.29" in found["torchvision"].cure
+    versions["torchvision"] = "0.29.1"
+    assert set(levels(doctor.look_at_packages(workdir), "problem")) == {"dvc"}
+
+
+@pytest.mark.parametrize(("free_gb", "level"), [(50, "ok"), (1, "warning"), (0.1, "problem")])
+def test_disk_room(workdir: Path, monkeypatch: pytest.MonkeyPatch, free_gb: float, level: str) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, free_gb * 1e9))
+    (found,) = doctor.look_at_disk(workdir)
+    assert found.level == level and (level == "ok" or "dvc gc" in found.cure)
+
+
+def test_little_memory_and_bad_threads(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_memory_gb", lambda: 0.5)
+    monkeypatch.setenv("CGANKD_THREADS", "all")
+    findings = doctor.look_at_machine(workdir)
+    assert "batch_size" in levels(findings, "warning")["memory"].cure
+    assert "CGANKD_THREADS" in levels(findings, "problem")["processor"].text
+
+
+def test_an_mlflow_server_that_is_down_is_a_warning(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    (found,) = doctor.look_at_tracking(workdir)
+    assert found.level == "warning" and "cgankd sync" in found.cure
+
+
+def test_every_finding_that_is_not_fine_has_a_cure(workdir: Path) -> None:
+    for finding in examine(workdir):
+        assert (finding.level == "ok") != bool(finding.cure), finding
+
+
+def test_cores_respect_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_text
+
+    def quota(text: str) -> Any:
+        return lambda self, *a, **k: text if str(self).endswith("cpu.max") else real(self, *a, **k)
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    for text, cores in (("max 100000\n", 8), ("200000 100000\n", 2), ("50000 100000\n", 1), ("1600000 100000\n", 8)):
+        monkeypatch.setattr(Path, "read_text", quota(text))
+        assert machine.available_cores() == cores

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.journal import Event, FanOut, JsonLines, Sink, Tracker, closing_events, is_closed, read_roots, state
+
+
+class Collect:
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.events: list[Event] = []
+        self.fail_at = fail_at
+
+    def apply(self, event: Event) -> None:
+        if len(self.events) == self.fail_at:
+            raise ConnectionError("gone")
+        self.events.append(event)
+
+
+def test_every_report_is_a_line_that_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "teacher.jsonl"
+    tracker = Tracker(JsonLines(path), "teacher", {"stage": "teacher"})
+    tracker.params({"net": "vgg", "width": 3, "hidden": [1, 2], "cap": None})
+    tracker.metrics({"val": 1, "nan": float("nan")})
+    tracker.curve("gan/loss", [(1, 0.5), (2, 0.25)])
+    child = tracker.child("raw-0", {"seed": 0}, {"arm": "raw"})
+    child.close("FINISHED")
+    tracker.close("FINISHED")
+    tracker.close("FAILED")
+    (events,) = read_roots(path).values()
+    assert [e["kind"] for e in events] == ["run", "params", "metrics", "curve", "run", "params", "close", "close"]
+    assert events[1]["values"] == {"net": "vgg", "width": "3", "hidden": "[1, 2]", "cap": "null"}
+    assert events[3]["points"] == [[1, 0.5], [2, 0.25]]
+    assert events[4]["parent"] == tracker.run and events[4]["tags"] == {"arm": "raw"}
+    assert {e["root"] for e in events} == {tracker.run} and is_closed(events)
+
+
+def test_a_line_cut_short_by_a_kill_harms_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    tracker = Tracker(JsonLines(path), "a", {})
+    with path.open("a") as file:
+        file.write('{"kind": "metrics", "run": "x", "ro')
+    tracker.metrics({"val": 1.0})
+    path.open("a").close()
+    (events,) = read_roots(path).values()
+    assert [e["kind"] for e in events] == ["run", "metrics"]
+    assert len(path.read_text().splitlines()) == 3 and json.loads(path.read_text().splitlines()[2])["kind"] == "metrics"
+
+
+def test_a_sink_that_fails_is_reported_once_and_the_others_go_on() -> None:
+    good, bad = Collect(), Collect(fail_at=1)
+    failures: list[tuple[Sink, str]] = []
+    tracker = Tracker(FanOut([bad, good], lambda s, e: failures.append((s, str(e)))), "a", {})
+    for i in range(4):
+        tracker.metrics({"i": i})
+    tracker.close("FINISHED")
+    assert failures == [(bad, "gone")]
+    assert len(bad.events) == 1 and [e["kind"] for e in good.events] == ["run", *4 * ["metrics"], "close"]
+
+
+def test_a_killed_run_is_ended_with_its_children_first() -> None:
+    sink = Collect()
+    tracker = Tracker(sink, "a", {})
+    done, open_child = tracker.child("b", {}, {}), tracker.child("c", {}, {})
+    done.close("FINISHED")
+    ends = closing_events(sink.events)
+    assert [e["run"] for e in ends] == [open_child.run, tracker.run]
+    assert {e["status"] for e in ends} == {"FAILED"} and ends[0]["time_ms"] == sink.events[-1]["time_ms"]
+    assert not is_closed(sink.events) and is_closed(sink.events + ends) and closing_events(sink.events + ends) == []
+    assert state(sink.events) == "none"
+
+
+@pytest.mark.parametrize("points", [0, 1])
+def test_no_event_for_no_numbers(points: int) -> None:
+    sink = Collect()
+    Tracker(sink, "a", {}).metrics({"x": 1.0} if points else {})
+    assert len(sink.events) == 1 + points

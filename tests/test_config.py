@@ -1,0 +1,88 @@
+"""Settings: every preset loads, and every kind of mistake is named by its dotted path with the nearest valid name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from cgankd.config import ConfigError, config_from_dict, to_dict
+from tests.conftest import ROOT, preset
+
+PRESETS = sorted(p.stem for p in (ROOT / "pipelines/presets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads_and_names_itself(name: str) -> None:
+    config = config_from_dict(preset(name))
+    assert config.tracking.preset == name
+    assert config_from_dict(to_dict(config)) == config
+
+
+def change(values: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    *path, last = dotted.split(".")
+    node = values
+    for key in path:
+        node = node[key]
+    node[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "words"),
+    [
+        ("bank.rhoo", 0.5, ["bank.rhoo", "nearest valid", "bank.rho"]),
+        ("bank.rho", "high", ["bank.rho", "number", "'high'"]),
+        ("bank.rho", 0.0, ["bank.rho", "(0, 1]"]),
+        ("bank.rho", float("nan"), ["bank.rho", "NaN"]),
+        ("bank.num_fakes", 10.5, ["bank.num_fakes", "whole number"]),
+        ("bank.num_fakes", True, ["bank.num_fakes", "whole number"]),
+        ("bank.bound_quantile", 0.9, ["bank.bound_quantile", "(0.9, 1]"]),
+        ("student.protocol", "scrach", ["student.protocol", "did you mean 'scratch'"]),
+        ("student.augment", "shift+cutuot", ["student.augment", "'cutuot'", "did you mean 'cutout'"]),
+        ("student.seeds", [1], ["student.seeds", "at least 2"]),
+        ("student.arms.raw", {"bnak": True}, ["student.arms.raw.bnak", "student.arms.raw.bank"]),
+        ("student.arms.odd", {"filter": True}, ["student.arms.odd.filter", "bank is false"]),
+        ("student.arms.real", {"strong": True}, ["student.arms.real", "control"]),
+        ("data.image_size", 20, ["data.image_size", "power of two"]),
+        ("bank.label_bin", 3.0, ["bank.label_bin", "data.task is class"]),
+        ("cgan.vicinity", {"kind": "soft"}, ["cgan.vicinity.label_sigma is missing"]),
+        ("ratio.vicinity_drop", 1.0, ["ratio.vicinity_drop", "data.task is class"]),
+        ("data.label_min", 1.0, ["data.label_min", "data.task is class"]),
+        ("teacher", 3, ["teacher must be a mapping"]),
+        ("tachyon", 3, ["tachyon is not a known setting", "teacher"]),
+    ],
+)
+def test_mistakes_are_named(digits: dict[str, Any], dotted: str, value: Any, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(change(digits, dotted, value))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_key_is_named(digits: dict[str, Any]) -> None:
+    del digits["bank"]["rho"]
+    with pytest.raises(ConfigError, match=r"bank\.rho is missing"):
+        config_from_dict(digits)
+
+
+@pytest.mark.parametrize("dotted", ["cgan.vicinity", "cgan.label_input", "bank.label_bin", "bank.num_conditions"])
+def test_params_of_the_other_task(chairs: dict[str, Any], dotted: str) -> None:
+    with pytest.raises(ConfigError, match=dotted.replace(".", r"\.")):
+        config_from_dict(change(chairs, dotted, None))
+
+
+def test_small_numbers_written_by_dvc_are_read(digits: dict[str, Any]) -> None:
+    """DVC writes 1e-06, which YAML 1.1 readers take for text."""
+    assert config_from_dict(change(digits, "teacher.learning_rate", "1e-06")).teacher.learning_rate == 1e-6
+
+
+def test_whole_numbers_serve_as_numbers(digits: dict[str, Any]) -> None:
+    rho = config_from_dict(change(digits, "bank.rho", 1)).bank.rho
+    assert rho == 1.0 and isinstance(rho, float)
+
+
+def test_configs_are_frozen(digits: dict[str, Any]) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config_from_dict(digits).bank.rho = 0.1  # type: ignore[misc]

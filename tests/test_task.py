@@ -1,0 +1,100 @@
+"""The seam: each method of both tasks against numpy or scikit-learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import log_loss, mean_absolute_error, zero_one_loss
+
+from cgankd.config import Config, ConfigError
+from cgankd.rng import generator
+from cgankd.task import make_task
+from cgankd.types import DatasetInfo
+from cgankd.vicinity import ExactMatch, HardVicinity, SoftVicinity
+
+CLASSES = DatasetInfo("class", "digits", "", 1, 16, (0.5,), (0.2,), class_names=tuple("abcdefghij"))
+YAW = DatasetInfo("scalar", "chairs", "degrees", 3, 32, (0.5,) * 3, (0.2,) * 3, label_min=10.0, label_max=100.0)
+
+
+def outputs(num: int = 40, width: int = 10) -> torch.Tensor:
+    return 3 * torch.randn(num, width, generator=generator("out"))
+
+
+def test_class_losses(digits_config: Config) -> None:
+    task = make_task(CLASSES, digits_config)
+    out, y = outputs(), torch.randint(10, (40,), generator=generator("y"))
+    p = softmax(out.double().numpy(), axis=1)
+    assert task.loss(out, y).item() == pytest.approx(log_loss(y.numpy(), p, labels=range(10)), rel=1e-5)
+    error = -np.log(p[np.arange(40), y.numpy()])
+    np.testing.assert_allclose(task.error(out, y).numpy(), error, rtol=1e-4)
+    assert task.score(out, y).mean().item() == pytest.approx(100 * zero_one_loss(y.numpy(), p.argmax(1)), rel=1e-5)
+    assert torch.equal(task.predict(out), out.argmax(1))
+    assert torch.equal(task.filter_groups(y), y)
+    assert torch.equal(task.conditions(y), torch.arange(10))
+    assert isinstance(task.vicinity(y), ExactMatch)
+    assert task.headline.higher_is_better is False
+
+
+def test_class_soft_loss_is_kl_times_temperature_squared(digits_config: Config) -> None:
+    task = make_task(CLASSES, digits_config)
+    student, teacher = outputs(), outputs().flip(0)
+    ps, pt = log_softmax(student.double().numpy() / 4, axis=1), log_softmax(teacher.double().numpy() / 4, axis=1)
+    expected = 16 * (np.exp(pt) * (pt - ps)).sum(1).mean()
+    assert task.soft_loss(student, teacher, temperature=4.0).item() == pytest.approx(expected, rel=1e-5)
+    assert task.soft_loss(student, student, temperature=4.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_scalar_losses(chairs_config: Config) -> None:
+    task = make_task(YAW, chairs_config)
+    out, y = torch.rand(40, 1, generator=generator("s")), 10 + 90 * torch.rand(40, generator=generator("t"))
+    raw = 10 + 90 * out[:, 0].numpy()
+    mae = mean_absolute_error(y.numpy(), raw)
+    assert task.score(out, y).mean().item() == pytest.approx(mae, rel=1e-5)
+    assert task.loss(out, y).item() == pytest.approx(mae / 90, rel=1e-4)
+    np.testing.assert_allclose(task.error(out, y).numpy(), np.abs(raw - y.numpy()), atol=1e-4)
+    other = out.flip(0)
+    expected = np.abs(out.numpy() - other.numpy()).mean()
+    assert task.soft_loss(out, other, temperature=7.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_scalar_predictions_are_clipped_and_never_truncated(chairs_config: Config) -> None:
+    task = make_task(YAW, chairs_config)
+    predicted = task.predict(torch.tensor([[-0.5], [0.3456], [1.7]]))
+    torch.testing.assert_close(predicted, torch.tensor([10.0, 10 + 90 * 0.3456, 100.0]))
+    assert predicted.dtype == torch.float32
+
+
+def test_scalar_bins_and_conditions(chairs_config: Config) -> None:
+    task = make_task(YAW, chairs_config)
+    y = torch.tensor([10.0, 15.9, 16.1, 99.9, 100.0, 500.0])
+    assert task.filter_groups(y).tolist() == [0, 0, 1, 14, 14, 14]
+    conditions = task.conditions(y)
+    assert len(conditions) == 450 and conditions[0] == 10 and conditions[-1] == 100
+    np.testing.assert_allclose(conditions.diff().numpy(), 90 / 449, atol=1e-4)
+
+
+def test_vicinity_kind_is_a_setting(chairs_config: Config) -> None:
+    y = torch.linspace(10, 100, 50)
+    assert isinstance(make_task(YAW, chairs_config).vicinity(y), SoftVicinity)
+    assert chairs_config.cgan.vicinity is not None
+    hard = replace(chairs_config, cgan=replace(chairs_config.cgan, vicinity=replace(chairs_config.cgan.vicinity, kind="hard")))
+    assert isinstance(make_task(YAW, hard).vicinity(y), HardVicinity)
+
+
+def test_label_embeddings(digits_config: Config, chairs_config: Config) -> None:
+    table = make_task(CLASSES, digits_config).label_embed(8)
+    assert table(torch.tensor([3, 4])).shape == (2, 8) and table.trained_with_gan
+    line = make_task(YAW, chairs_config).label_embed(16)
+    h = line(torch.tensor([10.0, 55.0, 100.0, 900.0]))
+    assert h.shape == (4, 16) and not line.trained_with_gan
+    torch.testing.assert_close(h[2], h[3])  # clamped to the label range
+    assert (h >= 0).all()
+
+
+def test_data_of_another_kind_is_refused(digits_config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"data\.task is class, but artifacts/dataset.h5 holds scalar labels"):
+        make_task(YAW, digits_config)
