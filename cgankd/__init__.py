@@ -1,1 +1,1 @@
-"""cGAN-KD: knowledge distillation through samples of a conditional GAN (arXiv 2104.03164), for classes and for scalars."""
+"""cGAN-KD: knowledge distillation through samples of a conditional GAN (arXiv 2104.03164)."""

@@ -51,7 +51,7 @@ class DataConfig:
     num_val: int | None
     """Validation images in all; null = use val_per_label."""
     test_share: float | None
-    """Share of the images set aside for test when the source has no test part of its own; null = all the rest."""
+    """Share of the images set aside for test; null where the source has a test part of its own (digits, chairs, test/)."""
     num_test: int | None
     """Cap on test images, a seeded subset; null = no cap."""
     label_min: float | None
@@ -250,7 +250,12 @@ class RatioConfig:
     def __post_init__(self) -> None:
         for name in ("feature_channels", "feature_steps", "num_steps", "eval_every_steps", "pool_size", "max_redraws"):
             require(getattr(self, name) >= 1, f"ratio.{name}", "at least 1", getattr(self, name))
-        require(len(self.hidden) >= 1 and all(h % 8 == 0 for h in self.hidden), "ratio.hidden", "multiples of 8", self.hidden)
+        require(
+            len(self.hidden) >= 1 and all(h % 8 == 0 for h in self.hidden),
+            "ratio.hidden",
+            "multiples of 8",
+            self.hidden,
+        )
         require(0 <= self.dropout < 1, "ratio.dropout", "in [0, 1)", self.dropout)
         require(self.ratio_penalty >= 0, "ratio.ratio_penalty", "zero or more", self.ratio_penalty)
         require(self.pool_size >= self.batch_size, "ratio.pool_size", "at least ratio.batch_size", self.pool_size)
@@ -354,11 +359,17 @@ class StudentConfig(FitConfig):
         require(self.workers >= 0, "student.workers", "zero or more", self.workers)
         require("real" in self.arms, "student.arms", "given an arm called real, the control", sorted(self.arms))
         require(
-            self.arms["real"] == ArmConfig(), "student.arms.real", "free of switches, it is the control", self.arms["real"]
+            self.arms["real"] == ArmConfig(),
+            "student.arms.real",
+            "free of switches, it is the control",
+            self.arms["real"],
         )
         for name, arm in self.arms.items():
             require(
-                name.replace("_", "").isalnum(), f"student.arms.{name}", "named in letters, digits and underscores", name
+                name.replace("_", "").isalnum(),
+                f"student.arms.{name}",
+                "named in letters, digits and underscores",
+                name,
             )
             if not arm.bank:
                 for switch in ("subsample", "filter", "replace"):
@@ -426,7 +437,9 @@ def check_augment(text: str, name: str) -> None:
     """Raise ConfigError unless the text is known augmentation names joined by "+"."""
     for part in text.split("+"):
         if part not in AUGMENTS:
-            raise ConfigError(f"{name} must be made of {', '.join(AUGMENTS)} joined by '+', but has {part!r}{_nearest(part, AUGMENTS)}")
+            raise ConfigError(
+                f"{name} must be made of {', '.join(AUGMENTS)} joined by '+', but has {part!r}{_nearest(part, AUGMENTS)}"
+            )
 
 
 def _nearest(name: str, valid: typing.Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, what for, step), so that an interrupted loop resumes on the numbers it would have drawn."""
+"""Randomness as a function of (seed, what for, step): a resumed loop draws what it would have drawn."""
 
 from __future__ import annotations
 

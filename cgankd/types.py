@@ -1,4 +1,4 @@
-"""The nouns every module shares: image sets, the bank, pairings, and the protocols that library code is written against.
+"""The nouns every module shares: image sets, the bank, pairings, and the protocols library code is written against.
 
 Shape letters used in the whole package: B batch, N data set, M bank, C channels, H height, W width,
 O network outputs, E label embedding, Z latent, K conditions, G groups, F features.

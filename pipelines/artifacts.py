@@ -60,8 +60,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: object) -> None:
-    """Write JSON with sorted keys; numbers that are not finite become null, which JSON lacks words for."""
+def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:
+    """Write JSON, by default with sorted keys; numbers that are not finite become null, which JSON lacks words for."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -73,7 +73,7 @@ def write_json(path: Path, values: object) -> None:
         return value
 
     with replacing(path) as temporary:
-        text = json.dumps(plain(values), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        text = json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
 
 

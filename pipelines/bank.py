@@ -21,7 +21,14 @@ from cgankd.data.store import (
     write_bank,
 )
 from cgankd.fit.predictor import make_predict
-from cgankd.measure.health import Check, check_bound, check_diversity, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
+from cgankd.measure.health import (
+    Check,
+    check_bound,
+    check_diversity,
+    check_ratio_mean,
+    check_ratio_overfit,
+    check_ratio_zeros,
+)
 from cgankd.rng import derive
 from cgankd.task import make_task
 from cgankd.types import Split, Task
@@ -55,7 +62,7 @@ def run(ctx: Context) -> None:
 
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, task.conditions(train.labels), cfg, seed=seed)
-    limits = build.burn_in(score_fn, task, conditions, cfg, seed=seed, log=ctx.progress("burn_in"))
+    limits = build.burn_in(score_fn, conditions, cfg, seed=seed, log=ctx.progress("burn_in"))
     if any(build.SELECTIONS[name][0] for name in selections):
         refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
 
@@ -69,24 +76,18 @@ def run(ctx: Context) -> None:
     pool_path = ctx.path("pool.h5")
     shape = (info.channels, info.image_size, info.image_size)
     with BankWriter(pool_path, shape, task.num_outputs, task.label_dtype) as writer:
-        columns: list[tuple[Tensor, ...]] = []
-        blocks = build.grow_pool(
-            score_fn, task, conditions, limits, cfg, selections, seed=seed, log=ctx.progress("fakes")
-        )
-        for s in blocks:
+        kept: list[tuple[Tensor, ...]] = []
+        log = ctx.progress("fakes")
+        for s in build.grow_pool(score_fn, conditions, limits, cfg, selections, seed=seed, log=log):
             shard = torch.full((len(s),), s.shard, dtype=torch.int32)
-            writer.append(
-                s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard
-            )
-            columns.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))
-        asked, predicted, ratio, error, uniform = (torch.cat(column) for column in zip(*columns, strict=True))
-        group = task.filter_groups(asked)
-        rows = {
-            name: build.select(group, ratio, error, uniform, limits, conditions.quota_G, name) for name in selections
-        }
+            writer.append(s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard)
+            kept.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))
+        asked, predicted, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
+        columns = build.Columns(task.filter_groups(asked), ratio, error, uniform)
+        rows = {name: build.select(name, columns, limits, conditions.quota_G) for name in selections}
         flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
         writer.set_columns({f"in_{name}": flag.numpy() for name, flag in flags.items()})
-        report = build.bank_report(asked, predicted, group, ratio, error, uniform, limits, rows)
+        report = build.bank_report(columns, asked, predicted, limits, rows)
         writer.close(attributes | {f"report.{name}": value for name, value in report.items()})
 
     chosen = build.selection_name(cfg.subsample, cfg.filter)
@@ -139,9 +140,11 @@ def draw_pictures(
     """Kept and dropped fakes with their scores, the two histograms with their limits, and the label marginals."""
     train, val_error = data
     scores = read_pool_scores(pool)
-    group = task.filter_groups(scores["asked"])
-    accepted = build.passes("subsample", limits, group, scores["ratio"], scores["teacher_error"], scores["uniform"])
-    cutoff = limits.cutoff["filter"][group]
+    columns = build.Columns(
+        task.filter_groups(scores["asked"]), scores["ratio"], scores["teacher_error"], scores["uniform"]
+    )
+    accepted = build.passes("subsample", columns, limits)
+    cutoff = limits.cutoff["filter"][columns.group]
     small = scores["teacher_error"] <= cutoff
     shown = {
         "kept": accepted & small,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from filelock import FileLock, Timeout
@@ -37,8 +37,12 @@ from pipelines.params import flatten, load_config
 from pipelines.progress import Meter, duration_text
 from pipelines.tracking import open_tracker
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+
+class Drawing(Protocol):
+    """A picture that can be written to a file (a matplotlib Figure)."""
+
+    def savefig(self, fname: Any, **options: Any) -> None: ...
+
 
 SECTIONS = {
     "prepare": ("seed", "data"),
@@ -187,16 +191,16 @@ class Context:
         self.metrics({f"health.{check.name}": check.value, f"health.{check.name}.ok": int(check.ok)})
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
-        """metrics/<name>.json as given; its numbers also go to the tracked run under dotted names."""
+        """metrics/<name>.json, keys in the order given (the arms are a sequence); numbers also go to the tracked run."""
         path = self.workdir / "metrics" / f"{name}.json"
-        write_json(path, values)
+        write_json(path, values, sort_keys=False)
         self._wrote_own_metrics |= name == self.stage
         numbers = {k: v for k, v in flatten(values).items() if isinstance(v, int | float)}
         self.tracker.metrics(numbers)
         self.tracker.file(path)
         return path
 
-    def picture(self, name: str, figure: Figure) -> Path:
+    def picture(self, name: str, figure: Drawing) -> Path:
         """plots/<stage>/<name>.png, the same bytes for the same figure."""
         path = self._plot_path(f"{file_name(name)}.png")
         with replacing(path) as temporary:

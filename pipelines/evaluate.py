@@ -92,9 +92,7 @@ def _arm(
     return entry
 
 
-def _ship(
-    ctx: Context, runs: dict[str, Any], chosen: str, test: dict[str, list[float]], headline: Headline
-) -> None:
+def _ship(ctx: Context, runs: dict[str, Any], chosen: str, test: dict[str, list[float]], headline: Headline) -> None:
     """Copy the chosen arm's best seed on validation to artifacts/student.safetensors with all that rebuilds it."""
     scores = [run["val"] for run in runs["arms"][chosen]["runs"]]
     seed_names = [str(i) for i in range(len(scores))]

@@ -57,7 +57,9 @@ def load_draw(path: Path, info: DatasetInfo, task: Task) -> Draw:
     return make_draw(generator, embed, z_dim=cgan["z_dim"], precision=cgan["precision"])
 
 
-def build_ratio_nets(ratio: dict[str, Any], embed: nn.Module, embed_dim: int, info: DatasetInfo, task: Task) -> nn.ModuleDict:
+def build_ratio_nets(
+    ratio: dict[str, Any], embed: nn.Module, embed_dim: int, info: DatasetInfo, task: Task
+) -> nn.ModuleDict:
     """Fresh feature extractor and ratio network; the label embedding starts from the GAN's."""
     width = ratio["feature_width"] or info.channels * info.image_size**2
     features = FeatureNet(

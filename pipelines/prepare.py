@@ -17,7 +17,7 @@ def run(ctx: Context) -> None:
         f"{dataset.info.source}: {counts['train']} training, {counts['val']} validation and {counts['test']} test images"
         f" of {dataset.info.channels}x{dataset.info.image_size}x{dataset.info.image_size}"
     )
-    ctx.metrics({f"num_{name}": count for name, count in counts.items()} | dataset.notes)
+    ctx.metrics({f"num_{name}": float(count) for name, count in counts.items()} | dict(dataset.notes))
     labels = dataset.train.labels
     order = labels.argsort(stable=True)
     shown = order[:: max(1, len(order) // 40)][:40] if len(order) > 60 else order

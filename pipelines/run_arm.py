@@ -99,9 +99,7 @@ def train_job(job: Job) -> None:
     objective: Objective = Plain(task)
     if job.arm.kd:
         view = teacher_view(job, task, train, bank)
-        objective = make_distiller(
-            cfg.distiller, task, view, temperature=cfg.temperature, soft_weight=cfg.soft_weight
-        )
+        objective = make_distiller(cfg.distiller, task, view, temperature=cfg.temperature, soft_weight=cfg.soft_weight)
     fit = cfg
     if job.stage == "base":
         fit = replace(cfg, num_steps=cfg.base_steps, learning_rate=cfg.base_learning_rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +20,7 @@ from cgankd.task import make_task
 from pipelines import pictures
 from pipelines.artifacts import file_digest, fingerprint, source_digest
 from pipelines.context import Context
+from pipelines.machine import available_cores
 from pipelines.networks import load_predictor
 from pipelines.run_arm import Job, train_job
 
@@ -115,10 +116,12 @@ class Runner:
         log = self.ctx.progress(title)
         if len(todo) < len(jobs):
             self.ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs were finished before under equal settings: kept")
-        workers = min(self.ctx.cfg.student.workers or os.cpu_count() or 1, len(todo))
+        workers = min(self.ctx.cfg.student.workers or available_cores(), len(todo))
         if not todo:
             return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             futures = [pool.submit(train_job, job) for job in todo]
             try:
                 for count, future in enumerate(as_completed(futures), start=1):
@@ -149,6 +152,7 @@ def bank_digests(pool: Path) -> dict[str, str]:
 def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict[str, Any]]], runner: Runner) -> None:
     """artifacts/students/: one safetensors a run, one config.json for all, runs.json with validation scores; child runs."""
     cfg = ctx.cfg.student
+    shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
     record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": to_dict(cfg), "arms": {}}
     predict = make_predict(runner.teacher_net, runner.teacher_config["precision"])
     val = read_split(runner.dataset, "val")

@@ -36,7 +36,9 @@ def check_result(folder: Path, bank_arms: set[str]) -> dict[str, Any]:
         assert len(arm["values"]) == 2 and arm["sd"] >= 0
         if name != "real":
             assert arm["gain_low"] <= arm["gain"] <= arm["gain_high"]
-    assert any(name.removesuffix("_kd") in bank_arms for name in arms if name.endswith("_kd") and arms[name]["uses_bank"])
+    assert any(
+        name.removesuffix("_kd") in bank_arms for name in arms if name.endswith("_kd") and arms[name]["uses_bank"]
+    )
     assert result["chosen_arm"] in arms and result["chosen_arm"] in result["verdict"]
     shipped = json.loads((folder / "artifacts/student.config.json").read_text())
     assert shipped["arm"] == result["chosen_arm"] and shipped["test"] in arms[shipped["arm"]]["values"]
@@ -139,7 +141,13 @@ def test_own_images_in_folders(tmp_path: Path) -> None:
             pixels = rng.integers(0, 255, (16, 16), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{i}.png")
     values = tiny("digits")
-    values["data"] |= {"source": "image-folder", "root": "photos", "train_per_label": 5, "val_per_label": 3, "test_share": 0.3}
+    values["data"] |= {
+        "source": "image-folder",
+        "root": "photos",
+        "train_per_label": 5,
+        "val_per_label": 3,
+        "test_share": 0.3,
+    }
     write_params(tmp_path, values)
     assert "3 labels" in run(tmp_path, "cgankd", "prepare") or (tmp_path / "artifacts/dataset.h5").exists()
     with h5py.File(tmp_path / "artifacts/dataset.h5") as data:

@@ -81,7 +81,9 @@ def test_vicinity_kind_is_a_setting(chairs_config: Config) -> None:
     y = torch.linspace(10, 100, 50)
     assert isinstance(make_task(YAW, chairs_config).vicinity(y), SoftVicinity)
     assert chairs_config.cgan.vicinity is not None
-    hard = replace(chairs_config, cgan=replace(chairs_config.cgan, vicinity=replace(chairs_config.cgan.vicinity, kind="hard")))
+    hard = replace(
+        chairs_config, cgan=replace(chairs_config.cgan, vicinity=replace(chairs_config.cgan.vicinity, kind="hard"))
+    )
     assert isinstance(make_task(YAW, hard).vicinity(y), HardVicinity)
 
 

@@ -30,7 +30,13 @@ def tiny(name: str) -> dict[str, Any]:
         "eval_every_steps": 5,
         "vicinity_drop": 60.0 if name == "chairs" else None,
     }
-    values["bank"] |= {"num_fakes": 60, "burn_in": 40, "batch_size": 64, "max_draws_factor": 400.0, "refuse_worthless": False}
+    values["bank"] |= {
+        "num_fakes": 60,
+        "burn_in": 40,
+        "batch_size": 64,
+        "max_draws_factor": 400.0,
+        "refuse_worthless": False,
+    }
     values["student"] |= {"num_steps": 30, "seeds": [0, 1], "workers": 1, "base_steps": 20}
     if name == "chairs":
         values["data"] |= {"image_size": 16, "num_train": 60, "num_val": 30, "num_test": 40}

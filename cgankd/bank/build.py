@@ -14,13 +14,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgankd.bank.selections import SELECTIONS, Columns, Limits, freeze, passes
+from cgankd.bank.selections import SELECTIONS, Columns, Limits, bank_report, freeze, passes, select, selection_name
 from cgankd.config import BankConfig
 from cgankd.rng import generator
 from cgankd.types import Draw, LogFn, PredictFn, RatioFn, Task, silent
 
-MIN_BLOCK = 16
-"""Fewest fakes drawn at a time, so that tiny quotas do not starve the batch."""
+__all__ = (
+    "SELECTIONS",
+    "Columns",
+    "Conditions",
+    "Limits",
+    "QuotaError",
+    "ScoreFn",
+    "Scores",
+    "arrange",
+    "bank_report",
+    "block_size",
+    "burn_in",
+    "grow_pool",
+    "passes",
+    "score",
+    "select",
+    "selection_name",
+)
+
+MIN_BLOCK = 32
+"""Fewest fakes drawn at a time where the batch allows it, so that small quotas do not starve the batch."""
 
 
 class QuotaError(ValueError):
@@ -83,7 +102,7 @@ class Conditions:
     """
 
     labels: dict[int, Tensor]
-    quota: Tensor
+    quota_G: Tensor
 
     def ask(self, group: int, start: int, num: int) -> Tensor:
         """The start-th to (start + num)-th label to ask for in a group: its conditions, over and over."""
@@ -118,7 +137,7 @@ def burn_in(score_fn: ScoreFn, conditions: Conditions, cfg: BankConfig, *, seed:
             parts.append(score_fn(label_B, generator(seed, "burn-in", group, block), block).columns(group))
         log(done, {}, len(conditions.labels))
     whole = Columns(*(torch.cat([getattr(p, name) for p in parts]) for name in ("group", "ratio", "error", "uniform")))
-    return freeze(whole, len(conditions.quota), cfg)
+    return freeze(whole, len(conditions.quota_G), cfg)
 
 
 def grow_pool(
@@ -137,10 +156,10 @@ def grow_pool(
     Raises QuotaError where a selection exhausts max_draws_factor times the quota of a group.
     """
     names = sorted(selections, key=list(SELECTIONS).index)
-    total = int(conditions.quota.sum()) * len(names)
+    total = int(conditions.quota_G.sum()) * len(names)
     filled, logged, draws = 0, 0, 0
     for group in hardest_first(conditions, limits, names):
-        quota = int(conditions.quota[group])
+        quota = int(conditions.quota_G[group])
         cap = math.ceil(cfg.max_draws_factor * quota)
         size = block_size(quota, cfg.batch_size)
         have, drawn, block = dict.fromkeys(names, 0), 0, 0
@@ -161,8 +180,12 @@ def grow_pool(
 
 
 def block_size(quota: int, batch_size: int) -> int:
-    """Draws in a block: at most a batch, and a whole number of blocks makes a quota, so raw fakes waste no draw."""
-    return min(batch_size, max(MIN_BLOCK, math.ceil(quota / math.ceil(quota / batch_size))))
+    """Draws in a block: at most a batch, if possible a quarter of the quota, and a whole number of blocks to a quota.
+
+    Raw fakes then waste no draw, and the other selections about an eighth of a quota.
+    """
+    pieces = max(math.ceil(quota / batch_size), min(4, quota // MIN_BLOCK), 1)
+    return min(batch_size, max(MIN_BLOCK, math.ceil(quota / pieces)))
 
 
 def hardest_first(conditions: Conditions, limits: Limits, names: Collection[str]) -> list[int]:
@@ -170,10 +193,10 @@ def hardest_first(conditions: Conditions, limits: Limits, names: Collection[str]
 
     Raises QuotaError at once where subsampling is wanted in a group whose every ratio was zero.
     """
-    groups = [g for g in sorted(conditions.labels) if conditions.quota[g] > 0]
+    groups = [g for g in sorted(conditions.labels) if conditions.quota_G[g] > 0]
     subsampled = [name for name in names if SELECTIONS[name][0]]
     for group in groups:
-        if subsampled and limits.bound[group] <= 0:
+        if subsampled and limits.bound_G[group] <= 0:
             raise QuotaError(
                 f"bank: selection {subsampled[0]!r} accepts nothing for {conditions.describe(group)}, because all "
                 f"{int(limits.tried[group])} burn-in ratios there are zero (acceptance 0 %); run `cgankd ratio` with "

@@ -64,7 +64,7 @@ def train_features(
     """
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
     channels_last(net)
-    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.feature_learning_rate)
+    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.feature_learning_rate, fused=True)
     schedule = make_schedule("onecycle", total)
     start, best_score, best_step, best_net = 0, float("inf"), 0, copy.deepcopy(net.state_dict())
     state: Any = checkpoint.load() if checkpoint else None

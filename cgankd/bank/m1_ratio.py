@@ -32,11 +32,12 @@ def ratio_loss(r_real_B: Tensor, r_fake_B: Tensor, penalty: float, group_fake_B:
     Its minimiser is r = p_real / p_fake. With groups [B] given, the penalty is the average of (mean in a group - 1)^2.
     """
     fit: Tensor = (torch.sigmoid(r_fake_B) * r_fake_B - F.softplus(r_fake_B)).mean() - torch.sigmoid(r_real_B).mean()
-    if group_fake_B is None:
-        return fit + penalty * (r_fake_B.mean() - 1.0).square()
-    _, slot_B, count_G = torch.unique(group_fake_B, return_inverse=True, return_counts=True)
-    sum_G = torch.zeros(len(count_G), dtype=r_fake_B.dtype).index_add(0, slot_B, r_fake_B)
-    return fit + penalty * (sum_G / count_G - 1.0).square().mean()
+    mean_G = r_fake_B.mean()[None]
+    if group_fake_B is not None:
+        _, slot_B, count_G = torch.unique(group_fake_B, return_inverse=True, return_counts=True)
+        sum_G = torch.zeros(len(count_G), dtype=r_fake_B.dtype).index_add(0, slot_B, r_fake_B)
+        mean_G = sum_G / count_G
+    return fit + penalty * (mean_G - 1.0).square().mean()
 
 
 FLAT_LOSS = float(ratio_loss(torch.ones(1), torch.ones(1), 0.0))
@@ -74,9 +75,8 @@ def train_ratio(
     held = draw_pool(source, val.labels, num_eval, generator(seed, "ratio evaluation"))
     held_label_P = val.labels[held.partner]
     learned = list(mlp.parameters()) + (list(embed.parameters()) if embed.trained_with_gan else [])
-    optimizer = torch.optim.Adam(
-        learned, lr=cfg.learning_rate, betas=(cfg.beta1, cfg.beta2), weight_decay=cfg.weight_decay
-    )
+    betas = (cfg.beta1, cfg.beta2)
+    optimizer = torch.optim.Adam(learned, lr=cfg.learning_rate, betas=betas, weight_decay=cfg.weight_decay, fused=True)
     both = nn.ModuleDict({"mlp": mlp, "embed": embed})
     start, best_loss, best_step, best = 0, float("inf"), 0, copy.deepcopy(both.state_dict())
     val_loss = FLAT_LOSS  # of the ratio before the first evaluation, about 1 everywhere

@@ -17,6 +17,11 @@ SELECTIONS = {"raw": (False, False), "subsample": (True, False), "filter_only": 
 """Name of a selection -> (subsample, filter)."""
 
 
+def selection_name(subsample: bool, use_filter: bool) -> str:
+    """The selection with these two switches."""
+    return next(name for name, switches in SELECTIONS.items() if switches == (subsample, use_filter))
+
+
 @dataclass(frozen=True)
 class Columns:
     """Scores of N fakes: filter group of the asked label (int64), ratio, teacher error, rejection uniform."""
@@ -37,7 +42,7 @@ class Limits:
     passed[selection] [G] and tried [G] count burn-in draws; a bound of 0 marks a group in which every ratio was zero.
     """
 
-    bound: Tensor
+    bound_G: Tensor
     cutoff: dict[str, Tensor]
     tried: Tensor
     passed: dict[str, Tensor]
@@ -45,7 +50,7 @@ class Limits:
 
     def dead_groups(self) -> list[int]:
         """Groups that were tried and in which subsampling can accept nothing."""
-        groups: list[int] = torch.nonzero((self.tried > 0) & (self.bound <= 0))[:, 0].tolist()
+        groups: list[int] = torch.nonzero((self.tried > 0) & (self.bound_G <= 0))[:, 0].tolist()
         return groups
 
 
@@ -77,7 +82,7 @@ def passes(selection: str, columns: Columns, limits: Limits) -> Tensor:
     subsample, use_filter = SELECTIONS[selection]
     pass_N = torch.ones(len(columns), dtype=torch.bool)
     if subsample:
-        pass_N &= m1_subsample.accept(columns.ratio, limits.bound[columns.group], columns.uniform)
+        pass_N &= m1_subsample.accept(columns.ratio, limits.bound_G[columns.group], columns.uniform)
     if use_filter:
         pass_N &= m2_filter.keep(columns.error, columns.group, limits.cutoff[selection])
     return pass_N
@@ -104,7 +109,7 @@ def bank_report(
         "draws": float(num),
         "burn_in_draws": float(limits.tried.sum()),
         "burn_in_exceedance_share": limits.exceedance_share,
-        "exceedance_share": m1_subsample.exceedances(columns.ratio, limits.bound[columns.group]),
+        "exceedance_share": m1_subsample.exceedances(columns.ratio, limits.bound_G[columns.group]),
         "ratio_mean": float(columns.ratio.mean()),
         "ratio_zero_share": float((columns.ratio == 0).float().mean()),
         "dead_groups": float(len(limits.dead_groups())),

@@ -97,7 +97,7 @@ def _read_cache(path: Path | None, size: int) -> tuple[Array, Array]:
     if path is None or not path.is_file():
         return nothing
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             numbers, pictures = file["numbers"], file["pictures"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return nothing

@@ -51,7 +51,7 @@ def _read(path: Path, cfg: DataConfig) -> tuple[np.ndarray[Any, Any], bool]:
     resized = image.width > cfg.image_size
     if resized:
         image = image.resize((cfg.image_size, cfg.image_size), Image.Resampling.BOX)
-    pixels = np.asarray(image)
+    pixels = np.array(image)
     return pixels.reshape(cfg.image_size, cfg.image_size, cfg.channels).transpose(2, 0, 1), resized
 
 

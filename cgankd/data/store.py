@@ -40,7 +40,7 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
     info, splits = dataset.info, list(dataset.splits().values())
     with _creating(path) as file:
         shape = (sum(map(len, splits)), *splits[0].images.shape[1:])
-        images = _image_dataset(file, shape)
+        images = file.create_dataset("images", shape, np.uint8)
         start = 0
         for split in splits:
             images[start : start + len(split)] = split.images.numpy()
@@ -168,8 +168,10 @@ class BankWriter:
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._open:
             self._open = False
-            error = error or RuntimeError(f"{self.path} was left without close")
-            self._context.__exit__(type(error), error, trace)
+            left = error or RuntimeError(f"{self.path} was left without close, so it is not kept")
+            self._context.__exit__(type(left), left, trace)
+            if error is None:
+                raise left
 
 
 def read_pool_scores(path: Path) -> dict[str, Tensor]:
@@ -196,7 +198,7 @@ def write_bank(path: Path, pool_path: Path, rows: Tensor, labels: Tensor, attrib
     with _opening(pool_path) as pool, _creating(path) as file:
         images = _column(pool_path, pool, "images", "u", 4)
         shape = (len(rows), *images.shape[1:])
-        target = _image_dataset(file, shape)
+        target = file.create_dataset("images", shape, np.uint8)
         for start in range(0, len(rows), SLAB_ROWS):
             part = rows[start : start + SLAB_ROWS].numpy()
             target[start : start + len(part)] = _read_rows(images, part).numpy()
@@ -302,10 +304,6 @@ def _read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
         first, last = int(rows[places].min()), int(rows[places].max())
         out[places] = images[first : last + 1][rows[places] - first]
     return torch.from_numpy(out)
-
-
-def _image_dataset(file: h5py.File, shape: tuple[int, ...]) -> h5py.Dataset:
-    return file.create_dataset("images", shape, np.uint8, chunks=(_chunk_rows(shape[1:]), *shape[1:]))
 
 
 def _growing(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> None:

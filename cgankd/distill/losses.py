@@ -42,9 +42,7 @@ class Hinton:
 DISTILLERS: dict[str, Callable[..., Hinton]] = {"kd": Hinton}
 
 
-def make_distiller(
-    name: str, task: Task, teacher: TeacherView, *, temperature: float, soft_weight: float
-) -> Hinton:
+def make_distiller(name: str, task: Task, teacher: TeacherView, *, temperature: float, soft_weight: float) -> Hinton:
     """The KD objective called `name`. Raises ValueError on an unknown name."""
     if name not in DISTILLERS:
         raise ValueError(f"student.distiller {name!r} is not known; choose one of {', '.join(sorted(DISTILLERS))}")

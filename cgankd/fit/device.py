@@ -23,4 +23,4 @@ def autocast(precision: str) -> AbstractContextManager[object]:
 
 def channels_last(net: nn.Module) -> nn.Module:
     """The net with channels-last weights, the faster layout for convolutions on CPUs."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return net.to(memory_format=torch.channels_last)

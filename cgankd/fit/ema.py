@@ -9,7 +9,7 @@ from torch import nn
 @torch.no_grad()
 def update_ema(average: nn.Module, net: nn.Module, decay: float) -> None:
     """average := decay * average + (1 - decay) * net for parameters; buffers are copied."""
-    for a, p in zip(average.parameters(), net.parameters(), strict=True):
-        a.lerp_(p, 1.0 - decay)
-    for a, b in zip(average.buffers(), net.buffers(), strict=True):
-        a.copy_(b)
+    for mean, weight in zip(average.parameters(), net.parameters(), strict=True):
+        mean.lerp_(weight, 1.0 - decay)
+    for kept, buffer in zip(average.buffers(), net.buffers(), strict=True):
+        kept.copy_(buffer)

@@ -87,7 +87,7 @@ def fit_predictor(
 
 
 def make_predict(net: nn.Module, precision: str, batch_size: int = 512) -> PredictFn:
-    """Freeze a net into a function of uint8 images [B, C, H, W] giving float32 outputs [B, O], batch norm in eval mode."""
+    """A net in eval mode as a function of uint8 images [B, C, H, W] giving float32 outputs [B, O]."""
 
     @torch.inference_mode()
     def predict(images_BCHW: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def make_predict(net: nn.Module, precision: str, batch_size: int = 512) -> Predi
         net.eval()
         parts = []
         with autocast(precision):
-            for chunk in images_BCHW.split(batch_size):
+            for chunk in torch.split(images_BCHW, batch_size):
                 parts.append(net(to_unit(chunk).contiguous(memory_format=torch.channels_last)).float())
         net.train(was_training)
         return torch.cat(parts)

@@ -71,6 +71,23 @@ def label_error(embed: ScalarEmbed, head: nn.Module, num: int = 201) -> dict[str
     return {"label_error_mean": float(error_B.mean()), "label_error_max": float(error_B.max())}
 
 
+@torch.no_grad()
+def spread_units(embed: ScalarEmbed, num: int = 201) -> None:
+    """Scale the last layer so that the live units of h have a standard deviation of one over the labels, on average.
+
+    Net 1's head fixes the scale of h by chance, and a spectrally normed net cannot make up for a small one: beside a
+    latent of sd one the label would hardly be heard. The ReLU lets the scale through: h(y) becomes c h(y).
+    """
+    last = embed.body[-2]
+    assert isinstance(last, nn.Linear) and isinstance(embed.body[-1], nn.ReLU)
+    sd_E = embed.from_unit(torch.linspace(0, 1, num)).std(dim=0)
+    live = sd_E > 1e-3 * sd_E.max()
+    if bool(live.any()):
+        scale = 1.0 / sd_E[live].mean()
+        last.weight.mul_(scale)
+        last.bias.mul_(scale)
+
+
 def fit_label_embed(
     embed: nn.Module,
     task: Task,
@@ -81,7 +98,7 @@ def fit_label_embed(
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, float]:
-    """Fit a label embedding in place and freeze it; one that is trained with the GAN is left alone and returns {}.
+    """Fit a label embedding in place, scale it and freeze it; one that the GAN trains is left alone and returns {}.
 
     Returns image_loss (last batches of net 1, normalised units squared), label_error_mean and label_error_max
     (normalised units). Raises ValueError where the loss is not finite.
@@ -124,9 +141,7 @@ def fit_label_embed(
             loss = task.soft_loss(net.head(embed.from_unit(unit_B)), unit_B[:, None], temperature=1.0)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ValueError(
-                f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate"
-            )
+            raise ValueError(f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate")
         optimizer.param_groups[0]["lr"] = cfg.learning_rate * schedule
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -141,5 +156,7 @@ def fit_label_embed(
             done = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.save(step + 1, {"step": step + 1, "image_loss": image_loss, **done})
 
+    metrics = {"image_loss": image_loss, **label_error(embed, net.head)}
+    spread_units(embed)
     embed.requires_grad_(False)
-    return {"image_loss": image_loss, **label_error(embed, net.head)}
+    return metrics

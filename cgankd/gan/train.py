@@ -52,8 +52,12 @@ def train_cgan(
     ema_g, ema_embed = copy.deepcopy(net_g).requires_grad_(False), copy.deepcopy(embed).requires_grad_(False)
     betas = (cfg.beta1, cfg.beta2)
     learned = bool(embed.trained_with_gan)
-    opt_g = torch.optim.Adam([*net_g.parameters(), *(embed_g.parameters() if learned else ())], cfg.lr_g, betas, fused=True)
-    opt_d = torch.optim.Adam([*net_d.parameters(), *(embed_d.parameters() if learned else ())], cfg.lr_d, betas, fused=True)
+    opt_g = torch.optim.Adam(
+        [*net_g.parameters(), *(embed_g.parameters() if learned else ())], cfg.lr_g, betas, fused=True
+    )
+    opt_d = torch.optim.Adam(
+        [*net_d.parameters(), *(embed_d.parameters() if learned else ())], cfg.lr_d, betas, fused=True
+    )
     tau = real_diversity(train, vicinity, generator(seed, "cgan", "tau")) if cfg.diversity_weight > 0 else 0.0
     parts: dict[str, nn.Module | torch.optim.Adam] = {
         "net_g": net_g, "net_d": net_d, "embed_g": embed_g, "embed_d": embed_d,
@@ -106,7 +110,10 @@ def train_cgan(
                 "right_fake": float((fake_B < 0).float().mean()),
             }
             if tau > 0:
-                values |= {"floor": float(floor.detach()), "diversity_ratio": float(mean_distance(one_BCHW, other_BCHW).detach()) / tau}
+                values |= {
+                    "floor": float(floor.detach()),
+                    "diversity_ratio": float(mean_distance(one_BCHW, other_BCHW).detach()) / tau,
+                }
             log(step, values, cfg.num_steps)
         if checkpoint and ((step + 1) % max(50, cfg.num_steps // 10) == 0 or last):
             done = {name: part.state_dict() for name, part in parts.items()}
@@ -134,9 +141,7 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor, setting: str, step: i
     """One optimiser step. Raises ValueError where the loss is not finite, naming the setting to lower."""
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise ValueError(
-            f"{setting}: the loss is {value} at step {step}; lower it, or set cgan.precision to fp32"
-        )
+        raise ValueError(f"{setting}: the loss is {value} at step {step}; lower it, or set cgan.precision to fp32")
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

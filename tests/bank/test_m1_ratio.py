@@ -167,6 +167,36 @@ def test_a_killed_and_resumed_fit_is_bitwise_the_uninterrupted_one() -> None:
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+def test_the_weights_best_on_validation_are_kept_though_the_loop_overfits() -> None:
+    def overfit(num_steps: int) -> tuple[RatioMLP, dict[str, float], list[float]]:
+        seed_all(0, "overfit")
+        mlp, task, train = RatioMLP(8, 1, (32, 32), dropout=0.0), class_task(2), reals(6, 1)
+        seen: list[float] = []
+        cfg = ratio_config(num_steps=num_steps, learning_rate=5e-3, eval_every_steps=1, ratio_penalty=0.0)
+        report = train_ratio(
+            mlp,
+            ClassEmbed(2, 8),
+            identity_features,
+            train,
+            reals(400, 2),
+            task,
+            task.vicinity(train.labels),
+            draw,
+            never,
+            cfg,
+            float("inf"),
+            seed=5,
+            log=lambda step, values, total: seen.append(values["val_loss"]),
+        )
+        return mlp, report, seen
+
+    mlp, report, seen = overfit(100)
+    best = seen.index(min(seen))
+    assert report["val_loss"] == seen[best] < seen[-1] - 0.01 and report["best_step"] == best + 1 < 100
+    stopped, _, _ = overfit(best + 1)
+    assert all(torch.equal(a, b) for a, b in zip(mlp.parameters(), stopped.parameters(), strict=True))
+
+
 def test_the_learned_embedding_moves_and_the_published_pool_works() -> None:
     seed_all(0, "small")
     RatioMLP(8, 1, (16, 8), dropout=0.5)

@@ -66,7 +66,7 @@ def test_bound_is_numpys_quantile_in_each_group(quantile: float) -> None:
 def test_bound_of_dead_empty_and_nearly_dead_groups() -> None:
     ratio_N = torch.tensor([0.0] * 100 + [0.0] * 99 + [3.0])
     group_N = torch.tensor([0] * 100 + [2] * 100)
-    # All zero; no draws; a 0.95-quantile of zero though one ratio is 3: the maximum, as a bound of 0 says nothing of it.
+    # All zero; no draws; a 0.95-quantile of zero though one ratio is 3, where the maximum is taken.
     assert bound(ratio_N, group_N, 3, 0.95).tolist() == [0.0, 0.0, 3.0]
 
 

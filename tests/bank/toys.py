@@ -85,7 +85,7 @@ class Interrupted(Exception):
 
 
 class MemoryCheckpoint:
-    """A checkpoint that goes through torch.save and weights_only, and kills the loop at the first save from `kill_at` on."""
+    """A checkpoint through torch.save and weights_only that kills the loop at the first save from `kill_at` on."""
 
     def __init__(self, kill_at: int | None = None) -> None:
         self.kill_at = kill_at

@@ -74,6 +74,9 @@ def test_cutout_fills_a_square_with_the_mean_colour_and_leaves_the_rest() -> Non
     assert int(changed.flatten(1).sum(1).max()) == 9 * 9
     rows, cols = changed.any(2).sum(1), changed.any(1).sum(1)
     assert torch.equal(rows * cols, changed.flatten(1).sum(1))
+    # Centres are uniform over the image, so every border is cut about as often.
+    cut = [int(side.any(1).sum()) for side in (changed[:, 0], changed[:, -1], changed[:, :, 0], changed[:, :, -1])]
+    assert min(cut) > 15 and max(cut) < 60
 
 
 def test_colour_is_an_affine_map_of_each_channel() -> None:

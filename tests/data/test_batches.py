@@ -86,12 +86,15 @@ def test_arms_of_one_seed_see_the_real_images_in_one_order() -> None:
         assert torch.equal(alone.batch(step).index_B, batch.index_B[~batch.is_fake_B])
 
 
-@pytest.mark.parametrize(("real", "bank", "share", "words"), [
-    (split(0), None, None, "training split is empty"),
-    (split(3), split(0), None, "bank.num_fakes"),
-    (split(3), split(3), 0.01, "student.real_share 0.01"),
-    (split(3), split(3), 0.99, "student.real_share 0.99"),
-])
+@pytest.mark.parametrize(
+    ("real", "bank", "share", "words"),
+    [
+        (split(0), None, None, "training split is empty"),
+        (split(3), split(0), None, "bank.num_fakes"),
+        (split(3), split(3), 0.01, "student.real_share 0.01"),
+        (split(3), split(3), 0.99, "student.real_share 0.99"),
+    ],
+)
 def test_errors(real: Split, bank: Split | None, share: float | None, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Mixture(real, bank, real_share=share, batch_size=8, seed=1)

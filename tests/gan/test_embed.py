@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cgankd.gan.embed import fit_label_embed, noisy_units
+from cgankd.gan.embed import fit_label_embed, noisy_units, spread_units
 from cgankd.rng import generator, seed_all
 from tests.gan.toys import Killed, Memory, class_toy, label_input, scalar_toy
 
@@ -41,6 +41,18 @@ def test_round_trip_of_the_label() -> None:
     # The labels lie on a curve: near labels have nearer embeddings than far ones.
     h = embed(torch.tensor([10.0, 12.0, 45.0]))
     assert float((h[0] - h[1]).norm()) < 0.5 * float((h[0] - h[2]).norm())
+
+
+def test_spreading_scales_h_and_nothing_else() -> None:
+    embed = fresh_embed()
+    labels = torch.linspace(0, 50, 201)
+    before = embed(labels).detach()
+    spread_units(embed)
+    after = embed(labels).detach()
+    sd = after.std(0)
+    assert float(sd[sd > 1e-3 * sd.max()].mean()) == pytest.approx(1, abs=1e-4)
+    ratio = (after / before)[before > 1e-3]
+    assert float(ratio.std()) < 1e-3 * float(ratio.mean())
 
 
 def test_resume_is_bitwise() -> None:

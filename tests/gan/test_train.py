@@ -50,9 +50,9 @@ def test_fakes_look_like_their_class_and_differ_from_each_other() -> None:
 
 def test_scalar_fakes_follow_the_label() -> None:
     train, task = scalar_toy()
-    cfg = gan_config(embed_dim=16, vicinity=VICINITY, label_input=label_input(), num_steps=200)
+    cfg = gan_config(embed_dim=32, vicinity=VICINITY, label_input=label_input(), num_steps=200)
     seed_all("embed")
-    embed = task.label_embed(16)
+    embed = task.label_embed(32)
     fit_label_embed(embed, task, train, cfg.label_input, seed=0)
     before = copy.deepcopy(embed.state_dict())
     net, frozen, _ = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0)
@@ -174,11 +174,21 @@ def test_ema_is_the_recursion() -> None:
     assert torch.equal(average.running_mean, net.running_mean)
 
 
+def test_what_is_returned_is_the_settled_average() -> None:
+    averaged = class_run(cfg=gan_config(num_steps=3))[0]
+    latest = class_run(cfg=gan_config(num_steps=3, ema_start=3))[0]
+    assert not torch.equal(averaged.start.weight, latest.start.weight)
+    assert int(averaged.norm.num_batches_tracked) == 32, "the statistics are of the 32 batches of settle"
+
+
 def test_settling_makes_statistics_those_of_the_weights() -> None:
     """After settling, evaluation mode normalises a fresh batch to mean 0 and sd 1, which stale statistics would not."""
     train, task = class_toy()
     seed_all("settle")
     net, embed, cfg = Generator(8, 8, 8, 1, 16), task.label_embed(8), gan_config(batch_size=64)
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.fill_(50.0)
+        norm.num_batches_tracked.fill_(100)
     settle(net, embed, task.vicinity(train.labels), cfg, generator("settle"))
     net.eval()
     outputs: list[torch.Tensor] = []

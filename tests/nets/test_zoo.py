@@ -19,7 +19,9 @@ def test_shapes(name: str, channels: int, size: int) -> None:
 
 def test_normalisation_is_inside() -> None:
     torch.manual_seed(0)
-    net = make_predictor("convnet", width=4, num_outputs=2, channels=3, image_size=16, mean=[0.1, 0.2, 0.3], std=[0.5, 1, 2])
+    net = make_predictor(
+        "convnet", width=4, num_outputs=2, channels=3, image_size=16, mean=[0.1, 0.2, 0.3], std=[0.5, 1, 2]
+    )
     x = torch.rand(2, 3, 16, 16)
     mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.5, 1.0, 2.0])[:, None, None]
     net.eval()
@@ -29,7 +31,12 @@ def test_normalisation_is_inside() -> None:
 
 def test_student_is_far_smaller_than_the_teacher() -> None:
     student, teacher = (
-        sum(p.numel() for p in make_predictor(n, width=w, num_outputs=1, channels=3, image_size=32, mean=[0] * 3, std=[1] * 3).parameters())
+        sum(
+            p.numel()
+            for p in make_predictor(
+                n, width=w, num_outputs=1, channels=3, image_size=32, mean=[0] * 3, std=[1] * 3
+            ).parameters()
+        )
         for n, w in (("convnet", 16), ("plain-vgg", 32))
     )
     assert 30_000 < student < 45_000 and teacher > 10 * student

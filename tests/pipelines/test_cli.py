@@ -74,7 +74,7 @@ def test_the_help_of_a_stage_says_what_it_reads_and_writes(stage: str) -> None:
         (["teacher", "--set", "teacher.wdth=3"], ["teacher.wdth", "nearest", "teacher.width"]),
         (["teacher", "--set", "bank.rho"], ["bank.rho=0.8"]),
         (["teacher"], ["artifacts/dataset.h5 is missing", "cgankd prepare"]),
-        (["run", "--from", "student"], ["is missing", "cgankd"]),
+        (["run", "--from", "teacher"], ["artifacts/dataset.h5 is missing", "cgankd prepare"]),
         (["run", "--from", "studnet"], ["no stage 'studnet'", "did you mean student"]),
         (["use", "digit"], ["no preset 'digit'", "did you mean digits"]),
         (["show", "teachr"], ["did you mean teacher"]),
@@ -146,7 +146,7 @@ def test_a_worker_process_can_speak_to_the_user() -> None:
 
 
 def test_a_file_the_system_refuses_is_named(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher, "run", lambda ctx: open("/no/such/file"))
+    monkeypatch.setattr(teacher, "run", lambda ctx: Path("/no/such/file").read_bytes())
     done = INVOKE.invoke(app, ["teacher"])
     assert done.exit_code == 2 and done.stderr == "error: No such file or directory: /no/such/file\n"
 

@@ -181,7 +181,9 @@ def test_a_bad_setting_stops_a_stage_before_it_leaves_anything(workdir: Path) ->
     assert [p.name for p in workdir.iterdir()] == ["params.yaml"]
 
 
-@pytest.mark.parametrize(("ok", "fatal", "mark"), [(True, False, "ok: "), (False, False, "WARNING: "), (False, True, "REFUSED: ")])
+@pytest.mark.parametrize(
+    ("ok", "fatal", "mark"), [(True, False, "ok: "), (False, False, "WARNING: "), (False, True, "REFUSED: ")]
+)
 def test_checks_are_said_and_measured(workdir: Path, ok: bool, fatal: bool, mark: str) -> None:
     text = io.StringIO()
     with open_context("cgan", (), workdir, console=Console(file=text, width=40)) as ctx:
@@ -196,7 +198,8 @@ def test_nested_metrics_are_the_stages_own_file(workdir: Path) -> None:
     with open_context("evaluate", (), workdir, console=Console(file=io.StringIO())) as ctx:
         ctx.write_json("evaluate", result)
         ctx.metrics({"extra": 1.0})
-    assert json.loads((workdir / "metrics/evaluate.json").read_text()) == result
+    found = json.loads((workdir / "metrics/evaluate.json").read_text())
+    assert found == result and list(found) == list(result)
     sent = {k: v for e in events(workdir, "evaluate") if e["kind"] == "metrics" for k, v in e["values"].items()}
     assert sent["arms.real.mean"] == 9.0 and sent["teacher"] == 5.0 and "arms.real.values" not in sent
 

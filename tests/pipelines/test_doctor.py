@@ -78,7 +78,7 @@ def test_bad_params_block_with_their_cure(repository: Path, text: str | None, sa
 
 
 def test_missing_and_unpaired_packages_block(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = {name: "1.0" for name in doctor.PACKAGES} | {"torch": "2.14.1+cpu", "torchvision": "0.28.0"}
+    versions = dict.fromkeys(doctor.PACKAGES, "1.0") | {"torch": "2.14.1+cpu", "torchvision": "0.28.0"}
     del versions["dvc"]
 
     def version(name: str) -> str:

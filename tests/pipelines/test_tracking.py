@@ -97,7 +97,11 @@ def test_an_unreachable_server_stops_nothing_and_sync_adds_the_run(
     assert sync(store) == SyncReport(added=1, there=0, running=0)
     check(store)
     (events,) = read_roots(log_folder(store) / "cgan.jsonl").values()
-    assert runs(store)[0].info.start_time == events[0]["time_ms"]
+    run = runs(store)[0]
+    assert (run.info.start_time, run.info.end_time) == (events[0]["time_ms"], events[-2]["time_ms"])
+    sent = next(e["time_ms"] for e in events if e["kind"] == "curve")
+    points = MlflowClient(tracking_uri=store_uri(store)).get_metric_history(run.info.run_id, "gan/loss")
+    assert {point.timestamp for point in points} == {sent}
     assert sync(store) == SyncReport(added=0, there=1, running=0)
     assert len(runs(store)) == 2
 
