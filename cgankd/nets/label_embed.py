@@ -32,10 +32,11 @@ class ScalarEmbed(nn.Module):
     def __init__(self, dim: int, label_min: float, label_max: float) -> None:
         super().__init__()
         self.label_min, self.label_max = label_min, label_max
+        # Groups of at least 16 units: normalised in twos, h would forget the label.
         layers: list[nn.Module] = []
         width = 1
         for _ in range(4):
-            layers += [nn.Linear(width, dim), nn.GroupNorm(8, dim), nn.ReLU()]
+            layers += [nn.Linear(width, dim), nn.GroupNorm(max(1, dim // 16), dim), nn.ReLU()]
             width = dim
         self.body = nn.Sequential(*layers, nn.Linear(dim, dim), nn.ReLU())
 

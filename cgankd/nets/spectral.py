@@ -1,7 +1,7 @@
 """Spectrally normed layers (Miyato et al., arXiv 1802.05957), written out rather than as a parametrisation.
 
-torch's parametrisation recomputes the weight at every access and views it in a way that fails in channels-last
-layout; here the norm is taken once a forward, in fp32 whatever the autocast, and survives deepcopy and state_dict.
+torch's parametrisation takes the norm at every access of the weight, so each pass needs a cache around it; here it is
+taken once a forward, in fp32 whatever the autocast, the state keeps the plain names, and it can be folded away.
 """
 
 from __future__ import annotations

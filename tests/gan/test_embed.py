@@ -38,6 +38,8 @@ def test_round_trip_of_the_label() -> None:
     assert metrics["image_loss"] < 0.01
     assert not any(p.requires_grad for p in embed.parameters())
     assert set(logged) == {"image_loss", "label_loss"} and len(logged["label_loss"]) > 10
+    sd = embed(torch.linspace(0, 50, 201)).std(0)
+    assert float(sd[sd > 1e-3 * sd.max()].mean()) == pytest.approx(1, abs=1e-3)
     # The labels lie on a curve: near labels have nearer embeddings than far ones.
     h = embed(torch.tensor([10.0, 12.0, 45.0]))
     assert float((h[0] - h[1]).norm()) < 0.5 * float((h[0] - h[2]).norm())
@@ -55,9 +57,11 @@ def test_spreading_scales_h_and_nothing_else() -> None:
     assert float(ratio.std()) < 1e-3 * float(ratio.mean())
 
 
-def test_resume_is_bitwise() -> None:
+@pytest.mark.parametrize("image_steps", [80, 20])
+def test_resume_is_bitwise(image_steps: int) -> None:
+    """The run is killed at step 50, while net 1 or while the embedding is being fitted."""
     train, task = scalar_toy()
-    cfg = label_input(image_steps=60, label_steps=60, batch_size=8, width=4)
+    cfg = label_input(image_steps=image_steps, label_steps=100 - image_steps, batch_size=8, width=4)
     whole, broken = fresh_embed(), fresh_embed()
     expected = fit_label_embed(whole, task, train, cfg, seed=3)
     memory = Memory(kill=True)
