@@ -156,7 +156,7 @@ def draw_pictures(
         rows = mask.nonzero()[:, 0]
         rows = rows[torch.linspace(0, len(rows) - 1, min(24, len(rows))).long()] if len(rows) else rows
         captions = [
-            f"y {scores['asked'][i]:g}\nr {scores['ratio'][i]:.2f} e {scores['teacher_error'][i]:.2g}" for i in rows
+            f"y {scores['asked'][i]:.3g}  r {scores['ratio'][i]:.2f}\ne {scores['teacher_error'][i]:.1g}" for i in rows
         ]
         panels.append((f"{title}: {100 * mask.float().mean():.0f} %", read_pool_images(pool, rows), captions))
     ctx.picture("accepted_rejected", pictures.accepted_rejected(panels))

@@ -124,9 +124,9 @@ class Context:
         return target
 
     def write_artifact_json(self, name: str, values: object) -> Path:
-        """artifacts/<name> as JSON with sorted keys."""
+        """artifacts/<name> as JSON, keys in the order given."""
         path = self.path(name)
-        write_json(path, values)
+        write_json(path, values, sort_keys=False)
         return path
 
     # Talking

@@ -16,41 +16,36 @@ def render(result: dict[str, Any]) -> Group:
     better = "higher" if headline["higher_is_better"] else "lower"
     level = f"{100 * result['confidence']:.0f} %"
     table = Table(
-        title=f"{headline['name']} in {headline['unit']} ({better} is better), {result['num_seeds']} seeds,"
-        f" every arm {result['steps']} steps of {result['batch_size']} images",
+        title=f"{headline['name']} in {headline['unit']} ({better} is better)",
+        caption=f"{result['num_seeds']} seeds; every arm {result['steps']} steps of {result['batch_size']} images; gains with"
+        f" {level} paired intervals",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         title_style="bold",
     )
-    for name, justify in (("arm", "left"), ("validation", "right"), ("test mean +- sd", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column(f"gain over real [{level}]", justify="right")
-    table.add_column("over best real-only", justify="right")
-    table.add_column("", justify="left")
-    table.add_row("teacher", f"{result['teacher_val']:.2f}", f"{result['teacher']:.2f}", "", "", "")
+    table.add_column("arm", no_wrap=True)
+    for name in ("val", "test", "gain over real", "over best real-only"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("teacher", f"{result['teacher_val']:.2f}", f"{result['teacher']:.2f}", "", "")
     table.add_section()
     previous_bank = False
     for name, arm in arms.items():
         if arm["uses_bank"] and not previous_bank:
             table.add_section()
         previous_bank = arm["uses_bank"]
-        marks = []
-        if name == result["chosen_arm"]:
-            marks.append("ship")
-        if name == result["best_real_arm"]:
-            marks.append("best real-only")
-        style = "bold green" if name == result["chosen_arm"] else ""
+        mark = "*" if name == result["chosen_arm"] else "o" if name == result["best_real_arm"] else " "
         table.add_row(
-            name,
+            f"{mark} {name}",
             f"{arm['val_mean']:.2f}",
-            f"{arm['mean']:.2f} +- {arm['sd']:.2f}",
+            f"{arm['mean']:.2f}+-{arm['sd']:.2f}",
             _interval(arm, "gain"),
             _interval(arm, "rival_gain"),
-            ", ".join(marks),
-            style=style,
+            style="bold green" if name == result["chosen_arm"] else "",
         )
     note = (
-        "Gains are paired by seed, positive = better. Arms are chosen on validation, the test split is only reported."
-        " Seeds vary the student alone: one data split, one teacher, one GAN, one bank."
+        "* ships, o best real-only arm: both by their mean on validation. The test split is only reported."
+        " Gains are paired by seed, positive = better. Seeds vary the student alone: one data split, one teacher,"
+        " one GAN, one bank."
     )
     return Group(table, Text(result["verdict"], style="bold"), Text(note, style="dim"))
 
@@ -58,4 +53,4 @@ def render(result: dict[str, Any]) -> Group:
 def _interval(arm: dict[str, Any], key: str) -> str:
     if key not in arm:
         return ""
-    return f"{arm[key]:+.2f} [{arm[key + '_low']:+.2f}, {arm[key + '_high']:+.2f}]"
+    return f"{arm[key]:+.2f} [{arm[key + '_low']:+.2f},{arm[key + '_high']:+.2f}]"

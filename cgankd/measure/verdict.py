@@ -41,7 +41,8 @@ def choose(val: Mapping[str, Sequence[float]], uses_bank: Mapping[str, bool], he
 
 
 def describe(gain: Gain, unit: str) -> str:
-    """A gain in words: size, interval and whether it is proved."""
+    """A gain in words: size, interval and whether it is proved; differences of percentages are points."""
+    unit = "points" if unit == "%" else unit
     size = f"{gain.gain:+.2f} {unit} [{gain.low:+.2f}, {gain.high:+.2f}]"
     if gain.proved:
         return f"{size}, proved"

@@ -52,7 +52,7 @@ def test_verdict_when_the_bank_helps() -> None:
     test = {"real": [10.0, 10.2, 10.1], "real_kd": [9.0, 9.1, 9.0], "raw": [7.0, 7.1, 7.0]}
     choice = choose({k: VAL[k] for k in test}, BANK, ERROR)
     words = verdict(choice, test, ERROR, 0.95)
-    assert words.startswith("The bank helps: raw gains +3.07 %")
+    assert words.startswith("The bank helps: raw gains +3.07 points")
     assert "over real_kd" in words and "ship raw, with the bank" in words
 
 
