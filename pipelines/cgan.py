@@ -65,7 +65,7 @@ def run(ctx: Context) -> None:
     ctx.picture(
         "samples",
         pictures.sample_grid(
-            grid, [f"{value:g}" for value in shown.tolist()], "Fakes, one label a row, one z a column", columns=10
+            grid, [f"{value:.3g}" for value in shown.tolist()], "Fakes, one label a row, one z a column", columns=10
         ),
     )
 

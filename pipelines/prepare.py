@@ -23,7 +23,7 @@ def run(ctx: Context) -> None:
     shown = order[:: max(1, len(order) // 40)][:40] if len(order) > 60 else order
     sheet = pictures.contact_sheet(
         dataset.train.images[shown],
-        [f"{value:g}" for value in labels[shown].tolist()],
+        [f"{value:.4g}" for value in labels[shown].tolist()],
         f"Training images of {dataset.info.source}, by label ({dataset.info.label_unit or 'class'})",
     )
     ctx.picture("contact", sheet)
