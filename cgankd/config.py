@@ -20,6 +20,12 @@ KINDS = ("class", "scalar")
 AUGMENTS = ("none", "shift", "affine", "colour", "cutout", "flip")
 
 
+NETS = ("convnet", "plain-vgg")
+"""Predictors of cgankd.nets.zoo; named here so that a typo ends before anything is trained."""
+DISTILLERS = ("kd",)
+"""KD losses of cgankd.distill.losses."""
+
+
 class ConfigError(ValueError):
     """A setting is unknown, missing, mistyped or out of range; the message names its dotted path and the cure."""
 
@@ -111,6 +117,7 @@ class FitConfig:
         require(self.learning_rate > 0, f"{section}.learning_rate", "positive", self.learning_rate)
         require(self.weight_decay >= 0, f"{section}.weight_decay", "zero or more", self.weight_decay)
         check_augment(self.augment, f"{section}.augment")
+        check_name(self.net, NETS, f"{section}.net")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +167,12 @@ class LabelInputConfig:
     noise: float
     """Sd of the noise on normalised labels while net 2 is trained (0.2 in the paper)."""
 
+    def __post_init__(self) -> None:
+        for name in ("width", "image_steps", "label_steps", "batch_size"):
+            require(getattr(self, name) >= 1, f"cgan.label_input.{name}", "at least 1", getattr(self, name))
+        require(self.learning_rate > 0, "cgan.label_input.learning_rate", "positive", self.learning_rate)
+        require(self.noise >= 0, "cgan.label_input.noise", "zero or more", self.noise)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CganConfig:
@@ -198,6 +211,8 @@ class CganConfig:
         for name in ("width", "z_dim", "embed_dim", "num_steps", "d_steps"):
             require(getattr(self, name) >= 1, f"cgan.{name}", "at least 1", getattr(self, name))
         require(self.batch_size >= 4 and self.batch_size % 2 == 0, "cgan.batch_size", "even, from 4", self.batch_size)
+        for name in ("lr_g", "lr_d"):
+            require(getattr(self, name) > 0, f"cgan.{name}", "positive", getattr(self, name))
         require(0 <= self.ema < 1, "cgan.ema", "in [0, 1)", self.ema)
         require(self.diversity_weight >= 0, "cgan.diversity_weight", "zero or more", self.diversity_weight)
         known = {"color", "translation", "cutout"}
@@ -256,6 +271,13 @@ class RatioConfig:
             "multiples of 8",
             self.hidden,
         )
+        for name in ("feature_batch_size", "batch_size"):
+            require(getattr(self, name) >= 2, f"ratio.{name}", "at least 2", getattr(self, name))
+        for name in ("feature_learning_rate", "learning_rate"):
+            require(getattr(self, name) > 0, f"ratio.{name}", "positive", getattr(self, name))
+        width, drop = self.feature_width, self.vicinity_drop
+        require(width is None or width >= 1, "ratio.feature_width", "null or at least 1", width)
+        require(drop is None or drop > 0, "ratio.vicinity_drop", "null or positive", drop)
         require(0 <= self.dropout < 1, "ratio.dropout", "in [0, 1)", self.dropout)
         require(self.ratio_penalty >= 0, "ratio.ratio_penalty", "zero or more", self.ratio_penalty)
         require(self.pool_size >= self.batch_size, "ratio.pool_size", "at least ratio.batch_size", self.pool_size)
@@ -296,6 +318,8 @@ class BankConfig:
         require(0.9 < self.bound_quantile <= 1, "bank.bound_quantile", "in (0.9, 1]", self.bound_quantile)
         for name in ("num_fakes", "burn_in", "batch_size"):
             require(getattr(self, name) >= 1, f"bank.{name}", "at least 1", getattr(self, name))
+        conditions = self.num_conditions
+        require(conditions is None or conditions >= 1, "bank.num_conditions", "null or at least 1", conditions)
         require(self.max_draws_factor >= 1, "bank.max_draws_factor", "at least 1", self.max_draws_factor)
         require(self.label_bin is None or self.label_bin > 0, "bank.label_bin", "null or positive", self.label_bin)
 
@@ -346,6 +370,9 @@ class StudentConfig(FitConfig):
     def __post_init__(self) -> None:
         self.check("student")
         check_augment(self.strong_augment, "student.strong_augment")
+        check_name(self.distiller, DISTILLERS, "student.distiller")
+        require(self.base_steps >= 1, "student.base_steps", "at least 1", self.base_steps)
+        require(self.base_learning_rate > 0, "student.base_learning_rate", "positive", self.base_learning_rate)
         share = self.real_share
         require(share is None or 0 < share < 1, "student.real_share", "null or between 0 and 1", share)
         require(self.temperature > 0, "student.temperature", "positive", self.temperature)
@@ -440,6 +467,12 @@ def check_augment(text: str, name: str) -> None:
             raise ConfigError(
                 f"{name} must be made of {', '.join(AUGMENTS)} joined by '+', but has {part!r}{_nearest(part, AUGMENTS)}"
             )
+
+
+def check_name(name: str, valid: tuple[str, ...], field_name: str) -> None:
+    """Raise ConfigError with the nearest valid name unless the name is valid."""
+    if name not in valid:
+        raise ConfigError(f"{field_name} must be one of {', '.join(valid)}, but is {name!r}{_nearest(name, valid)}")
 
 
 def _nearest(name: str, valid: typing.Iterable[str]) -> str:

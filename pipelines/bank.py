@@ -107,7 +107,7 @@ def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections
     Raises ConfigError unless bank.refuse_worthless is off.
     """
     gan, ratio = load_weights(cgan_path)[1]["health"], load_weights(ratio_path)[1]["health"]
-    checks = [check_diversity(gan["fake"], gan["real"])]
+    checks = [] if gan["real"] is None else [check_diversity(gan["fake"], gan["real"])]
     if any(build.SELECTIONS[name][0] for name in selections):
         checks += [check_ratio_zeros(ratio["zero_share"]), check_ratio_mean(ratio["mean_fake"])]
         checks.append(check_ratio_overfit(ratio["mean_train_real"], ratio["mean_val_real"]))

@@ -47,7 +47,7 @@ class Drawing(Protocol):
 SECTIONS = {
     "prepare": ("seed", "data"),
     "teacher": ("seed", "teacher"),
-    "cgan": ("seed", "cgan"),
+    "cgan": ("seed", "cgan", "bank.refuse_worthless"),
     "ratio": ("seed", "ratio", "bank.label_bin"),
     "bank": ("seed", "bank", "student.arms"),
     "student": ("seed", "student"),
@@ -73,6 +73,7 @@ class Context:
         self._curves: dict[str, Curves] = {}
         self._resume: list[ResumeFile] = []
         self._metrics: dict[str, Any] = {}
+        self._plots: set[str] = set()
         self._wrote_own_metrics = False
         self._sent_s = self._start_s = time.monotonic()
         self._lock: FileLock | None = None
@@ -208,19 +209,16 @@ class Context:
         self.tracker.picture(path)
         return path
 
-    def curve_table(
-        self,
-        name: str,
-        curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
-        *,
-        series: str = "arm",
-        value: str = "val",
-    ) -> Path:
-        """plots/<stage>/<name>.csv from series -> (steps, values): one row a point, columns <series>, step, <value>."""
-        rows = [[key, step, y] for key, (steps, ys) in curves.items() for step, y in zip(steps, ys, strict=True)]
+    def curve_table(self, name: str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Path:
+        """plots/<stage>/<name>.csv from series -> (steps, values): a column step and one for each series."""
+        table: dict[int, dict[str, float]] = {}
+        for key, (steps, values) in curves.items():
+            for step, value in zip(steps, values, strict=True):
+                table.setdefault(step, {})[key] = value
+        rows = [[step, *(row.get(key, "") for key in curves)] for step, row in sorted(table.items())]
         path = self._plot_path(f"{file_name(name)}.csv")
         with replacing(path) as temporary:
-            temporary.write_text(csv_text([series, "step", value], rows), encoding="utf-8")
+            temporary.write_text(csv_text(["step", *curves], rows), encoding="utf-8")
         self.tracker.file(path)
         return path
 
@@ -257,11 +255,16 @@ class Context:
                     temporary.write_text(curves.csv(), encoding="utf-8")
         if not self._wrote_own_metrics:
             write_json(self.workdir / "metrics" / f"{self.stage}.json", self._metrics)
+        # Pictures and curves of an earlier run that this one did not make would pass for its own.
+        for path in (self.workdir / "plots" / self.stage).glob("*.*"):
+            if path.suffix in (".png", ".csv") and path.name not in self._plots:
+                path.unlink()
         for resume in self._resume:
             resume.delete()
 
     def _plot_path(self, name: str) -> Path:
         path = self.workdir / "plots" / self.stage / name
+        self._plots.add(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from cgankd.bank.m1_features import make_features
 from cgankd.bank.m1_ratio import make_ratio
+from cgankd.config import ConfigError, to_dict
 from cgankd.gan.sample import make_draw
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.generator import Generator
@@ -17,6 +19,15 @@ from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.nets.zoo import Predictor, make_predictor
 from cgankd.types import DatasetInfo, Draw, RatioFn, Task
 from pipelines.artifacts import load_weights
+
+
+def check_origin(config: dict[str, Any], info: DatasetInfo, path: Path) -> None:
+    """Raise ConfigError when the weights were made from another data set."""
+    if config["info"] != json.loads(json.dumps(to_dict(info))):
+        stage = path.name.split(".")[0].split("-")[0]
+        raise ConfigError(
+            f"{path.name} was made from another data set than artifacts/dataset.h5; run `cgankd {stage}` again"
+        )
 
 
 def build_predictor(config: dict[str, Any], info: DatasetInfo, task: Task) -> Predictor:
@@ -35,6 +46,7 @@ def build_predictor(config: dict[str, Any], info: DatasetInfo, task: Task) -> Pr
 def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, dict[str, Any]]:
     """A teacher or student with its weights, in eval mode and frozen, and its config."""
     weights, config = load_weights(path)
+    check_origin(config, info, path)
     net = build_predictor(config, info, task)
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False), config
@@ -43,6 +55,7 @@ def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module
 def load_generator(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     """The averaged generator and its label embedding, frozen, and the cgan section they were trained under."""
     weights, config = load_weights(path)
+    check_origin(config, info, path)
     cgan = config["cgan"]
     generator = Generator(cgan["z_dim"], cgan["embed_dim"], cgan["width"], info.channels, info.image_size)
     nets = nn.ModuleDict({"generator": generator, "embed": task.label_embed(cgan["embed_dim"])})
@@ -77,6 +90,7 @@ def build_ratio_nets(
 def load_ratio(path: Path, info: DatasetInfo, task: Task) -> RatioFn:
     """The fitted density ratio as a function of uint8 images and the labels asked for."""
     weights, config = load_weights(path)
+    check_origin(config, info, path)
     ratio = config["ratio"]
     embed = task.label_embed(config["embed_dim"])
     nets = build_ratio_nets(ratio, embed, config["embed_dim"], info, task)

@@ -145,9 +145,7 @@ def ratio_histogram(ratios: Mapping[str, Tensor], bounds: Tensor | Sequence[floa
     return figure
 
 
-def error_histogram(
-    errors: Mapping[str, Tensor], cutoffs: Tensor | Sequence[float] = (), *, unit: str = ""
-) -> Figure:
+def error_histogram(errors: Mapping[str, Tensor], cutoffs: Tensor | Sequence[float] = (), *, unit: str = "") -> Figure:
     """Teacher errors of each group (kept, dropped, validation images), with M2's cutoff or the range of cutoffs."""
     groups = {name: array(values) for name, values in errors.items()}
     marks = array(cutoffs)

@@ -64,7 +64,11 @@ class Runner:
         self.teacher_net, self.teacher_config = load_predictor(teacher, self.info, self.task)
         self.cache = ctx.path("resume") / "student"
         self.cache.mkdir(parents=True, exist_ok=True)
-        self.digests = {"dataset": file_digest(dataset), "teacher": file_digest(teacher), "code": source_digest()}
+        self.digests = {
+            "dataset": file_digest(dataset),
+            "teacher": file_digest(teacher),
+            "code": source_digest("cgankd", "pipelines/run_arm.py", "pipelines/networks.py"),
+        }
         self.bank_digests = bank_digests(pool)
 
     def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm") -> Job:
@@ -73,7 +77,12 @@ class Runner:
         settings = to_dict(cfg.student)
         for key in ("arms", "seeds", "workers", "best_with_kd"):
             del settings[key]
-        inputs: dict[str, Any] = {"data": self.digests["dataset"], "code": self.digests["code"], "stage": stage}
+        inputs: dict[str, Any] = {
+            "data": self.digests["dataset"],
+            "code": self.digests["code"],
+            "stage": stage,
+            "torch": torch.__version__,
+        }
         if arm.kd:
             inputs["teacher"] = self.digests["teacher"]
         if arm.bank:

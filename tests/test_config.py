@@ -50,6 +50,10 @@ def change(values: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
         ("cgan.vicinity", {"kind": "soft"}, ["cgan.vicinity.label_sigma is missing"]),
         ("ratio.vicinity_drop", 1.0, ["ratio.vicinity_drop", "data.task is class"]),
         ("data.label_min", 1.0, ["data.label_min", "data.task is class"]),
+        ("student.net", "convnt", ["student.net", "did you mean 'convnet'"]),
+        ("student.distiller", "dk", ["student.distiller", "one of kd"]),
+        ("ratio.feature_width", 0, ["ratio.feature_width", "null or at least 1"]),
+        ("cgan.lr_d", 0.0, ["cgan.lr_d", "positive"]),
         ("teacher", 3, ["teacher must be a mapping"]),
         ("tachyon", 3, ["tachyon is not a known setting", "teacher"]),
     ],
@@ -71,6 +75,15 @@ def test_missing_key_is_named(digits: dict[str, Any]) -> None:
 def test_params_of_the_other_task(chairs: dict[str, Any], dotted: str) -> None:
     with pytest.raises(ConfigError, match=dotted.replace(".", r"\.")):
         config_from_dict(change(chairs, dotted, None))
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [("bank.num_conditions", 0), ("cgan.label_input.batch_size", 0), ("ratio.vicinity_drop", 0.0)],
+)
+def test_scalar_settings_have_ranges(chairs: dict[str, Any], dotted: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=dotted.replace(".", r"\.")):
+        config_from_dict(change(chairs, dotted, value))
 
 
 def test_small_numbers_written_by_dvc_are_read(digits: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ def fit_label_embed(
 ) -> dict[str, float]:
     """Fit a label embedding in place, scale it and freeze it; one that the GAN trains is left alone and returns {}.
 
-    Returns image_loss (last batches of net 1, normalised units squared), label_error_mean and label_error_max
+    Returns image_loss (last batches of net 1, normalised units), label_error_mean and label_error_max
     (normalised units). Raises ValueError where the loss is not finite.
     """
     if embed.trained_with_gan:
@@ -151,7 +151,7 @@ def fit_label_embed(
             # A running mean: one batch of a small set says little.
             image_loss = value if step == 0 else 0.95 * image_loss + 0.05 * value
         if step % max(1, total // 100) == 0 or step == total - 1:
-            log(step, {"image_loss" if on_images else "label_loss": value}, total)
+            log(step + 1, {"image_loss" if on_images else "label_loss": value}, total)
         if checkpoint and ((step + 1) % max(50, total // 10) == 0 or step == total - 1):
             done = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.save(step + 1, {"step": step + 1, "image_loss": image_loss, **done})

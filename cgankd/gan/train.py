@@ -114,7 +114,7 @@ def train_cgan(
                     "floor": float(floor.detach()),
                     "diversity_ratio": float(mean_distance(one_BCHW, other_BCHW).detach()) / tau,
                 }
-            log(step, values, cfg.num_steps)
+            log(step + 1, values, cfg.num_steps)
         if checkpoint and ((step + 1) % max(50, cfg.num_steps // 10) == 0 or last):
             done = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.save(step + 1, {"step": step + 1, "values": values, **done})

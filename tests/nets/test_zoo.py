@@ -45,3 +45,10 @@ def test_student_is_far_smaller_than_the_teacher() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match="'resnet9' is not known; choose one of convnet, plain-vgg"):
         make_predictor("resnet9", width=1, num_outputs=1, channels=1, image_size=16, mean=[0], std=[1])
+
+
+def test_config_knows_every_net_and_distiller() -> None:
+    from cgankd import config
+    from cgankd.distill.losses import DISTILLERS
+
+    assert set(config.NETS) == set(NETS) and set(config.DISTILLERS) == set(DISTILLERS)

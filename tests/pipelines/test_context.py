@@ -216,7 +216,7 @@ def test_pictures_and_tables_are_the_same_bytes_each_time(workdir: Path) -> None
         found.append(path.read_bytes())
     assert found[0] == found[1] and b"matplotlib" not in found[0].lower()
     table = (workdir / "plots/student/learning_curves.csv").read_text()
-    assert table == "arm,step,val\nreal,1,0.5\nreal,2,0.25\nraw,1,0.1\n"
+    assert table == "step,real,raw\n1,0.5,0.1\n2,0.25,\n"
 
 
 def test_weights_of_modules_are_saved(workdir: Path) -> None:
