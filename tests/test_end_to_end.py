@@ -97,6 +97,8 @@ def test_rho_reruns_bank_student_evaluate_only(digits_project: tuple[Path, str])
     run(folder, "git", "commit", "-q", "-m", "baseline")
     output = run(folder, "dvc", "exp", "run", "-n", "loose", "-S", "bank.rho=0.7")
     assert [s for s in STAGES if f"Running stage '{s}'" in output] == ["bank", "student", "evaluate"]
+    # Only the arm whose fakes changed is trained again: raw and subsample draw the same, real arms see no bank.
+    assert "12 of 14 runs were finished before" in output
     assert "bank.rho" in run(folder, "dvc", "params", "diff")
     assert "evaluate.json" in run(folder, "dvc", "metrics", "diff", "--all")
     run(folder, "dvc", "plots", "diff", "HEAD", "-o", "diff")

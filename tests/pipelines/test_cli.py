@@ -223,7 +223,7 @@ def test_show_evaluate_is_the_table_of_arms(workdir: Path) -> None:
     (workdir / "metrics/evaluate.json").write_text(json.dumps(result()))
     done = INVOKE.invoke(app, ["show", "evaluate"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
-    for part in ("The bank helps.", "+1.00 [+0.50, +1.50]", "teacher", "ship"):
+    for part in ("The bank helps.", "+1.00 [+0.50,+1.50]", "teacher", "* ships"):
         assert part in done.output
 
 
