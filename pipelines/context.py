@@ -196,7 +196,7 @@ class Context:
         path = self.workdir / "metrics" / f"{name}.json"
         write_json(path, values, sort_keys=False)
         self._wrote_own_metrics |= name == self.stage
-        numbers = {k: v for k, v in flatten(values).items() if isinstance(v, int | float)}
+        numbers = {k: v for k, v in flatten(values).items() if isinstance(v, int | float) and not isinstance(v, bool)}
         self.tracker.metrics(numbers)
         self.tracker.file(path)
         return path
