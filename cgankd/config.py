@@ -1,39 +1,24 @@
 """Every setting of the product: one frozen dataclass per params.yaml section, checked by dotted name.
 
-Each field is followed by what it means and its unit. `from_dict` takes the nested dict of a params file and
-raises ConfigError naming the dotted field, the problem and the nearest valid name.
+Each field is followed by what it means and its unit. `config_from_dict` takes the nested dict of a params file; how
+it is read, and how mistakes are named, is in cgankd.settings.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-T = TypeVar("T")
+from cgankd.settings import ConfigError as ConfigError
+from cgankd.settings import check_name, from_dict, nearest, require
+from cgankd.settings import to_dict as to_dict
 
-KINDS = ("class", "scalar")
 AUGMENTS = ("none", "shift", "affine", "colour", "cutout", "flip")
-
-
 NETS = ("convnet", "plain-vgg")
 """Predictors of cgankd.nets.zoo; named here so that a typo ends before anything is trained."""
 DISTILLERS = ("kd",)
 """KD losses of cgankd.distill.losses."""
-
-
-class ConfigError(ValueError):
-    """A setting is unknown, missing, mistyped or out of range; the message names its dotted path and the cure."""
-
-
-def require(condition: bool, name: str, rule: str, value: object) -> None:
-    """Raise ConfigError "<name> must be <rule>, but is <value>" unless the condition holds."""
-    if not condition:
-        raise ConfigError(f"{name} must be {rule}, but is {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -465,104 +450,10 @@ def check_augment(text: str, name: str) -> None:
     for part in text.split("+"):
         if part not in AUGMENTS:
             raise ConfigError(
-                f"{name} must be made of {', '.join(AUGMENTS)} joined by '+', but has {part!r}{_nearest(part, AUGMENTS)}"
+                f"{name} must be made of {', '.join(AUGMENTS)} joined by '+', but has {part!r}{nearest(part, AUGMENTS)}"
             )
-
-
-def check_name(name: str, valid: tuple[str, ...], field_name: str) -> None:
-    """Raise ConfigError with the nearest valid name unless the name is valid."""
-    if name not in valid:
-        raise ConfigError(f"{field_name} must be one of {', '.join(valid)}, but is {name!r}{_nearest(name, valid)}")
-
-
-def _nearest(name: str, valid: typing.Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Build the whole configuration. Raises ConfigError with the dotted name of the first bad field."""
     return from_dict(Config, values, "")
-
-
-def from_dict(cls: type[T], values: object, prefix: str) -> T:
-    """Build one dataclass from a mapping; `prefix` is the dotted path it hangs from. Raises ConfigError."""
-    where = prefix.rstrip(".") or "params.yaml"
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} must be a mapping of settings, but is {values!r}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in fields:
-            raise ConfigError(f"{prefix}{key} is not a known setting{_nearest_dotted(str(key), fields, prefix)}")
-    built = {}
-    for name, spec in fields.items():
-        if name in values:
-            built[name] = _convert(values[name], hints[name], f"{prefix}{name}")
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{prefix}{name} is missing from {where}; `cgankd use PRESET` writes a complete file")
-    return cls(**built)
-
-
-def _nearest_dotted(key: str, valid: typing.Iterable[str], prefix: str) -> str:
-    match = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.4)
-    if match:
-        return f"; the nearest valid one is {prefix}{match[0]}"
-    return f"; valid here: {', '.join(prefix + v for v in valid)}"
-
-
-def _convert(value: Any, hint: Any, name: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = [a for a in typing.get_args(hint) if a is not type(None)]
-        return None if value is None else _convert(value, options[0], name)
-    if origin is Literal:
-        allowed = typing.get_args(hint)
-        if value not in allowed:
-            raise ConfigError(
-                f"{name} must be one of {', '.join(map(str, allowed))}, but is {value!r}{_nearest(str(value), allowed)}"
-            )
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be a list, but is {value!r}")
-        return tuple(_convert(v, typing.get_args(hint)[0], f"{name}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} must be a mapping, but is {value!r}")
-        return {str(k): _convert(v, typing.get_args(hint)[1], f"{name}.{k}") for k, v in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, f"{name}.")
-    return _convert_plain(value, hint, name)
-
-
-def _convert_plain(value: Any, hint: type, name: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        # YAML 1.1 readers take 1e-06 for text, and DVC writes small numbers like that (dvc#5971).
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if type(value) is not hint:
-        words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
-        raise ConfigError(f"{name} must be {words.get(hint.__name__, hint.__name__)}, but is {value!r}")
-    if hint is float and value != value:
-        raise ConfigError(f"{name} must be a number, but is NaN")
-    return value
-
-
-def to_dict(config: object) -> dict[str, Any]:
-    """The nested dict of a config dataclass, tuples as lists, ready for YAML or JSON."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        return value
-
-    result = plain(dataclasses.asdict(config))  # type: ignore[call-overload]
-    assert isinstance(result, dict)
-    return result
