@@ -5,21 +5,17 @@ Heavy modules are imported inside commands, so that `cgankd --help` answers at o
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-import re
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from pipelines.cli_errors import Settings, console, plain_errors
 
 app = typer.Typer(
     help="Distil a small student through the samples of a conditional GAN. Works on params.yaml in this folder;"
@@ -31,11 +27,6 @@ app = typer.Typer(
 )
 
 STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
-USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over params.yaml for this run, e.g. bank.rho=0.8."),
-]
 STAGE_ARGUMENT = typer.Argument(metavar="STAGE", help=f"One of {', '.join(STAGES)}.")
 
 
@@ -50,57 +41,9 @@ def options(
         os.environ["CGANKD_DEBUG"] = "1"
 
 
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn what the user can mend into one sentence and exit code 2; --debug shows the traceback instead."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command resumes where it was", err=True)
-        raise typer.Exit(130) from None
-    except USER_ERRORS as error:
-        if os.environ.get("CGANKD_DEBUG", "0") not in ("", "0"):
-            raise
-        if isinstance(error, ValueError) and not told_to_user(error):
-            raise
-        typer.echo(f"error: {sentence(error)}", err=True)
-        raise typer.Exit(2) from None
-
-
-def told_to_user(error: ValueError) -> bool:
-    """A ValueError raised by this code is meant for the user; one from another package is a defect to see whole."""
-    from cgankd.config import ConfigError
-
-    if isinstance(error, ConfigError):
-        return True
-    if error.__cause__ is not None and type(error.__cause__).__name__ == "_RemoteTraceback":
-        # Raised in a worker process: all that came back of its stack is this text.
-        files = re.findall(r'File "([^"]+)"', str(error.__cause__))
-        return bool(files) and bool({"cgankd", "pipelines"} & set(Path(files[-1]).parent.parts[-3:]))
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
-    return module.split(".")[0] in ("cgankd", "pipelines")
-
-
-def sentence(error: BaseException) -> str:
-    """The message of an error, with the file name that the system's own errors keep apart."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split())
-
-
 def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
     """Treat SIGTERM like Ctrl-C, so that the run is ended as FAILED and progress is kept."""
     raise KeyboardInterrupt
-
-
-def console() -> Console:
-    """Where commands print."""
-    from rich.console import Console
-
-    return Console()
 
 
 def run_stage(stage: str, settings: list[str] | None) -> None:

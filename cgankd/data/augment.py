@@ -18,6 +18,7 @@ MAX_ANGLE = math.radians(15.0)
 MAX_SCALE = 0.15
 MAX_SHEAR = math.tan(math.radians(8.0))
 MAX_TRANSLATE = 0.06
+MAX_ZOOM = 0.12
 CUTOUT_SHARE = 0.28
 
 
@@ -63,6 +64,24 @@ def _affine(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
     return F.grid_sample(unit_BCHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def _zoom(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """Scale and translation alone, in one bilinear resampling, edge pixels repeated: no label turns with them."""
+    num = len(unit_BCHW)
+    draw_B3 = torch.rand(num, 3, generator=gen) * 2 - 1
+    theta_B23 = torch.zeros(num, 2, 3)
+    theta_B23[:, 0, 0] = theta_B23[:, 1, 1] = 1.0 / (1.0 + MAX_ZOOM * draw_B3[:, 0])
+    theta_B23[:, :, 2] = 2 * MAX_TRANSLATE * draw_B3[:, 1:]
+    grid_BHW2 = F.affine_grid(theta_B23.to(unit_BCHW), list(unit_BCHW.shape), align_corners=False)
+    return F.grid_sample(unit_BCHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _hue(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """The colour channels of each image in a random order: other hues, the same light and shade; grey is unchanged."""
+    num, channels = unit_BCHW.shape[:2]
+    order_BC = torch.rand(num, channels, generator=gen).argsort(dim=1).to(unit_BCHW.device)
+    return unit_BCHW[torch.arange(num, device=unit_BCHW.device)[:, None], order_BC]
+
+
 def _colour(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
     """Contrast about the image mean, brightness, and a gain for each channel; clamped to [0, 1]."""
     num, channels = unit_BCHW.shape[:2]
@@ -103,6 +122,8 @@ _AUGMENTS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "none": _none,
     "shift": _shift,
     "affine": _affine,
+    "zoom": _zoom,
+    "hue": _hue,
     "colour": _colour,
     "cutout": _cutout,
     "flip": _flip,

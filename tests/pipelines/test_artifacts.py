@@ -140,7 +140,9 @@ def test_resume_gives_back_state_and_companion(tmp_path: Path) -> None:
     said: list[str] = []
     got: list[tuple[int, Any]] = []
     path = tmp_path / "teacher" / "teacher.pt"
-    file = resume(path, "f", said, on_save=lambda: [[1, {"loss": 0.5}]], on_load=lambda step, rows: got.append((step, rows)))
+    file = resume(
+        path, "f", said, on_save=lambda: [[1, {"loss": 0.5}]], on_load=lambda step, rows: got.append((step, rows))
+    )
     assert file.load() is None and said == []
     module = net()
     optimizer = torch.optim.AdamW(module.parameters())

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
-from pipelines import cli, teacher
+from pipelines import cli_errors, teacher
 from pipelines.artifacts import STAGES
 from pipelines.cli import app
 from pipelines.journal import read_roots
@@ -58,7 +58,18 @@ def test_help_names_every_stage_and_imports_nothing_heavy(tmp_path: Path) -> Non
         assert re.search(rf"\b{stage}\b", done.stdout)
     loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "typer" in loaded
-    assert not loaded & {"torch", "mlflow", "numpy", "matplotlib", "ruamel", "h5py", "optuna", "sklearn", "dvc", "scipy"}
+    assert not loaded & {
+        "torch",
+        "mlflow",
+        "numpy",
+        "matplotlib",
+        "ruamel",
+        "h5py",
+        "optuna",
+        "sklearn",
+        "dvc",
+        "scipy",
+    }
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,11 +149,13 @@ def test_a_worker_process_can_speak_to_the_user() -> None:
 
     def from_worker(file: str) -> ValueError:
         error = ValueError("training loss became nan; lower learning_rate")
-        error.__cause__ = _RemoteTraceback(f'Traceback:\n  File "/x/concurrent/process.py", line 1\n  File "{file}", line 9')
+        error.__cause__ = _RemoteTraceback(
+            f'Traceback:\n  File "/x/concurrent/process.py", line 1\n  File "{file}", line 9'
+        )
         return error
 
-    assert cli.told_to_user(from_worker("/x/site-packages/cgankd/fit/predictor.py"))
-    assert not cli.told_to_user(from_worker("/x/site-packages/torch/nn/functional.py"))
+    assert cli_errors.told_to_user(from_worker("/x/site-packages/cgankd/fit/predictor.py"))
+    assert not cli_errors.told_to_user(from_worker("/x/site-packages/torch/nn/functional.py"))
 
 
 def test_a_file_the_system_refuses_is_named(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +209,7 @@ def test_use_keeps_the_former_file(workdir: Path) -> None:
 
 def test_run_goes_through_the_stages_in_order(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, Any]] = []
-    monkeypatch.setattr(cli, "run_stage", lambda stage, settings: seen.append((stage, settings)))
+    monkeypatch.setattr("pipelines.cli.run_stage", lambda stage, settings: seen.append((stage, settings)))
     assert INVOKE.invoke(app, ["run", "--from", "bank", "--set", "bank.rho=0.8"]).exit_code == 0
     assert seen == [(stage, ["bank.rho=0.8"]) for stage in ("bank", "student", "evaluate")]
 

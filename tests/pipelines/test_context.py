@@ -65,7 +65,9 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 def test_a_stage_leaves_metrics_curves_and_a_finished_run(workdir: Path) -> None:
     text = stage(workdir)
-    assert json.loads((workdir / "metrics/teacher.json").read_text()) == {"x": float(sum(range(41)) * torch.ones(1) / 7)}
+    assert json.loads((workdir / "metrics/teacher.json").read_text()) == {
+        "x": float(sum(range(41)) * torch.ones(1) / 7)
+    }
     rows = list(csv.reader((workdir / "plots/teacher/teacher.csv").read_text().splitlines()))
     assert rows[0] == ["step", "loss", "val"] and [r[0] for r in rows[1:]] == [str(i) for i in range(1, 41)]
     assert rows[5][2] == repr(5 / 3) and rows[4][2] == ""
@@ -187,7 +189,9 @@ def test_a_bad_setting_stops_a_stage_before_it_leaves_anything(workdir: Path) ->
 def test_checks_are_said_and_measured(workdir: Path, ok: bool, fatal: bool, mark: str) -> None:
     text = io.StringIO()
     with open_context("cgan", (), workdir, console=Console(file=text, width=40)) as ctx:
-        ctx.check(Check("diversity", 0.3, 0.5, ok, fatal, "fakes differ by [0.3] of what they should, which is a long line"))
+        ctx.check(
+            Check("diversity", 0.3, 0.5, ok, fatal, "fakes differ by [0.3] of what they should, which is a long line")
+        )
     assert mark + "fakes differ by [0.3] of what they should, which is a long line\n" in text.getvalue()
     metrics = json.loads((workdir / "metrics/cgan.json").read_text())
     assert metrics == {"health.diversity": 0.3, "health.diversity.ok": int(ok)}
@@ -222,7 +226,10 @@ def test_pictures_and_tables_are_the_same_bytes_each_time(workdir: Path) -> None
 def test_weights_of_modules_are_saved(workdir: Path) -> None:
     with open_context("cgan", (), workdir, console=Console(file=io.StringIO())) as ctx:
         path = ctx.save_weights("cgan", nn.Linear(2, 1), {"z_dim": 2})
-        assert path == ctx.path("cgan.safetensors") and set(ctx.load_weights("cgan.safetensors")[0]) == {"weight", "bias"}
+        assert path == ctx.path("cgan.safetensors") and set(ctx.load_weights("cgan.safetensors")[0]) == {
+            "weight",
+            "bias",
+        }
 
 
 @pytest.mark.parametrize("text", ["0", "many", "-1"])

@@ -38,7 +38,13 @@ def test_every_preset_loads_and_says_its_name(name: str, tmp_path: Path) -> None
 def test_settings_are_laid_over_as_yaml(workdir: Path) -> None:
     config = load_config(
         workdir / "params.yaml",
-        ["bank.rho=0.8", "teacher.learning_rate=1e-06", "student.seeds=[3, 4]", "data.num_train=40", "bank.filter=false"],
+        [
+            "bank.rho=0.8",
+            "teacher.learning_rate=1e-06",
+            "student.seeds=[3, 4]",
+            "data.num_train=40",
+            "bank.filter=false",
+        ],
     )
     assert (config.bank.rho, config.teacher.learning_rate) == (0.8, 1e-6)
     assert (config.student.seeds, config.data.num_train, config.bank.filter) == ((3, 4), 40, False)

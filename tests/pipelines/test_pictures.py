@@ -37,7 +37,8 @@ def result(higher: bool = False, best: str = "real_kd") -> dict[str, Any]:
         "arms": arms,
         "chosen_arm": "raw_kd",
         "best_real_arm": best,
-        "verdict": "The bank helps: raw_kd gains +3.00 % and costs $1_000$ in a sentence so long that it must be broken " * 2,
+        "verdict": "The bank helps: raw_kd gains +3.00 % and costs $1_000$ in a sentence so long that it must be broken "
+        * 2,
     }
 
 
@@ -50,7 +51,9 @@ def every() -> dict[str, Figure]:
         "kept": pictures.accepted_rejected([("kept: 9 %", images(13), ["y 1\nr 2"] * 13), ("dropped", images(0), [])]),
         "ratio": pictures.ratio_histogram({"fakes": numbers(50), "reals": numbers(5)}, torch.tensor([1.0, 2.0, INF])),
         "dead": pictures.ratio_histogram({"fakes": torch.zeros(9), "reals": torch.empty(0)}, [1.5]),
-        "error": pictures.error_histogram({"fakes": numbers(50), "reals": numbers(5)}, torch.tensor([INF]), unit="degree"),
+        "error": pictures.error_histogram(
+            {"fakes": numbers(50), "reals": numbers(5)}, torch.tensor([INF]), unit="degree"
+        ),
         "classes": pictures.label_marginal(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 3])),
         "scalars": pictures.label_marginal(numbers(9), torch.full((4,), 1.5), unit="years"),
         "curves": pictures.learning_curves(curves, "validation error (%)"),

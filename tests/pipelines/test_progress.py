@@ -68,7 +68,9 @@ def test_a_terminal_gets_a_bar_with_the_last_values() -> None:
     assert "3/3" in text.getvalue() and "loss 0.375  val 9" in text.getvalue() and meter.bar is None
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
     assert values_text({"a": 0.123456, "b": 2}) == "a 0.1235  b 2"
