@@ -203,7 +203,7 @@ def sync() -> None:
 @app.command(rich_help_panel="Settings and results")
 def doctor(
     only: Annotated[
-        str | None, typer.Option(metavar="repository", help="Check git and DVC alone; silent when fine.")
+        str | None, typer.Option(metavar="repository", help="Check git, DVC and params.yaml alone; silent when fine.")
     ] = None,
 ) -> None:
     """Check this machine and folder; each problem comes with its cure. Exit code 2 when something blocks a run."""
