@@ -116,8 +116,8 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
             for s in blocks:
                 take = rows[(rows >= start) & (rows < start + len(s))] - start
                 start += len(s)
-                kept = [getattr(s, name)[take] for name in FIELDS]
-                writer.append(*kept, torch.full((len(take),), s.shard, dtype=torch.int32))
+                kept = {name: getattr(s, name)[take] for name in FIELDS}
+                writer.append(**kept, shard=torch.full((len(take),), s.shard, dtype=torch.int32))
             writer.set_columns({f"in_{selection}": torch.ones(len(rows), dtype=torch.bool).numpy()})
             writer.close({"cgan": file_digest(inputs.cgan)})
         yield path, remembered.drawn

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cgankd.config import Config, ConfigError, config_from_dict, to_dict
+from cgankd.config_search import Knob
 from cgankd.settings import nearest
 from pipelines.params import flatten
 
@@ -109,7 +110,8 @@ def unknown_key(cfg: Config, key: str, known: Mapping[str, Any]) -> str:
 
 def notices(cfg: Config) -> list[str]:
     """Knobs that the searched arm does not feel."""
-    arm, space, found = cfg.student.arms[cfg.search.arm], cfg.search.space, []
+    arm, space = cfg.student.arms[cfg.search.arm], cfg.search.space
+    found: list[str] = []
     switch = f"student.arms.{cfg.search.arm}"
     if not arm.kd and f"{switch}.kd" not in space:
         found += [key for key in ("student.soft_weight", "student.temperature") if key in space]
@@ -120,16 +122,18 @@ def notices(cfg: Config) -> list[str]:
 
 def in_range(cfg: Config, values: Mapping[str, Any]) -> bool:
     """Every value is one that its knob can take."""
-    for key, knob in cfg.search.space.items():
-        value = values[key]
-        if knob.kind == "categorical":
-            if not any(value == c and type(value) is type(c) for c in knob.choices or ()):
-                return False
-        elif value is None or not float(knob.low or 0) <= value <= float(knob.high or 0):
-            return False
-        elif knob.step is not None and abs((value - float(knob.low or 0)) / knob.step % 1) > 1e-9:
-            return False
-    return True
+    return all(takes(knob, values[key]) for key, knob in cfg.search.space.items())
+
+
+def takes(knob: Knob, value: Any) -> bool:
+    """The knob can have this value."""
+    if knob.kind == "categorical":
+        return any(value == choice and type(value) is type(choice) for choice in knob.choices or ())
+    assert knob.low is not None and knob.high is not None
+    if value is None or not knob.low <= value <= knob.high:
+        return False
+    steps = (value - knob.low) / knob.step if knob.step else 0.0
+    return bool(abs(steps - round(steps)) < 1e-9)
 
 
 def identity(cfg: Config, dataset: str) -> dict[str, Any]:

@@ -70,7 +70,11 @@ def inputs_of(ctx: Context, base: Config) -> Inputs:
 
 def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
     """Run a stage in the folder of its fingerprint unless it is done; returns its weights."""
-    facts = {"settings": settings_of(ctx.cfg, stage), "code": source_digest(), "torch": torch.__version__}
+    facts: dict[str, Any] = {
+        "settings": settings_of(ctx.cfg, stage),
+        "code": source_digest(),
+        "torch": torch.__version__,
+    }
     facts |= {"threads": torch.get_num_threads()}
     key = fingerprint(facts, {name: file_digest(path) for name, path in needs.items()})
     folder = ctx.path("search") / "stages" / f"{stage}-{key}"

@@ -7,7 +7,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -17,10 +17,11 @@ import sqlalchemy
 from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from cgankd.config import Config, ConfigError, SearchConfig
-from cgankd.config_search import Knob
+from cgankd.config import Config, ConfigError
+from cgankd.config_search import Knob, SearchConfig
 from cgankd.rng import derive
 from cgankd.types import Headline
 from pipelines.search_space import defaults, first_difference, in_range
@@ -52,7 +53,8 @@ def connect(workdir: Path, url: str) -> RDBStorage:
     folder = workdir / "artifacts" / "search"
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    with FileLock(folder / "storage.lock"):
+    with FileLock(folder / "storage.lock"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
         for last in (False, False, True):
             try:
                 return RDBStorage(
@@ -93,8 +95,9 @@ def begin(storage: RDBStorage, cfg: Config, identity: Mapping[str, Any], headlin
 
     Raises ConfigError where it was begun under settings whose scores cannot be compared with those of `cfg`.
     """
-    directions = ["maximize" if headline.higher_is_better else "minimize"]
-    directions += ["minimize"] if cfg.search.against else []
+    least = StudyDirection.MINIMIZE
+    directions = [StudyDirection.MAXIMIZE if headline.higher_is_better else least]
+    directions += [least] if cfg.search.against else []
     with FileLock(workdir / "artifacts" / "search" / "storage.lock"):
         if cfg.search.study in optuna.get_all_study_names(storage):
             check(load(storage, cfg.search.study), identity)
@@ -251,10 +254,8 @@ def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
 
     def beat() -> None:
         while True:
-            try:
+            with suppress(Exception):  # a database that is away for a moment must not end the trial
                 storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
-            except Exception:  # a database that is away for a moment must not end the trial
-                pass
             if stop.wait(HEARTBEAT_S):
                 return
 
