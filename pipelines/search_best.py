@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -139,8 +140,12 @@ def importances(study: optuna.Study) -> dict[str, float]:
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if len(complete) < FEW or len({t.values[0] for t in complete}) < 2:
         return {}
-    target = (lambda t: t.values[0]) if len(study.directions) > 1 else None
-    return {k: float(v) for k, v in optuna.importance.get_param_importances(study, target=target).items()}
+    least = study.directions[0] == optuna.study.StudyDirection.MINIMIZE
+    target = (lambda t: t.values[0] if least else -t.values[0]) if len(study.directions) > 1 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # says that low targets are taken for good, as they are here
+        shares = optuna.importance.get_param_importances(study, target=target)
+    return {key: float(share) for key, share in shares.items()}
 
 
 def values_table(search: Search, study: optuna.Study, winner: FrozenTrial, shares: dict[str, float]) -> Table:
