@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgankd.bank import build
-from cgankd.data.store import BankWriter, read_info, read_split
+from cgankd.data.store import SLAB_ROWS, BankWriter, read_info, read_split
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
 from cgankd.task import make_task
@@ -112,14 +112,23 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
     try:
         shape = (info.channels, info.image_size, info.image_size)
         with BankWriter(path, shape, task.num_outputs, task.label_dtype) as writer:
-            start = 0
-            for s in blocks:
-                take = rows[(rows >= start) & (rows < start + len(s))] - start
-                start += len(s)
-                kept = {name: getattr(s, name)[take] for name in FIELDS}
-                writer.append(**kept, shard=torch.full((len(take),), s.shard, dtype=torch.int32))
+            for piece in rows_of(blocks, rows):
+                writer.append(**piece)
             writer.set_columns({f"in_{selection}": torch.ones(len(rows), dtype=torch.bool).numpy()})
             writer.close({"cgan": file_digest(inputs.cgan)})
         yield path, remembered.drawn
     finally:
         path.unlink(missing_ok=True)
+
+
+def rows_of(blocks: Sequence[build.Scores], rows: Tensor) -> Iterator[dict[str, Tensor]]:
+    """The columns of a pool at ascending row numbers, some thousand rows at a time: single blocks append slowly."""
+    start, waiting = 0, list[dict[str, Tensor]]()
+    for number, s in enumerate(blocks, 1):
+        take = rows[(rows >= start) & (rows < start + len(s))] - start
+        start += len(s)
+        kept = {name: getattr(s, name)[take] for name in FIELDS}
+        waiting.append(kept | {"shard": torch.full((len(take),), s.shard, dtype=torch.int32)})
+        if number == len(blocks) or sum(len(part["shard"]) for part in waiting) >= SLAB_ROWS:
+            yield {name: torch.cat([part[name] for part in waiting]) for name in waiting[0]}
+            waiting = []
