@@ -36,7 +36,10 @@ RETRIES = 3
 
 def storage_url(workdir: Path, search: SearchConfig, given: str | None) -> str:
     """The URL of the database: given by hand, or in params.yaml, or else SQLite in artifacts/."""
-    return given or search.storage or f"sqlite:///{workdir.resolve() / 'artifacts' / 'search.db'}"
+    url = given or search.storage or f"sqlite:///{workdir.resolve() / 'artifacts' / 'search.db'}"
+    scheme, sign, rest = url.partition("://")
+    # The driver is named, because which one SQLAlchemy takes by itself differs between its versions.
+    return f"postgresql+psycopg2{sign}{rest}" if scheme in ("postgres", "postgresql") else url
 
 
 def shown(url: str) -> str:
@@ -69,7 +72,10 @@ def connect(workdir: Path, url: str) -> RDBStorage:
                 if last:
                     raise
                 time.sleep(2)
-            except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            except ImportError:
+                cure = "pip install 'cgankd[postgres]'" if url.startswith("postgres") else "install its Python driver"
+                raise ConfigError(f"the database {shown(url)} needs a driver that is not installed: {cure}") from None
+            except sqlalchemy.exc.SQLAlchemyError as error:
                 reason = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
                 raise ConfigError(f"the database {shown(url)} cannot be used: {reason}") from None
     raise AssertionError
