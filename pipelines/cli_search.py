@@ -122,6 +122,10 @@ def curves(
 def apply(ctx: typer.Context, trial: Trial = None, storage: Storage = None, study: Study = None) -> None:
     """Write the winner into params.yaml, comments kept; `dvc repro` then gives its score again."""
     with plain_errors():
+        from cgankd.config import ConfigError
+
+        if ctx.obj and ctx.obj[0]:
+            raise ConfigError("apply takes no --set: write those settings into params.yaml, as `dvc repro` needs them too")
         found = later(ctx, storage, study)
         from pipelines.search_best import apply as write
 

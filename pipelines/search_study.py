@@ -106,17 +106,21 @@ def begin(storage: RDBStorage, cfg: Config, identity: Mapping[str, Any], headlin
     directions += [least] if cfg.search.against else []
     with FileLock(workdir / "artifacts" / "search" / "storage.lock"):
         if cfg.search.study in optuna.get_all_study_names(storage):
-            check(load(storage, cfg.search.study), identity)
-            return False
-        try:
-            study = optuna.create_study(storage=storage, study_name=cfg.search.study, directions=directions)
-        except optuna.exceptions.DuplicatedStudyError:  # another machine was faster
-            return False
+            study = load(storage, cfg.search.study)
+            if known_identity(study) is not None or study.get_trials(deepcopy=False):
+                check(study, identity)
+                return False
+            # Killed just after it was created: begun again below.
+        else:
+            try:
+                study = optuna.create_study(storage=storage, study_name=cfg.search.study, directions=directions)
+            except optuna.exceptions.DuplicatedStudyError:  # another machine was faster
+                return False
         study.set_user_attr("headline", [headline.name, headline.unit, headline.higher_is_better])
         study.set_user_attr("default", defaults(cfg))
+        study.set_user_attr("identity", dict(identity))
         if in_range(cfg, defaults(cfg)):
             study.enqueue_trial(defaults(cfg), user_attrs={"role": "default", "values": defaults(cfg)})
-        study.set_user_attr("identity", dict(identity))
         return True
 
 
@@ -132,12 +136,8 @@ def load(storage: RDBStorage, name: str) -> optuna.Study:
 
 def check(study: optuna.Study, identity: Mapping[str, Any]) -> None:
     """Raise ConfigError unless the study was begun under settings that give comparable scores."""
-    for _ in range(100):
-        old = study.user_attrs.get("identity")
-        if old is not None:
-            break
-        time.sleep(0.1)  # another machine is creating it
-    else:
+    old = known_identity(study)
+    if old is None:
         raise ConfigError(
             f"the study {study.study_name!r} was not made by `cgankd search`; set search.study to a new name"
         )
@@ -146,6 +146,15 @@ def check(study: optuna.Study, identity: Mapping[str, Any]) -> None:
             f"the study {study.study_name!r} was begun under other settings ({difference}); put them back, or begin"
             " another by search.study"
         )
+
+
+def known_identity(study: optuna.Study) -> dict[str, Any] | None:
+    """The identity that a study was begun with; None where nobody writes it within seconds."""
+    for _ in range(30):
+        if (found := study.user_attrs.get("identity")) is not None:
+            return dict(found)
+        time.sleep(0.1)  # another machine is creating the study
+    return None
 
 
 def with_sampler(study: optuna.Study, cfg: Config, worker: int) -> optuna.Study:
