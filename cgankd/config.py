@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cgankd.config_search import SearchConfig
 from cgankd.settings import ConfigError as ConfigError
 from cgankd.settings import check_name, from_dict, nearest, require
 from cgankd.settings import to_dict as to_dict
@@ -294,14 +295,16 @@ class BankConfig:
     max_draws_factor: float
     """Cap on draws: this many times num_fakes for each selection."""
     batch_size: int
-    """Fakes generated and scored at a time."""
+    """Fakes generated and scored at a time in the burn-in."""
     refuse_worthless: bool
     """Stop with an error when a health check says the bank is worthless."""
+    block_size: int = 100
+    """Fakes generated and scored at a time after it; whatever num_fakes is, the draws of a label begin with the same."""
 
     def __post_init__(self) -> None:
         require(0 < self.rho <= 1, "bank.rho", "in (0, 1]", self.rho)
         require(0.9 < self.bound_quantile <= 1, "bank.bound_quantile", "in (0.9, 1]", self.bound_quantile)
-        for name in ("num_fakes", "burn_in", "batch_size"):
+        for name in ("num_fakes", "burn_in", "batch_size", "block_size"):
             require(getattr(self, name) >= 1, f"bank.{name}", "at least 1", getattr(self, name))
         conditions = self.num_conditions
         require(conditions is None or conditions >= 1, "bank.num_conditions", "null or at least 1", conditions)
@@ -421,7 +424,9 @@ class Config:
     bank: BankConfig
     student: StudentConfig
     evaluate: EvaluateConfig
-    tracking: TrackingConfig = field()
+    tracking: TrackingConfig
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """Not read by any stage, so that a params file may do without."""
 
     def __post_init__(self) -> None:
         scalar = self.data.task == "scalar"

@@ -62,6 +62,8 @@ def _nearest_dotted(key: str, valid: typing.Iterable[str], prefix: str) -> str:
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
     origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
         options = [a for a in typing.get_args(hint) if a is not type(None)]
         return None if value is None else _convert(value, options[0], name)

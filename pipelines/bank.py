@@ -31,7 +31,7 @@ from cgankd.measure.health import (
 )
 from cgankd.rng import derive
 from cgankd.task import make_task
-from cgankd.types import Split, Task
+from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines import pictures
 from pipelines.artifacts import file_digest, load_weights
 from pipelines.context import Context
@@ -56,9 +56,7 @@ def run(ctx: Context) -> None:
     train, val = read_split(dataset, "train"), read_split(dataset, "val")
     selections = wanted_selections(ctx.cfg)
     refuse_worthless(ctx, cgan_path, ratio_path, selections)
-    net, teacher_config = load_predictor(teacher_path, info, task)
-    teacher = make_predict(net, teacher_config["precision"])
-    score_fn = partial(build.score, load_draw(cgan_path, info, task), load_ratio(ratio_path, info, task), teacher, task)
+    score_fn, teacher = make_scorer(info, task, teacher_path, cgan_path, ratio_path)
 
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, task.conditions(train.labels), cfg, seed=seed)
@@ -99,6 +97,16 @@ def run(ctx: Context) -> None:
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
     say(ctx, task, report, selections, float(val_error.mean()))
     draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
+
+
+def make_scorer(
+    info: DatasetInfo, task: Task, teacher_path: Path, cgan_path: Path, ratio_path: Path
+) -> tuple[build.ScoreFn, PredictFn]:
+    """What draws and scores a block of fakes, and the teacher alone."""
+    net, teacher_config = load_predictor(teacher_path, info, task)
+    teacher = make_predict(net, teacher_config["precision"])
+    draw, ratio = load_draw(cgan_path, info, task), load_ratio(ratio_path, info, task)
+    return partial(build.score, draw, ratio, teacher, task), teacher
 
 
 def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections: list[str]) -> None:

@@ -17,7 +17,8 @@ FOUNDATION = {"types", "settings", "config", "rng"}
 ALLOWED = {
     "types": set(),
     "settings": set(),
-    "config": {"settings"},
+    "config": {"settings", "config_search"},
+    "config_search": {"settings"},
     "rng": set(),
     "vicinity": FOUNDATION,
     "data": FOUNDATION | {"data"},
@@ -37,7 +38,9 @@ ONE_PLACE = {
     "mlflow": "pipelines/tracking.py",
     "typer": "pipelines/cli",
     "ruamel": "pipelines/params.py",
-    "matplotlib": "pipelines/pictures.py",
+    "matplotlib": "pipelines/pictures",
+    "optuna": "pipelines/search",
+    "optuna_dashboard": "pipelines/search",
 }
 STANDARD = __import__("sys").stdlib_module_names
 

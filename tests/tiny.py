@@ -34,10 +34,13 @@ def tiny(name: str) -> dict[str, Any]:
         "num_fakes": 60,
         "burn_in": 40,
         "batch_size": 64,
+        "block_size": 32,
         "max_draws_factor": 400.0,
         "refuse_worthless": False,
     }
     values["student"] |= {"num_steps": 30, "seeds": [0, 1], "workers": 1, "base_steps": 20}
+    values["search"] |= {"seeds": [0, 1], "num_trials": 4, "rungs": 1, "fresh_seeds": 2}
+    values["search"]["space"]["bank.num_fakes"] |= {"low": 20, "high": 80}
     if name == "chairs":
         values["data"] |= {"image_size": 16, "num_train": 60, "num_val": 30, "num_test": 40}
         values["cgan"]["label_input"] |= {"image_steps": 20, "label_steps": 20, "width": 8}

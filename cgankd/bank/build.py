@@ -1,8 +1,8 @@
 """M1 and M2 put together: draw fakes, score each once, and stop when every wanted selection has its quota.
 
 All selections are cut from one pool of scored fakes, so that an ablation compares the same draws. The draws of a label
-group come in blocks, each a function of (seed, group, block) alone: one more selection never changes the rows of
-another.
+group come in blocks of bank.block_size, each a function of (seed, group, block) alone: one more selection never
+changes the rows of another, and a larger quota or another cutoff only draws further blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ __all__ = (
     "Scores",
     "arrange",
     "bank_report",
-    "block_size",
     "burn_in",
     "grow_pool",
     "passes",
@@ -37,9 +36,6 @@ __all__ = (
     "select",
     "selection_name",
 )
-
-MIN_BLOCK = 32
-"""Fewest fakes drawn at a time where the batch allows it, so that small quotas do not starve the batch."""
 
 
 class QuotaError(ValueError):
@@ -161,13 +157,12 @@ def grow_pool(
     for group in hardest_first(conditions, limits, names):
         quota = int(conditions.quota_G[group])
         cap = math.ceil(cfg.max_draws_factor * quota)
-        size = block_size(quota, cfg.batch_size)
         have, drawn, block = dict.fromkeys(names, 0), 0, 0
         while lacking := [name for name in names if have[name] < quota]:
             if drawn >= cap:
                 worst = min(lacking, key=have.__getitem__)
                 raise QuotaError(quota_message(conditions, group, worst, have[worst], quota, drawn))
-            label_B = conditions.ask(group, drawn, min(size, cap - drawn))
+            label_B = conditions.ask(group, drawn, min(cfg.block_size, cap - drawn))
             scores = score_fn(label_B, generator(seed, "bank", group, block), block)
             drawn, block, draws = drawn + len(scores), block + 1, draws + len(scores)
             for name in lacking:
@@ -177,15 +172,6 @@ def grow_pool(
             if filled - logged >= max(1, total // 100) or filled == total:
                 log(filled, {"draws": float(draws)}, total)
                 logged = filled
-
-
-def block_size(quota: int, batch_size: int) -> int:
-    """Draws in a block: at most a batch, if possible a quarter of the quota, and a whole number of blocks to a quota.
-
-    Raw fakes then waste no draw, and the other selections about an eighth of a quota.
-    """
-    pieces = max(math.ceil(quota / batch_size), min(4, quota // MIN_BLOCK), 1)
-    return min(batch_size, max(MIN_BLOCK, math.ceil(quota / pieces)))
 
 
 def hardest_first(conditions: Conditions, limits: Limits, names: Collection[str]) -> list[int]:

@@ -19,7 +19,6 @@ from cgankd.bank.build import (
     Scores,
     arrange,
     bank_report,
-    block_size,
     burn_in,
     grow_pool,
     passes,
@@ -157,13 +156,15 @@ def test_the_quota_sums_to_num_fakes_and_differs_by_at_most_one(num_fakes: int, 
     assert int(quota.sum()) == num_fakes and int(quota.max() - quota.min()) <= 1
 
 
-@given(st.integers(1, 5000), st.integers(1, 600))
-@settings(deadline=None)
-def test_blocks_fit_the_batch_and_a_whole_number_of_them_nearly_makes_a_quota(quota: int, batch_size: int) -> None:
-    size = block_size(quota, batch_size)
-    num = -(-quota // size)
-    assert 1 <= size <= batch_size
-    assert num * size - quota < max(32, num + 1)
+def test_a_larger_bank_or_another_rho_begins_with_the_same_draws() -> None:
+    def draws(**changes: object) -> dict[int, Tensor]:
+        blocks, _, _ = grow(bank_config(**changes))
+        return {c: torch.cat([b.images for b in blocks if int(b.asked[0]) == c]) for c in (0, 1)}
+
+    small, large, strict = draws(num_fakes=70), draws(num_fakes=500), draws(num_fakes=70, rho=0.3)
+    for label, images in small.items():
+        assert len(images) < len(large[label]) and torch.equal(large[label][: len(images)], images)
+        assert len(images) < len(strict[label]) and torch.equal(strict[label][: len(images)], images)
 
 
 def test_a_quota_out_of_reach_says_which_where_and_how_often() -> None:

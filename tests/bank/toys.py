@@ -53,6 +53,7 @@ BANK = BankConfig(
     max_draws_factor=100.0,
     batch_size=32,
     refuse_worthless=True,
+    block_size=32,
 )
 VICINITY = VicinityConfig(
     kind="soft", label_sigma=0.5, kappa=1.0, kappa_multiplier=2.0, gap_quantile=1.0, weight_floor=1e-3

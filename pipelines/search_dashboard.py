@@ -1,0 +1,36 @@
+"""optuna-dashboard over the studies of a folder, for this machine only."""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+
+from cgankd.config import ConfigError
+from pipelines.params import load_config
+from pipelines.search_study import connect, shown, storage_url
+
+HOST = "127.0.0.1"
+
+
+def serve(workdir: Path, storage: str | None, port: int, console: Console) -> None:
+    """Serve until Ctrl-C. Raises ConfigError where there is no study or the port is taken."""
+    cfg = load_config(workdir / "params.yaml")
+    url = storage_url(workdir, cfg.search, storage)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        raise ConfigError("there is no study in this folder yet; run `cgankd search` first")
+    database = connect(workdir, url)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from optuna_dashboard import run_server
+    console.print(f"http://{HOST}:{port} shows {shown(url)} (Ctrl-C ends it)", markup=False, soft_wrap=True)
+    try:
+        run_server(database, host=HOST, port=port)
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise ConfigError(f"port {port} is taken on this machine; choose another by --port") from None
