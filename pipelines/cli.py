@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipelines import cli_bank
 from pipelines.cli_errors import Settings, console, plain_errors
 
 app = typer.Typer(
@@ -83,12 +84,6 @@ def cgan(settings: Settings = None) -> None:
 def ratio(settings: Settings = None) -> None:
     """M1: fit the density ratio. Reads dataset.h5 and cgan.safetensors; writes ratio.safetensors."""
     one_stage("ratio", settings)
-
-
-@app.command(rich_help_panel="Stages")
-def bank(settings: Settings = None) -> None:
-    """M1 and M2: draw, subsample, filter, relabel fakes. Reads teacher, cgan and ratio; writes pool.h5, bank.h5."""
-    one_stage("bank", settings)
 
 
 @app.command(rich_help_panel="Stages")
@@ -221,6 +216,9 @@ def doctor(
         for finding in bad if only else []:
             typer.echo(f"{finding.name}: {finding.text}; cure: {finding.cure}", err=True)
         raise typer.Exit(2 if bad else 0)
+
+
+cli_bank.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

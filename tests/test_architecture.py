@@ -37,7 +37,7 @@ ONE_PLACE = {
     "mlflow": "pipelines/tracking.py",
     "typer": "pipelines/cli",
     "ruamel": "pipelines/params.py",
-    "matplotlib": "pipelines/pictures.py",
+    "matplotlib": "pipelines/pictures",
 }
 STANDARD = __import__("sys").stdlib_module_names
 
