@@ -45,23 +45,25 @@ class Neighbours:
 
 def neighbours(images_NCHW: Tensor, features_NF: Tensor, sets: Sets, space: Space, log: LogFn) -> Neighbours:
     """Search the training images for every image of a set, piece by piece."""
-    parts: list[tuple[Nearest, Nearest, Shifted]] = []
+    by_pixel, by_feature, by_shift = [], [], []
     done = 0
     for row in torch.split(torch.arange(len(images_NCHW)), BATCH):
         image, feature = images_NCHW[row], features_NF[row]
-        near = [
+        tried = [
             candidates(as_float(query), target, SHIFT_CANDIDATES)
             for query, target in ((image, sets.train.images), (feature, space.train))
         ]
-        shifted = nearest_shifted(image, sets.train.images, torch.cat(near, dim=1))
-        parts.append((nearest(image, sets.train.images), nearest(feature, space.train), shifted))
+        by_pixel.append(nearest(image, sets.train.images))
+        by_feature.append(nearest(feature, space.train))
+        by_shift.append(nearest_shifted(image, sets.train.images, torch.cat(tried, dim=1)))
         done += len(row)
         log(done, {}, len(images_NCHW))
-    pixel, feature_, shift = zip(*parts, strict=True)
-    return Neighbours(
-        *(Nearest(torch.cat([p.distance for p in ps]), torch.cat([p.index for p in ps])) for ps in (pixel, feature_)),
-        Shifted(*(torch.cat([getattr(p, name) for p in shift]) for name in ("distance", "index", "shift"))),
-    )
+
+    def joined(parts: list[Nearest]) -> Nearest:
+        return Nearest(torch.cat([p.distance for p in parts]), torch.cat([p.index for p in parts]))
+
+    shifted = Shifted(*(torch.cat([getattr(p, f) for p in by_shift]) for f in ("distance", "index", "shift")))
+    return Neighbours(joined(by_pixel), joined(by_feature), shifted)
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def by_label_findings(sets: Sets, space: Space, curves: Curves, name: str, says:
         shared = sorted(set(bank) & set(train))
         if not shared:
             continue
-        values = pair(lambda curve: mean([curve[label] for label in shared]), bank, train)
+        values = mean([bank[label] for label in shared]), mean([train[label] for label in shared])
         error = spread([bank[label] - train[label] for label in shared]) / math.sqrt(len(shared))
         alarm = over(values[0], values[1], FAR, 2 * error) if measure == "kid" else ""
         size = ", which few images make large" if measure == "fid" else ""
