@@ -61,7 +61,7 @@ def make_inception(path: Path, pixels: str, batch_size: int = 32) -> Callable[[T
     network, asks = load_network(path)
     options = {"return_features": True} if asks else {}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(images_BCHW: Tensor) -> Tensor:
         parts = []
         for chunk in torch.split(images_BCHW, batch_size):
@@ -76,6 +76,6 @@ def make_inception(path: Path, pixels: str, batch_size: int = 32) -> Callable[[T
             if not isinstance(out, Tensor) or out.ndim not in (2, 4) or len(out) != len(chunk):
                 raise ConfigError(f"--inception: {path} must give features [B, F], one row an image")
             parts.append(out.float().flatten(1))
-        return torch.cat(parts).clone()
+        return torch.cat(parts)
 
     return features

@@ -29,7 +29,7 @@ def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
     if not linear:
         raise ValueError("teacher.net has no linear layer, so it has no penultimate features to compare images by")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         caught: list[Tensor] = []
         hook = linear[-1].register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0].flatten(1).float()))
@@ -40,7 +40,6 @@ def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
         finally:
             hook.remove()
             net.train(was_training)
-        # Out of inference mode's own tensors: callers write them to files and index them.
-        return torch.cat(caught).clone(), torch.cat(outputs).clone()
+        return torch.cat(caught), torch.cat(outputs)
 
     return features
