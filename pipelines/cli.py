@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_search
+from pipelines import cli_bank, cli_search
 from pipelines.cli_errors import Settings, console, plain_errors
 
 app = typer.Typer(
@@ -84,12 +84,6 @@ def cgan(settings: Settings = None) -> None:
 def ratio(settings: Settings = None) -> None:
     """M1: fit the density ratio. Reads dataset.h5 and cgan.safetensors; writes ratio.safetensors."""
     one_stage("ratio", settings)
-
-
-@app.command(rich_help_panel="Stages")
-def bank(settings: Settings = None) -> None:
-    """M1 and M2: draw, subsample, filter, relabel fakes. Reads teacher, cgan and ratio; writes pool.h5, bank.h5."""
-    one_stage("bank", settings)
 
 
 @app.command(rich_help_panel="Stages")
@@ -225,6 +219,7 @@ def doctor(
 
 
 cli_search.register(app)
+cli_bank.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -54,6 +54,8 @@ SECTIONS = {
     "evaluate": ("evaluate",),
 }
 """The settings each stage reads, as dvc.yaml has them."""
+BESIDE_STAGES = ("audit",)
+"""Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of curve points sent to the trackers."""
 
@@ -283,7 +285,7 @@ def open_context(
 
     Raises ConfigError when a setting is wrong or another process runs this stage in the same folder.
     """
-    assert stage in STAGES, stage
+    assert stage in (*STAGES, *BESIDE_STAGES), stage
     workdir = (workdir or Path.cwd()).resolve()
     cfg = load_config(workdir / "params.yaml", overrides)
     set_threads()
