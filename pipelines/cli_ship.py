@@ -15,7 +15,7 @@ LevelOption = Annotated[float, typer.Option("--level", help="Level of the interv
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    for command in (export, predict):
+    for command in (export, ship, serve, predict):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -38,6 +38,61 @@ def export(
         console().print(sizes_table(values))
         for line in remarks(values, out):
             typer.echo(line)
+
+
+def ship(
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in the registry; without it the preset's name and -student.")
+    ] = None,
+    data_licence: Annotated[
+        str | None, typer.Option("--data-licence", help="Licence of your own images, for the model card.")
+    ] = None,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make it champion though the champion does better on validation.")
+    ] = False,
+    level: LevelOption = 0.9,
+) -> None:
+    """Put the chosen student into MLflow's model registry as champion, with its model card."""
+    with plain_errors():
+        from pipelines.machine import set_threads
+        from pipelines.ship import ship as ship_student
+
+        set_threads()
+        done = ship_student(Path.cwd(), name=name, licence=data_licence, level=level, promote=promote)
+        made = done.registered
+        again = "" if made.fresh else " (registered before from the same artifacts)"
+        typer.echo(f"{done.name} version {made.version}{again}; model card: {done.card.relative_to(Path.cwd())}")
+        typer.echo(f"largest difference to the student on real images: {made.difference:.1e}")
+        if made.champion:
+            typer.echo(
+                f"it is the champion: models:/{done.name}@champion; `cgankd serve` answers HTTP requests with it"
+            )
+        else:
+            typer.echo(f"version {made.rival} stays champion: it does better on validation; --promote overrules that")
+
+
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5001,
+    name: Annotated[str | None, typer.Option("--name", help="Name in the registry, as given to ship.")] = None,
+) -> None:
+    """Answer HTTP requests with the champion, on 127.0.0.1 only (mlflow models serve)."""
+    import subprocess
+
+    with plain_errors():
+        from pipelines.params import load_config
+        from pipelines.registry import serve_command
+        from pipelines.ship import model_name
+        from pipelines.tracking import store_uri
+
+        model = model_name(load_config(Path("params.yaml")), name)
+        command, environment = serve_command(model, port, store_uri(Path.cwd()))
+        typer.echo(f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it needs some seconds to start)")
+        typer.echo(f"label images with it: cgankd predict FOLDER --server http://127.0.0.1:{port}")
+        try:
+            code = subprocess.call(command, env=environment)
+        except KeyboardInterrupt:
+            code = 0
+        raise typer.Exit(code)
 
 
 def predict(
