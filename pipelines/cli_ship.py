@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ LevelOption = Annotated[float, typer.Option("--level", help="Level of the interv
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    for command in (export, ship, serve, predict):
+    for command in (export, ship, serve, predict, init, pin):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -76,8 +78,6 @@ def serve(
     name: Annotated[str | None, typer.Option("--name", help="Name in the registry, as given to ship.")] = None,
 ) -> None:
     """Answer HTTP requests with the champion, on 127.0.0.1 only (mlflow models serve)."""
-    import subprocess
-
     with plain_errors():
         from pipelines.params import load_config
         from pipelines.registry import serve_command
@@ -88,11 +88,9 @@ def serve(
         command, environment = serve_command(model, port, store_uri(Path.cwd()))
         typer.echo(f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it needs some seconds to start)")
         typer.echo(f"label images with it: cgankd predict FOLDER --server http://127.0.0.1:{port}")
-        try:
-            code = subprocess.call(command, env=environment)
-        except KeyboardInterrupt:
-            code = 0
-        raise typer.Exit(code)
+        sys.stdout.flush()
+        # In place of this process, which holds torch and MLflow and would only stand between the server and a signal.
+        os.execve(command[0], command, environment)
 
 
 def predict(
@@ -125,3 +123,43 @@ def predict(
         for entry in bad:
             typer.echo(f"error: {entry.error}", err=True)
         raise typer.Exit(2 if bad else 0)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The project's folder; new or empty.")],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="One sub-folder of images a class, or train/ and test/ with those.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="A list of path,label; paths relative to it.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="class or scalar, where the labels do not tell.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", help="Pixels a side; without it near the median, at most 64.")
+    ] = None,
+    square: Annotated[str | None, typer.Option("--square", help="Make images square in copies: crop or pad.")] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the images, at their new size, into the project; DVC keeps them.")
+    ] = False,
+) -> None:
+    """Make a project of your own images in which `dvc repro` runs: git, DVC, fitted params.yaml, README."""
+    with plain_errors():
+        from pipelines.init import init as make_project
+        from pipelines.init import make_plan, summary
+
+        plan = make_plan(folder, images, csv, task=task, size=image_size, fit=square, copying=copy)
+        for line in summary(plan):
+            typer.echo(line)
+        make_project(plan, typer.echo)
+        typer.echo(f"next: cd {folder} && dvc repro   (params.yaml first, if you want to change something)")
+
+
+def pin() -> None:
+    """After an upgrade: tie this project to the installed code (code.json); `dvc repro` then runs what changed."""
+    with plain_errors():
+        from pipelines.project import PIN, write_pin
+
+        if not Path("params.yaml").exists():
+            from cgankd.config import ConfigError
+
+            raise ConfigError("there is no params.yaml here; go to a project made by `cgankd init`")
+        changed = write_pin(Path.cwd())
+        typer.echo(f"{PIN}: {'stages with other code: ' + ', '.join(changed) if changed else 'nothing changed'}")

@@ -6,7 +6,7 @@ import difflib
 import importlib.resources
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +117,30 @@ def write_preset(name: str, path: Path) -> Path | None:
 
 def set_value(path: Path, dotted: str, value: Any) -> None:
     """Change one setting of a params file and leave its comments and order alone. Raises ConfigError."""
+    set_values(path, {dotted: value})
+
+
+def set_values(path: Path, values: Mapping[str, Any]) -> None:
+    """Change settings of a params file, all or none, and leave its comments and order alone. Raises ConfigError.
+
+    A switch of an arm may be absent from the file, where it is off; any other setting has to be there.
+    """
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     read_params(path)
     document = yaml.load(path.read_text(encoding="utf-8"))
-    keys = dotted.split(".")
-    node = document
-    for depth, key in enumerate(keys):
-        if not isinstance(node, Mapping) or key not in node:
-            raise ConfigError(f"{'.'.join(keys[: depth + 1])} is not in {path.name}")
-        if depth < len(keys) - 1:
-            node = node[key]
-    node[keys[-1]] = value
+    for dotted, value in values.items():
+        keys = dotted.split(".")
+        node = document
+        for depth, key in enumerate(keys):
+            optional = depth == 3 and keys[:2] == ["student", "arms"]
+            if not isinstance(node, Mapping) or (key not in node and not optional):
+                raise ConfigError(f"{'.'.join(keys[: depth + 1])} is not in {path.name}")
+            if depth < len(keys) - 1:
+                node = node[key]
+        node[keys[-1]] = value
     stream = io.StringIO()
     yaml.dump(document, stream)
     write_text(path, stream.getvalue())
@@ -141,3 +151,16 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def rewritten(text: str, change: Callable[[Any], None]) -> str:
+    """A YAML text after `change` was applied to its document in place; comments and order stay."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(text)
+    change(document)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
