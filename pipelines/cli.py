@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_bank, cli_search
+from pipelines import cli_bank, cli_search, cli_ship
 from pipelines.cli_errors import Settings, console, plain_errors
 
 app = typer.Typer(
@@ -220,6 +220,7 @@ def doctor(
 
 cli_search.register(app)
 cli_bank.register(app)
+cli_ship.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -35,6 +35,7 @@ from pipelines.journal import Tracker
 from pipelines.machine import set_threads
 from pipelines.params import flatten, load_config
 from pipelines.progress import Meter, duration_text
+from pipelines.project import check_pin
 from pipelines.tracking import open_tracker
 
 
@@ -288,6 +289,7 @@ def open_context(
     assert stage in (*STAGES, *BESIDE_STAGES), stage
     workdir = (workdir or Path.cwd()).resolve()
     cfg = load_config(workdir / "params.yaml", overrides)
+    check_pin(workdir, stage)
     set_threads()
     lock_path = workdir / "artifacts" / "resume" / f"{stage}.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)
