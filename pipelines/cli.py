@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipelines import cli_report
 from pipelines.cli_errors import Settings, console, plain_errors
 
 app = typer.Typer(
@@ -228,6 +229,9 @@ def doctor(
         for finding in bad if only else []:
             typer.echo(f"{finding.name}: {finding.text}; cure: {finding.cure}", err=True)
         raise typer.Exit(2 if bad else 0)
+
+
+cli_report.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -45,6 +45,7 @@ def run(ctx: Context) -> None:
             results |= runner.train({name: arms[name]})
     _save(ctx, arms, results, runner)
     unit = task.headline.unit
+    ctx.tracker.tags({"unit": unit, "higher_is_better": str(task.headline.higher_is_better).lower()})
     for name, runs in results.items():
         values = torch.tensor([run["val"] for run in runs], dtype=torch.float64)
         ctx.metrics({f"{name}.val_mean": float(values.mean()), f"{name}.val_sd": float(values.std())})

@@ -34,7 +34,8 @@ ALLOWED = {
 THIRD_PARTY = {"torch", "numpy", "h5py", "torchvision", "PIL", "sklearn", "scipy", "safetensors"}
 ONE_PLACE = {
     "h5py": "cgankd/data/store.py",
-    "mlflow": "pipelines/tracking.py",
+    "mlflow": "pipelines/tracking",
+    "jinja2": "pipelines/page.py",
     "typer": "pipelines/cli",
     "ruamel": "pipelines/params.py",
     "matplotlib": "pipelines/pictures.py",

@@ -39,3 +39,21 @@ def paired_gain(rival: Sequence[float], arm: Sequence[float], *, higher_is_bette
     half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * float(difference.std(ddof=1)) / math.sqrt(n)
     mean = float(difference.mean())
     return Gain(mean, mean - half, mean + half, tuple(float(d) for d in difference))
+
+
+def unpaired_gain(rival: Sequence[float], arm: Sequence[float], *, higher_is_better: bool, confidence: float) -> Gain:
+    """Difference of two means and its interval where values do not pair up (Welch's t with Satterthwaite's degrees).
+
+    `values` is empty, as there are no seed-by-seed differences.
+    """
+    assert min(len(rival), len(arm)) >= 2, "a spread needs at least two seeds"
+    sign = 1.0 if higher_is_better else -1.0
+    parts = [np.asarray(values, dtype=np.float64) for values in (rival, arm)]
+    errors = [float(part.var(ddof=1)) / len(part) for part in parts]
+    mean = sign * float(parts[1].mean() - parts[0].mean())
+    total = sum(errors)
+    if total == 0.0:
+        return Gain(mean, mean, mean, ())
+    freedom = total**2 / sum(error**2 / (len(part) - 1) for error, part in zip(errors, parts, strict=True))
+    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(total)
+    return Gain(mean, mean - half, mean + half, ())

@@ -102,7 +102,10 @@ def test_the_experiment_gets_ready_made_views_once(store: Path) -> None:
     open_run(store).close("FINISHED")
     assert client.get_experiment_by_name("cgankd").tags["mlflow.note.content"] == "mine"
     links = view_links("http://127.0.0.1:5000/", experiment.experiment_id)
-    assert links["results"] == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=results"
+    assert (
+        links["results"]
+        == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=results"
+    )
 
 
 def test_an_unreachable_server_stops_nothing_and_sync_adds_the_run(
