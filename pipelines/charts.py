@@ -18,7 +18,8 @@ from scipy.special import stdtrit
 
 from cgankd.measure.predictive import mean_sd
 
-WIDTH = 760
+WIDTH, NARROW = 760, 470
+"""Widths of charts in their own units: of a whole column, and of half a column, so that text stays readable."""
 Array = NDArray[Any]
 
 
@@ -78,7 +79,7 @@ def intervals(
     rows: Sequence[Interval], axis: str, *, title: str, mark: float | None = None, mark_name: str = ""
 ) -> Markup:
     """Rows of diamonds with their interval and, faint, the values behind; `mark` is a line across all rows."""
-    left, top, step = 12.0 + 7.6 * min(30, max([len(row.label) for row in rows] + [8])), 12.0, 30.0
+    left, top, step = 16.0 + 8.2 * min(30, max([len(row.label) for row in rows] + [8])), 12.0, 30.0
     ends = [value for row in rows for value in (row.low, row.high, *row.values)] + ([mark] if mark is not None else [])
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     room = 0.06 * (high - low) or 1.0
@@ -123,17 +124,17 @@ def histogram(
         for name, values in groups.items()
     }
     most = max([float(share.max()) for share in shares.values() if len(share)] + [1.0])
-    left, top, bottom = 48.0, 14.0 + 18.0 * len(marks), 232.0
+    left, top, bottom = 40.0, 14.0 + 18.0 * len(marks), 232.0
 
     def x(value: float) -> float:
-        return left + value / high * (WIDTH - left - 14)
+        return left + value / high * (NARROW - left - 14)
 
     def y(share: float) -> float:
         return bottom - share / most * (bottom - top)
 
-    body = [line(left, y(tick), WIDTH - 14, y(tick), "grid") for tick in ticks(0, most, 5)]
+    body = [line(left, y(tick), NARROW - 14, y(tick), "grid") for tick in ticks(0, most, 5)]
     body += [text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", kind="small") for tick in ticks(0, most, 5)]
-    body += [text(x(tick), bottom + 18, f"{tick:g}", anchor="middle", kind="small") for tick in ticks(0, high)]
+    body += [text(x(tick), bottom + 18, f"{tick:g}", anchor="middle", kind="small") for tick in ticks(0, high, 5)]
     for i, share in enumerate(shares.values()):
         points = [f"M{x(0):.1f} {bottom:.1f}"]
         for a, b, value in zip(edges, edges[1:], share, strict=False):
@@ -142,22 +143,22 @@ def histogram(
         body.append(f'<path d="{"".join(points)}" class="area{i % 4}"/>')
     for i, (name, mark) in enumerate(marks.items()):
         body.append(line(x(mark), 6 + 18 * i, x(mark), bottom, "mark"))
-        right = x(mark) > WIDTH / 2
+        right = x(mark) > NARROW / 2
         body.append(
             text(x(mark) + (-6 if right else 6), 18 + 18 * i, name, anchor="end" if right else "start", kind="small")
         )
-    body.append(text((left + WIDTH) / 2, bottom + 38, axis, anchor="middle", kind="small"))
+    body.append(text((left + NARROW) / 2, bottom + 38, axis, anchor="middle", kind="small"))
     said = "; ".join(
         f"{name}: {len(values)} values, mean {float(np.mean(values)):.3g}"
         for name, values in groups.items()
         if len(values)
     )
-    return figure(bottom + 46, title, f"{said}. Shares in % of each group.", "".join(body))
+    return figure(bottom + 46, title, f"{said}. Shares in % of each group.", "".join(body), NARROW)
 
 
 def bars(labels: Sequence[str], groups: Mapping[str, Sequence[float]], axis: str, *, title: str) -> Markup:
     """Bars side by side, one group a colour, for each label; labels are thinned where they would touch."""
-    most = max([value for values in groups.values() for value in values] + [1e-9])
+    most = 1.08 * max([value for values in groups.values() for value in values] + [1e-9])
     left, top, bottom = 48.0, 12.0, 190.0
     wide = (WIDTH - left - 14) / max(1, len(labels))
     each = 0.8 * wide / max(1, len(groups))

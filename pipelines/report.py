@@ -14,6 +14,7 @@ from markupsafe import Markup
 from pipelines.artifacts import STAGES, replacing
 from pipelines.charts import Interval, Node, array_of, bars, histogram, intervals, pipeline
 from pipelines.page import render_page
+from pipelines.progress import duration_text
 from pipelines.report_advice import advise
 from pipelines.report_facts import Facts, StageFacts, gather
 from pipelines.report_fakes import Fakes, LabelQuality, fake_sheets, label_text, quality, read_fakes, real_sheet
@@ -68,7 +69,7 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "missing": [name for name in STAGES if facts.stages[name].metrics is None],
         "stages": facts.stages,
         "pipeline": pipeline([node(facts, name) for name in STAGES], EDGES),
-        "total_seconds": sum(stage.seconds or 0.0 for stage in facts.stages.values()),
+        "total": duration_text(sum(stage.seconds or 0.0 for stage in facts.stages.values())),
         "sheets": ([real] if real else []) + (fake_sheets(fakes, pool) if fakes else []),
         "ratio_chart": ratio_chart(facts, fakes) if fakes else None,
         "error_chart": error_chart(facts, fakes) if fakes else None,
@@ -80,10 +81,18 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "headline_unit": fakes.task.headline.unit if fakes else "",
         "arms_chart": arms_chart(facts.result) if facts.result else None,
         "gains_chart": gains_chart(facts.result) if facts.result else None,
-        "health": [(name, *check) for name in STAGES for check in facts.stages[name].health],
+        "health": health(facts),
         "lineage": facts.lineage,
         "advice": advise(facts, label_error),
     }
+
+
+def health(facts: Facts) -> list[tuple[str, str, str]]:
+    """(stage, mark, sentence) of every check; what the bank stage repeats is left out."""
+    found = {
+        sentence: (name, mark) for name in reversed(STAGES) for mark, sentence in reversed(facts.stages[name].health)
+    }
+    return [(name, mark, sentence) for sentence, (name, mark) in reversed(found.items())]
 
 
 def largest(labels: list[LabelQuality]) -> dict[str, float]:

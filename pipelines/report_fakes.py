@@ -17,7 +17,7 @@ from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.page import png_uri
 
-SHOWN = 24
+SHOWN = 26
 NEIGHBOURS = 40
 """Images of a label that nearest distances are measured among, at most."""
 REPEATS = 10
@@ -165,7 +165,7 @@ def fake_sheets(fakes: Fakes, pool: Path) -> list[Sheet]:
         images = read_pool_images(pool, shown)
         thumbs = tuple(thumb(fakes, name, int(row), image) for row, image in zip(shown, images, strict=True))
         number = f"{len(rows):,} of {count:,} draws"
-        sheets.append(Sheet(name.capitalize(), f"{said[name]} {number}.", thumbs))
+        sheets.append(Sheet(name[:1].upper() + name[1:], f"{said[name]} {number}.", thumbs))
     return sheets
 
 
