@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_bank, cli_search, cli_ship
+from pipelines import cli_bank, cli_report, cli_search, cli_ship
 from pipelines.cli_errors import Settings, console, plain_errors
 
 app = typer.Typer(
@@ -160,10 +160,17 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
 
     with plain_errors():
         from cgankd.config import ConfigError
-        from pipelines.tracking import home, store_uri
+        from pipelines.tracking import home, last_run, store_uri
+        from pipelines.tracking_names import view_links
 
         uri = store_uri(Path.cwd())
-        if uri.startswith(("http:", "https:")):
+        known = [run for run in (last_run(Path.cwd(), stage) for stage in STAGES) if run is not None]
+        remote = uri.startswith(("http:", "https:"))
+        for run in known[-1:]:
+            address = uri if remote else f"http://127.0.0.1:{port}"
+            for name, link in view_links(address, str(run["experiment_id"])).items():
+                typer.echo(f"{name:>9}: {link}")
+        if remote:
             typer.echo(f"runs are kept by the server at {uri}: open that address")
             return
         if "MLFLOW_TRACKING_URI" not in os.environ and not (home(Path.cwd()) / "mlflow.db").exists():
@@ -221,6 +228,7 @@ def doctor(
 cli_search.register(app)
 cli_bank.register(app)
 cli_ship.register(app)
+cli_report.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -19,7 +19,8 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.export import worst_difference
 from pipelines.shipping import PARITY, Package
-from pipelines.tracking import MlflowSink, environment, git_state, reason
+from pipelines.tracking import MlflowSink, environment, reason
+from pipelines.tracking_names import git_state
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

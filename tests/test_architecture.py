@@ -36,7 +36,8 @@ ALLOWED = {
 THIRD_PARTY = {"torch", "numpy", "h5py", "torchvision", "PIL", "sklearn", "scipy", "safetensors", "onnx", "onnxruntime"}
 ONE_PLACE: dict[str, str | tuple[str, ...]] = {
     "h5py": "cgankd/data/store.py",
-    "mlflow": ("pipelines/tracking.py", "pipelines/registry.py"),
+    "mlflow": ("pipelines/tracking", "pipelines/registry.py"),
+    "jinja2": "pipelines/page.py",
     "onnx": "cgankd/export.py",
     "onnxruntime": "cgankd/export.py",
     "typer": "pipelines/cli",
