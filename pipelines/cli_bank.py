@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipelines.cli_errors import Settings, plain_errors
 
@@ -54,6 +55,17 @@ def audit(
             run(run_context, inception, inception_pixels)
 
 
+class InOrder(TyperGroup):
+    """Help in the order of the method: typer lists commands that have commands of their own last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands, with bank after ratio."""
+        names = [name for name in super().list_commands(ctx) if name != "bank"]
+        names.insert(names.index("ratio") + 1, "bank")
+        return names
+
+
 def register(app: typer.Typer) -> None:
     """Add `bank` and what is under it."""
+    app.info.cls = InOrder
     app.add_typer(group, name="bank", rich_help_panel="Stages")
