@@ -60,15 +60,15 @@ def fitted(data: OwnData, size: int) -> dict[str, Any]:
 
 
 def _splits(data: OwnData) -> tuple[dict[str, Any], int]:
-    """A fifth for test, a sixth for validation (at most 50 a class, 500 in all); and how many are left to train on."""
+    """A fifth for test, a fifth of the rest for validation (at most 50 a class, 500 in all), and how many train."""
     own = set(data.parts)
     share = None if "test" in own else 0.2
     if data.scalar:
-        num_val = min(max(round(len(data.labels) * 0.15), 10), 500)
+        num_val = min(max(round(len(data.labels) * 0.16), 10), 500)
         return {"data.test_share": share, "data.num_val": num_val}, len(data.labels) - num_val - len(data.labels) // 5
     counts = data.counts()
     left = {name: count - (0 if share is None else max(1, round(share * count))) for name, count in counts.items()}
-    val = min(max(1, min(left.values()) // 6), 50)
+    val = min(max(1, min(left.values()) // 5), 50)
     taken = 0 if "val" in own else val
     return {"data.test_share": share, "data.val_per_label": val}, sum(left.values()) - taken * len(left)
 

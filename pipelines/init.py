@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import string
 import subprocess
 import sys
@@ -86,8 +87,8 @@ def summary(plan: Plan) -> list[str]:
 def init(plan: Plan, say: Callable[[str], None]) -> None:
     """Write the project: params.yaml, dvc.yaml, code.json, README, git and DVC with a first commit."""
     folder, data = plan.folder, plan.data
-    for tool in (["git", "--version"], [sys.executable, "-m", "dvc", "--version"]):
-        _run(folder.parent if folder.parent.exists() else Path.cwd(), *tool)
+    if shutil.which("git") is None:
+        raise ConfigError("git is not installed; a project needs it")
     folder.mkdir(parents=True, exist_ok=True)
     root, watched = _data_files(plan, say)
     params = folder / "params.yaml"
@@ -175,8 +176,7 @@ def _repository(plan: Plan, say: Callable[[str], None]) -> None:
     folder = plan.folder
     _run(folder, "git", "-c", "init.defaultBranch=main", "init", "--quiet")
     _run(folder, sys.executable, "-m", "dvc", "init", "--quiet")
-    for key in ("core.analytics", "core.check_update"):
-        _run(folder, sys.executable, "-m", "dvc", "config", key, "false")
+    write_text(folder / ".dvc" / "config", "[core]\n    analytics = false\n    check_update = false\n")
     if plan.copying:
         _run(folder, sys.executable, "-m", "dvc", "add", "--quiet", COPIES)
     _run(folder, "git", "add", "--all")
@@ -189,19 +189,16 @@ def _repository(plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def _run(folder: Path, *command: str) -> None:
-    """Run a tool in a folder. Raises ConfigError where it is missing or fails."""
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=os.environ | {"DVC_NO_ANALYTICS": "1"},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise ConfigError(f"{command[0]} is not installed; a project needs git and DVC") from None
+    """Run a tool in a folder. Raises ConfigError where it fails."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     if done.returncode != 0:
         words = " ".join(command[2:] if command[0] == sys.executable else command)
         raise ConfigError(f"`{words}` failed in {folder}: {' '.join(done.stdout.split())[-300:]}")

@@ -12,7 +12,7 @@ from cgankd.data.csv_list import read_list
 from cgankd.data.image_folder import list_folder
 from cgankd.data.survey import Survey, survey_images
 
-KINDS = {True: "scalar", False: "class"}
+KINDS = {False: "class", True: "scalar"}
 """Whether labels are measured numbers -> the word for it in params.yaml."""
 FEW_LABELS, IMAGES_A_LABEL = 20, 5
 """Whole numbers are classes where there are at most so many different ones, each with so many images on average."""
