@@ -48,9 +48,10 @@ class Interval:
 
 def figure(height: float, title: str, said: str, body: str, width: float = WIDTH) -> Markup:
     """An SVG that fills its column, with what it shows in words."""
+    kind = "chart" if width > NARROW else "chart half"
     n = f"{zlib.crc32((title + said).encode()):08x}"  # ids of a page differ where charts do
     return Markup(
-        f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}" aria-labelledby="t{n} d{n}">'
+        f'<svg class="{kind}" role="img" viewBox="0 0 {width:g} {height:g}" aria-labelledby="t{n} d{n}">'
         f'<title id="t{n}">{escape(title)}</title><desc id="d{n}">{escape(said)}</desc>{body}</svg>'
     )
 

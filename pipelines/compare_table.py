@@ -30,8 +30,12 @@ def arm_names(records: Sequence[Record]) -> list[str]:
 
 
 def gain_text(gain: Gain | None) -> str:
-    """ "+1.23 [+0.45, +2.01]"."""
-    return f"{gain.gain:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]" if gain else ""
+    """ "+1.23 [+0.45, +2.01]"; "equal" where every seed gave the same number, as when an arm did not change."""
+    if gain is None:
+        return ""
+    if gain.values and not any(gain.values):
+        return "equal"
+    return f"{gain.gain:+z.2f} [{gain.low:+z.2f}, {gain.high:+z.2f}]"
 
 
 def facts(one: Record) -> dict[str, str]:
@@ -44,7 +48,7 @@ def facts(one: Record) -> dict[str, str]:
         "distiller (arms with KD)": one.distiller,
         "seeds": seeds,
         "steps x batch": one.steps,
-        "scored on": f"{one.split}, {one.headline['name']} ({one.headline['unit']})",
+        "scored on": f"{one.headline['name']} ({one.headline['unit']})",
         "teacher": "" if one.teacher is None else f"{one.teacher:.2f}",
         "ships (by validation)": one.chosen or "",
     }

@@ -89,10 +89,11 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
 
 def health(facts: Facts) -> list[tuple[str, str, str]]:
     """(stage, mark, sentence) of every check; what the bank stage repeats is left out."""
-    found = {
-        sentence: (name, mark) for name in reversed(STAGES) for mark, sentence in reversed(facts.stages[name].health)
-    }
-    return [(name, mark, sentence) for sentence, (name, mark) in reversed(found.items())]
+    found: dict[str, tuple[str, str]] = {}
+    for name in STAGES:
+        for mark, sentence in facts.stages[name].health:
+            found.setdefault(sentence, (name, mark))
+    return [(name, mark, sentence) for sentence, (name, mark) in found.items()]
 
 
 def largest(labels: list[LabelQuality]) -> dict[str, float]:

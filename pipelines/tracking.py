@@ -243,7 +243,14 @@ def open_tracker(
             no_mlflow(error)
     exp = os.environ.get("DVC_EXP_NAME")
     extra = {"dvc.exp_name": exp, "dvc.stage": os.environ.get("DVC_STAGE")}
-    every = {"stage": stage, "level": "stage", **git_state(workdir), **tags, **{k: v for k, v in extra.items() if v}}
+    every = {
+        "stage": stage,
+        "level": "stage",
+        "series": exp or tags.get("preset", ""),
+        **git_state(workdir),
+        **tags,
+        **{k: v for k, v in extra.items() if v},
+    }
     facts: dict[str, Any] = {"stage": stage, "experiment": experiment, "mlflow": mlflow, "lock": str(lock)}
     facts["tags"] = every
     return Tracker(FanOut(sinks, failed), run_name(stage, tags.get("preset"), exp), facts)

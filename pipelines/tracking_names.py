@@ -20,7 +20,7 @@ NOTE = """One run a stage of cGAN-KD (`prepare` to `evaluate`); the students of 
 Metrics: `test/<arm>` and `val/<arm>` are scores (lower is better for errors), `gain/<arm>` is the paired gain over `real`
 with `.low` and `.high` of its interval, `rival_gain/<arm>` that over the best real-only arm, `best/...` is the arm that
 ships, `health/...` are checks, `result/...` other results of a stage; the rest are curves of the loop they are named after.
-Tags: `stage`, `level` (stage or child), `preset`, `arm`, `seed`, `chosen_arm`, `input.<file>` (digests), `git_sha`."""
+Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage or child), `preset`, `arm`, `seed`, `chosen_arm`, `input.<file>` (digests), `git_sha`."""
 
 
 def result_name(name: str) -> str:
@@ -34,15 +34,16 @@ def result_name(name: str) -> str:
 
 def evaluate_names(result: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an evaluate.json under the names that charts and tables of runs show."""
-    numbers = {"test/teacher": result["teacher"], "val/teacher": result["teacher_val"]}
+    chosen = result["arms"][result["chosen_arm"]]
+    # First of all: the compare page draws the metric it meets first.
+    numbers = {"best/test": chosen["mean"], "best/val": chosen["val_mean"], "best/gain": chosen.get("gain", 0.0)}
+    numbers |= {"test/teacher": result["teacher"], "val/teacher": result["teacher_val"]}
     for name, arm in result["arms"].items():
         numbers |= {f"test/{name}": arm["mean"], f"test_sd/{name}": arm["sd"], f"val/{name}": arm["val_mean"]}
         for key in ("gain", "rival_gain"):
             if key in arm:
                 ends = {f"{key}/{name}.{end}": arm[f"{key}_{end}"] for end in ("low", "high")}
                 numbers |= {f"{key}/{name}": arm[key]} | ends
-    chosen = result["arms"][result["chosen_arm"]]
-    numbers |= {"best/test": chosen["mean"], "best/val": chosen["val_mean"], "best/gain": chosen.get("gain", 0.0)}
     return numbers
 
 
@@ -104,6 +105,20 @@ def columns(**names: str) -> list[str]:
     return [f"{kind}.`{name}`" for kind, text in names.items() for name in text.split()]
 
 
+def picture_card(key: str) -> dict[str, Any]:
+    """A card of MLflow's chart page with a picture of every run; without the settings, which would push it out of view."""
+    card = {"uuid": key, "type": "IMAGE", "metricSectionId": "pictures", "deleted": False, "isGenerated": False}
+    return card | {"imageKeys": [key], "step": 0, "showRunParams": False, "runsCountToCompare": 10}
+
+
+PICTURES = (
+    "cgan/samples",
+    "bank/accepted_rejected",
+    "bank/ratio_histogram",
+    "bank/error_histogram",
+    "evaluate/arms",
+    "evaluate/gains",
+)
 VIEWS = {
     "results": view(
         "tags.stage = 'evaluate'",
@@ -111,17 +126,23 @@ VIEWS = {
             tags="chosen_arm",
             metrics="best/test best/gain test/real test/teacher",
             params="bank.rho bank.num_fakes student.net student.distiller",
-            attributes="Dataset",
         ),
     ),
     "stages": view("tags.level = 'stage'", columns(attributes="Source Dataset", tags="preset", metrics="seconds")),
     "students": view(
         "tags.stage = 'student' AND tags.level = 'child'",
-        columns(params="arm seed", metrics="result/val"),
+        columns(params="seed", metrics="result/val"),
         groupBy={
             "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "param", "groupByData": "arm"}],
+            "groupByKeys": [{"mode": "tag", "groupByData": "series"}, {"mode": "param", "groupByData": "arm"}],
         },
+    ),
+    "pictures": view(
+        "tags.level = 'stage' AND tags.`mlflow.loggedImages` = 'True'",
+        [],
+        compareRunCharts=[picture_card(key) for key in PICTURES],
+        compareRunSections=[{"uuid": "pictures", "name": "pictures", "display": True, "isReordered": True}],
+        isAccordionReordered=True,
     ),
 }
 """Ready-made views of the runs page: name -> what it opens as."""
@@ -136,4 +157,5 @@ def experiment_tags() -> dict[str, str]:
 def view_links(address: str, experiment_id: str) -> dict[str, str]:
     """The addresses of the ready-made views."""
     page = f"{address.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs"
-    return {name: f"{page}?viewStateShareKey={name}" for name in VIEWS}
+    as_charts = {"pictures": "&compareRunsMode=CHART"}
+    return {name: f"{page}?viewStateShareKey={name}{as_charts.get(name, '')}" for name in VIEWS}

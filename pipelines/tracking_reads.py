@@ -40,6 +40,7 @@ def client_of(workdir: Path) -> MlflowClient | None:
     if "MLFLOW_TRACKING_URI" not in os.environ and not (home(workdir) / "mlflow.db").exists():
         return None
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)

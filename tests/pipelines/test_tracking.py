@@ -72,6 +72,7 @@ def check(folder: Path, status: str = "FINISHED") -> None:
     images = [f.path for f in client.list_artifacts(root.info.run_id, "images")]
     assert len(images) == 2 and all(path.startswith("images/cgan~samples+step+12+timestamp+") for path in images)
     assert tags["mlflow.loggedImages"] == "True" and tags["mlflow.source.name"] == "cgankd cgan"
+    assert tags["series"] == child.data.tags["series"] == "digits"
     assert (tags["level"], child.data.tags["level"], child.info.run_name) == ("stage", "child", "digits/raw-0")
     assert child.data.tags["mlflow.parentRunId"] == root.info.run_id and child.data.tags["arm"] == "raw"
     assert [m.value for m in client.get_metric_history(child.info.run_id, "val")] == [9.0, 8.0]
