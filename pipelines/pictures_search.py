@@ -27,6 +27,7 @@ def history(
             axes.step(numbers, best, where="post", color=RED, linewidth=1.6, label="best so far")
         if default is not None and default in complete:
             axes.axhline(complete[default], color=BLACK, linestyle="--", linewidth=1.2, label="params.yaml as it was")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("trial")
         axes.set_ylabel(ylabel)
         axes.set_title(f"History of the search ({'higher' if higher else 'lower'} is better)")
