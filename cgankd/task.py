@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
-from cgankd.types import DatasetInfo, Headline, Task, Vicinity
+from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity
 from cgankd.vicinity import ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 
 
@@ -132,3 +132,73 @@ def make_task(info: DatasetInfo, cfg: Config) -> Task:
         return ClassTask(info)
     assert cfg.cgan.vicinity and cfg.bank.label_bin and cfg.bank.num_conditions, "Config checks this"
     return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions)
+
+
+class ClassAnswer(nn.Module):
+    """Logits [B, O] to class probabilities [B, O]."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__()
+        self.names = info.class_names
+        self.num_answers, self.scale = len(info.class_names), 1.0
+
+    def forward(self, out_BO: Tensor) -> Tensor:
+        """Softmax, in float32."""
+        return F.softmax(out_BO.float(), dim=1)
+
+    def score(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
+        """100 where the most probable class is wrong, else 0, [B]."""
+        return 100.0 * (answer_BA.argmax(dim=1) != label_B).float()
+
+    def miss(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
+        """1 - probability of the label, [B]."""
+        return 1.0 - answer_BA.gather(1, label_B[:, None])[:, 0]
+
+    def read(self, answer_BA: Tensor, margin: Margin | None) -> list[Reading]:
+        """The most probable class with its probability; the region is every class the margin does not rule out."""
+        readings = []
+        for row_A in answer_BA:
+            order = row_A.argsort(descending=True).tolist()
+            kept = [i for i in order if margin is not None and 1.0 - float(row_A[i]) <= margin.width]
+            best = order[0]
+            readings.append(Reading(self.names[best], float(row_A[best]), tuple(self.names[i] for i in kept)))
+        return readings
+
+
+class ScalarAnswer(nn.Module):
+    """The normalised output [B, 1] to the label in raw units [B, 1], clipped to the label range."""
+
+    num_answers = 1
+
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] = (f"label ({info.label_unit})" if info.label_unit else "label",)
+        self.label_min, self.label_max = info.label_min, info.label_max
+        self.scale = info.label_max - info.label_min
+
+    def forward(self, out_BO: Tensor) -> Tensor:
+        """Raw units, in float32."""
+        return (out_BO.float() * self.scale + self.label_min).clamp(self.label_min, self.label_max)
+
+    def score(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
+        """Absolute error in raw units, [B]."""
+        return (answer_BA[:, 0] - label_B).abs()
+
+    def miss(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
+        """Absolute error in raw units, [B]."""
+        return self.score(answer_BA, label_B)
+
+    def read(self, answer_BA: Tensor, margin: Margin | None) -> list[Reading]:
+        """The label; the region is the interval of the margin around it, cut to the label range."""
+        readings = []
+        for value in answer_BA[:, 0].tolist():
+            ends: tuple[float, ...] = ()
+            if margin is not None:
+                ends = (max(self.label_min, value - margin.width), min(self.label_max, value + margin.width))
+            readings.append(Reading(value, margin.level if margin else None, ends))
+        return readings
+
+
+def make_answer(info: DatasetInfo) -> Answer:
+    """What a model of this data set says to its users."""
+    return ClassAnswer(info) if info.kind == "class" else ScalarAnswer(info)

@@ -69,6 +69,7 @@ def run(ctx: Context) -> None:
         pictures.sample_grid(
             grid, [f"{value:.3g}" for value in shown.tolist()], "Fakes, one label a row, one z a column", columns=10
         ),
+        step=cfg.num_steps,
     )
 
 

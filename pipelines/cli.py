@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_search
+from pipelines import cli_bank, cli_report, cli_search, cli_ship
 from pipelines.cli_errors import Settings, console, plain_errors
 
 app = typer.Typer(
@@ -84,12 +84,6 @@ def cgan(settings: Settings = None) -> None:
 def ratio(settings: Settings = None) -> None:
     """M1: fit the density ratio. Reads dataset.h5 and cgan.safetensors; writes ratio.safetensors."""
     one_stage("ratio", settings)
-
-
-@app.command(rich_help_panel="Stages")
-def bank(settings: Settings = None) -> None:
-    """M1 and M2: draw, subsample, filter, relabel fakes. Reads teacher, cgan and ratio; writes pool.h5, bank.h5."""
-    one_stage("bank", settings)
 
 
 @app.command(rich_help_panel="Stages")
@@ -166,10 +160,17 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
 
     with plain_errors():
         from cgankd.config import ConfigError
-        from pipelines.tracking import home, store_uri
+        from pipelines.tracking import home, last_run, store_uri
+        from pipelines.tracking_names import view_links
 
         uri = store_uri(Path.cwd())
-        if uri.startswith(("http:", "https:")):
+        known = [run for run in (last_run(Path.cwd(), stage) for stage in STAGES) if run is not None]
+        remote = uri.startswith(("http:", "https:"))
+        for run in known[-1:]:
+            address = uri if remote else f"http://127.0.0.1:{port}"
+            for name, link in view_links(address, str(run["experiment_id"])).items():
+                typer.echo(f"{name:>9}: {link}")
+        if remote:
             typer.echo(f"runs are kept by the server at {uri}: open that address")
             return
         if "MLFLOW_TRACKING_URI" not in os.environ and not (home(Path.cwd()) / "mlflow.db").exists():
@@ -204,7 +205,7 @@ def sync() -> None:
 @app.command(rich_help_panel="Settings and results")
 def doctor(
     only: Annotated[
-        str | None, typer.Option(metavar="repository", help="Check git and DVC alone; silent when fine.")
+        str | None, typer.Option(metavar="repository", help="Check git, DVC and params.yaml alone; silent when fine.")
     ] = None,
 ) -> None:
     """Check this machine and folder; each problem comes with its cure. Exit code 2 when something blocks a run."""
@@ -225,6 +226,9 @@ def doctor(
 
 
 cli_search.register(app)
+cli_bank.register(app)
+cli_ship.register(app)
+cli_report.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -35,7 +35,9 @@ from pipelines.journal import Tracker
 from pipelines.machine import set_threads
 from pipelines.params import flatten, load_config
 from pipelines.progress import Meter, duration_text
+from pipelines.project import check_pin
 from pipelines.tracking import open_tracker
+from pipelines.tracking_names import result_name
 
 
 class Drawing(Protocol):
@@ -54,6 +56,8 @@ SECTIONS = {
     "evaluate": ("evaluate",),
 }
 """The settings each stage reads, as dvc.yaml has them."""
+BESIDE_STAGES = ("audit",)
+"""Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of curve points sent to the trackers."""
 
@@ -101,7 +105,8 @@ class Context:
             if path.suffix == ".safetensors" and config.exists():
                 found[str(Path(name).parent / config.name)] = file_digest(config)
             if path.suffix == ".h5":
-                self.tracker.dataset(name, found[name], self.stage)
+                use = "test" if self.stage == "evaluate" else "training"
+                self.tracker.dataset(f"{self.cfg.data.source}/{name}", found[name], use)
         self.digests |= found
         self.tracker.tags({f"input.{name}": digest[:12] for name, digest in found.items()})
         return paths
@@ -181,9 +186,9 @@ class Context:
     # Results
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Add numbers to metrics/<stage>.json and to the tracked run."""
+        """Add numbers to metrics/<stage>.json and, under health/ and result/, to the tracked run."""
         self._metrics |= values
-        self.tracker.metrics(values)
+        self.tracker.metrics({result_name(name): value for name, value in values.items()})
 
     def check(self, check: Check) -> None:
         """Log a health check and keep its value and verdict as metrics health.<name> and health.<name>.ok."""
@@ -192,21 +197,19 @@ class Context:
         self.metrics({f"health.{check.name}": check.value, f"health.{check.name}.ok": int(check.ok)})
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
-        """metrics/<name>.json, keys in the order given (the arms are a sequence); numbers also go to the tracked run."""
+        """metrics/<name>.json, keys in the order given (the arms are a sequence), also a file of the tracked run."""
         path = self.workdir / "metrics" / f"{name}.json"
         write_json(path, values, sort_keys=False)
         self._wrote_own_metrics |= name == self.stage
-        numbers = {k: v for k, v in flatten(values).items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        self.tracker.metrics(numbers)
         self.tracker.file(path)
         return path
 
-    def picture(self, name: str, figure: Drawing) -> Path:
-        """plots/<stage>/<name>.png, the same bytes for the same figure."""
+    def picture(self, name: str, figure: Drawing, step: int = 0) -> Path:
+        """plots/<stage>/<name>.png, the same bytes for the same figure; `step` is that of the loop it shows."""
         path = self._plot_path(f"{file_name(name)}.png")
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
-        self.tracker.picture(path)
+        self.tracker.picture(path, step)
         return path
 
     def curve_table(self, name: str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Path:
@@ -283,9 +286,10 @@ def open_context(
 
     Raises ConfigError when a setting is wrong or another process runs this stage in the same folder.
     """
-    assert stage in STAGES, stage
+    assert stage in (*STAGES, *BESIDE_STAGES), stage
     workdir = (workdir or Path.cwd()).resolve()
     cfg = load_config(workdir / "params.yaml", overrides)
+    check_pin(workdir, stage)
     set_threads()
     lock_path = workdir / "artifacts" / "resume" / f"{stage}.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)

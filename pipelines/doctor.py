@@ -33,10 +33,13 @@ class Finding:
 
 
 def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
-    """Look at everything, or at git and DVC alone."""
-    looks: list[Callable[[Path], list[Finding]]] = [look_at_git, look_at_dvc]
+    """Look at everything, or at git, DVC and params.yaml alone.
+
+    `dvc repro` reads no setting when nothing has to run again, so that a typo would stay unseen without this.
+    """
+    looks: list[Callable[[Path], list[Finding]]] = [look_at_git, look_at_dvc, look_at_params]
     if not only_repository:
-        looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_params, look_at_tracking]
+        looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_tracking]
     return [finding for look in looks for finding in look(workdir)]
 
 

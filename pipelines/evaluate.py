@@ -17,6 +17,7 @@ from pipelines import pictures
 from pipelines.context import Context
 from pipelines.networks import load_predictor
 from pipelines.table import render
+from pipelines.tracking_names import evaluate_names
 
 
 def run(ctx: Context) -> None:
@@ -47,17 +48,26 @@ def run(ctx: Context) -> None:
         "headline": asdict(task.headline),
         "confidence": confidence,
         "num_seeds": len(runs["seeds"]),
+        "seeds": runs["seeds"],
+        "dataset": ctx.digests["dataset.h5"],
+        "student": {key: runs["settings"][key] for key in ("net", "width", "distiller", "protocol")},
         "steps": runs["settings"]["num_steps"],
         "batch_size": runs["settings"]["batch_size"],
         "teacher": teacher_test,
         "teacher_val": runs["teacher_val"],
-        "arms": {name: _arm(name, test, val, uses_bank, choice, task.headline, confidence) for name in test},
+        "arms": {
+            name: _arm(name, test, val, uses_bank, choice, task.headline, confidence)
+            | {"distiller": runs["settings"]["distiller"] if runs["arms"][name]["switches"]["kd"] else None}
+            for name in test
+        },
         "chosen_arm": choice.chosen,
         "best_real_arm": choice.best_real,
         "best_bank_arm": choice.best_bank,
         "verdict": verdict(choice, test, task.headline, confidence),
     }
     ctx.write_json("evaluate", result)
+    ctx.tracker.metrics(evaluate_names(result))
+    ctx.tracker.tags({"chosen_arm": choice.chosen, "mlflow.note.content": result["verdict"]})
     _ship(ctx, runs, choice.chosen, test, task.headline)
     ctx.picture("arms", pictures.arms_with_intervals(result))
     ctx.picture("gains", pictures.gains_with_intervals(result))

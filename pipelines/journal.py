@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipelines.tracking_names import child_name
+
 Event = dict[str, Any]
 
 
@@ -62,7 +64,7 @@ class Tracker:
         self.sink = sink
         self.run = uuid.uuid4().hex
         self.root = root or self.run
-        self.facts = dict(facts)
+        self.name, self.facts = name, dict(facts)
         self.closed = False
         self._event("run", name=name, **self.facts)
 
@@ -84,9 +86,9 @@ class Tracker:
         """Facts to search runs by."""
         self._event("tags", values=dict(values))
 
-    def picture(self, path: Path) -> None:
-        """A figure, by its file."""
-        self._event("picture", path=str(path.resolve()))
+    def picture(self, path: Path, step: int = 0) -> None:
+        """A figure, by its file, and the step of the loop it shows."""
+        self._event("picture", path=str(path.resolve()), step=step)
 
     def file(self, path: Path) -> None:
         """Any other small file."""
@@ -101,9 +103,10 @@ class Tracker:
         self._event("say", text=text)
 
     def child(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Tracker:
-        """A run nested under this one."""
-        facts = self.facts | {"parent": self.run, "tags": dict(self.facts.get("tags", {})) | dict(tags)}
-        tracker = Tracker(self.sink, name, facts, self.root)
+        """A run nested under this one; its tag `level` tells it from the runs of stages."""
+        every = dict(self.facts.get("tags", {})) | {"level": "child"} | dict(tags)
+        facts = self.facts | {"parent": self.run, "tags": every}
+        tracker = Tracker(self.sink, child_name(self.name, name), facts, self.root)
         tracker.params(params)
         return tracker
 

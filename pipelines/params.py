@@ -6,7 +6,7 @@ import difflib
 import importlib.resources
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +151,16 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def rewritten(text: str, change: Callable[[Any], None]) -> str:
+    """A YAML text after `change` was applied to its document in place; comments and order stay."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(text)
+    change(document)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()

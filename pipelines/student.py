@@ -45,9 +45,11 @@ def run(ctx: Context) -> None:
             results |= runner.train({name: arms[name]})
     _save(ctx, arms, results, runner)
     unit = task.headline.unit
+    ctx.tracker.tags({"unit": unit, "higher_is_better": str(task.headline.higher_is_better).lower()})
     for name, runs in results.items():
         values = torch.tensor([run["val"] for run in runs], dtype=torch.float64)
         ctx.metrics({f"{name}.val_mean": float(values.mean()), f"{name}.val_sd": float(values.std())})
+        ctx.tracker.metrics({f"val/{name}": float(values.mean()), f"val_sd/{name}": float(values.std())})
         ctx.say(f"{name:>16}: validation {values.mean():.2f} +- {values.std():.2f} {unit} over {len(runs)} seeds")
     curves = {name: _mean_curve(runs, "val") for name, runs in results.items()}
     ctx.picture("learning_curves", pictures.learning_curves(curves, f"validation {task.headline.name[5:]} ({unit})"))
@@ -173,13 +175,14 @@ def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict
             ctx.copy_weights(Path(result["weights"]), f"students/{file}")
             entries.append({"seed": result["seed"], "val": result["val"], "file": file})
             child = ctx.tracker.child(
-                f"{name}-{result['seed']}",
+                f"{name} seed {result['seed']}",
                 {"arm": name, "seed": result["seed"]} | to_dict(arms[name]),
                 {"arm": name, "seed": str(result["seed"])},
             )
             for curve, points in result["curves"].items():
-                child.curve(curve, points)
-            child.metrics({"val": result["val"]})
+                child.curve(f"student/{curve}", points)
+            child.metrics({"result/val": result["val"]})
+            child.dataset(f"{ctx.cfg.data.source}/dataset.h5", runner.digests["dataset"], "training")
             child.close("FINISHED")
         record["arms"][name] = {"switches": to_dict(arms[name]), "runs": entries}
     ctx.write_artifact_json("students/runs.json", record)

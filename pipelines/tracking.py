@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from pipelines.journal import Event, FanOut, JsonLines, Sink, Tracker, closing_events, is_closed, read_roots, state
+from pipelines.tracking_names import experiment_tags, git_state, run_name, source_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,6 +82,13 @@ class MlflowSink:
         with environment(FIRST_PATIENCE):
             self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
             self.experiment_id = self._experiment(home(workdir), experiment)
+            self._describe()
+
+    def _describe(self) -> None:
+        found = self.client.get_experiment(self.experiment_id).tags
+        for name, text in experiment_tags().items():
+            if name not in found:  # what the user wrote or changed on the page stays
+                self.client.set_experiment_tag(self.experiment_id, name, text)
 
     def _experiment(self, top: Path, name: str) -> str:
         if not self.uri.startswith("sqlite:"):
@@ -109,7 +116,7 @@ class MlflowSink:
             found = self.client.search_runs([self.experiment_id], f"tags.`{RUN_TAG}` = '{event['run']}'", max_results=1)
             if found:
                 return str(found[0].info.run_id)
-        tags = {RUN_TAG: event["run"], **event.get("tags", {})}
+        tags = {RUN_TAG: event["run"], **source_tags(event), **event.get("tags", {})}
         if event.get("parent"):
             tags["mlflow.parentRunId"] = self.ids[event["parent"]]
         run = self.client.create_run(self.experiment_id, event["time_ms"], tags, event["name"])
@@ -141,7 +148,18 @@ class MlflowSink:
         self.client.log_batch(run_id, tags=[RunTag(k, str(v)[:5000]) for k, v in event["values"].items()])
 
     def _picture(self, run_id: str, event: Event) -> None:
+        """Twice: under its name for the artifact list, and as MLflow's image view wants it, with a key and a step."""
+        from PIL import Image
+
+        path = Path(event["path"])
         self._upload(run_id, event, "pictures")
+        key = re.sub(r"[^\w\-./ ]", "_", f"{path.parent.name}/{path.stem}")
+        start = f"images/{key.replace('/', '~')}+step+{event.get('step', 0)}+"
+        there = self.replay and any(f.path.startswith(start) for f in self.client.list_artifacts(run_id, "images"))
+        if path.exists() and not there:
+            with Image.open(path) as image:
+                options = {"key": key, "step": event.get("step", 0), "timestamp": event["time_ms"], "synchronous": True}
+                self.client.log_image(run_id, image.convert("RGB"), **options)
 
     def _file(self, run_id: str, event: Event) -> None:
         self._upload(run_id, event, "files")
@@ -155,7 +173,7 @@ class MlflowSink:
     def _dataset(self, run_id: str, event: Event) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(event["name"], event["digest"][:36], "local", f'{{"uri": "artifacts/{event["name"]}"}}')
+        dataset = Dataset(event["name"], event["digest"][:12], "local", f'{{"uri": "artifacts/{event["name"]}"}}')
         tag = InputTag("mlflow.data.context", event["context"])
         self.client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
@@ -184,22 +202,6 @@ class LiveMlflow:
         self.sink.apply(event)
         if event["run"] == event["root"] and event["kind"] in ("run", "close"):
             self.lines.apply(self.sink.note(event["root"], "open" if event["kind"] == "run" else "complete"))
-
-
-def git_state(workdir: Path) -> dict[str, str]:
-    """Tags git_sha and git_dirty; empty outside a repository with a commit."""
-
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *args], cwd=workdir, capture_output=True, text=True, timeout=10, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    sha = git("rev-parse", "HEAD")
-    if not sha:
-        return {}
-    return {"git_sha": sha, "git_dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()}
 
 
 def open_tracker(
@@ -241,10 +243,17 @@ def open_tracker(
             no_mlflow(error)
     exp = os.environ.get("DVC_EXP_NAME")
     extra = {"dvc.exp_name": exp, "dvc.stage": os.environ.get("DVC_STAGE")}
-    every = {"stage": stage, **git_state(workdir), **tags, **{k: v for k, v in extra.items() if v}}
+    every = {
+        "stage": stage,
+        "level": "stage",
+        "series": exp or tags.get("preset", ""),
+        **git_state(workdir),
+        **tags,
+        **{k: v for k, v in extra.items() if v},
+    }
     facts: dict[str, Any] = {"stage": stage, "experiment": experiment, "mlflow": mlflow, "lock": str(lock)}
     facts["tags"] = every
-    return Tracker(FanOut(sinks, failed), f"{exp}/{stage}" if exp else stage, facts)
+    return Tracker(FanOut(sinks, failed), run_name(stage, tags.get("preset"), exp), facts)
 
 
 def reason(error: Exception) -> str:

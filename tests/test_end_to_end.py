@@ -87,7 +87,7 @@ def test_every_stage_is_an_mlflow_run_with_arms_as_children(digits_project: tupl
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parents["student"].info.run_id]
     assert len(children) == 2 * 8
     child = next(r for r in children if r.data.tags["arm"] == "raw")
-    assert len(client.get_metric_history(child.info.run_id, "val")) > 1
+    assert len(client.get_metric_history(child.info.run_id, "student/val")) > 1
     assert client.list_artifacts(parents["cgan"].info.run_id)
 
 

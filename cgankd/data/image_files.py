@@ -11,15 +11,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from cgankd.config import ConfigError, DataConfig
-from cgankd.types import LogFn
+from cgankd.config import ConfigError
+from cgankd.types import ImageShape, LogFn
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 2**26
 """Largest image that is decoded (67 megapixels); the size is known from the header, before any pixel."""
 
 
-def read_images(paths: Sequence[Path], cfg: DataConfig, log: LogFn) -> tuple[Tensor, int]:
+def read_images(paths: Sequence[Path], cfg: ImageShape, log: LogFn) -> tuple[Tensor, int]:
     """Images uint8 [N, C, S, S] with C = `cfg.channels`, S = `cfg.image_size`, and how many had to be made smaller.
 
     Square images larger than S are averaged down to it. Raises ConfigError naming the file where it is smaller, not
@@ -37,7 +37,7 @@ def read_images(paths: Sequence[Path], cfg: DataConfig, log: LogFn) -> tuple[Ten
     return images, num_resized
 
 
-def _read(path: Path, cfg: DataConfig) -> tuple[np.ndarray[Any, Any], bool]:
+def _read(path: Path, cfg: ImageShape) -> tuple[np.ndarray[Any, Any], bool]:
     try:
         with Image.open(path) as file:
             _check(path, file, cfg)
@@ -55,7 +55,7 @@ def _read(path: Path, cfg: DataConfig) -> tuple[np.ndarray[Any, Any], bool]:
     return pixels.reshape(cfg.image_size, cfg.image_size, cfg.channels).transpose(2, 0, 1), resized
 
 
-def _check(path: Path, file: Image.Image, cfg: DataConfig) -> None:
+def _check(path: Path, file: Image.Image, cfg: ImageShape) -> None:
     width, height = file.size
     size = cfg.image_size
     if width * height > MAX_PIXELS:

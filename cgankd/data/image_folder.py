@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,12 +25,30 @@ def load_image_folder(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache:
     validation folder `val_per_label` or `num_val` images are taken out of training. Raises ConfigError with the file
     or class at fault.
     """
-    root = Path(cfg.root)
+    listing = list_folder(cfg.root)
+    paths, class_names, label_N = listing.paths, listing.class_names, torch.tensor(listing.labels)
+    rows = _split(label_N, listing.parts, class_names, cfg, seed)
+    notes = {"files_ignored": float(listing.num_ignored)}
+    return read_rows(rows, paths, label_N, cfg, log, class_names=class_names, notes=notes)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder with the number of their class and the split they belong to ("train" where all do)."""
+
+    paths: list[Path]
+    labels: list[int]
+    parts: list[str]
+    class_names: tuple[str, ...]
+    num_ignored: int
+
+
+def list_folder(text: str) -> Listing:
+    """All images under a root in the layout of `load_image_folder`, none of them opened. Raises ConfigError."""
+    root = Path(text)
     if not root.is_dir():
-        raise ConfigError(
-            f"data.root {cfg.root!r} is not a folder; name one with a sub-folder of images for each class"
-        )
-    folders = _parts(root, cfg)
+        raise ConfigError(f"data.root {text!r} is not a folder; name one with a sub-folder of images for each class")
+    folders = _parts(root)
     class_names = tuple(_sub_folders(folders["train"]))
     if len(class_names) < 2:
         raise ConfigError(
@@ -56,9 +75,7 @@ def load_image_folder(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache:
             paths += images
             labels += [class_names.index(name)] * len(images)
             part_of += [part] * len(images)
-    label_N = torch.tensor(labels)
-    rows = _split(label_N, part_of, class_names, cfg, seed)
-    return read_rows(rows, paths, label_N, cfg, log, class_names=class_names, notes={"files_ignored": float(ignored)})
+    return Listing(paths, labels, part_of, class_names, ignored)
 
 
 def read_rows(
@@ -87,15 +104,15 @@ def _sub_folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _parts(root: Path, cfg: DataConfig) -> dict[str, Path]:
+def _parts(root: Path) -> dict[str, Path]:
     """Folder of each split: the root alone, or its sub-folders where all of them are names of splits."""
     names = _sub_folders(root)
     if not names:
-        raise ConfigError(f"data.root {cfg.root!r} is empty; put a sub-folder of images for each class into it")
+        raise ConfigError(f"data.root {str(root)!r} is empty; put a sub-folder of images for each class into it")
     if "train" not in names or not set(names) <= set(PARTS):
         return {"train": root}
     if {"val", "valid"} <= set(names):
-        raise ConfigError(f"data.root {cfg.root!r} has both val and valid; keep one of them")
+        raise ConfigError(f"data.root {str(root)!r} has both val and valid; keep one of them")
     return {PARTS[name]: root / name for name in names}
 
 

@@ -12,6 +12,12 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float().div_(255.0)
 
 
+def levels_to_unit(levels: Tensor) -> Tensor:
+    """Floats at the 256 levels 0..255 to [0, 1], any shape: the same numbers as `to_unit` gives for uint8."""
+    assert levels.is_floating_point(), "levels are floats here"
+    return levels / 255.0
+
+
 def to_signed(images: Tensor) -> Tensor:
     """uint8 to float32 in [-1, 1], any shape: x / 127.5 - 1."""
     assert images.dtype == torch.uint8, "pixels at rest are uint8"

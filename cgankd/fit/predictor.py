@@ -29,8 +29,8 @@ def make_optimizer(net: nn.Module, cfg: FitConfig) -> torch.optim.Optimizer:
     plain = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if cfg.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=cfg.learning_rate)
+        return torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=cfg.learning_rate, fused=True)
 
 
 def fit_predictor(

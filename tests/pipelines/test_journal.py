@@ -33,7 +33,7 @@ def test_every_report_is_a_line_that_reads_back(tmp_path: Path) -> None:
     assert [e["kind"] for e in events] == ["run", "params", "metrics", "curve", "run", "params", "close", "close"]
     assert events[1]["values"] == {"net": "vgg", "width": "3", "hidden": "[1, 2]", "cap": "null"}
     assert events[3]["points"] == [[1, 0.5], [2, 0.25]]
-    assert events[4]["parent"] == tracker.run and events[4]["tags"] == {"arm": "raw"}
+    assert events[4]["parent"] == tracker.run and events[4]["tags"] == {"level": "child", "arm": "raw"}
     assert {e["root"] for e in events} == {tracker.run} and is_closed(events)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from pipelines import tracking
 from pipelines.context import open_context
 from pipelines.journal import JsonLines, Tracker, is_closed, read_roots
 from pipelines.tracking import SyncReport, home, last_run, log_folder, open_tracker, store_uri, sync
+from pipelines.tracking_names import VIEWS, evaluate_names, result_name, view_links
 
 
 def open_run(folder: Path, said: list[str] | None = None, stage: str = "cgan") -> Tracker:
@@ -40,11 +43,11 @@ def dead_server() -> str:
 def fill(tracker: Tracker, folder: Path) -> None:
     picture = folder / "plots" / "cgan" / "samples.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_bytes(b"png")
+    Image.new("RGB", (8, 8), (200, 30, 30)).save(picture)
     tracker.params({f"cgan.key{i}": i for i in range(130)} | {"long": "x" * 9000})
     tracker.curve("gan/loss", [(i, 1.0 / (i + 1)) for i in range(2500)])
     tracker.metrics({"val": 3.5, "bad name (%)": 1.0})
-    tracker.picture(picture)
+    tracker.picture(picture, step=12)
     tracker.dataset("dataset.h5", "ab" * 32, "training")
     tracker.tags({"input.dataset.h5": "abab"})
     child = tracker.child("raw-0", {"arm": "raw"}, {"arm": "raw"})
@@ -56,7 +59,7 @@ def check(folder: Path, status: str = "FINISHED") -> None:
     """The store of a folder holds exactly what `fill` reports."""
     root, child = runs(folder)
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
-    assert (root.info.run_name, root.info.status, child.info.status) == ("cgan", status, "FINISHED")
+    assert (root.info.run_name, root.info.status, child.info.status) == ("digits/cgan", status, "FINISHED")
     assert len(root.data.params) == 131 and root.data.params["cgan.key7"] == "7"
     history = client.get_metric_history(root.info.run_id, "gan/loss")
     assert sorted((m.step, m.value) for m in history) == [(i, 1.0 / (i + 1)) for i in range(2500)]
@@ -64,8 +67,13 @@ def check(folder: Path, status: str = "FINISHED") -> None:
     tags = root.data.tags
     assert (tags["stage"], tags["preset"], tags["input.dataset.h5"]) == ("cgan", "digits", "abab")
     (dataset,) = root.inputs.dataset_inputs
-    assert (dataset.dataset.name, dataset.dataset.digest) == ("dataset.h5", ("ab" * 32)[:36])
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("dataset.h5", ("ab" * 32)[:12])
     assert [f.path for f in client.list_artifacts(root.info.run_id, "pictures")] == ["pictures/samples.png"]
+    images = [f.path for f in client.list_artifacts(root.info.run_id, "images")]
+    assert len(images) == 2 and all(path.startswith("images/cgan~samples+step+12+timestamp+") for path in images)
+    assert tags["mlflow.loggedImages"] == "True" and tags["mlflow.source.name"] == "cgankd cgan"
+    assert tags["series"] == child.data.tags["series"] == "digits"
+    assert (tags["level"], child.data.tags["level"], child.info.run_name) == ("stage", "child", "digits/raw-0")
     assert child.data.tags["mlflow.parentRunId"] == root.info.run_id and child.data.tags["arm"] == "raw"
     assert [m.value for m in client.get_metric_history(child.info.run_id, "val")] == [9.0, 8.0]
 
@@ -80,6 +88,25 @@ def test_a_run_reaches_mlflow_whole(store: Path) -> None:
     note = last_run(store, "cgan")
     assert note is not None and note["state"] == "complete" and note["mlflow_run"] == runs(store)[0].info.run_id
     assert (store / "mlruns").is_dir() and sync(store) == SyncReport(added=0, there=1, running=0)
+
+
+def test_the_experiment_gets_ready_made_views_once(store: Path) -> None:
+    open_run(store).close("FINISHED")
+    client = MlflowClient(tracking_uri=store_uri(store))
+    experiment = client.get_experiment_by_name("cgankd")
+    view = json.loads(experiment.tags["mlflow.sharedViewState.results"])
+    assert view["searchFilter"] == "tags.stage = 'evaluate'" and "metrics.`best/test`" in view["selectedColumns"]
+    for name in VIEWS:
+        found = json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"])["searchFilter"]
+        client.search_runs([experiment.experiment_id], found)  # raises on a filter MLflow does not know
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "mine")
+    open_run(store).close("FINISHED")
+    assert client.get_experiment_by_name("cgankd").tags["mlflow.note.content"] == "mine"
+    links = view_links("http://127.0.0.1:5000/", experiment.experiment_id)
+    assert (
+        links["results"]
+        == f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=results"
+    )
 
 
 def test_an_unreachable_server_stops_nothing_and_sync_adds_the_run(
@@ -158,7 +185,7 @@ def test_sync_leaves_a_run_that_is_under_way_alone(store: Path, monkeypatch: pyt
             assert sync(store) == SyncReport(added=0, there=0, running=1)
     assert sync(store) == SyncReport(added=1, there=0, running=0)
     (run,) = runs(store)
-    assert run.info.status == "FINISHED" and run.data.metrics["val"] == 1.0
+    assert run.info.status == "FINISHED" and run.data.metrics["result/val"] == 1.0
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +227,18 @@ def test_the_users_server_and_environment_are_kept(monkeypatch: pytest.MonkeyPat
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_names_of_results_keep_apart_from_curves_and_group_in_sections() -> None:
+    assert result_name("val") == "result/val" and result_name("filter.kept") == "result/filter.kept"
+    assert result_name("health.bound.ok") == "health/bound.ok"
+    arms = {
+        "real": {"mean": 14.0, "sd": 1.0, "val_mean": 15.0},
+        "raw": {"mean": 12.0, "sd": 0.5, "val_mean": 13.0, "gain": 2.0, "gain_low": 1.0, "gain_high": 3.0},
+    }
+    assert evaluate_names({"teacher": 9.0, "teacher_val": 10.0, "arms": arms, "chosen_arm": "raw"}) == {
+        **{"test/teacher": 9.0, "val/teacher": 10.0, "best/test": 12.0, "best/val": 13.0, "best/gain": 2.0},
+        **{"test/real": 14.0, "test_sd/real": 1.0, "val/real": 15.0},
+        **{"test/raw": 12.0, "test_sd/raw": 0.5, "val/raw": 13.0},
+        **{"gain/raw": 2.0, "gain/raw.low": 1.0, "gain/raw.high": 3.0},
+    }

@@ -1,0 +1,168 @@
+"""What the stages left, read for the report: numbers, times, health sentences, lineage. A stage that did not run is None."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgankd.config import Config, ConfigError
+from pipelines.artifacts import STAGES, file_digest
+from pipelines.context import SECTIONS
+from pipelines.journal import Event, read_roots
+from pipelines.params import flatten, load_config, parse, preset_names, preset_text, read_params
+from pipelines.progress import duration_text
+from pipelines.tracking import log_folder
+from pipelines.tracking_names import git_state
+
+OUTPUTS = {
+    "prepare": ("dataset.h5",),
+    "teacher": ("teacher.safetensors",),
+    "cgan": ("cgan.safetensors",),
+    "ratio": ("ratio.safetensors",),
+    "bank": ("pool.h5", "bank.h5"),
+    "student": ("students",),
+    "evaluate": ("student.safetensors",),
+}
+MARKS = ("ok", "WARNING", "REFUSED")
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One stage: its metrics (None where it did not run), seconds of its last run, health checks, settings changed since."""
+
+    name: str
+    metrics: dict[str, Any] | None
+    seconds: float | None
+    ended: int | None
+    health: tuple[tuple[str, str], ...]
+    changed: tuple[str, ...]
+    commit: str
+
+    @property
+    def state(self) -> str:
+        """done, stale or missing."""
+        if self.metrics is None:
+            return "missing"
+        return "stale" if self.changed else "done"
+
+    @property
+    def time(self) -> str:
+        """How long the last finished run took."""
+        return "" if self.seconds is None else duration_text(self.seconds)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything of a work folder that the report tells, but the fakes themselves."""
+
+    workdir: Path
+    cfg: Config
+    stages: dict[str, StageFacts]
+    result: dict[str, Any] | None
+    lineage: dict[str, list[tuple[str, str]]]
+
+    def metric(self, stage: str, name: str) -> float | None:
+        """A number of metrics/<stage>.json; None where it is not there."""
+        value = (self.stages[stage].metrics or {}).get(name)
+        return float(value) if isinstance(value, int | float) else None
+
+
+def gather(workdir: Path) -> Facts:
+    """Read a work folder. Raises ConfigError where params.yaml is wrong or a metrics file is damaged."""
+    cfg = load_config(workdir / "params.yaml")
+    stages = {name: stage_facts(workdir, name) for name in STAGES}
+    result = stages["evaluate"].metrics
+    return Facts(workdir, cfg, stages, result, lineage(workdir, cfg))
+
+
+def stage_facts(workdir: Path, name: str) -> StageFacts:
+    """Facts of one stage from metrics/<stage>.json, the JSON lines of its last finished run, and params.yaml."""
+    path = workdir / "metrics" / f"{name}.json"
+    metrics = None
+    if path.exists():
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"metrics/{name}.json is damaged ({error}); run `cgankd {name}` again") from error
+    events = last_finished(workdir, name)
+    sent = [
+        e["values"] for e in events if e["kind"] == "metrics" and "seconds" in e["values"] and e["run"] == e["root"]
+    ]
+    said = [e["text"].partition(": ") for e in events if e["kind"] == "say"]
+    tags: dict[str, str] = next((e.get("tags", {}) for e in events if e["kind"] == "run"), {})
+    return StageFacts(
+        name,
+        metrics,
+        seconds=float(sent[-1]["seconds"]) if sent else None,
+        ended=max((int(e["time_ms"]) for e in events if "time_ms" in e), default=None),
+        health=tuple((mark, sentence) for mark, colon, sentence in said if colon and mark in MARKS),
+        changed=tuple(settings_changed(workdir, name, events)) if metrics is not None else (),
+        commit=tags.get("git_sha", "")[:10] + (" with changes" if tags.get("git_dirty") == "true" else ""),
+    )
+
+
+def last_finished(workdir: Path, stage: str) -> list[Event]:
+    """The events of the last run of a stage that ended well; empty where none did."""
+    roots = list(read_roots(log_folder(workdir) / f"{stage}.jsonl").values())
+    for events in reversed(roots):
+        if any(e["kind"] == "close" and e["run"] == e["root"] and e["status"] == "FINISHED" for e in events):
+            return events
+    return []
+
+
+def settings_changed(workdir: Path, stage: str, events: list[Event]) -> list[str]:
+    """Settings this stage reads that differ between its last finished run and params.yaml."""
+    ran = next((e["values"] for e in events if e["kind"] == "params" and e["run"] == e["root"]), None)
+    if ran is None:
+        return []
+    now = flatten(read_params(workdir / "params.yaml"))
+
+    def read(key: str) -> bool:
+        return any(f"{key}.".startswith(f"{section}.") for section in SECTIONS[stage])
+
+    # Only keys of both: a default that is not written out is no change.
+    both = {key for key in ran if key in now and read(key)}
+    return sorted(key for key in both if parse(str(ran[key]), key) != now[key])
+
+
+def lineage(workdir: Path, cfg: Config) -> dict[str, list[tuple[str, str]]]:
+    """Where the results come from: the commit, settings that differ from the preset, and digests of what was made."""
+    state = git_state(workdir)
+    where = [("commit", state["git_sha"])] if state else [("commit", "no git repository")]
+    if state.get("git_dirty") == "true":
+        where.append(("work folder", "has changes that are not committed"))
+    where += [("preset", cfg.tracking.preset), ("seed", str(cfg.seed))]
+    return {"code": where, "settings": preset_changes(workdir, cfg.tracking.preset), "digests": digests(workdir)}
+
+
+def preset_changes(workdir: Path, preset: str) -> list[tuple[str, str]]:
+    """Settings of params.yaml that differ from the preset it names."""
+    if preset not in preset_names():
+        return []
+    now, before = flatten(read_params(workdir / "params.yaml")), flatten(parse(preset_text(preset), preset))
+    return [
+        (key, f"{now.get(key, 'not set')} (preset: {before.get(key, 'not set')})")
+        for key in sorted(now.keys() | before.keys())
+        if now.get(key) != before.get(key)
+    ]
+
+
+def digests(workdir: Path) -> list[tuple[str, str]]:
+    """Digest of each artifact: as dvc.lock has it, else computed."""
+    found: dict[str, str] = {}
+    lock = workdir / "dvc.lock"
+    if lock.exists():
+        stages: Mapping[str, Any] = (parse(lock.read_text(encoding="utf-8"), "dvc.lock") or {}).get("stages") or {}
+        for stage in stages.values():
+            found |= {out["path"]: f"md5 {out['md5']}" for out in stage.get("outs", []) if "md5" in out}
+    listed = []
+    for name in STAGES:
+        for output in OUTPUTS[name]:
+            path = workdir / "artifacts" / output
+            if path.exists():
+                shown = f"artifacts/{output}"
+                listed.append((shown, found.get(shown) or f"sha256 {file_digest(path)[:32]}"))
+    return listed

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cgankd.data.pixels import to_unit
+from cgankd.measure.features import make_features
+from cgankd.nets.zoo import NETS, make_predictor
+
+
+@pytest.mark.parametrize("name", sorted(NETS))
+def test_features_are_the_input_of_the_last_layer(name: str) -> None:
+    torch.manual_seed(0)
+    net = make_predictor(name, width=8, num_outputs=3, channels=1, image_size=16, mean=(0.4,), std=(0.2,))
+    images = torch.randint(0, 256, (11, 1, 16, 16), dtype=torch.uint8)
+    found, outputs = make_features(net, batch_size=4)(images)
+    assert net.training, "the mode of the net is put back"
+    net.eval()
+    with torch.no_grad():
+        expected = net(to_unit(images))
+        head = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
+        assert torch.allclose(outputs, expected, atol=1e-5)
+        assert torch.allclose(head(found), expected, atol=1e-5) and found.shape == (11, head.in_features)
+    assert not head._forward_pre_hooks, "no hook is left behind"
+
+
+def test_a_net_without_a_linear_layer_is_refused() -> None:
+    with pytest.raises(ValueError, match="no linear layer"):
+        make_features(nn.Conv2d(1, 1, 1))
