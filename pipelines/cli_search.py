@@ -125,7 +125,9 @@ def apply(ctx: typer.Context, trial: Trial = None, storage: Storage = None, stud
         from cgankd.config import ConfigError
 
         if ctx.obj and ctx.obj[0]:
-            raise ConfigError("apply takes no --set: write those settings into params.yaml, as `dvc repro` needs them too")
+            raise ConfigError(
+                "apply takes no --set: write those settings into params.yaml, as `dvc repro` needs them too"
+            )
         found = later(ctx, storage, study)
         from pipelines.search_best import apply as write
 

@@ -78,7 +78,8 @@ def test_an_audit_is_numbers_pictures_a_table_and_a_tagged_run(digits_bank: Path
     assert found["copies.exact"] == 0 and found["copies.exact.alarm"] == 0
     assert found["bound.theta"] == pytest.approx(50 / 110) and 0 < found["bound.acceptance"] <= 1
     # A generator of 12 steps makes nothing like a digit.
-    assert found["precision.teacher.alarm"] == 1 and found["auc.teacher"] > found["auc.teacher.reference"]
+    assert found["kid.teacher"] > found["kid.teacher.reference"]
+    assert found["auc.teacher"] > found["auc.teacher.reference"]
     assert "not Inception's" in done.output and "too few" not in done.output.split("kid.teacher")[-1]
     pictures = {p.name for p in (digits_bank / "plots/audit").iterdir()}
     assert pictures == {
