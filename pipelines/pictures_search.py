@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cgankd.measure.predictive import Gain
 from pipelines.pictures import BLACK, BLUE, GREY, RED, STYLE, name_rows, one_axes, wrapped
@@ -27,6 +28,7 @@ def history(
             axes.step(numbers, best, where="post", color=RED, linewidth=1.6, label="best so far")
         if default is not None and default in complete:
             axes.axhline(complete[default], color=BLACK, linestyle="--", linewidth=1.2, label="params.yaml as it was")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
         axes.set_ylabel(ylabel)
         axes.set_title(f"History of the search ({'higher' if higher else 'lower'} is better)")
@@ -64,7 +66,13 @@ def front(points: Sequence[tuple[int, float, float]], best: Sequence[int], label
 
 
 def gain_curve(
-    points: Mapping[float, Gain], current: float, xlabel: str, ylabel: str, title: str, *, log: bool = False
+    points: Mapping[float, Gain],
+    current: float,
+    labels: tuple[str, str],
+    title: str,
+    *,
+    confidence: float,
+    log: bool = False,
 ) -> Figure:
     """Paired gain with its interval against the values of one knob, the present value marked."""
     places = sorted(points)
@@ -72,7 +80,9 @@ def gain_curve(
     with rc_context(STYLE):
         figure, axes = one_axes()
         axes.fill_between(places, [g.low for g in gains], [g.high for g in gains], color=BLUE, alpha=0.15, linewidth=0)
-        axes.plot(places, [g.gain for g in gains], "o-", color=BLUE, label="mean over seeds, 95 % band")
+        axes.plot(
+            places, [g.gain for g in gains], "o-", color=BLUE, label=f"mean over seeds, {100 * confidence:.0f} % band"
+        )
         for x, g in zip(places, gains, strict=True):
             axes.plot([x] * len(g.values), g.values, ".", color=GREY, markersize=4)
         axes.plot([], [], ".", color=GREY, label="one seed")
@@ -80,8 +90,10 @@ def gain_curve(
         axes.axvline(current, color=RED, linestyle="--", linewidth=1.2, label=f"set to {current:.4g}")
         if log:
             axes.set_xscale("log")
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+            axes.set_xticks(places, [f"{x:g}" for x in places])
+            axes.minorticks_off()
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
         axes.set_title(wrapped(title, 80))
         axes.legend(fontsize=9)
     return figure

@@ -89,7 +89,7 @@ def run(search: Search, workers: int, console: Console) -> None:
     if workers == 1:
         work(search, None, console)
     else:
-        run_workers(search, workers)
+        run_workers(search, study, workers, console)
     trials = study.get_trials(deepcopy=False)
     count = {state: sum(t.state == state for t in trials) for state in search_study.COUNTED}
     say(
@@ -99,8 +99,8 @@ def run(search: Search, workers: int, console: Console) -> None:
     )
 
 
-def run_workers(search: Search, workers: int) -> None:
-    """Several processes on one study. Raises RuntimeError when one of them failed."""
+def run_workers(search: Search, study: optuna.Study, workers: int, console: Console) -> None:
+    """Several processes on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
     spawn = get_context("spawn")
     processes = [spawn.Process(target=worker_main, args=(search, os.getpid())) for _ in range(workers)]
     for process in processes:
@@ -115,8 +115,10 @@ def run_workers(search: Search, workers: int) -> None:
         for process in processes:
             process.join()
         raise
-    if any(process.exitcode for process in processes):
-        raise RuntimeError("a worker of the search failed, see its message above; the same command resumes the study")
+    if dead := sum(process.exitcode != 0 for process in processes):
+        say(console, f"{dead} of {workers} workers failed or were killed")
+        if search_study.counted(study) < search.cfg.search.num_trials:
+            raise ConfigError("the search ended before its last trial; the same command resumes it")
 
 
 def worker_main(search: Search, parent: int) -> None:
@@ -130,6 +132,8 @@ def worker_main(search: Search, parent: int) -> None:
         work(search, parent, Console())
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def work(search: Search, parent: int | None, console: Console) -> None:

@@ -87,12 +87,14 @@ def draw_curve(search: Search, cfg: Config, key: str, points: dict[float, Gain],
     if not points:
         return
     current = float(cfg.bank.num_fakes if key == "bank.num_fakes" else cfg.bank.rho)
+    what = "rho, share of fakes that the filter keeps" if key == "bank.rho" else "M^g, fakes in the bank"
+    unit = "points" if search.headline.unit == "%" else search.headline.unit
     figure = pictures_search.gain_curve(
         points,
         current,
-        "rho, share of fakes that the filter keeps" if key == "bank.rho" else "M^g, fakes in the bank",
-        f"gain on validation ({search.headline.unit})",
+        (what, f"gain on validation ({unit})"),
         f"Gain of {cfg.search.arm!r} over the same student without fakes, seed by seed",
+        confidence=search.cfg.evaluate.confidence,
         log=key == "bank.num_fakes",
     )
     save(search, tracker, f"gain_{key.removeprefix('bank.')}", figure)
