@@ -20,8 +20,8 @@ NOTE = """One run a stage of cGAN-KD (`prepare` to `evaluate`); the students of 
 Metrics: `test/<arm>` and `val/<arm>` are scores (lower is better for errors), `gain/<arm>` is the paired gain over `real`
 with `.low` and `.high` of its interval, `rival_gain/<arm>` that over the best real-only arm, `best/...` is the arm that
 ships, `health/...` are checks, `result/...` other results of a stage; the rest are curves of the loop they are named after.
-Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage or child),
-`preset`, `arm`, `seed`, `chosen_arm`, `input.<file>` (digests), `git_sha`."""
+Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage or child), `preset`, `arm`, `seed`, `chosen_arm`,
+`input.<file>` (digests), `git_sha`."""
 
 
 def result_name(name: str) -> str:
