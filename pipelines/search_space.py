@@ -138,7 +138,7 @@ def takes(knob: Knob, value: Any) -> bool:
 
 def identity(cfg: Config, dataset: str) -> dict[str, Any]:
     """Everything that scores of one study must share: the settings that are not searched, and the data set's digest."""
-    parts = {name: value for name, value in to_dict(cfg).items() if name not in ("evaluate", "tracking")}
+    parts = {name: to_dict(cfg)[name] for name in ("seed", "data", *SECTIONS, "search")}
     moved = moved_along(cfg, dict.fromkeys(cfg.search.space))
     fixed = {k: v for k, v in flatten(parts).items() if k not in moved and k not in FREE}
     return fixed | {"dataset.h5": dataset[:16]}
