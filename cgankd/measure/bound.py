@@ -4,11 +4,11 @@ With a loss in [0, B], M = M^r + M^g samples and theta = M^r / M, the excess ris
 4 Rad_M(l o F) + 2 B sqrt(ln(2 / delta) / (2 M)) + 2 (1 - theta) B TV(p_real(x, y), p_bank(x, y)) with chance 1 - delta.
 
 Two ingredients are left out because they cannot be measured: the Rademacher complexity is a supremum over every
-student F could be (training one network on random signs gives neither bound of it), and the total variation distance
-itself is known for no pair of image sets; what a classifier proves is a lower bound of it, so the last term is given as
-"at least". The teacher's error against the true labels of fakes is unknown too, since fakes have none: the error
-against the label asked for, and the error on validation images, stand on either side of it. Fakes are drawn from a
-generator that saw the real training images, so even the terms given hold for independent samples only.
+student F could be (training one network on random signs bounds it from neither side), and the total variation distance
+itself is known for no pair of image sets; what a classifier of the images alone proves is a lower bound of it, so the
+last term is given as "at least". The teacher's error against the true labels of fakes is unknown too, since fakes have
+none: the error against the label asked for, and the error on validation images, stand on either side of it. Fakes are
+drawn from a generator that saw the real training images, so even the terms given hold for independent samples only.
 """
 
 from __future__ import annotations

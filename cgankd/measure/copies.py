@@ -42,10 +42,8 @@ class Shifted:
     shift: Tensor
 
 
-def candidates(
-    query_BF: Tensor, set_NF: Tensor, k: int, *, own_B: Tensor | None = None, among_A: Tensor | None = None
-) -> Tensor:
-    """Row numbers [B, k] of the k nearest rows by |a|^2 - 2 a . b, nearest first, without row `own_B` of each query.
+def candidates(query_BF: Tensor, set_NF: Tensor, k: int, *, among_A: Tensor | None = None) -> Tensor:
+    """Row numbers [B, k] of the k nearest rows by |a|^2 - 2 a . b, nearest first.
 
     Only the rows `among_A` are searched where given. Fast, but off by rounding where distances are small: measure the
     distances of the candidates anew.
@@ -56,8 +54,6 @@ def candidates(
     for rows_C in torch.split(among_A, CHUNK):
         part_CF = as_float(set_NF[rows_C])
         squared_BC = part_CF.square().sum(1) - 2 * query_BF @ part_CF.T
-        if own_B is not None:
-            squared_BC[own_B[:, None] == rows_C] = math.inf
         both = torch.cat([best_BK, squared_BC], 1)
         best_BK, place = both.topk(min(k, both.shape[1]), largest=False)
         index_BK = torch.cat([index_BK, rows_C.expand(len(query_BF), -1)], 1).gather(1, place)
@@ -79,7 +75,7 @@ def nearest(
     rows `among_A` are searched where given.
     """
     query_BF = as_float(query_B)
-    index_BK = candidates(query_BF, set_N, k, own_B=own_B, among_A=among_A)
+    index_BK = candidates(query_BF, set_N, k, among_A=among_A)
     columns = [(query_BF - as_float(set_N[index_BK[:, i]])).square() for i in range(index_BK.shape[1])]
     pixels = query_B.dtype == torch.uint8
     distance_BK = torch.stack([c.mean(1) if pixels else c.sum(1) for c in columns], dim=1).sqrt()
