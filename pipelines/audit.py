@@ -63,8 +63,11 @@ def run(ctx: Context, inception: Path | None = None, inception_pixels: str = "by
     images, features, outputs, more = read_bank(ctx, bank_path, len(scores["labels"]), info, teacher, extra)
     window = sliding_window(info, task, ctx.cfg.bank.label_bin)
     sets = Sets(task, train, val, Split(images, scores["labels"]), scores["asked"], window, derive(ctx.seed, "audit"))
-    val_NF, val_BO = teacher(val.images)
-    spaces = [Space("teacher", "teacher features (not Inception's)", teacher(train.images)[0], val_NF, features)]
+    (train_NF, _), (val_NF, val_BO) = teacher(train.images), teacher(val.images)
+    # The kernel of KID has a scale of its own, near which Inception features lie; those of a teacher may be anywhere.
+    scale = train_NF.square().mean().sqrt().clamp(min=1e-12)
+    features /= scale
+    spaces = [Space("teacher", "teacher features (not Inception's; RMS 1)", train_NF / scale, val_NF / scale, features)]
     if extra is not None and more is not None:
         spaces.append(Space("inception", "the features of --inception", extra(train.images), extra(val.images), more))
 
@@ -221,5 +224,5 @@ def report(ctx: Context, found: list[Finding], counts: dict[str, int]) -> None:
     for f in alarms:
         ctx.say(f"ALARM: {f.name} is {f.value:.3g}, {f.alarm}: {f.says}")
     ctx.say(
-        f"{len(alarms)} of {len(found)} numbers are alarming; pictures are in plots/audit, numbers in metrics/audit.json"
+        f"alarms: {len(alarms)} of {len(found)} numbers; pictures are in plots/audit, numbers in metrics/audit.json"
     )

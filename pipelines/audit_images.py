@@ -195,7 +195,7 @@ def label_findings(sets: Sets, outputs: tuple[Tensor, Tensor], unit: str) -> lis
         Finding(
             "teacher_error",
             *error,
-            "the same in M2's measure; far under the reference: fakes are easier than real images",
+            "the same in M2's measure; far under the reference means fakes easier than real images",
             over(*error, MISLABELLED),
         ),
         Finding(

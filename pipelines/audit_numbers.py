@@ -83,12 +83,12 @@ def spread(values: list[float]) -> float:
     return float(torch.tensor(values, dtype=torch.float64).std()) if len(values) > 1 else 0.0
 
 
-def compare(target: fidelity.Moments, val_NF: Tensor, other_MF: Tensor, seed: int) -> dict[str, float]:
+def compare(all_val_NF: Tensor, val_NF: Tensor, other_MF: Tensor, seed: int) -> dict[str, float]:
     """Every distance of one drawn set to the validation images."""
     precision, recall = fidelity.precision_recall(val_NF, other_MF)
     told = two_sample(val_NF[:MOST_TOLD], other_MF[:MOST_TOLD], seed=seed % 2**32)
     return {
-        "fid": fidelity.frechet(target, fidelity.moments(other_MF)),
+        "fid": fidelity.fid(all_val_NF, other_MF),
         "kid": fidelity.kid(val_NF, other_MF, generator(seed, "kid"), num_subsets=10),
         "precision": precision,
         "recall": recall,
@@ -102,14 +102,13 @@ def fidelity_findings(sets: Sets, space: Space) -> list[Finding]:
     s, n, width = space.name, sets.equal_size, space.val.shape[1]
     stable = n >= width
     doubt = "" if stable else f"; {n} images are too few for {width} features: read kid.{s}"
-    target = fidelity.moments(space.val)
     val_NF = space.val[torch.randperm(len(space.val), generator=generator(sets.seed, "audit val"))[:MOST_EQUAL]]
     drawn = [
-        [compare(target, val_NF, f_NF[rows], derive(sets.seed, "audit", s, i)) for f_NF, rows in both]
+        [compare(space.val, val_NF, f_NF[rows], derive(sets.seed, "audit", s, i)) for f_NF, rows in both]
         for i, both in enumerate(sets.draws(space))
     ]
     bank, train = ({name: mean([pair[i][name] for pair in drawn]) for name in drawn[0][0]} for i in (0, 1))
-    fid = pair(lambda f_NF: fidelity.frechet(target, fidelity.moments(f_NF)), space.bank, space.train)
+    fid = pair(lambda f_NF: fidelity.fid(space.val, f_NF), space.bank, space.train)
     kid = pair(lambda f_NF: fidelity.kid(space.val, f_NF, generator(sets.seed, "kid")), space.bank, space.train)
     sd = spread([pair[0]["kid"] for pair in drawn])
     at = f"{n} a side"

@@ -292,9 +292,11 @@ def notes(records: list[Record]) -> list[str]:
                 f"{other.name} against {first.name}: same seeds and data set, so differences are paired by seed."
             )
         else:
-            said.append(f"{other.name} against {first.name}: {reason}, so intervals are unpaired (Welch) and wider.")
+            said.append(
+                f"{other.name} against {first.name}: {reason}, so intervals are unpaired (Welch), which are usually wider."
+            )
     level = f"{100 * first.confidence:.0f} %"
     said.append(f"Differences are positive where better; brackets are {level} intervals, each on its own.")
     if any(one.split == "test" for one in records):
-        said.append("Test numbers are those `evaluate` wrote; choose between runs on validation.")
+        said.append("Test numbers are those the stage evaluate wrote; choose between runs on validation.")
     return said

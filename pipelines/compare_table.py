@@ -146,7 +146,8 @@ def page(records: Sequence[Record]) -> str:
                 rows.append(Interval.of_values(label, one.arms[name].values, first.confidence, colour=i % 4))
     unit = f"{first.headline['name']} ({first.headline['unit']})"
     better = "right" if first.headline["higher_is_better"] else "left"
-    charts.append(intervals(rows, f"{unit}, better to the {better}", title="Every arm with its interval over seeds"))
+    title = f"Every arm with its {100 * first.confidence:.0f} % interval over seeds"
+    charts.append((title, intervals(rows, f"{unit}, better to the {better}", title=title)))
     gains = []
     for name in arm_names(records):
         for i, one in enumerate(records[1:], 1):
@@ -156,16 +157,15 @@ def page(records: Sequence[Record]) -> str:
                 gains.append(Interval(label, found.gain.gain, found.gain.low, found.gain.high, (), colour=i % 4))
     if gains:
         title = f"What each arm gains over the same arm of {first.name}"
-        charts.append(
-            intervals(gains, f"gain ({first.headline['unit']}), right of zero is better", title=title, mark=0.0)
-        )
+        axis = f"gain ({first.headline['unit']}), right of zero is better"
+        charts.append((title, intervals(gains, axis, title=title, mark=0.0)))
     described = [facts(one) for one in records]
     context: dict[str, Any] = {
         "names": [one.name for one in records],
         "facts": {key: [values[key] for values in described] for key in described[0]},
         "changed": changed(records),
         "header": arm_header(records),
-        "rows": arm_rows(records),
+        "rows": [[cell.replace("+-", " \u00b1 ") for cell in row] for row in arm_rows(records)],
         "verdicts": [(one.name, one.verdict) for one in records if one.verdict],
         "notes": notes(list(records)),
         "charts": charts,

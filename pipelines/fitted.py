@@ -91,8 +91,8 @@ def _effort(data: OwnData, size: int) -> dict[str, Any]:
 
 def _labels(data: OwnData, num_train: int) -> dict[str, Any]:
     """Range, bins and radii in the label's own unit. Null is kept where CcGAN's rules give what the checks accept."""
-    labels = np.array(data.numbers)
-    low, high = float(labels[0]), float(labels[-1])
+    labels = np.array(data.numbers, dtype=np.float32).astype(np.float64)  # as the data set will hold them
+    low, high = label_range(float(labels[0]), float(labels[-1]))
     span = high - low
     gaps = np.diff(np.unique(labels))
     values: dict[str, Any] = {
@@ -107,6 +107,13 @@ def _labels(data: OwnData, num_train: int) -> dict[str, Any]:
     if 6 * float(gaps.max()) / span > DROP_SHARE:
         values["ratio.vicinity_drop"] = _round(DROP_SHARE * span)
     return values
+
+
+def label_range(low: float, high: float) -> tuple[float, float]:
+    """Ends of a range rounded outwards to a thousandth or so of it, so that no label lies outside by a rounding error."""
+    digits = 2 - math.floor(math.log10(high - low))
+    unit = 10.0**-digits
+    return round(math.floor(low / unit) * unit, max(digits, 0)), round(math.ceil(high / unit) * unit, max(digits, 0))
 
 
 def _round(value: float) -> float:

@@ -100,7 +100,8 @@ def fates(group_M: Tensor, flags: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if subsample is not None:
         found["dropped by M1"] = ~subsample & seen(subsample)
     if both is not None and subsample is not None:
-        found["dropped by M2"] = subsample & ~both & seen(both)
+        # Both fill the same quota, the filter's later: every row that subsampling took was offered to the filter too.
+        found["dropped by M2"] = subsample & ~both
     elif alone is not None and subsample is None:
         found["dropped by M2"] = ~alone & seen(alone)
     return found

@@ -23,6 +23,7 @@ from pipelines.context import Context
 from pipelines.machine import available_cores
 from pipelines.networks import load_predictor
 from pipelines.run_arm import Job, train_job
+from pipelines.tracking_names import child_name
 
 
 def run(ctx: Context) -> None:
@@ -177,7 +178,7 @@ def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict
             child = ctx.tracker.child(
                 f"{name} seed {result['seed']}",
                 {"arm": name, "seed": result["seed"]} | to_dict(arms[name]),
-                {"arm": name, "seed": str(result["seed"])},
+                {"arm": name, "seed": str(result["seed"]), "group": child_name(ctx.tracker.name, name)},
             )
             for curve, points in result["curves"].items():
                 child.curve(f"student/{curve}", points)

@@ -20,8 +20,12 @@ NOTE = """One run a stage of cGAN-KD (`prepare` to `evaluate`); the students of 
 Metrics: `test/<arm>` and `val/<arm>` are scores (lower is better for errors), `gain/<arm>` is the paired gain over `real`
 with `.low` and `.high` of its interval, `rival_gain/<arm>` that over the best real-only arm, `best/...` is the arm that
 ships, `health/...` are checks, `result/...` other results of a stage; the rest are curves of the loop they are named after.
-Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage or child),
-`preset`, `arm`, `seed`, `chosen_arm`, `input.<file>` (digests), `git_sha`."""
+Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage or child), `preset`, `arm`, `seed`, `group` (series
+and arm), `chosen_arm`, `input.<file>` (digests), `git_sha`."""
+
+
+DECIMALS = 4
+"""Of tracked test and validation numbers; evaluate.json, which is a file of the same run, has all of them."""
 
 
 def result_name(name: str) -> str:
@@ -34,7 +38,7 @@ def result_name(name: str) -> str:
 
 
 def evaluate_names(result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an evaluate.json under the names that charts and tables of runs show."""
+    """The numbers of an evaluate.json under the names that charts and tables of runs show, rounded to fit their cells."""
     chosen = result["arms"][result["chosen_arm"]]
     # First of all: the compare page draws the metric it meets first.
     numbers = {"best/test": chosen["mean"], "best/val": chosen["val_mean"], "best/gain": chosen.get("gain", 0.0)}
@@ -45,7 +49,7 @@ def evaluate_names(result: Mapping[str, Any]) -> dict[str, float]:
             if key in arm:
                 ends = {f"{key}/{name}.{end}": arm[f"{key}_{end}"] for end in ("low", "high")}
                 numbers |= {f"{key}/{name}": arm[key]} | ends
-    return numbers
+    return {name: round(float(value), DECIMALS) for name, value in numbers.items()}
 
 
 def run_name(stage: str, preset: str | None, experiment: str | None) -> str:
@@ -135,7 +139,7 @@ VIEWS = {
         columns(params="seed", metrics="result/val"),
         groupBy={
             "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "tag", "groupByData": "series"}, {"mode": "param", "groupByData": "arm"}],
+            "groupByKeys": [{"mode": "tag", "groupByData": "group"}],
         },
     ),
     "pictures": view(

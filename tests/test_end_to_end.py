@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
+from tests.pipelines.pages import check_page
 from tests.tiny import project, run, tiny, write_params
 
 STAGES = ["prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate"]
@@ -111,6 +113,15 @@ def test_rho_reruns_bank_student_evaluate_only(digits_project: tuple[Path, str])
     runs = client.search_runs([experiment.experiment_id], "tags.stage = 'bank'", max_results=50)
     assert {r.data.params["bank.rho"] for r in runs} == {"0.9", "0.7"}
     assert any(r.data.tags.get("dvc.exp_name") == "loose" for r in runs)
+    table = run(folder, "python", "-m", "cgankd", "compare", "HEAD", "loose", "digits/evaluate")
+    assert table.count("same seeds and data set, so differences are paired by seed") == 2
+    rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
+    differences = {(r["run"], r["arm"]): float(r["difference"]) for r in rows if r["difference"]}
+    assert all(value == 0.0 for (name, _), value in differences.items() if name == "digits/evaluate")
+    assert differences["loose", "raw"] == 0.0 and ("loose", "filter") in differences
+    assert "also in MLflow" in run(folder, "python", "-m", "cgankd", "report")
+    check_page((folder / "report.html").read_text())
+    assert "comparison" not in run(folder, "git", "status", "--short")
 
 
 def test_chairs_without_dvc_and_twice_the_same_bytes(tmp_path: Path) -> None:

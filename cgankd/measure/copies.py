@@ -117,21 +117,26 @@ def nearest_shifted(query_BCHW: Tensor, set_NCHW: Tensor, index_BK: Tensor) -> S
     """The nearest of the candidate images [B, K] when each may be shifted by up to one pixel.
 
     Only candidates are tried (nearest unshifted pixels, nearest features): a search over all shifts of all images
-    would cost nine times the whole comparison.
+    would cost nine times the whole comparison. Which candidate and shift fit best is told by the pixels inside a
+    border of one, by products; the distance is then measured exactly, and the first candidate as it is counts too.
     """
-    shape = (len(query_BCHW),)
-    best = Shifted(torch.full(shape, math.inf), index_BK[:, 0], torch.zeros(*shape, 2, dtype=torch.int64))
-    for i in range(index_BK.shape[1]):
-        rows_BCHW = set_NCHW[index_BK[:, i]]
-        for dy, dx in SHIFTS:
-            distance_B = shift_distance(query_BCHW, rows_BCHW, dy, dx)
-            closer = distance_B < best.distance
-            best = Shifted(
-                torch.where(closer, distance_B, best.distance),
-                torch.where(closer, index_BK[:, i], best.index),
-                torch.where(closer[:, None], torch.tensor([dy, dx]), best.shift),
-            )
-    return best
+    rows, height, width = len(query_BCHW), *query_BCHW.shape[2:]
+    crops = [query_BCHW[:, :, 1 + dy : height - 1 + dy, 1 + dx : width - 1 + dx] for dy, dx in SHIFTS]
+    crop_BSD = to_unit(torch.stack([crop.flatten(1) for crop in crops], dim=1))
+    inner_BKD = to_unit(set_NCHW[index_BK.flatten()][:, :, 1:-1, 1:-1].reshape(*index_BK.shape, -1))
+    squared_BSK = crop_BSD.square().sum(2)[:, :, None] - 2 * crop_BSD @ inner_BKD.transpose(1, 2)
+    squared_BSK += inner_BKD.square().sum(2)[:, None]
+    place_B = squared_BSK.flatten(1).argmin(dim=1)
+    turn_B = place_B // index_BK.shape[1]
+    index_B = index_BK.gather(1, (place_B % index_BK.shape[1])[:, None])[:, 0]
+    distance_B = torch.empty(rows)
+    for turn, (dy, dx) in enumerate(SHIFTS):
+        row = (turn_B == turn).nonzero()[:, 0]
+        distance_B[row] = shift_distance(query_BCHW[row], set_NCHW[index_B[row]], dy, dx)
+    plain_B = shift_distance(query_BCHW, set_NCHW[index_BK[:, 0]], 0, 0)
+    as_is = plain_B < distance_B
+    shift_B2 = torch.tensor(SHIFTS)[turn_B].masked_fill(as_is[:, None], 0)
+    return Shifted(torch.minimum(distance_B, plain_B), torch.where(as_is, index_BK[:, 0], index_B), shift_B2)
 
 
 def nearest_within(set_N: Tensor, groups: Iterable[Tensor], batch_size: int = 512) -> Tensor:

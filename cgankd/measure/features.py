@@ -1,4 +1,4 @@
-"""Features of images as a frozen predictor sees them: the input of its last linear layer.
+"""Features of images as a frozen predictor sees them: the pooled input of its last linear layer.
 
 Kept here and not in `nets`: a predictor needs nothing new for it, and stages that train are not run anew.
 """
@@ -22,7 +22,8 @@ class FeaturePass(Protocol):
 def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
     """Features and outputs of a predictor in eval mode and float32, in one pass over un-augmented images.
 
-    The features are what the last `nn.Linear` receives: the penultimate layer, flattened or pooled as the net has it.
+    The features are what the last `nn.Linear` receives. Where that is a flattened map [B, C, H, W] the map is averaged
+    over its places, as Inception's is: C features in place of C * H * W.
     Raises ValueError where the net has no linear layer.
     """
     linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
@@ -31,14 +32,27 @@ def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
 
     @torch.no_grad()
     def features(images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        maps: list[tuple[Tensor, Tensor]] = []
         caught: list[Tensor] = []
-        hook = linear[-1].register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0].flatten(1).float()))
+
+        def at_flatten(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            maps.append((inputs[0], output))
+
+        def at_linear(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            map_, flat = maps[-1] if maps else (None, None)
+            pooled = map_.mean((2, 3)) if map_ is not None and flat is inputs[0] and map_.ndim == 4 else inputs[0]
+            caught.append(pooled.flatten(1).float())
+            maps.clear()
+
+        hooks = [m.register_forward_hook(at_flatten) for m in net.modules() if isinstance(m, nn.Flatten)]
+        hooks.append(linear[-1].register_forward_pre_hook(at_linear))
         was_training = net.training
         net.eval()
         try:
             outputs = [net(to_unit(chunk)).float() for chunk in torch.split(images_BCHW, batch_size)]
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             net.train(was_training)
         return torch.cat(caught), torch.cat(outputs)
 

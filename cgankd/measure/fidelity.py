@@ -57,8 +57,35 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def fid(real_NF: Tensor, fake_MF: Tensor) -> float:
-    """Frechet distance of two feature sets; called FID only on Inception features, so name the space beside it."""
+    """Frechet distance of two feature sets; called FID only on Inception features, so name the space beside it.
+
+    With fewer rows than features in one set the covariances are never formed: see `frechet_thin`.
+    """
+    if min(len(real_NF), len(fake_MF)) < real_NF.shape[1]:
+        return frechet_thin(*sorted((real_NF, fake_MF), key=len))
     return frechet(moments(real_NF), moments(fake_MF))
+
+
+def frechet_thin(few_NF: Tensor, many_MF: Tensor) -> float:
+    """The same distance through the N x N matrix A C_b A^T / (N - 1), A the centred rows of the smaller set.
+
+    Its eigenvalues are those of C_a C_b that are not zero, so a window of 20 images costs nothing however many features
+    there are.
+    """
+    n, m = len(few_NF), len(many_MF)
+    few = few_NF.double()
+    mean_a = few.mean(0)
+    few = few - mean_a
+    pieces = torch.split(many_MF, CHUNK)
+    mean_b = sum((piece.double().sum(0) for piece in pieces), torch.zeros_like(mean_a)) / m
+    inner_NN, trace = torch.zeros(n, n, dtype=torch.float64), few.square().sum() / (n - 1)
+    for piece in pieces:
+        centred = piece.double() - mean_b
+        product = few @ centred.T
+        inner_NN += product @ product.T / ((n - 1) * (m - 1))
+        trace += centred.square().sum() / (m - 1)
+    trace -= 2 * torch.linalg.eigvalsh(inner_NN).clamp(min=0).sqrt().sum()
+    return float((mean_a - mean_b).square().sum() + trace.clamp(min=0))
 
 
 def polynomial_mmd(real_NF: Tensor, fake_MF: Tensor) -> float:

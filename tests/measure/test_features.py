@@ -10,7 +10,7 @@ from cgankd.nets.zoo import NETS, make_predictor
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
-def test_features_are_the_input_of_the_last_layer(name: str) -> None:
+def test_features_are_the_pooled_input_of_the_last_layer(name: str) -> None:
     torch.manual_seed(0)
     net = make_predictor(name, width=8, num_outputs=3, channels=1, image_size=16, mean=(0.4,), std=(0.2,))
     images = torch.randint(0, 256, (11, 1, 16, 16), dtype=torch.uint8)
@@ -21,8 +21,13 @@ def test_features_are_the_input_of_the_last_layer(name: str) -> None:
         expected = net(to_unit(images))
         head = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
         assert torch.allclose(outputs, expected, atol=1e-5)
-        assert torch.allclose(head(found), expected, atol=1e-5) and found.shape == (11, head.in_features)
-    assert not head._forward_pre_hooks, "no hook is left behind"
+        map_ = net.body.body[:-2]((to_unit(images) - net.mean) / net.std)  # all but flatten and head, or ReLU and head
+        if name == "convnet":
+            assert map_.shape[2:] == (4, 4) and torch.allclose(found, map_.mean((2, 3)), atol=1e-5)
+        else:
+            assert torch.allclose(found, map_.relu(), atol=1e-5)
+            assert torch.allclose(head(found), expected, atol=1e-5)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules()), "no hook is left behind"
 
 
 def test_a_net_without_a_linear_layer_is_refused() -> None:

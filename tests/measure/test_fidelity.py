@@ -47,6 +47,15 @@ def test_frechet_distance_is_scipys_and_torchmetrics(n: int) -> None:
     assert fidelity.fid(real, fake) == pytest.approx(float(theirs.compute()), rel=1e-3)
 
 
+@pytest.mark.parametrize(("n", "m"), [(3, 40), (40, 5), (5, 4), (30, 50)])
+def test_few_rows_give_the_same_distance_without_covariances(n: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fidelity, "CHUNK", 7)
+    real, fake = features(n, shift=50.0), features(m, shift=50.5, seed=1)
+    expected = fidelity.frechet(fidelity.moments(real), fidelity.moments(fake))
+    assert fidelity.frechet_thin(real, fake) == pytest.approx(expected, rel=1e-5)
+    assert fidelity.fid(real, fake) == pytest.approx(expected, rel=1e-5)
+
+
 def test_frechet_distance_of_known_gaussians() -> None:
     def gaussian(mean: float, variance: float) -> fidelity.Moments:
         return fidelity.Moments(

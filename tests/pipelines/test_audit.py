@@ -90,7 +90,7 @@ def test_an_audit_is_numbers_pictures_a_table_and_a_tagged_run(digits_bank: Path
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.tags["stage"] == "audit" and run.info.status == "FINISHED"
-    assert run.data.metrics["fid.teacher"] == pytest.approx(found["fid.teacher"])
+    assert run.data.metrics["result/fid.teacher"] == pytest.approx(found["fid.teacher"])
     assert run.data.tags["input.bank.h5"] == before[:12]
     assert file_digest(digits_bank / "artifacts/bank.h5") == before
     assert not list((digits_bank / "artifacts/resume/audit").iterdir()), "scratch files are gone"

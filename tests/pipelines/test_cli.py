@@ -54,7 +54,7 @@ def shell(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[s
 def test_help_names_every_stage_and_imports_nothing_heavy(tmp_path: Path) -> None:
     done = shell("-X", "importtime", "-m", "cgankd", "--help", cwd=tmp_path)
     assert done.returncode == 0
-    for stage in (*STAGES, "run", "use", "show", "ui", "doctor", "sync"):
+    for stage in (*STAGES, "run", "use", "show", "ui", "compare", "report", "doctor", "sync"):
         assert re.search(rf"\b{stage}\b", done.stdout)
     loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "typer" in loaded

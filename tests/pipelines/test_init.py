@@ -5,24 +5,29 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.data.sources import load
 from cgankd.data.survey import Fit, square_copy
 from pipelines.artifacts import source_digest
 from pipelines.cli import app
-from pipelines.fitted import fitted, image_size
+from pipelines.fitted import fitted, image_size, label_range
 from pipelines.init import init, make_plan
 from pipelines.own_data import look_at_csv, look_at_folder, measured
 from pipelines.params import flatten, load_config, preset_text, read_params, set_values
 from pipelines.project import PIN, check_pin, code_parts, project_stages, read_pin, write_pin
 from tests.conftest import ROOT
+from tests.data.builders import data_config
 from tests.tiny import run, tiny
 
 RNG = np.random.default_rng(5)
@@ -93,7 +98,7 @@ def test_a_split_made_by_the_user_is_kept(tmp_path: Path) -> None:
 def test_scalars_are_fitted_from_range_and_gaps(tmp_path: Path) -> None:
     even = [f"{10 + 0.25 * i:g}" for i in range(200)]
     values = fitted(look_at_csv(listed(tmp_path / "even", even), None), 16)
-    assert values["data.label_min"] == 10 and values["data.label_max"] == 59.75
+    assert values["data.label_min"] == 10 and values["data.label_max"] == 59.8
     assert values["data.num_val"] == 32 and values["data.test_share"] == 0.2
     # 200 - 32 - 40 = 128 to train on, so 128 // 25 = 5 bins of about 10.
     assert values["bank.label_bin"] == pytest.approx(10, abs=0.1) and values["bank.num_conditions"] == 128
@@ -103,6 +108,22 @@ def test_scalars_are_fitted_from_range_and_gaps(tmp_path: Path) -> None:
     assert "cgan.vicinity.kappa" not in values and values["ratio.vicinity_drop"] == 15  # one gap of 98 in 59
     coarse = [str(10 * (i % 5)) + ".5" for i in range(60)]
     assert fitted(look_at_csv(listed(tmp_path / "coarse", coarse), None), 16)["cgan.vicinity.kappa"] == 2.0
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-2, 1e4))
+def test_the_range_holds_every_label_and_little_more(low: float, span: float) -> None:
+    first, last = float(np.float32(low)), float(np.float32(low + span))
+    assume(first < last)
+    bottom, top = label_range(first, last)
+    assert bottom <= first and last <= top and (first - bottom) + (top - last) <= 0.021 * (last - first)
+
+
+def test_labels_at_the_ends_are_read_with_the_fitted_range(tmp_path: Path) -> None:
+    source = listed(tmp_path / "in", [f"{value:.3f}" for value in np.linspace(0.7, 9.972, 60)])
+    values = fitted(look_at_csv(source, None), 16)
+    cfg = data_config(task="scalar", source="csv", root=str(source), channels=3, val_per_label=None, num_val=5)
+    keys = ("num_val", "test_share", "label_min", "label_max")
+    load(replace(cfg, **{key: values[f"data.{key}"] for key in keys}), seed=0)
 
 
 @pytest.mark.parametrize(
