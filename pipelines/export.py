@@ -151,7 +151,7 @@ def sizes_table(values: dict[str, Any]) -> Table:
     """Size, latency and validation headline of every form, from export.json."""
     unit = values["headline"]["unit"]
     table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for column in ("network", "ONNX", "parameters", "size (KB)", "latency (ms)", f"validation ({unit})", ""):
+    for column in ("network", "ONNX", "weights", "KB", "ms", f"val ({unit})", ""):
         table.add_column(column, justify="left" if column in ("network", "ONNX", "") else "right", no_wrap=True)
     base: dict[str, Any] = {}
     for row in values["models"]:
@@ -159,7 +159,7 @@ def sizes_table(values: dict[str, Any]) -> Table:
         base = row if first else base
         note = "" if first else ("holds" if row["holds"] else "does not hold")
         if not first:
-            note += f" ({row['validation'] - base['validation']:+.3g} {unit})"
+            note += f" ({row['validation'] - base['validation']:+.3g})"
         table.add_row(
             row["network"],
             row["arithmetic"],
@@ -182,7 +182,7 @@ def remarks(values: dict[str, Any], shown: Path) -> list[str]:
         f" torch.export {parity['torch_export']:.1e} (allowed {parity['allowed']:.1e})",
         f"student against teacher, fp32: {teacher['bytes'] / student['bytes']:.1f} times smaller,"
         f" {teacher['latency_ms'] / student['latency_ms']:.1f} times faster",
-        "latency: median for one image on one thread of ONNX Runtime; int8 holds where validation is at most"
+        "ms: median for one image on one thread of ONNX Runtime, which is of this machine; int8 holds where validation is at most"
         f" {100 * values['int8_tolerance']:g} % worse than fp32",
         f"input: {values['input']['type']} [{', '.join(map(str, values['input']['shape']))}] at pixel levels 0 to 255;"
         f" output: {few}",
