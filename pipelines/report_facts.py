@@ -15,7 +15,7 @@ from pipelines.journal import Event, read_roots
 from pipelines.params import flatten, load_config, parse, preset_names, preset_text, read_params
 from pipelines.progress import duration_text
 from pipelines.tracking import log_folder
-from pipelines.tracking_names import git_state
+from pipelines.tracking_names import git_state, result_name
 
 OUTPUTS = {
     "prepare": ("dataset.h5",),
@@ -87,7 +87,7 @@ def stage_facts(workdir: Path, name: str) -> StageFacts:
             metrics = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ConfigError(f"metrics/{name}.json is damaged ({error}); run `cgankd {name}` again") from error
-    events = last_finished(workdir, name)
+    events = run_behind(workdir, name, metrics or {})
     sent = [
         e["values"] for e in events if e["kind"] == "metrics" and "seconds" in e["values"] and e["run"] == e["root"]
     ]
@@ -104,13 +104,31 @@ def stage_facts(workdir: Path, name: str) -> StageFacts:
     )
 
 
-def last_finished(workdir: Path, stage: str) -> list[Event]:
-    """The events of the last run of a stage that ended well; empty where none did."""
-    roots = list(read_roots(log_folder(workdir) / f"{stage}.jsonl").values())
-    for events in reversed(roots):
-        if any(e["kind"] == "close" and e["run"] == e["root"] and e["status"] == "FINISHED" for e in events):
+def run_behind(workdir: Path, stage: str, metrics: Mapping[str, Any]) -> list[Event]:
+    """The events of the run whose results lie in the folder; empty where no run ended well.
+
+    That is the last one, unless DVC brought the results of an earlier one back instead of running the stage again:
+    then the last with the settings of params.yaml and the numbers of metrics/<stage>.json.
+    """
+    roots = read_roots(log_folder(workdir) / f"{stage}.jsonl").values()
+    ended = [
+        events
+        for events in roots
+        if any(e["kind"] == "close" and e["run"] == e["root"] and e["status"] == "FINISHED" for e in events)
+    ]
+    for events in reversed(ended):
+        if not settings_changed(workdir, stage, events) and not numbers_differ(metrics, events):
             return events
-    return []
+    return ended[-1] if ended else []
+
+
+def numbers_differ(metrics: Mapping[str, Any], events: list[Event]) -> bool:
+    """True where a number of metrics/<stage>.json is not the one that the run sent."""
+    sent: dict[str, Any] = {}
+    for event in events:
+        if event["kind"] == "metrics" and event["run"] == event["root"]:
+            sent |= event["values"]
+    return any(sent.get(result_name(name), value) != value for name, value in metrics.items())
 
 
 def settings_changed(workdir: Path, stage: str, events: list[Event]) -> list[str]:

@@ -252,3 +252,16 @@ def test_the_report_becomes_a_file_of_the_last_run(store: Path) -> None:
     assert run_id is not None
     files = MlflowClient(f"sqlite:///{store / 'mlflow.db'}").list_artifacts(run_id.group(1), "report")
     assert [file.path for file in files] == ["report/report.html"]
+
+
+def test_results_that_dvc_brought_back_belong_to_the_run_that_made_them(workdir: Path) -> None:
+    """Stage run, run again under other settings, then the first results restored without a run."""
+    kept = workdir / "metrics/teacher.json"
+    with open_context("teacher", ["tracking.mlflow=false"]) as ctx:
+        ctx.metrics({"val": 10.25})
+    first = kept.read_text()
+    with open_context("teacher", ["tracking.mlflow=false", "teacher.num_steps=77"]) as ctx:
+        ctx.metrics({"val": 20.5})
+    assert gather(workdir).stages["teacher"].changed == ("teacher.num_steps",)
+    kept.write_text(first)
+    assert gather(workdir).stages["teacher"].changed == ()
