@@ -249,6 +249,8 @@ def shrink(project: Path, name: str) -> None:
     own = flatten(read_params(project / "params.yaml"))
     kept = ("label_bin", "student.arms", "feature_width")
     changes = {k: v for k, v in small.items() if k in own and not any(word in k for word in kept)}
+    few = {"real": {}, "raw": {"bank": True}}
+    changes |= {"student.arms": few, "student.best_with_kd": False, "student.num_steps": 10, "teacher.num_steps": 20}
     set_values(project / "params.yaml", changes | {"ratio.feature_width": 32, "tracking.mlflow": False})
 
 
