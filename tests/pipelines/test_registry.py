@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -161,7 +162,12 @@ def test_served_answers_to_a_hundred_images_are_the_students(shipped: tuple[Path
     assert command[command.index("--host") + 1] == "127.0.0.1"
     path = f"{Path(command[0]).parent}:{os.environ['PATH']}"
     server = subprocess.Popen(
-        command, env=env | {"PATH": path}, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=env | {"PATH": path},
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
@@ -174,7 +180,8 @@ def test_served_answers_to_a_hundred_images_are_the_students(shipped: tuple[Path
         with pytest.raises(ConfigError, match="answered 400"):
             ask_server(f"http://127.0.0.1:{port}", torch.zeros(1, 3, 8, 8))
     finally:
-        server.terminate()
+        # The whole group, as Ctrl-C would: mlflow leaves the answering to a child.
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
     with pytest.raises(ConfigError, match=r"does not answer.*cgankd serve"):
         ask_server(f"http://127.0.0.1:{port}", images[:1])
