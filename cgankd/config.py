@@ -128,6 +128,8 @@ class VicinityConfig:
     """Quantile of the gaps between neighbouring distinct labels used by the rule; 1 = the largest gap."""
     weight_floor: float
     """Soft weights under this are cut (1e-3 in the paper)."""
+    draw: Literal["proportional", "uniform"]
+    """Partners of a soft vicinity drawn in proportion to their weights, or uniformly and weighted (as published)."""
 
     def __post_init__(self) -> None:
         for name in ("label_sigma", "kappa"):

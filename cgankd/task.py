@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity
-from cgankd.vicinity import ExactMatch, HardVicinity, SoftVicinity, kernel_rules
+from cgankd.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 
 
 class ClassTask:
@@ -116,7 +116,8 @@ class ScalarTask:
         kernel = kernel_rules(label_N, self.vicinity_cfg)
         if self.vicinity_cfg.kind == "hard":
             return HardVicinity(label_N, kernel, self.label_min, self.label_max)
-        return SoftVicinity(label_N, kernel, self.label_min, self.label_max, self.vicinity_cfg.weight_floor)
+        kind = DrawnVicinity if self.vicinity_cfg.draw == "proportional" else SoftVicinity
+        return kind(label_N, kernel, self.label_min, self.label_max, self.vicinity_cfg.weight_floor)
 
     def label_embed(self, dim: int) -> nn.Module:
         return ScalarEmbed(dim, self.label_min, self.label_max)

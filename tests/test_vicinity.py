@@ -9,13 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from cgankd.config import VicinityConfig
 from cgankd.rng import generator
-from cgankd.vicinity import ExactMatch, HardVicinity, Kernel, SoftVicinity, kernel_rules
+from cgankd.vicinity import DrawnVicinity, ExactMatch, HardVicinity, Kernel, SoftVicinity, kernel_rules
 
 CFG = VicinityConfig(
-    kind="soft", label_sigma=None, kappa=None, kappa_multiplier=2.0, gap_quantile=1.0, weight_floor=1e-3
+    kind="soft",
+    label_sigma=None,
+    kappa=None,
+    kappa_multiplier=2.0,
+    gap_quantile=1.0,
+    weight_floor=1e-3,
+    draw="proportional",
 )
 KERNEL = Kernel(label_sigma=2.0, kappa=1.0, largest_gap=1.0, median_gap=0.5)
 
@@ -92,6 +99,52 @@ def test_soft_weights_and_radius_follow_the_kernel() -> None:
     fake, weight = vicinity.fake_labels(target, gen)
     assert ((fake - target).abs() <= vicinity.radius + 1e-4).all()
     np.testing.assert_allclose(weight.numpy(), np.exp(-((fake - target).numpy() ** 2)), rtol=1e-5, atol=1e-12)
+
+
+def test_drawn_partners_follow_the_normalised_weights() -> None:
+    """Shares against w_i / sum w written out in numpy, with two images of one label and one beyond the radius."""
+    y = torch.tensor([10.0, 10.5, 10.5, 11.0, 12.5, 20.0])
+    vicinity = DrawnVicinity(y, KERNEL, 0.0, 90.0, 1e-3)
+    pairing = vicinity.pair(torch.full((60_000,), 10.4), generator(6))
+    weight = np.exp(-((y.numpy() - 10.4) ** 2)) * (np.abs(y.numpy() - 10.4) <= vicinity.radius)
+    share = torch.bincount(pairing.index, minlength=6) / 60_000
+    np.testing.assert_allclose(share.numpy(), weight / weight.sum(), atol=0.008)
+    assert share[5] == 0 and (pairing.weight == 1).all()
+
+
+def test_a_drawn_partner_in_a_label_gap_is_the_nearest_with_its_small_weight() -> None:
+    vicinity = DrawnVicinity(torch.tensor([60.0, 10.0]), KERNEL, 0.0, 90.0, 1e-3)
+    pairing = vicinity.pair(torch.tensor([57.0, 10.2, 13.0]), generator(7))
+    assert pairing.index.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(pairing.weight.numpy(), [math.exp(-9), 1, math.exp(-9)], rtol=1e-4)
+
+
+def test_drawn_and_uniform_draws_estimate_one_expectation() -> None:
+    """E_w[y] of partners and fake labels: draws of weight one against weighted uniform draws, the published way."""
+    y = labels(8, num=200)
+    target = torch.full((40_000,), 30.0)
+    drawn, uniform = (kind(y, KERNEL, 0.0, 90.0, 1e-3) for kind in (DrawnVicinity, SoftVicinity))
+    for method in ("partner", "fake"):
+        means = []
+        for vicinity in (drawn, uniform):
+            if method == "partner":
+                pairing = vicinity.pair(target, generator(9))
+                value, weight = y[pairing.index] - 30, pairing.weight
+            else:
+                label, weight = vicinity.fake_labels(target, generator(9))
+                value = label - 30
+            means += [(weight * value).sum() / weight.sum(), (weight * value**2).sum() / weight.sum()]
+        np.testing.assert_allclose(means[:2], means[2:], atol=0.02)
+
+
+def test_drawn_fake_labels_are_a_truncated_normal_within_the_range() -> None:
+    """Kolmogorov-Smirnov against scipy's truncated normal, at the edge of the range where half of it is cut."""
+    vicinity = DrawnVicinity(labels(1), KERNEL, 0.0, 90.0, 1e-3)
+    sd = math.sqrt(0.5)
+    label, weight = vicinity.fake_labels(torch.full((20_000,), 89.8, dtype=torch.float64), generator(4))
+    law = stats.truncnorm(-vicinity.radius / sd, 0.2 / sd, loc=89.8, scale=sd)
+    assert stats.kstest(label.numpy(), law.cdf).pvalue > 0.01
+    assert label.max() <= 90 and (weight == 1).all()
 
 
 def test_targets_are_noisy_training_labels_within_the_range() -> None:

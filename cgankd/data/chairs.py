@@ -1,6 +1,6 @@
 """Procedural chairs at every yaw: a stand-in for RC-49 (arXiv 2011.07466) that needs no download.
 
-49 fixed chairs, each a set of convex prisms, turn about their vertical axis under a fixed camera and a fixed light.
+49 fixed chairs, each a set of upright boxes, turn about their vertical axis under a fixed camera and a fixed light.
 Axes: x to the right, y away from the camera at yaw 0 (a chair faces -y), z up; the seat is about 0.45 high.
 """
 
@@ -12,16 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cgankd.data.chair_shapes import Array, Colour, Prism, build, rectangle
+from cgankd.data.chair_shapes import Array, Box, Colour, build, rectangle
 
 NUM_SHAPES = 49
 YAWS = np.arange(1, 900) / 10.0
 """The 899 yaw angles of RC-49 in degrees: 0.1, 0.2, ... 89.9."""
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Raise it with any change of the pictures: rendered images are cached under it."""
 
 ELEVATION = math.radians(25.0)
-CAMERA_DISTANCE = 4.0
 FILL = 0.92
 """Share of the frame that the largest extent of a chair over all yaws takes."""
 LIGHT = np.array([-0.45, -0.55, 0.70]) / np.linalg.norm([-0.45, -0.55, 0.70])
@@ -52,8 +51,8 @@ def render(shape: int, yaw_degrees: float, size: int) -> Array:
     mesh = _mesh(shape)
     over = 4 if size <= 32 else 3
     fine = size * over
-    x, y, w = _project(mesh, yaw_degrees, fine)
-    edges, depth = _planes(x, y, w)
+    x, y, near = _project(mesh, yaw_degrees, fine)
+    edges, depth = _planes(x, y, near)
     # Facing the camera: twice the signed area of the projected quad is positive.
     area = (x[:, 2] - x[:, 0]) * (y[:, 3] - y[:, 1]) - (x[:, 3] - x[:, 1]) * (y[:, 2] - y[:, 0])
     visible = np.flatnonzero(area > 1e-6)
@@ -73,32 +72,30 @@ def _turned(vectors: Array, yaw_degrees: float) -> Array:
 
 
 def _view(points: Array) -> tuple[Array, Array, Array]:
-    """Right, up and the inverse distance to the camera, which is affine on the screen for points of a plane."""
+    """Right, up and nearness in a parallel projection along the camera's axis."""
     up = points[..., 2] * math.cos(ELEVATION) + points[..., 1] * math.sin(ELEVATION)
     near = points[..., 2] * math.sin(ELEVATION) - points[..., 1] * math.cos(ELEVATION)
-    inverse = CAMERA_DISTANCE / (CAMERA_DISTANCE - near)
-    return points[..., 0] * inverse, up * inverse, inverse
+    return points[..., 0], up, near
 
 
 def _project(mesh: Mesh, yaw_degrees: float, fine: int) -> tuple[Array, Array, Array]:
-    """Screen x, y [F, 4] in fine pixels (y up) and inverse distance [F, 4]."""
-    right, up, inverse = _view(_turned(mesh.corners, yaw_degrees))
+    """Screen x, y [F, 4] in fine pixels (y up) and nearness [F, 4]."""
+    right, up, near = _view(_turned(mesh.corners, yaw_degrees))
     half = fine / 2
-    return half + right * mesh.scale * fine, half + (up - mesh.lift) * mesh.scale * fine, inverse
+    return half + right * mesh.scale * fine, half + (up - mesh.lift) * mesh.scale * fine, near
 
 
-def _planes(x: Array, y: Array, w: Array) -> tuple[Array, Array]:
-    """Edge functions [F, 4, 3], positive inside, and planes of inverse distance [F, 3]: (a, b, c) of ax + by + c."""
+def _planes(x: Array, y: Array, near: Array) -> tuple[Array, Array]:
+    """Edge functions [F, 4, 3], positive inside, and planes of nearness [F, 3]: (a, b, c) of ax + by + c."""
     x2, y2 = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
     a, b = y - y2, x2 - x
     edges = np.stack([a, b, -(a * x + b * y)], axis=2)
-    # The diagonals span the plane even where a quad is a triangle with a doubled corner.
-    ux, uy, uw = x[:, 2] - x[:, 0], y[:, 2] - y[:, 0], w[:, 2] - w[:, 0]
-    vx, vy, vw = x[:, 3] - x[:, 1], y[:, 3] - y[:, 1], w[:, 3] - w[:, 1]
+    ux, uy, un = x[:, 2] - x[:, 0], y[:, 2] - y[:, 0], near[:, 2] - near[:, 0]
+    vx, vy, vn = x[:, 3] - x[:, 1], y[:, 3] - y[:, 1], near[:, 3] - near[:, 1]
     det = ux * vy - vx * uy
     det = np.where(np.abs(det) < 1e-9, 1e-9, det)
-    slope_x, slope_y = (uw * vy - vw * uy) / det, (vw * ux - uw * vx) / det
-    offset = w.mean(1) - slope_x * x.mean(1) - slope_y * y.mean(1)
+    slope_x, slope_y = (un * vy - vn * uy) / det, (vn * ux - un * vx) / det
+    offset = near.mean(1) - slope_x * x.mean(1) - slope_y * y.mean(1)
     return edges, np.stack([slope_x, slope_y, offset], axis=1)
 
 
@@ -143,7 +140,7 @@ def _mesh(shape: int) -> Mesh:
     corners: list[Array] = []
     colours: list[Colour] = []
     parts = build(shape)
-    reach = np.abs(np.concatenate([part.bottom for part in parts])).max(0)
+    reach = np.abs(np.concatenate([part.outline for part in parts])).max(0)
     for spread, height, strength in ((1.12, -0.002, 0.5), (0.92, -0.001, 1.0)):
         outline = rectangle(0.0, 0.0, *(2 * spread * reach))
         corners.append(np.concatenate([outline, np.full((4, 1), height)], axis=1))
@@ -162,11 +159,8 @@ def _mesh(shape: int) -> Mesh:
     return Mesh(stack, normals, np.array(colours), 2, FILL / extent, (top + bottom) / 2)
 
 
-def _faces(part: Prism) -> list[Array]:
-    """Quads [4, 3] of a prism, counter-clockwise from outside; an n-gon becomes a fan of quads."""
-    bottom = np.concatenate([part.bottom, np.full((len(part.bottom), 1), part.low)], axis=1)
-    top = np.concatenate([part.top, np.full((len(part.top), 1), part.high)], axis=1)
-    num = len(top)
-    sides = [np.stack([bottom[i], bottom[(i + 1) % num], top[(i + 1) % num], top[i]]) for i in range(num)]
-    caps = [polygon[[0, i, i + 1, i + 2]] for polygon in (top, bottom[::-1]) for i in range(1, num - 2, 2)]
-    return sides + caps
+def _faces(part: Box) -> list[Array]:
+    """The six sides [4, 3] of a box, counter-clockwise from outside."""
+    bottom, top = (np.column_stack([part.outline, np.full(4, height)]) for height in (part.low, part.high))
+    sides = [np.stack([bottom[i], bottom[(i + 1) % 4], top[(i + 1) % 4], top[i]]) for i in range(4)]
+    return [*sides, top, bottom[::-1]]

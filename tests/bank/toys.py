@@ -56,7 +56,13 @@ BANK = BankConfig(
     block_size=32,
 )
 VICINITY = VicinityConfig(
-    kind="soft", label_sigma=0.5, kappa=1.0, kappa_multiplier=2.0, gap_quantile=1.0, weight_floor=1e-3
+    kind="soft",
+    label_sigma=0.5,
+    kappa=1.0,
+    kappa_multiplier=2.0,
+    gap_quantile=1.0,
+    weight_floor=1e-3,
+    draw="proportional",
 )
 
 

@@ -12,7 +12,13 @@ from cgankd.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo, Split
 
 VICINITY = VicinityConfig(
-    kind="soft", label_sigma=None, kappa=5.0, kappa_multiplier=2.0, gap_quantile=1.0, weight_floor=1e-3
+    kind="soft",
+    label_sigma=None,
+    kappa=5.0,
+    kappa_multiplier=2.0,
+    gap_quantile=1.0,
+    weight_floor=1e-3,
+    draw="proportional",
 )
 CLASSES = DatasetInfo("class", "toy", "", 1, 16, (0.5,), (0.25,), class_names=("left", "right"))
 SCALARS = DatasetInfo("scalar", "toy", "px", 1, 16, (0.5,), (0.25,), label_min=0.0, label_max=50.0)

@@ -245,7 +245,9 @@ def test_a_pin_refuses_other_code_until_it_is_renewed(tmp_path: Path) -> None:
 
 def shrink(project: Path, name: str) -> None:
     """Tiny settings over those that init chose; the data section stays as it is."""
-    small = flatten({key: value for key, value in tiny(name).items() if key not in ("data", "seed", "tracking", "search")})
+    small = flatten(
+        {key: value for key, value in tiny(name).items() if key not in ("data", "seed", "tracking", "search")}
+    )
     own = flatten(read_params(project / "params.yaml"))
     kept = ("label_bin", "student.arms", "feature_width")
     changes = {k: v for k, v in small.items() if k in own and not any(word in k for word in kept)}
