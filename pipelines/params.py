@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from cgankd.config import Config, ConfigError, config_from_dict
+from cgankd.config import Config, ConfigError, config_from_dict, to_dict
 
 
 def parse(text: str, name: str) -> Any:
@@ -80,6 +80,33 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping that `flatten` made one level of; a name that is both a value and a section keeps the section."""
+    top: dict[str, Any] = {}
+    for dotted, value in values.items():
+        *path, last = dotted.split(".")
+        node = top
+        for key in path:
+            below = node.get(key)
+            if not isinstance(below, dict):
+                below = node[key] = {}
+            node = below
+        if not isinstance(node.get(last), dict):
+            node[last] = value
+    return top
+
+
+def filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted settings with every default written out, whatever of them a file or a tracked run holds.
+
+    Settings that the present code cannot read, as of an older run, stay as they are.
+    """
+    try:
+        return flatten(to_dict(config_from_dict(values)))
+    except ConfigError:
+        return flatten(values)
 
 
 def preset_names() -> list[str]:
