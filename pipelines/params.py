@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cgankd.config import Config, ConfigError, config_from_dict, to_dict
+from pipelines.files import replacing
 
 
 def parse(text: str, name: str) -> Any:
@@ -175,9 +175,8 @@ def set_values(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is never seen half written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def rewritten(text: str, change: Callable[[Any], None]) -> str:
