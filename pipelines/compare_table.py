@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cgankd.measure.predictive import Gain
 from pipelines.artifacts import replacing
-from pipelines.charts import Interval, intervals
+from pipelines.charts import Interval, difference_unit, intervals
 from pipelines.compare import Record, difference, notes, over_real
 from pipelines.curves import csv_text
 from pipelines.page import render_page
@@ -166,7 +166,7 @@ def page(records: Sequence[Record]) -> str:
                 gains.append(Interval(label, found.gain.gain, found.gain.low, found.gain.high, (), colour=i % 4))
     if gains:
         title = f"What each arm gains over the same arm of {first.name}"
-        axis = f"gain ({first.headline['unit']}), right of zero is better"
+        axis = f"gain ({difference_unit(first.headline['unit'])}), right of zero is better"
         charts.append((title, intervals(gains, axis, title=title, mark=0.0)))
     described = [facts(one) for one in records]
     context: dict[str, Any] = {

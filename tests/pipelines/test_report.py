@@ -21,7 +21,7 @@ from cgankd.rng import generator
 from cgankd.types import Split
 from pipelines import report
 from pipelines.artifacts import file_digest
-from pipelines.charts import ticks
+from pipelines.charts import histogram, mark_lines, ticks
 from pipelines.cli import app
 from pipelines.context import open_context
 from pipelines.params import load_config, set_value
@@ -305,6 +305,37 @@ def test_lineage_has_the_digests_of_the_other_pages_and_says_why_commits_differ(
     assert "stages" not in dict(gather(workdir).lineage["code"])
     git(workdir, "commit", "-q", "--allow-empty", "-m", "two")
     assert dict(gather(workdir).lineage["code"])["stages"].startswith("teacher last ran at another commit")
+
+
+def test_what_lies_beyond_a_histogram_is_in_words_and_not_in_a_bin() -> None:
+    values = np.concatenate([np.linspace(0.0, 1.0, 60), np.full(40, 50.0)])
+    svg = histogram({"a": values, "b": np.linspace(0, 1, 10)}, "x", title="t", marks={}, top_quantile=0.5)
+    assert "beyond 0.78: a 53.0 %, b 20.0 %" in svg and "share of each group (%)" in svg
+    # 8 of the 10 values of b are spread over the bins, one a bin: an axis up to the 53 % beyond would have a tick at 40.
+    assert ">10<" in svg and ">40<" not in svg
+    assert "beyond" not in histogram({"a": np.ones(5)}, "x", title="t", marks={"m": 2.0})
+
+
+@pytest.mark.parametrize("places", [(250.0, 254.0), (60.0, 64.0), (440.0, 444.0), (100.0, 400.0)])
+def test_names_of_marks_cross_no_mark(places: tuple[float, float]) -> None:
+    names = ("1: as likely real as fake", "mean of validation images")
+    body = mark_lines(dict(zip(names, places, strict=True)), 0.0, 200.0)
+    lines = [tuple(float(v) for v in re.findall(r'[xy][12]="([\d.]+)"', part)) for part in body if "<line" in part]
+    for part in (part for part in body if "<text" in part):
+        found = re.search(r'x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" class="small">(.*)</text>', part)
+        assert found is not None
+        at, y, wide = float(found[1]), float(found[2]), 6.6 * len(found[4])
+        left, right = (at, at + wide) if found[3] == "start" else (at - wide, at)
+        assert left >= 0 and right <= 470
+        assert not [x1 for x1, y1, _, _ in lines if left - 3 < x1 < right + 3 and y1 < y]
+
+
+def test_axes_are_titled_and_gains_of_percentages_are_points(workdir: Path) -> None:
+    fill(workdir)
+    text = write(workdir)
+    assert text.count("share of each group (%)</text>") == 2 and text.count("share of the set (%)</text>") == 1
+    assert "paired gain (points)" in text and "gain (%)" not in text
+    assert text.count('class="wide slides"') == 4 and "scroll sideways" in text
 
 
 def test_ticks_are_round_and_inside() -> None:
