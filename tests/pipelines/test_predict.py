@@ -66,6 +66,30 @@ def test_int8_that_does_not_hold_is_not_left_behind(tmp_path: Path, monkeypatch:
     assert any("does not hold" in str(cell) for cell in module.sizes_table(values).columns[-1].cells)
 
 
+@pytest.mark.parametrize(
+    ("size", "latency", "said"),
+    [(27, 0.1, "neither smaller nor faster"), (20, 0.2, "not faster"), (30, 0.05, "not smaller"), (20, 0.05, "")],
+)
+def test_int8_that_gains_nothing_is_said(size: int, latency: float, said: str) -> None:
+    fp32 = {"network": "n", "arithmetic": "fp32", "parameters": 9, "bytes": 27, "latency_ms": 0.1, "validation": 9.0}
+    int8 = fp32 | {"arithmetic": "int8", "bytes": size, "latency_ms": latency, "holds": True}
+    values = {
+        "headline": {"unit": "%"},
+        "parity": {"images": 1, "onnx": 0.0, "torch_export": 0.0, "allowed": 1.0},
+        "models": [fp32 | {"holds": True}, int8 | {"holds": False}, fp32 | {"holds": True}, int8],
+        "output": {"columns": ["a"]},
+        "int8_tolerance": 0.1,
+        "input": {"type": "float32", "shape": ["batch", 1, 16, 16]},
+        "files": {},
+    }
+    cells = list(module.sizes_table(values).columns[-1].cells)
+    assert cells[1] == "does not hold (+0)"
+    assert cells[3] == "holds (+0)" + (f", but {said}" if said else "")
+    lines = [line for line in module.remarks(values, Path("out")) if line.startswith("student-int8.onnx is")]
+    assert len(lines) == bool(said) and (not said or f"is {said}: {size / 27:.2f} times the size" in lines[0])
+    assert any("use student.onnx" in line for line in lines) is said.startswith("neither")
+
+
 def test_a_format_that_disagrees_is_refused() -> None:
     module._check_parity("ONNX", 0.9e-4 * 80, 80.0)
     for worst in (1.1e-4 * 80, float("nan")):
