@@ -161,14 +161,10 @@ def test_served_answers_to_a_hundred_images_are_the_students(shipped: tuple[Path
     command, env = serve_command(NAME, port, store_uri(folder))
     assert command[command.index("--host") + 1] == "127.0.0.1"
     path = f"{Path(command[0]).parent}:{os.environ['PATH']}"
-    server = subprocess.Popen(
-        command,
-        env=env | {"PATH": path},
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env=env | {"PATH": path}, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
         images = parity_images(folder / "artifacts/dataset.h5")
@@ -179,6 +175,9 @@ def test_served_answers_to_a_hundred_images_are_the_students(shipped: tuple[Path
         assert worst_difference(predictor.run(images[:1]), student.run(images[:1])) <= 1e-6
         with pytest.raises(ConfigError, match="answered 400"):
             ask_server(f"http://127.0.0.1:{port}", torch.zeros(1, 3, 8, 8))
+        said = (folder / "server.log").read_text()
+        assert f"running on http://127.0.0.1:{port}" in said
+        assert "Downloading artifacts" not in said and "INFO mlflow" not in said
     finally:
         # The whole group, for mlflow leaves the answering to a child, which may answer on while it ends.
         os.killpg(server.pid, signal.SIGKILL)
