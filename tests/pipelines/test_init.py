@@ -185,6 +185,8 @@ def test_a_project_and_its_images_lie_apart(
     assert done.exit_code == 2 and words in done.output and "name a" in done.output
     assert not list(tmp_path.rglob("params.yaml")) and not list(tmp_path.rglob("p"))
     assert make_plan(tmp_path / "listed/p", None, source).size == 16  # beside a list it is in nobody's way
+    (tmp_path / "listed/img/list.csv").write_text(source.read_text().replace("img/", ""))
+    assert make_plan(tmp_path / "listed/img/p", None, tmp_path / "listed/img/list.csv").size == 16
 
 
 @pytest.mark.parametrize("slip", ["abc", "nan", "inf"])
