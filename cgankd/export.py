@@ -7,6 +7,7 @@ Every format holds one and the same module: float32 pixels [B, C, H, W] at the l
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,8 +138,13 @@ def open_onnx(path: Path) -> Run:
 
 
 def open_torch_export(path: Path) -> Run:
-    """A .pt2 file of `write_torch_export`."""
-    module = torch.export.load(path).module()
+    """A .pt2 file of `write_torch_export`. Raises ConfigError where it is none."""
+    try:
+        if not zipfile.is_zipfile(path):  # torch would log a traceback of its own
+            raise ValueError("no archive")
+        module = torch.export.load(path).module()
+    except Exception as error:  # a damaged archive fails in many ways; each means the same here
+        raise ConfigError(f"{path} cannot be opened as a torch.export file; run `cgankd export` again") from error
 
     @torch.no_grad()
     def run(images_BCHW: Tensor) -> Tensor:

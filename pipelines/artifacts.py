@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cgankd.config import ConfigError
+from pipelines.files import replacing as replacing
 
 STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
 MAKERS = {
@@ -46,18 +45,6 @@ def missing(path: Path) -> ConfigError:
     inside = path.parts[path.parts.index("artifacts") + 1 :] if "artifacts" in path.parts else (path.name,)
     shown = Path("artifacts", *inside)
     return ConfigError(f"{shown} is missing; run `{maker(str(Path(*inside)))}` first")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place on success and vanishes on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:

@@ -20,6 +20,8 @@ from cgankd.measure.predictive import mean_sd
 
 WIDTH, NARROW = 760, 470
 """Widths of charts in their own units: of a whole column, and of half a column, so that text stays readable."""
+MARKS_APART, LETTER = 30.0, 6.6
+"""Lines nearer than this share their sides for names; width of a letter of small text."""
 Array = NDArray[Any]
 
 
@@ -48,7 +50,7 @@ class Interval:
 
 def figure(height: float, title: str, said: str, body: str, width: float = WIDTH) -> Markup:
     """An SVG that fills its column, with what it shows in words."""
-    kind = "chart" if width > NARROW else "chart half"
+    kind = "chart half" if width <= NARROW else "chart" if width <= WIDTH else "chart full"
     n = f"{zlib.crc32((title + said).encode()):08x}"  # ids of a page differ where charts do
     return Markup(
         f'<svg class="{kind}" role="img" viewBox="0 0 {width:g} {height:g}" aria-labelledby="t{n} d{n}">'
@@ -64,6 +66,19 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", kind: str = "
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     """A straight line."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
+
+
+def difference_unit(unit: str) -> str:
+    """The unit of a difference: points between percentages, as the verdict says."""
+    return "points" if unit == "%" else unit
+
+
+def y_title(middle: float, words: str) -> str:
+    """The title of a y axis, at the left edge and upwards."""
+    return (
+        f'<text x="14" y="{middle:.1f}" transform="rotate(-90 14 {middle:.1f})" text-anchor="middle"'
+        f' class="small">{escape(words)}</text>'
+    )
 
 
 def ticks(low: float, high: float, most: int = 7) -> list[float]:
@@ -116,16 +131,19 @@ def intervals(
 def histogram(
     groups: Mapping[str, Array], axis: str, *, title: str, marks: Mapping[str, float], top_quantile: float = 0.995
 ) -> Markup:
-    """Shares of each group in 40 equal bins from 0 up; values beyond the last bin count in it; marks are named lines."""
+    """Shares of each group in 40 equal bins from 0 up to a quantile; what lies beyond is put in words, as a bin of it
+    would be the highest of all. `marks` are named lines."""
     everything = np.concatenate([*groups.values(), np.zeros(1)])
     high = max([float(np.quantile(everything, top_quantile)), *(1.05 * m for m in marks.values())]) or 1.0
     edges = np.linspace(0.0, high, 41)
     shares = {
-        name: 100.0 * np.histogram(np.clip(values, 0.0, high * (1 - 1e-9)), edges)[0] / max(1, len(values))
+        name: 100.0 * np.histogram(np.clip(values, 0.0, None), edges)[0] / max(1, len(values))
         for name, values in groups.items()
     }
+    beyond = {name: 100.0 * float(np.mean(values > high)) for name, values in groups.items() if len(values)}
     most = max([float(share.max()) for share in shares.values() if len(share)] + [1.0])
-    left, top, bottom = 40.0, 14.0 + 18.0 * len(marks), 232.0
+    rows = len(marks) + any(beyond.values())
+    left, top, bottom = 58.0, 14.0 + 18.0 * rows, 218.0 + 18.0 * rows
 
     def x(value: float) -> float:
         return left + value / high * (NARROW - left - 14)
@@ -136,31 +154,44 @@ def histogram(
     body = [line(left, y(tick), NARROW - 14, y(tick), "grid") for tick in ticks(0, most, 5)]
     body += [text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", kind="small") for tick in ticks(0, most, 5)]
     body += [text(x(tick), bottom + 18, f"{tick:g}", anchor="middle", kind="small") for tick in ticks(0, high, 5)]
+    body.append(y_title((top + bottom) / 2, "share of each group (%)"))
     for i, share in enumerate(shares.values()):
         points = [f"M{x(0):.1f} {bottom:.1f}"]
         for a, b, value in zip(edges, edges[1:], share, strict=False):
             points.append(f"L{x(a):.1f} {y(value):.1f}L{x(b):.1f} {y(value):.1f}")
         points.append(f"L{x(high):.1f} {bottom:.1f}z")
         body.append(f'<path d="{"".join(points)}" class="area{i % 4}"/>')
-    for i, (name, mark) in enumerate(marks.items()):
-        body.append(line(x(mark), 6 + 18 * i, x(mark), bottom, "mark"))
-        right = x(mark) > NARROW / 2
-        body.append(
-            text(x(mark) + (-6 if right else 6), 18 + 18 * i, name, anchor="end" if right else "start", kind="small")
-        )
+    said = [f"{name}: {len(v)} values, mean {float(np.mean(v)):.3g}" for name, v in groups.items() if len(v)]
+    if any(beyond.values()):
+        words = f"beyond {high:.2g}: " + ", ".join(f"{name} {share:.1f} %" for name, share in beyond.items())
+        body.append(text(NARROW - 14, 18, words, anchor="end", kind="small"))
+        said.append(words)
+    body += mark_lines({name: x(mark) for name, mark in marks.items()}, 18.0 * (rows - len(marks)), bottom)
     body.append(text((left + NARROW) / 2, bottom + 38, axis, anchor="middle", kind="small"))
-    said = "; ".join(
-        f"{name}: {len(values)} values, mean {float(np.mean(values)):.3g}"
-        for name, values in groups.items()
-        if len(values)
-    )
-    return figure(bottom + 46, title, f"{said}. Shares in % of each group.", "".join(body), NARROW)
+    return figure(bottom + 46, title, f"{'; '.join(said)}. Shares in % of each group.", "".join(body), NARROW)
 
 
-def bars(labels: Sequence[str], groups: Mapping[str, Sequence[float]], axis: str, *, title: str) -> Markup:
+def mark_lines(places: Mapping[str, float], top: float, bottom: float) -> list[str]:
+    """Named upright lines, one row of text each; names of lines that nearly coincide stand on either side of them."""
+    body: list[str] = []
+    for i, (name, at) in enumerate(sorted(places.items(), key=lambda item: item[1])):
+        near = [other for other in places.values() if abs(other - at) < MARKS_APART]
+        right = at <= NARROW / 2
+        if len(near) > 1 and at in (min(near), max(near)):
+            wide = LETTER * len(name) + 6
+            right = at == max(near) and at + wide < NARROW or at - wide < 0
+        start = max(near) + 6 if right else min(near) - 6
+        body.append(line(at, top + 6 + 18 * i, at, bottom, "mark"))
+        body.append(text(start, top + 18 + 18 * i, name, anchor="start" if right else "end", kind="small"))
+    return body
+
+
+def bars(
+    labels: Sequence[str], groups: Mapping[str, Sequence[float]], axis: str, upwards: str, *, title: str
+) -> Markup:
     """Bars side by side, one group a colour, for each label; labels are thinned where they would touch."""
     most = 1.08 * max([value for values in groups.values() for value in values] + [1e-9])
-    left, top, bottom = 48.0, 12.0, 190.0
+    left, top, bottom = 62.0, 12.0, 190.0
     wide = (WIDTH - left - 14) / max(1, len(labels))
     each = 0.8 * wide / max(1, len(groups))
 
@@ -169,6 +200,7 @@ def bars(labels: Sequence[str], groups: Mapping[str, Sequence[float]], axis: str
 
     body = [line(left, y(tick), WIDTH - 14, y(tick), "grid") for tick in ticks(0, most, 4)]
     body += [text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", kind="small") for tick in ticks(0, most, 4)]
+    body.append(y_title((top + bottom) / 2, upwards))
     for g, values in enumerate(groups.values()):
         for i, value in enumerate(values):
             at = left + wide * (i + 0.1) + each * g

@@ -96,7 +96,7 @@ def serve(
 def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="A .safetensors or .onnx file in place of the student here.")
+        Path | None, typer.Option("--model", help="A .safetensors, .onnx or .pt2 file in place of the student here.")
     ] = None,
     server: Annotated[str | None, typer.Option("--server", help="Let the model served at this address answer.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all to a CSV file ('-': to the terminal).")] = None,
@@ -111,15 +111,18 @@ def predict(
         predictor = open_predictor(Path.cwd(), model, level, server)
         labelled = label_files(predictor, image_files(images))
         if csv is None:
-            console().print(labels_table(labelled, predictor.margin))
+            if any(entry.reading for entry in labelled):
+                console().print(labels_table(labelled, predictor.margin))
         elif str(csv) == "-":
             typer.echo(as_csv(labelled), nl=False)
         else:
             from pipelines.params import write_text
 
             write_text(csv, as_csv(labelled))
-            typer.echo(f"{len(labelled)} images labelled in {csv}")
+            typer.echo(f"{sum(entry.reading is not None for entry in labelled)} images labelled in {csv}")
         bad = [entry for entry in labelled if entry.reading is None]
+        if predictor.no_margin and len(bad) < len(labelled):
+            typer.echo(predictor.no_margin, err=True)
         for entry in bad:
             typer.echo(f"error: {entry.error}", err=True)
         raise typer.Exit(2 if bad else 0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from cgankd.measure.predictive import Gain, mean_sd, paired_gain, unpaired_gain
-from pipelines.params import flatten, parse
+from pipelines.params import filled, nested, parse
 
 RESULT = "metrics/evaluate.json"
 
@@ -89,7 +89,7 @@ def load(text: str, workdir: Path, experiment: str) -> Record:
             f"{text!r} is no file, git revision, DVC experiment or finished evaluate or student run of MLflow;"
             " `dvc exp list` and `cgankd ui` show their names"
         )
-    settings = {key: parse(value, key) for key, value in run.params.items()}
+    settings = plain_settings(nested({key: parse(value, key) for key, value in run.params.items()}))
     digest = run.tags.get("input.dataset.h5")
     if run.result is not None:
         return record(run.name, f"MLflow run {run.run_id}", run.result, settings, digest)
@@ -101,6 +101,11 @@ def load(text: str, workdir: Path, experiment: str) -> Record:
     return student_record(run.name, f"MLflow run {run.run_id}", run.children, headline, settings, digest)
 
 
+def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are compared: defaults written out, without `search`, which no result depends on."""
+    return filled({key: value for key, value in values.items() if key != "search"})
+
+
 def from_file(path: Path, name: str) -> Record:
     """An evaluate.json on disk, with params.yaml and dvc.lock of the folder above metrics/ where they are there."""
     if not path.exists():
@@ -110,7 +115,21 @@ def from_file(path: Path, name: str) -> Record:
     def beside(file: str) -> str | None:
         return (top / file).read_text(encoding="utf-8") if (top / file).exists() else None
 
-    return from_texts(name, str(path), path.read_text(encoding="utf-8"), beside("params.yaml"), beside("dvc.lock"))
+    try:
+        result = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise no_result(str(path), "not UTF-8 text") from error
+    return from_texts(name, str(path), result, beside("params.yaml"), beside("dvc.lock"))
+
+
+def no_result(found: str, why: str) -> ConfigError:
+    """The error for what holds no results: a damaged evaluate.json is made again, any other file was named by mistake."""
+    cure = (
+        "run `cgankd evaluate` again"
+        if found.endswith("evaluate.json") or found.startswith("git ")
+        else ("name an evaluate.json, such as metrics/evaluate.json of another folder, or that folder")
+    )
+    return ConfigError(f"{found} is no evaluate.json ({why}); {cure}")
 
 
 def git(workdir: Path, *args: str) -> str | None:
@@ -148,10 +167,10 @@ def from_texts(name: str, found: str, result: str, params: str | None, lock: str
     try:
         values = json.loads(result)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{found} is damaged ({error}); run `cgankd evaluate` again") from error
+        raise no_result(found, f"not JSON: {error}") from error
     if not isinstance(values, dict) or not {"headline", "arms", "teacher"} <= values.keys():
-        raise ConfigError(f"{found} is no evaluate.json: headline, arms or teacher is missing")
-    settings = flatten(parse(params, "params.yaml") or {}) if params else {}
+        raise no_result(found, "headline, arms or teacher is missing")
+    settings = plain_settings(parse(params, "params.yaml") or {}) if params else {}
     return record(name, found, values, settings, lock_digest(lock) if lock else None)
 
 

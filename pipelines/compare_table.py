@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cgankd.measure.predictive import Gain
 from pipelines.artifacts import replacing
-from pipelines.charts import Interval, intervals
+from pipelines.charts import Interval, difference_unit, intervals
 from pipelines.compare import Record, difference, notes, over_real
 from pipelines.curves import csv_text
 from pipelines.page import render_page
@@ -55,12 +55,21 @@ def facts(one: Record) -> dict[str, str]:
 
 
 def changed(records: Sequence[Record]) -> dict[str, list[str]]:
-    """Settings that differ between the records: dotted name -> one text a record."""
-    keys = sorted({key for one in records for key in one.settings})
-    texts = {key: [str(one.settings.get(key, "")) for one in records] for key in keys}
-    return {
-        key: values for key, values in texts.items() if len(set(values)) > 1 and all(one.settings for one in records)
-    }
+    """Settings that results depend on and that differ between the records: dotted name -> one text a record."""
+    if not all(one.settings for one in records):
+        return {}
+    keys = sorted({key for one in records for key in one.settings if key.split(".")[0] not in ("search", "tracking")})
+    found = {}
+    for key in keys:
+        values = [_meaning(one.settings.get(key)) for one in records]
+        if any(value != values[0] for value in values):
+            found[key] = [str(one.settings.get(key, "not set")) for one in records]
+    return found
+
+
+def _meaning(value: Any) -> Any:
+    """The value; None for a switch that is off and an empty section too, which say what a missing line says."""
+    return None if value is False or value == {} else value
 
 
 def terminal(records: Sequence[Record]) -> Group:
@@ -87,7 +96,7 @@ def arm_header(records: Sequence[Record]) -> list[str]:
     """Titles of the table of arms."""
     titles = ["arm", "KD"]
     for i, one in enumerate(records):
-        titles.append(one.name)
+        titles.append(f"{one.name} (* ships)" if one.chosen else one.name)
         if i == 0 and len(records) == 1:
             titles += ["val", "gain over real"]
         elif i > 0:
@@ -157,10 +166,11 @@ def page(records: Sequence[Record]) -> str:
                 gains.append(Interval(label, found.gain.gain, found.gain.low, found.gain.high, (), colour=i % 4))
     if gains:
         title = f"What each arm gains over the same arm of {first.name}"
-        axis = f"gain ({first.headline['unit']}), right of zero is better"
+        axis = f"gain ({difference_unit(first.headline['unit'])}), right of zero is better"
         charts.append((title, intervals(gains, axis, title=title, mark=0.0)))
     described = [facts(one) for one in records]
     context: dict[str, Any] = {
+        "title": page_title(records),
         "names": [one.name for one in records],
         "facts": {key: [values[key] for values in described] for key in described[0]},
         "changed": changed(records),
@@ -171,6 +181,14 @@ def page(records: Sequence[Record]) -> str:
         "charts": charts,
     }
     return render_page("comparison.html", context)
+
+
+def page_title(records: Sequence[Record]) -> str:
+    """What the page is about: one run by its preset, as "workspace" says nothing in a browser's tab; two by name."""
+    if len(records) == 1:
+        preset = records[0].settings.get("tracking.preset")
+        return f"{preset}: arms of {records[0].name}" if preset else f"Arms of {records[0].name}"
+    return " and ".join(one.name for one in records) if len(records) == 2 else f"{len(records)} runs"
 
 
 def write(records: Sequence[Record], csv_path: Path | None, html_path: Path | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 from torch import Tensor
 
@@ -147,12 +148,21 @@ def _forms(
     return forms
 
 
+def drawback(int8: dict[str, Any], fp32: dict[str, Any]) -> str:
+    """What int8 was meant to gain and did not, by the numbers measured; empty where it is smaller and faster."""
+    larger, slower = int8["bytes"] >= fp32["bytes"], int8["latency_ms"] >= fp32["latency_ms"]
+    if larger and slower:
+        return "neither smaller nor faster"
+    return "not smaller" if larger else "not faster" if slower else ""
+
+
 def sizes_table(values: dict[str, Any]) -> Table:
     """Size, latency and validation headline of every form, from export.json."""
     unit = values["headline"]["unit"]
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     for column in ("network", "ONNX", "weights", "KB", "ms", f"val ({unit})", ""):
-        table.add_column(column, justify="left" if column in ("network", "ONNX", "") else "right", no_wrap=True)
+        justify: JustifyMethod = "left" if column in ("network", "ONNX", "") else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "")
     base: dict[str, Any] = {}
     for row in values["models"]:
         first = row["arithmetic"] == "fp32"
@@ -160,6 +170,8 @@ def sizes_table(values: dict[str, Any]) -> Table:
         note = "" if first else ("holds" if row["holds"] else "does not hold")
         if not first:
             note += f" ({row['validation'] - base['validation']:+.3g})"
+            if row["holds"] and drawback(row, base):
+                note += f", but {drawback(row, base)}"
         table.add_row(
             row["network"],
             row["arithmetic"],
@@ -174,14 +186,21 @@ def sizes_table(values: dict[str, Any]) -> Table:
 
 def remarks(values: dict[str, Any], shown: Path) -> list[str]:
     """What goes under the table: parity, how the columns were measured, what the files take and give."""
-    parity, teacher, student = values["parity"], values["models"][0], values["models"][2]
+    parity, (teacher, _, student, int8) = values["parity"], values["models"]
     names = values["output"]["columns"]
     few = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    lost = drawback(int8, student) if int8["holds"] else ""
+    unused = [
+        f"student-int8.onnx is {lost}: {int8['bytes'] / student['bytes']:.2f} times the size and"
+        f" {int8['latency_ms'] / student['latency_ms']:.2f} times the time of student.onnx here"
+        + ("; use student.onnx" if lost.startswith("neither") else "")
+    ]
     return [
         f"largest difference to the student on {parity['images']} real images: ONNX {parity['onnx']:.1e},"
         f" torch.export {parity['torch_export']:.1e} (allowed {parity['allowed']:.1e})",
         f"student against teacher, fp32: {teacher['bytes'] / student['bytes']:.1f} times smaller,"
         f" {teacher['latency_ms'] / student['latency_ms']:.1f} times faster",
+        *(unused if lost else []),
         "ms: median for one image on one thread of ONNX Runtime, which is of this machine; int8 holds where validation is at most"
         f" {100 * values['int8_tolerance']:g} % worse than fp32",
         f"input: {values['input']['type']} [{', '.join(map(str, values['input']['shape']))}] at pixel levels 0 to 255;"

@@ -48,7 +48,9 @@ def make_plan(
     copying: bool = False,
 ) -> Plan:
     """Look at everything before anything is written. Raises ConfigError with what is wrong and its cure."""
-    if (images is None) == (csv is None):
+    if images is not None and csv is not None:
+        raise ConfigError(f"both --images {images} and --csv {csv} were given; keep the one that has your labels")
+    if images is None and csv is None:
         raise ConfigError("name your images with one of --images FOLDER or --csv FILE")
     if task not in (None, *KINDS.values()):
         raise ConfigError(f"--task must be one of {', '.join(KINDS.values())}, but is {task!r}")
@@ -57,9 +59,15 @@ def make_plan(
     if size is not None and not (16 <= size <= 256 and size & (size - 1) == 0):
         raise ConfigError(f"--image-size must be a power of two from 16 to 256, but is {size}")
     folder = folder.resolve()
+    given = (images or csv or Path()).resolve()
+    if given.is_relative_to(folder):
+        raise ConfigError(f"{given} lies inside {folder}; name another folder for the project, outside of the data")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty folder; name a new one, for nothing is overwritten")
-    data = look_at_csv(csv.resolve(), task) if csv else look_at_folder((images or Path()).resolve(), task)
+    _outside(folder, {given} if images else set())
+    data = look_at_csv(given, task) if csv else look_at_folder(given, task)
+    # Beside a list is where a project may well lie, and nothing but the list tells what an image is.
+    _outside(folder, {path.resolve().parent for path in data.paths} - {given.parent})
     odd = data.survey.not_square
     if odd and fit is None:
         raise ConfigError(
@@ -68,6 +76,13 @@ def make_plan(
         )
     copying = copying or fit is not None
     return Plan(folder, data, image_size(data, size, copying=copying), copying, "pad" if fit == "pad" else "crop")
+
+
+def _outside(folder: Path, tops: set[Path]) -> None:
+    """Raise ConfigError where the project would lie in a folder of images, which then takes it for a class."""
+    for top in sorted(tops):
+        if folder.is_relative_to(top):
+            raise ConfigError(f"{folder} lies inside the images in {top}; name a folder outside of them")
 
 
 def summary(plan: Plan) -> list[str]:

@@ -59,6 +59,8 @@ def look_at_csv(path: Path, task: str | None) -> OwnData:
     """A list of path,label; the kind of label is read off the labels unless `task` names it. Raises ConfigError."""
     entries = read_list(str(path))
     labels = [text for _, text, _ in entries]
+    if task is None:
+        _no_slip(entries)
     scalar, why = measured(labels)
     if task is not None:
         scalar, why = task == KINDS[True], f"--task {task}"
@@ -67,6 +69,18 @@ def look_at_csv(path: Path, task: str | None) -> OwnData:
         raise ConfigError(f"--task scalar needs a finite number in every line, but {wrong}")
     paths = [entry for entry, _, _ in entries]
     return _enough(OwnData("csv", path, scalar, why, paths, labels, ["train"] * len(paths), survey_images(paths)))
+
+
+def _no_slip(entries: list[tuple[Path, str, str]]) -> None:
+    """Raise ConfigError at the first label that is no number where most are: one slip would make classes of numbers."""
+    wrong = [(text, where) for _, text, where in entries if not _is_number(text)]
+    if wrong and len(wrong) < len(entries) / 2:
+        text, where = wrong[0]
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ConfigError(
+            f"{where}: label {text!r} is not a finite number{more}, but {len(entries) - len(wrong)} of {len(entries)}"
+            " labels are; correct or remove the line, or add --task class if the labels are names"
+        )
 
 
 def _is_number(text: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from cgankd.config import Config, ConfigError, config_from_dict
+from cgankd.config import Config, ConfigError, config_from_dict, to_dict
+from pipelines.files import replacing
 
 
 def parse(text: str, name: str) -> Any:
@@ -82,6 +82,33 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping that `flatten` made one level of; a name that is both a value and a section keeps the section."""
+    top: dict[str, Any] = {}
+    for dotted, value in values.items():
+        *path, last = dotted.split(".")
+        node = top
+        for key in path:
+            below = node.get(key)
+            if not isinstance(below, dict):
+                below = node[key] = {}
+            node = below
+        if not isinstance(node.get(last), dict):
+            node[last] = value
+    return top
+
+
+def filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted settings with every default written out, whatever of them a file or a tracked run holds.
+
+    Settings that the present code cannot read, as of an older run, stay as they are.
+    """
+    try:
+        return flatten(to_dict(config_from_dict(values)))
+    except ConfigError:
+        return flatten(values)
+
+
 def preset_names() -> list[str]:
     """Names of the presets that ship with the package."""
     folder = importlib.resources.files("pipelines") / "presets"
@@ -148,9 +175,8 @@ def set_values(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is never seen half written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def rewritten(text: str, change: Callable[[Any], None]) -> str:

@@ -1,4 +1,4 @@
-"""Labels for new images: by the student of this folder, by an exported ONNX file, or by a served model."""
+"""Labels for new images: by the student of this folder, by an exported ONNX or torch.export file, or by a served model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,33 @@ from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.data.image_files import SUFFIXES, read_images
-from cgankd.export import open_onnx
+from cgankd.data.store import read_split
+from cgankd.export import open_onnx, open_torch_export
+from cgankd.measure.conformal import images_needed
 from cgankd.settings import from_dict
 from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin, Reading, silent
+from pipelines.artifacts import config_path
 from pipelines.shipping import dataset_of, load_package, validation_margin
 
 BATCH = 256
 SERVER_WAIT_S = 60.0
+OPENERS = {".onnx": open_onnx, ".pt2": open_torch_export}
+"""How the files that `cgankd export` writes are opened."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Images [B, C, H, W] to answers [B, A], with what is needed to read images and answers."""
+    """Images [B, C, H, W] to answers [B, A], with what is needed to read images and answers.
+
+    `no_margin` says why there is no margin, where there is none.
+    """
 
     run: Callable[[Tensor], Tensor]
     info: DatasetInfo
     answer: Answer
     margin: Margin | None
+    no_margin: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,37 +59,58 @@ class Labelled:
 
 
 def open_predictor(workdir: Path, model: Path | None, level: float, server: str | None = None) -> Predictor:
-    """The student of this folder, or any other .safetensors or .onnx file; `server` answers in its place.
+    """The student of this folder, or any other .safetensors, .onnx or .pt2 file; `server` answers in its place.
 
-    The margin of a .onnx file is the one in the export.json beside it; else it is taken from the validation images of
+    The margin of an exported file is the one in the export.json beside it; else it is taken from the validation images of
     this folder, and there is none where they are not at hand. Raises ConfigError where a file is missing or no good.
     """
     path = model or workdir / "artifacts" / "student.safetensors"
-    if path.suffix == ".onnx":
+    if path.suffix in OPENERS:
         found = _open_exported(path)
     else:
+        if model is not None:
+            _check_named(model)
         package = load_package(path)
-        margin = None
+        margin, why = None, "no regions: they come from the validation images in artifacts/dataset.h5, which is missing"
         if (workdir / "artifacts" / "dataset.h5").exists():
-            margin = validation_margin(package, dataset_of(workdir, package.info), level)
-        found = Predictor(package.model.run, package.info, package.answer, margin)
-    if server is None:
-        return found
-    return Predictor(lambda images: ask_server(server, images), found.info, found.answer, found.margin)
+            dataset = dataset_of(workdir, package.info)
+            margin, why = validation_margin(package, dataset, level), ""
+            if margin is None:
+                why = (
+                    f"no regions: a level of {100 * level:g} % needs {images_needed(level)} validation images, and there"
+                    f" are {len(read_split(dataset, 'val').labels)}; lower --level"
+                )
+        found = Predictor(package.model.run, package.info, package.answer, margin, why)
+    return found if server is None else replace(found, run=lambda images: ask_server(server, images))
+
+
+def _check_named(path: Path) -> None:
+    """Raise ConfigError unless a file named by the user is weights with their config; no stage makes those there."""
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"--model {path} is no model; name a .safetensors, .onnx or .pt2 file")
+    for part in (path, config_path(path)):
+        if not part.is_file():
+            raise ConfigError(
+                f"{part} is missing; --model needs a .safetensors file of a student or teacher and, beside it,"
+                f" {config_path(path).name}"
+            )
 
 
 def _open_exported(path: Path) -> Predictor:
     record = path.with_name("export.json")
     for part in (path, record):
         if not part.is_file():
-            raise ConfigError(f"{part} is missing; `cgankd export` writes a .onnx file and its export.json together")
+            raise ConfigError(f"{part} is missing; `cgankd export` writes {path.name} and its export.json together")
     try:
         values: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         info = from_dict(DatasetInfo, values["info"], "info.")
         margin = from_dict(Margin, values["margin"], "margin.") if values["margin"] else None
     except (json.JSONDecodeError, KeyError) as error:
         raise ConfigError(f"{record} is damaged ({error}); run `cgankd export` again") from error
-    return Predictor(open_onnx(path), info, make_answer(info), margin)
+    why = (
+        "" if margin else "no regions: when this file was exported there were too few validation images for its --level"
+    )
+    return Predictor(OPENERS[path.suffix](path), info, make_answer(info), margin, why)
 
 
 def ask_server(address: str, images_BCHW: Tensor) -> Tensor:
@@ -138,7 +168,10 @@ def label_files(predictor: Predictor, files: list[Path]) -> list[Labelled]:
 
 
 def as_csv(labelled: list[Labelled]) -> str:
-    """Lines path,label,confidence,region,error; the region's labels are separated by spaces or are low..high."""
+    """Lines path,label,confidence,region,error; the region's labels are separated by spaces or are low..high.
+
+    A region without labels is empty here, where names of classes stand; the table says that none fits.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["path", "label", "confidence", "region", "error"])
@@ -162,11 +195,14 @@ def reading_cells(reading: Reading) -> tuple[str, str, str]:
 
 def labels_table(labelled: list[Labelled], margin: Margin | None) -> Table:
     """Predictions for the terminal, without the images that could not be read."""
-    level = f"at {100 * margin.level:g} % ({margin.num} validation images)" if margin else "no margin known"
+    level = [f"at {100 * margin.level:g} % ({margin.num} validation images)"] if margin else []
     table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for name in ("image", "label", "confidence", level):
+    for name in ("image", "label", "confidence", *level):
         table.add_column(name, overflow="fold", justify="left" if name == "image" else "right")
     for entry in labelled:
         if entry.reading is not None:
-            table.add_row(escape(str(entry.path)), *map(escape, reading_cells(entry.reading)))
+            label, confidence, region = reading_cells(entry.reading)
+            table.add_row(
+                *map(escape, (str(entry.path), label, confidence, *([region or "none fits"] if margin else [])))
+            )
     return table

@@ -174,4 +174,6 @@ def serve_command(name: str, port: int, uri: str) -> tuple[list[str], dict[str, 
         raise ConfigError(f"there is no {ALIAS} of {name} in the registry; run `cgankd ship` first") from error
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{name}@{ALIAS}"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    return command, dict(os.environ) | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Of what the server prints, its own lines are left: that it runs, and each request.
+    quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    return command, quiet | os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -12,7 +12,7 @@ import torch
 from markupsafe import Markup
 
 from pipelines.artifacts import STAGES, replacing
-from pipelines.charts import Interval, Node, array_of, bars, histogram, intervals, pipeline
+from pipelines.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
 from pipelines.page import render_page
 from pipelines.progress import duration_text
 from pipelines.report_advice import advise
@@ -146,11 +146,11 @@ def ratio_chart(facts: Facts, fakes: Fakes) -> Histogram:
             "dropped by M1": array_of(ratio[dropped]),
         }
     found = {
-        "1, as likely real as fake": 1.0,
+        "1: as likely real as fake": 1.0,
         "mean of validation images": facts.metric("ratio", "ratio.mean_val_real"),
     }
     marks = {name: value for name, value in found.items() if value is not None}
-    axis = "density ratio r(x given y); the last bin holds all beyond"
+    axis = "density ratio r(x given y)"
     return Histogram(histogram(groups, axis, title="Density ratios", marks=marks), tuple(groups))
 
 
@@ -164,7 +164,7 @@ def error_chart(facts: Facts, fakes: Fakes) -> Histogram:
     top = float(np.quantile(np.concatenate(list(groups.values())), ERRORS_SHOWN))
     # A mean of real images far beyond the fakes would flatten them: it is then said under the chart.
     near = val is not None and val <= 3 * top
-    axis = "teacher error against the label asked; the last bin holds all beyond"
+    axis = "teacher error against the label asked"
     marks = {"mean of validation images": val} if val is not None and near else {}
     svg = histogram(groups, axis, title="Teacher errors", marks=marks, top_quantile=ERRORS_SHOWN)
     said = f"Validation images have a mean teacher error of {val:.3g}, right of all this." if val and not near else ""
@@ -184,7 +184,7 @@ def marginal_chart(fakes: Fakes) -> Markup:
         names = [label_text(fakes.info, low + (high - low) * (i + 0.5) / BINS).split()[0] for i in range(BINS)]
     shares = {n: (100 * c / c.sum()).tolist() for n, c in zip(("training images", "bank"), counts, strict=True)}
     unit = f" ({fakes.info.label_unit})" if fakes.info.label_unit else ""
-    return bars(names, shares, f"label{unit}; share of the set in %", title="Labels of training images and bank")
+    return bars(names, shares, f"label{unit}", "share of the set (%)", title="Labels of training images and bank")
 
 
 def arms_chart(result: dict[str, Any]) -> Markup:
@@ -214,5 +214,5 @@ def gains_chart(result: dict[str, Any]) -> Markup:
                 strong = name == result["chosen_arm"]
                 label = f"{name} over {rival}"
                 rows.append(Interval(label, arm[key], arm[f"{key}_low"], arm[f"{key}_high"], (), colour, strong))
-    axis = f"paired gain ({result['headline']['unit']}), right of zero is better"
+    axis = f"paired gain ({difference_unit(result['headline']['unit'])}), right of zero is better"
     return intervals(rows, axis, title="What each arm gains, seed by seed", mark=0.0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.artifacts import STAGES
+from pipelines.card import LICENCES
 from pipelines.report_facts import Facts
 
 TEACHER_LEAD = 0.15
@@ -43,8 +44,11 @@ def advise(facts: Facts, label_error: float | None) -> list[Advice]:
         lambda: low_acceptance(facts),
         lambda: few_fakes(facts),
         lambda: idle_steps(facts),
+        lambda: curves(facts),
         lambda: more_seeds(facts),
+        lambda: audit(facts),
         lambda: confirm(facts),
+        lambda: ship(facts),
     ]
     return [advice for rule in rules for advice in rule()]
 
@@ -140,13 +144,34 @@ def idle_steps(facts: Facts) -> Iterator[Advice]:
     processed = [n for n in ("subsample", "filter", "filter_only", "replace") if n in arms]
     if processed and all(arms["raw"]["val_mean"] <= arms[n]["val_mean"] for n in processed):
         best = min(processed, key=lambda n: float(arms[n]["val_mean"]))
-        rho = facts.cfg.bank.rho
-        other = 0.7 if rho >= 0.85 else 0.9
         why = (
             f"On validation raw fakes have {arms['raw']['val_mean']:.2f} {unit}, the best processed ones ({best})"
-            f" {arms[best]['val_mean']:.2f} {unit}; rho is {rho:g}."
+            f" {arms[best]['val_mean']:.2f} {unit}; rho is {facts.cfg.bank.rho:g}. The search turns it and the other knobs"
+            f" of search.space for the arm {facts.cfg.search.arm}."
         )
-        yield Advice("Try another strength of the filter", why, f"dvc exp run -S bank.rho={other}")
+        ships = facts.result["chosen_arm"]
+        if not filters(facts, ships):
+            why += f" {ships}, which ships, does not filter: this pays only if a filtered arm comes out ahead of it."
+        yield Advice("Search the settings of the filter", why, "cgankd search")
+
+
+def filters(facts: Facts, name: str) -> bool:
+    """Whether an arm takes filtered fakes; the arm that `student` adds with KD is named after the one it copies."""
+    arms = facts.cfg.student.arms
+    arm = arms.get(name) or arms.get(name.removesuffix("_kd"))
+    return arm is not None and arm.filter
+
+
+def curves(facts: Facts) -> Iterator[Advice]:
+    """One rho and one number of fakes were tried."""
+    if facts.result is None or not facts.result.get("best_bank_arm"):
+        return
+    bank = facts.cfg.bank
+    why = (
+        f"The bank was made with rho {bank.rho:g} and {bank.num_fakes} fakes; the curves show, on validation, what other"
+        f" values gain for the arm {facts.cfg.search.arm}."
+    )
+    yield Advice("See whether other settings gain more", why, "cgankd search curves")
 
 
 def more_seeds(facts: Facts) -> Iterator[Advice]:
@@ -185,3 +210,35 @@ def confirm(facts: Facts) -> Iterator[Advice]:
         return
     why = "Intervals are over student seeds; one split, one teacher, one GAN and one bank stand behind them."
     yield Advice("Repeat on another split", why, f"dvc exp run -S seed={facts.cfg.seed + 1}", "confirm")
+
+
+def audit(facts: Facts) -> Iterator[Advice]:
+    """A bank may hold copies of training images, which only an audit shows."""
+    found = facts.audit
+    if facts.metric("bank", "draws") is None or not (facts.workdir / "artifacts" / "bank.h5").exists():
+        return
+    if found is None or not found.current:
+        why = "metrics/audit.json is missing" if found is None else "metrics/audit.json is of another bank.h5"
+        why += ": whether fakes are copies of training images, which leak private data, is not known."
+        yield Advice("Audit the bank before you pass it on", why, "cgankd bank audit")
+    elif found.alarms:
+        names = ", ".join(found.alarms[:6]) + (f" and {len(found.alarms) - 6} more" if len(found.alarms) > 6 else "")
+        why = f"{len(found.alarms)} of its {found.num} numbers are alarming: {names}. plots/audit has pictures."
+        yield Advice("Look at the alarms of the audit", why, "cgankd bank audit", "problem")
+
+
+def ship(facts: Facts) -> Iterator[Advice]:
+    """The end of the road, once every stage stands by its results."""
+    if facts.result is None or any(stage.state != "done" for stage in facts.stages.values()):
+        return
+    name = facts.result["chosen_arm"]
+    if not facts.exported:
+        why = f"ONNX and torch.export files of {name}, compared with it on real images, with size and latency."
+        yield Advice("Export the student", why, "cgankd export", "confirm")
+    why = f"{name} goes into MLflow's registry as champion, with a model card"
+    known = LICENCES.get(facts.cfg.data.source)
+    if known:
+        yield Advice("Ship it", f"{why}; licence of its data: {known}.", "cgankd ship", "confirm")
+    else:
+        command = "cgankd ship --data-licence 'LICENCE OF YOUR IMAGES'"
+        yield Advice("Ship it", f"{why}, which names the licence of your images.", command, "confirm")

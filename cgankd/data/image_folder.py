@@ -108,6 +108,12 @@ def _parts(root: Path) -> dict[str, Path]:
     """Folder of each split: the root alone, or its sub-folders where all of them are names of splits."""
     names = _sub_folders(root)
     if not names:
+        images = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
+        if images:
+            raise ConfigError(
+                f"data.root {str(root)!r} has {images} images but no sub-folders; sort them into one sub-folder for each"
+                " class, or name a CSV file with the lines path,label"
+            )
         raise ConfigError(f"data.root {str(root)!r} is empty; put a sub-folder of images for each class into it")
     if "train" not in names or not set(names) <= set(PARTS):
         return {"train": root}

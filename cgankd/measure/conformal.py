@@ -9,6 +9,15 @@ from torch import Tensor
 from cgankd.types import Margin
 
 
+def images_needed(level: float) -> int:
+    """The fewest held-out images from which `conformal_margin` gives a margin of this level."""
+    assert 0 < level < 1, level
+    num = max(1, math.floor(level / (1 - level)) - 1)
+    while math.ceil((num + 1) * level - 1e-9) > num:
+        num += 1
+    return num
+
+
 def conformal_margin(miss_N: Tensor, level: float) -> Margin | None:
     """The ceil((N + 1) level)-th smallest of N misses (Vovk et al.; Lei et al., arXiv 1604.04173, section 2.2).
 

@@ -136,6 +136,12 @@ def one_class(root: Path) -> None:
     shutil.rmtree(root / "bee")
 
 
+def loose(root: Path) -> None:
+    empty(root)
+    for name in ("a.png", "b.JPG", "notes.txt"):
+        (root / name).touch()
+
+
 def empty(root: Path) -> None:
     shutil.rmtree(root)
     root.mkdir()
@@ -161,6 +167,7 @@ def few(root: Path) -> None:
         (no_images, r"dog has no images"),
         (one_class, r"has 1 sub-folders; there must be one for each of at least two classes"),
         (empty, r"data.root '.*' is empty"),
+        (loose, r"has 2 images but no sub-folders; sort them into one sub-folder for each class"),
         (gone, r"data.root '.*' is not a folder"),
         (few, r"class 'ant' has 3 images but needs 4"),
     ],

@@ -21,10 +21,12 @@ from pipelines.artifacts import (
     fingerprint,
     load_weights,
     missing,
+    replacing,
     save_weights,
     source_digest,
     write_json,
 )
+from pipelines.params import write_text
 
 FLAT = st.dictionaries(st.text("abc", min_size=1), st.integers() | st.text("xy"), max_size=4)
 
@@ -52,6 +54,19 @@ def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
         save_weights(tmp_path / f"{name}.safetensors", {"x": shared, "y": shared, "z": shared[::2]}, {})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert torch.equal(load_weights(tmp_path / "a.safetensors")[0]["z"], torch.tensor([0.0, 2.0, 4.0]))
+
+
+def test_what_cannot_be_written_is_named_and_not_its_temporary_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for write in (lambda path: write_text(path, "x"), lambda path: write_json(path, {})):
+        with pytest.raises(ConfigError, match=r"/file/x.json cannot be written \(.*\); name a file"):
+            write(tmp_path / "file/x.json")
+        with pytest.raises(ConfigError, match="is a folder; name a file in it"):
+            write(tmp_path)
+        write(tmp_path / "new/deep/x.json")
+    with pytest.raises(FileNotFoundError, match="other"), replacing(tmp_path / "y"):
+        (tmp_path / "other").read_text()  # a file that is read while one is written keeps its own error
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "file", "new", "x.json"]
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from cgankd.config import ConfigError
+from cgankd.config import ConfigError, config_from_dict, to_dict
 from cgankd.measure.predictive import unpaired_gain
 from pipelines.cli import app
-from pipelines.compare import difference, load, notes, over_real
-from pipelines.compare_table import gain_text, page, tidy
-from pipelines.params import set_value
+from pipelines.compare import Record, difference, load, notes, over_real, plain_settings, record
+from pipelines.compare_table import changed, gain_text, page, tidy
+from pipelines.params import flatten, nested, read_params, set_value
 from tests.pipelines.pages import attributes, check_page
 from tests.pipelines.test_tracking import open_run
 
@@ -176,6 +177,53 @@ def test_mlflow_runs_are_found_by_name_and_id(store: Path) -> None:
     assert trained.arms["raw"].values == (9.0, 10.0, 11.0)
     assert over_real(trained, "raw").gain == 1.0  # type: ignore[union-attr]
     assert difference(found, trained, "real") is None
+
+
+def test_a_folder_and_its_own_run_differ_in_no_setting(store: Path) -> None:
+    """The file leaves defaults out and writes 8000 where the run has 8000.0; neither is a change."""
+    path = save(store, result(0))
+    read = read_params(store / "params.yaml")
+    assert "kd" not in read["student"]["arms"]["raw"]
+    run = open_run(store, stage="evaluate")
+    tracked = flatten(to_dict(config_from_dict(read)))
+    del tracked["student.arms.raw.strong"]  # as if the run were older than this switch
+    run.params(tracked)
+    run.tags({"input.dataset.h5": "abababababab"})
+    run.file(path)
+    run.close("FINISHED")
+    records = [load(text, store, "cgankd") for text in (".", "digits/evaluate")]
+    assert records[0].settings == records[1].settings and records[0].settings["student.arms.raw.kd"] is False
+    assert changed(records) == {}
+    set_value(store / "params.yaml", "bank.num_fakes", 500)
+    set_value(store / "params.yaml", "search.num_trials", 3)
+    set_value(store / "params.yaml", "tracking.preset", "mine")
+    records[0] = load(".", store, "cgankd")
+    assert changed(records) == {"bank.num_fakes": ["500", str(read["bank"]["num_fakes"])]}
+
+
+def test_settings_the_code_cannot_read_are_compared_as_they_are() -> None:
+    def one(**settings: Any) -> Record:
+        return record("a", "b", result(0), {"student.net": "convnet"} | settings, None)
+
+    old = one(**plain_settings({"bank": {"gone": 1, "rho": 0.5}, "student": {"arms": {"real": {}}}}))
+    new = one(**{"bank.rho": 0.5, "student.arms.real.kd": False, "bank.num_fakes": 0, "bank.cap": None})
+    assert changed([old, new]) == {"bank.gone": ["1", "not set"], "bank.num_fakes": ["not set", "0"]}
+    assert nested({"a.b": 1, "a": {}, "c": 2}) == {"a": {"b": 1}, "c": 2}
+
+
+@pytest.mark.parametrize("content", ["# A text", "[]", b"\xff\xfe"])
+def test_another_file_is_said_to_be_no_result(workdir: Path, content: str | bytes) -> None:
+    (workdir / "README.md").write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = CliRunner().invoke(app, ["compare", "README.md"])
+    assert done.exit_code == 2 and "README.md is no evaluate.json" in done.output
+    assert "name an evaluate.json" in done.output and "again" not in done.output
+
+
+def test_one_run_is_titled_by_its_preset_and_the_star_is_explained_at_its_column(workdir: Path) -> None:
+    save(workdir, result(0))
+    text = page([load(".", workdir, "x")])
+    assert "<h1>digits: arms of workspace</h1>" in text
+    assert re.search(r"<th[^>]*>workspace \(\* ships\)</th>", text)
 
 
 def test_the_command_writes_table_csv_and_page(workdir: Path) -> None:

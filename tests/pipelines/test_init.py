@@ -145,6 +145,8 @@ def test_size_is_a_power_of_two_that_every_image_has(tmp_path: Path, side: int, 
         (["--csv", "words/list.csv", "--task", "scalar"], "finite number"),
         (["--images", "few", "--task", "ordinal"], "class, scalar"),
         (["--images", "few", "--image-size", "24"], "power of two"),
+        (["--images", "few", "--csv", "words/list.csv"], "both --images few and --csv words/list.csv were given"),
+        (["--images", "flat"], "has 3 images but no sub-folders; sort them"),
     ],
 )
 def test_refusals_say_what_to_do_and_write_nothing(
@@ -156,9 +158,46 @@ def test_refusals_say_what_to_do_and_write_nothing(
     folders(tmp_path / "wide", {"a": 5, "b": 5})
     picture(tmp_path / "wide/a/x.png", 40, 20)
     listed(tmp_path / "words", ["cat", "dog"] * 25)
+    for i in range(3):
+        picture(tmp_path / f"flat/{i}.png", 16)
     done = CliRunner().invoke(app, ["init", "project", *options])
     assert done.exit_code == 2 and words in done.output and len(done.output.strip().splitlines()) == 1
     assert not (tmp_path / "project").exists()
+
+
+@pytest.mark.parametrize(
+    ("project", "options", "words"),
+    [
+        ("in/p", ["--images", "in"], "inside the images in"),
+        ("in/a/p", ["--images", "in"], "inside the images in"),
+        (".", ["--images", "in"], "in lies inside"),
+        (".", ["--csv", "listed/list.csv"], "list.csv lies inside"),
+        ("listed/img/p", ["--csv", "listed/list.csv"], "inside the images in"),
+    ],
+)
+def test_a_project_and_its_images_lie_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: str, options: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path / "in", {"a": 5, "b": 5})
+    source = listed(tmp_path / "listed", [f"{i}.5" for i in range(50)])
+    done = CliRunner().invoke(app, ["init", project, *options])
+    assert done.exit_code == 2 and words in done.output and "name a" in done.output
+    assert not list(tmp_path.rglob("params.yaml")) and not list(tmp_path.rglob("p"))
+    assert make_plan(tmp_path / "listed/p", None, source).size == 16  # beside a list it is in nobody's way
+    (tmp_path / "listed/img/list.csv").write_text(source.read_text().replace("img/", ""))
+    assert make_plan(tmp_path / "listed/img/p", None, tmp_path / "listed/img/list.csv").size == 16
+
+
+@pytest.mark.parametrize("slip", ["abc", "nan", "inf"])
+def test_one_label_that_is_no_number_among_numbers_is_named(tmp_path: Path, slip: str) -> None:
+    labels = [f"{i}.5" for i in range(50)]
+    source = listed(tmp_path / "in", [*labels[:7], slip, *labels[8:]])
+    with pytest.raises(ConfigError, match=f"list.csv:9: label '{slip}' is not a finite number, but 49 of 50"):
+        look_at_csv(source, None)
+    names = [slip if i % 7 == 0 else str(i % 7) for i in range(70)]  # digits and a class for the rest
+    assert not look_at_csv(listed(tmp_path / "names", names), "class").scalar
+    assert not look_at_csv(listed(tmp_path / "words", ["ant", "1"] * 20), None).scalar
 
 
 def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:

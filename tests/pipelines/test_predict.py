@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
-from cgankd.config import ConfigError
+from cgankd.config import ConfigError, to_dict
 from cgankd.data.store import read_split
+from cgankd.measure.conformal import conformal_margin, images_needed
+from cgankd.types import Margin, Reading
 from pipelines import export as module
 from pipelines.cli import app
 from pipelines.export import export
-from pipelines.predict import image_files, label_files, open_predictor
+from pipelines.predict import Labelled, image_files, label_files, labels_table, open_predictor
 from pipelines.shipping import load_package
 from tests.pipelines.finished import finished
 
@@ -62,6 +66,30 @@ def test_int8_that_does_not_hold_is_not_left_behind(tmp_path: Path, monkeypatch:
     assert any("does not hold" in str(cell) for cell in module.sizes_table(values).columns[-1].cells)
 
 
+@pytest.mark.parametrize(
+    ("size", "latency", "said"),
+    [(27, 0.1, "neither smaller nor faster"), (20, 0.2, "not faster"), (30, 0.05, "not smaller"), (20, 0.05, "")],
+)
+def test_int8_that_gains_nothing_is_said(size: int, latency: float, said: str) -> None:
+    fp32 = {"network": "n", "arithmetic": "fp32", "parameters": 9, "bytes": 27, "latency_ms": 0.1, "validation": 9.0}
+    int8 = fp32 | {"arithmetic": "int8", "bytes": size, "latency_ms": latency, "holds": True}
+    values = {
+        "headline": {"unit": "%"},
+        "parity": {"images": 1, "onnx": 0.0, "torch_export": 0.0, "allowed": 1.0},
+        "models": [fp32 | {"holds": True}, int8 | {"holds": False}, fp32 | {"holds": True}, int8],
+        "output": {"columns": ["a"]},
+        "int8_tolerance": 0.1,
+        "input": {"type": "float32", "shape": ["batch", 1, 16, 16]},
+        "files": {},
+    }
+    cells = list(module.sizes_table(values).columns[-1].cells)
+    assert cells[1] == "does not hold (+0)"
+    assert cells[3] == "holds (+0)" + (f", but {said}" if said else "")
+    lines = [line for line in module.remarks(values, Path("out")) if line.startswith("student-int8.onnx is")]
+    assert len(lines) == bool(said) and (not said or f"is {said}: {size / 27:.2f} times the size" in lines[0])
+    assert any("use student.onnx" in line for line in lines) is said.startswith("neither")
+
+
 def test_a_format_that_disagrees_is_refused() -> None:
     module._check_parity("ONNX", 0.9e-4 * 80, 80.0)
     for worst in (1.1e-4 * 80, float("nan")):
@@ -69,12 +97,15 @@ def test_a_format_that_disagrees_is_refused() -> None:
             module._check_parity("ONNX", worst, 80.0)
 
 
-def test_student_and_onnx_label_alike(exported: Path) -> None:
+def test_student_and_its_exports_label_alike(exported: Path) -> None:
     files = image_files(exported / "png")
     student = label_files(open_predictor(exported, None, 0.8), files)
-    onnx = label_files(open_predictor(Path("/nowhere"), exported / "out/student.onnx", 0.8), files)
-    assert len(student) == 40
-    for left, right in zip(student, onnx, strict=True):
+    onnx, graph = (
+        label_files(open_predictor(Path("/nowhere"), exported / f"out/student.{kind}", 0.8), files)
+        for kind in ("onnx", "pt2")
+    )
+    assert len(student) == len(graph) == 40
+    for left, right in [*zip(student, onnx, strict=True), *zip(student, graph, strict=True)]:
         assert left.reading and right.reading
         if isinstance(left.reading.label, str):
             assert left.reading.label == right.reading.label
@@ -129,7 +160,12 @@ def test_one_bad_image_costs_no_other_its_label(
         (["nowhere.png"], "does not exist"),
         (["artifacts"], "has no images"),
         (["png", "--model", "other.onnx"], "other.onnx is missing"),
-        (["png", "--model", "other.safetensors"], "is missing"),
+        (["png", "--model", "other.safetensors"], "error: other.safetensors is missing; --model needs"),
+        (["png", "--model", "params.yaml"], "params.yaml is no model; name a .safetensors, .onnx or .pt2 file"),
+        (["png", "--model", "damaged/a.pt2"], "damaged/a.pt2 cannot be opened as a torch.export file"),
+        (["png", "--csv", "png"], "png is a folder; name a file in it"),
+        (["png", "--csv", "params.yaml/x.csv"], "params.yaml/x.csv cannot be written"),
+        (["params.yaml"], "params.yaml cannot be read as an image"),
         (["png", "--level", "1.5"], "between 0 and 1"),
         (["png", "--server", "localhost"], "such as http://"),
         (["png", "--model", "artifacts/cgan.safetensors"], "missing"),
@@ -141,9 +177,40 @@ def test_mistakes_are_one_sentence(
     finished(tmp_path)
     (tmp_path / "png").mkdir()
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "png/0.png")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/a.pt2").write_bytes(b"no archive")
+    info = to_dict(load_package(tmp_path / "artifacts/student.safetensors").info)
+    (tmp_path / "damaged/export.json").write_text(json.dumps({"info": info, "margin": None}))
     monkeypatch.chdir(tmp_path)
     done = INVOKE.invoke(app, ["predict", *arguments])
     assert done.exit_code == 2 and words in done.output and len(done.output.strip().splitlines()) == 1
+
+
+def test_a_missing_or_empty_region_is_put_in_words(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(exported)
+    image = str(exported / "png/000.png")
+    done = INVOKE.invoke(app, ["predict", image, "--level", "0.99"])
+    assert done.exit_code == 0 and "a level of 99 % needs 99 validation images, and there are 40" in done.output
+    reading = Reading("ant", 0.4, ())
+    for margin, said in ((Margin(0.9, 0.1, 40), 1), (None, 0)):
+        Console(width=200).print(labels_table([Labelled(Path("a.png"), reading)], margin))
+        shown = capsys.readouterr().out
+        assert shown.count("none fits") == said and "ant" in shown
+    (exported / "artifacts/dataset.h5").rename(exported / "kept.h5")
+    try:
+        done = INVOKE.invoke(app, ["predict", image])
+    finally:
+        (exported / "kept.h5").rename(exported / "artifacts/dataset.h5")
+    assert done.exit_code == 0 and "artifacts/dataset.h5, which is missing" in done.output
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 1 / 3])
+def test_as_many_images_are_asked_for_as_a_level_needs(level: float) -> None:
+    num = images_needed(level)
+    assert conformal_margin(torch.arange(float(num)), level) is not None
+    assert num == 1 or conformal_margin(torch.arange(float(num - 1)), level) is None
 
 
 def test_export_needs_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,8 +152,12 @@ def test_nothing_is_served_before_it_is_shipped(tmp_path: Path, empty_store: Pat
         serve_command(NAME, 5001, store_uri(tmp_path))
 
 
-def test_served_answers_to_a_hundred_images_are_the_students(shipped: tuple[Path, Shipped]) -> None:
+def test_served_answers_to_a_hundred_images_are_the_students(
+    shipped: tuple[Path, Shipped], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A real `mlflow models serve` process on 127.0.0.1; its start takes about ten seconds."""
+    for name in ("MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):
+        monkeypatch.delenv(name, raising=False)  # set in this process by the tracking that `shipped` did
     folder, _ = shipped
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -161,14 +165,10 @@ def test_served_answers_to_a_hundred_images_are_the_students(shipped: tuple[Path
     command, env = serve_command(NAME, port, store_uri(folder))
     assert command[command.index("--host") + 1] == "127.0.0.1"
     path = f"{Path(command[0]).parent}:{os.environ['PATH']}"
-    server = subprocess.Popen(
-        command,
-        env=env | {"PATH": path},
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env=env | {"PATH": path}, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
         images = parity_images(folder / "artifacts/dataset.h5")
@@ -179,6 +179,9 @@ def test_served_answers_to_a_hundred_images_are_the_students(shipped: tuple[Path
         assert worst_difference(predictor.run(images[:1]), student.run(images[:1])) <= 1e-6
         with pytest.raises(ConfigError, match="answered 400"):
             ask_server(f"http://127.0.0.1:{port}", torch.zeros(1, 3, 8, 8))
+        said = (folder / "server.log").read_text()
+        assert f"running on http://127.0.0.1:{port}" in said
+        assert "Downloading artifacts" not in said and "INFO mlflow" not in said
     finally:
         # The whole group, for mlflow leaves the answering to a child, which may answer on while it ends.
         os.killpg(server.pid, signal.SIGKILL)

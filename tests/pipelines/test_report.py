@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from cgankd.data.store import BankWriter, write_bank, write_dataset
 from cgankd.rng import generator
 from cgankd.types import Split
 from pipelines import report
-from pipelines.charts import ticks
+from pipelines.artifacts import file_digest
+from pipelines.charts import histogram, mark_lines, ticks
 from pipelines.cli import app
 from pipelines.context import open_context
 from pipelines.params import load_config, set_value
@@ -27,7 +29,7 @@ from pipelines.report_advice import advise
 from pipelines.report_facts import gather
 from pipelines.report_fakes import fates, nearest, quality, read_fakes
 from tests.pipelines.pages import Page, attributes, check_page
-from tests.pipelines.test_compare import result, save
+from tests.pipelines.test_compare import git, result, save
 
 LABELS = ("Katze & Hund", "<b>", "c")
 
@@ -232,6 +234,108 @@ def test_advice_names_its_numbers_and_a_command(workdir: Path) -> None:
     # A half width of 1.5 at 5 seeds shrinks with the root of their number: 5 * 1.5^2, rounded up, and one more.
     assert "about 13 seeds" in found["More seeds"][0] and "12]'" in found["More seeds"][1]
     assert "bank.num_fakes changed in params.yaml since bank ran" in found["Run bank again"][0]
+
+
+def test_advice_leads_on_to_search_audit_export_and_ship(workdir: Path) -> None:
+    fill(workdir)
+    values = result(0)
+    values["arms"]["raw"] = values["arms"]["real"] | {"uses_bank": True, "val_mean": 12.0}
+    values["arms"]["filter"] = values["arms"]["raw"] | {"val_mean": 13.0}
+    save(workdir, values)
+    found = advice(workdir)
+    why, command = found["Search the settings of the filter"]
+    assert command == "cgankd search" and "12.00 %" in why and "raw_kd, which ships, does not filter" in why
+    assert found["See whether other settings gain more"][1] == "cgankd search curves"
+    assert found["Audit the bank before you pass it on"][1] == "cgankd bank audit"
+    assert list(found)[-2:] == ["Export the student", "Ship it"]
+    assert found["Export the student"][1] == "cgankd export" and found["Ship it"][1] == "cgankd ship"
+    save(workdir, values | {"chosen_arm": "filter"})
+    assert "does not filter" not in advice(workdir)["Search the settings of the filter"][0]
+    set_value(workdir / "params.yaml", "data.source", "image-folder")
+    set_value(workdir / "params.yaml", "data.root", "mine")
+    assert "Ship it" not in advice(workdir)  # prepare is out of date
+    (workdir / "artifacts/logs/prepare.jsonl").unlink()
+    assert "--data-licence" in advice(workdir)["Ship it"][1]
+
+
+def test_an_export_of_this_student_need_not_be_made_again(workdir: Path) -> None:
+    fill(workdir)
+    student, record = workdir / "artifacts/student.safetensors", workdir / "artifacts/export/export.json"
+    student.write_bytes(b"weights")
+    record.parent.mkdir()
+    for weights, asked in (("other", True), (file_digest(student), False)):
+        record.write_text(json.dumps({"weights": weights}))
+        assert ("Export the student" in advice(workdir)) is asked
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_an_audit_counts_for_the_bank_it_read(workdir: Path, logged: bool) -> None:
+    fill(workdir)
+    bank, title = workdir / "artifacts/bank.h5", "Audit the bank before you pass it on"
+    assert "is missing" in advice(workdir)[title][0]
+    numbers = {"kid.teacher": 0.1, "kid.teacher.alarm": 1.0, "copies.exact": 0.0, "copies.exact.alarm": 0.0}
+    with open_context("audit", (), workdir) as ctx:
+        ctx.inputs("bank.h5")
+        ctx.metrics(numbers)
+    if not logged:
+        (workdir / "artifacts/logs/audit.jsonl").unlink()
+    found = advice(workdir)
+    said = found["Look at the alarms of the audit"][0]
+    assert title not in found and "1 of its 2 numbers are alarming: kid.teacher." in said
+    stamp = (workdir / "metrics/audit.json").stat().st_mtime
+    os.utime(bank, (stamp + 60, stamp + 60))
+    assert (title in advice(workdir)) is not logged  # the same bank, fetched again: the digest knows
+    bank.write_bytes(bank.read_bytes() + b"x")
+    os.utime(bank, (stamp + 60, stamp + 60))
+    assert "is of another bank.h5" in advice(workdir)[title][0]
+
+
+def test_lineage_has_the_digests_of_the_other_pages_and_says_why_commits_differ(workdir: Path) -> None:
+    fill(workdir)
+    path = workdir / "artifacts/dataset.h5"
+    (workdir / "dvc.lock").write_text("stages: {prepare: {outs: [{path: artifacts/dataset.h5, md5: 0123abcd}]}}")
+    found = dict(gather(workdir).lineage["digests"])
+    assert found["artifacts/dataset.h5"] == f"sha256 {file_digest(path)[:12]}, md5 0123abcd"
+    assert found["artifacts/bank.h5"] == f"sha256 {file_digest(workdir / 'artifacts/bank.h5')[:12]}"
+    assert "stages" not in dict(gather(workdir).lineage["code"])
+    git(workdir, "init", "-q")
+    git(workdir, "commit", "-q", "--allow-empty", "-m", "one")
+    with open_context("teacher", (), workdir) as ctx:
+        ctx.metrics({"val": 10.25})
+    assert "stages" not in dict(gather(workdir).lineage["code"])
+    git(workdir, "commit", "-q", "--allow-empty", "-m", "two")
+    assert dict(gather(workdir).lineage["code"])["stages"].startswith("teacher last ran at another commit")
+
+
+def test_what_lies_beyond_a_histogram_is_in_words_and_not_in_a_bin() -> None:
+    values = np.concatenate([np.linspace(0.0, 1.0, 60), np.full(40, 50.0)])
+    svg = histogram({"a": values, "b": np.linspace(0, 1, 10)}, "x", title="t", marks={}, top_quantile=0.5)
+    assert "beyond 0.78: a 53.0 %, b 20.0 %" in svg and "share of each group (%)" in svg
+    # 8 of the 10 values of b are spread over the bins, one a bin: an axis up to the 53 % beyond would have a tick at 40.
+    assert ">10<" in svg and ">40<" not in svg
+    assert "beyond" not in histogram({"a": np.ones(5)}, "x", title="t", marks={"m": 2.0})
+
+
+@pytest.mark.parametrize("places", [(250.0, 254.0), (60.0, 64.0), (440.0, 444.0), (100.0, 400.0)])
+def test_names_of_marks_cross_no_mark(places: tuple[float, float]) -> None:
+    names = ("1: as likely real as fake", "mean of validation images")
+    body = mark_lines(dict(zip(names, places, strict=True)), 0.0, 200.0)
+    lines = [tuple(float(v) for v in re.findall(r'[xy][12]="([\d.]+)"', part)) for part in body if "<line" in part]
+    for part in (part for part in body if "<text" in part):
+        found = re.search(r'x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" class="small">(.*)</text>', part)
+        assert found is not None
+        at, y, wide = float(found[1]), float(found[2]), 6.6 * len(found[4])
+        left, right = (at, at + wide) if found[3] == "start" else (at - wide, at)
+        assert left >= 0 and right <= 470
+        assert not [x1 for x1, y1, _, _ in lines if left - 3 < x1 < right + 3 and y1 < y]
+
+
+def test_axes_are_titled_and_gains_of_percentages_are_points(workdir: Path) -> None:
+    fill(workdir)
+    text = write(workdir)
+    assert text.count("share of each group (%)</text>") == 2 and text.count("share of the set (%)</text>") == 1
+    assert "paired gain (points)" in text and "gain (%)" not in text
+    assert text.count('class="wide slides"') == 4 and "scroll sideways" in text
 
 
 def test_ticks_are_round_and_inside() -> None:
