@@ -189,14 +189,18 @@ def acceptance_rate(bank: Path) -> float | None:
 def show_pairs(ctx: Context, sets: Sets, close: Closeness) -> None:
     """The fakes closest to a training image beside it, by shifted pixels and by features, and all the distances."""
     side = close.bank
-    for name, distance, index in (
-        ("pixels", side.shifted.distance, side.shifted.index),
-        ("features", side.feature.distance, side.feature.index),
+    pixels = f"a copy is alarming at {close.copy_limit:.3g} or less"
+    features = f"suspicious under {close.feature_limit:.3g}, the 1st percentile between training images"
+    for name, distance, index, real, limit in (
+        ("pixels", side.shifted.distance, side.shifted.index, close.closest_real_pixel, pixels),
+        ("features", side.feature.distance, side.feature.index, close.closest_real_feature, features),
     ):
         row = torch.argsort(distance, stable=True)[:SHOWN_PAIRS]
-        captions = [f"{i} and {index[i]}\n{distance[i]:.3g}" for i in row.tolist()]
+        captions = [f"{i} / {index[i]}\n{distance[i]:.3g}" for i in row.tolist()]
         title = (
-            f"Closest by {name}: a fake (left) and the training image nearest to it (right); row numbers and distance"
+            f"Closest by {name}: a fake (left) and the training image nearest to it (right). Under each: row of the"
+            f" fake / row of the training image, and their distance. The closest two real images are {real:.3g} apart;"
+            f" {limit}."
         )
         figure = pictures_audit.closest_pairs(sets.bank.images[row], sets.train.images[index[row]], captions, title)
         ctx.picture(f"closest_{name}", figure)
@@ -225,4 +229,5 @@ def report(ctx: Context, found: list[Finding], counts: dict[str, int]) -> None:
         ctx.say(f"ALARM: {f.name} is {f.value:.3g}, {f.alarm}: {f.says}")
     ctx.say(
         f"alarms: {len(alarms)} of {len(found)} numbers; pictures are in plots/audit, numbers in metrics/audit.json"
+        " (commit it with the other metrics)"
     )

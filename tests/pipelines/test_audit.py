@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset, pixel_stats
 from cgankd.data.store import BankWriter, read_split, write_bank, write_dataset
+from cgankd.measure import copies
 from cgankd.types import DatasetInfo, Split
 from pipelines import audit, pictures_audit
 from pipelines.artifacts import STAGES, file_digest
@@ -80,6 +81,7 @@ def test_an_audit_is_numbers_pictures_a_table_and_a_tagged_run(digits_bank: Path
     # A generator of 12 steps makes nothing like a digit.
     assert found["kid.teacher"] > found["kid.teacher.reference"]
     assert found["auc.teacher"] > found["auc.teacher.reference"]
+    assert "metrics/audit.json (commit it with the other metrics)" in done.output
     assert "not Inception's" in done.output and "too few" not in done.output.split("kid.teacher")[-1]
     pictures = {p.name for p in (digits_bank / "plots/audit").iterdir()}
     assert pictures == {
@@ -97,13 +99,16 @@ def test_an_audit_is_numbers_pictures_a_table_and_a_tagged_run(digits_bank: Path
 
 
 def test_a_planted_copy_is_found_and_shown(digits_bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training image in the bank, another one shifted by a pixel, a third with noise, and a fake ten times over."""
+    """A training image in the bank, one shifted by a pixel, two with more and less noise, and a fake ten times over."""
     train = read_split(digits_bank / "artifacts/dataset.h5", "train")
-    noise = torch.randint(-6, 7, train.images[20].shape, generator=torch.Generator().manual_seed(0))
+    gen = torch.Generator().manual_seed(0)
+    noise = torch.randint(-6, 7, train.images[20].shape, generator=gen)
+    more = (5 * torch.randn(train.images[30].shape, generator=gen)).round().int()
     with h5py.File(digits_bank / "artifacts/bank.h5", "r+") as file:
         file["images"][7] = train.images[3].numpy()
         file["images"][31] = torch.roll(train.images[11], (1, -1), (1, 2)).numpy()
         file["images"][40] = (train.images[20].int() + noise).clamp(0, 255).to(torch.uint8).numpy()
+        file["images"][45] = (train.images[30].int() + more).clamp(0, 255).to(torch.uint8).numpy()
         file["images"][50:60] = file["images"][55]
         file["labels"][50:60] = file["labels"][55]
     drawn: list[tuple[Any, ...]] = []
@@ -120,12 +125,45 @@ def test_a_planted_copy_is_found_and_shown(digits_bank: Path, monkeypatch: pytes
     assert found["copies.exact"] == 2 and found["copies.exact.reference"] == 0 and found["copies.exact.alarm"] == 1
     assert found["copies.closest"] == 0.0
     assert "ALARM: copies.exact is 2, training images leak into the bank" in done.output
-    # The noisy copy is no exact one, but closer than real images are to each other: three of sixty.
-    assert found["copies.pixel.share"] >= 2 / 60 > found["copies.pixel.share.reference"]
+    # The noisy copies are no exact ones, but far closer than any two real images are.
+    assert found["copies.near"] == 4 and found["copies.near.alarm"] == 1 and found["copies.near.reference"] == 0
+    assert found["copies.closest.alarm"] == 1 and "ALARM: copies.near is 4, training images leak" in done.output
+    assert found["copies.pixel.share"] >= 3 / 60 > found["copies.pixel.share.reference"]
     assert found["duplicates.exact"] == pytest.approx(10 / 60) and found["duplicates.exact.alarm"] == 1
-    fakes, reals, captions, _ = drawn[0]
-    assert captions[:2] == ["7 and 3\n0", "31 and 11\n0"] and captions[2].startswith("40 and 20\n")
+    fakes, reals, captions, title = drawn[0]
+    assert captions[:2] == ["7 / 3\n0", "31 / 11\n0"] and [c.split("\n")[0] for c in captions[2:4]] == [
+        "40 / 20",
+        "45 / 30",
+    ]
+    real = copies.closest_real(copies.leave_one_out(train.images), nearest_shifted_of_val(digits_bank))
+    assert f"closest two real images are {real:.3g} apart; a copy is alarming at {real / 2:.3g}" in title
+    assert "row of the fake / row of the training image" in title
     assert torch.equal(fakes[0], train.images[3]) and torch.equal(reals[1], train.images[11])
+
+
+def test_a_noisy_copy_alone_is_alarming(digits_bank: Path) -> None:
+    """Five grey levels of noise on one training image among sixty fakes; without it there is no alarm of copies."""
+    train = read_split(digits_bank / "artifacts/dataset.h5", "train")
+    command("bank", "audit")
+    before = read(digits_bank)
+    assert before["copies.near"] == before["copies.near.alarm"] == before["copies.closest.alarm"] == 0
+    noise = (5 * torch.randn(train.images[20].shape, generator=torch.Generator().manual_seed(0))).round().int()
+    with h5py.File(digits_bank / "artifacts/bank.h5", "r+") as file:
+        file["images"][40] = (train.images[20].int() + noise).clamp(0, 255).to(torch.uint8).numpy()
+    done = command("bank", "audit")
+    found = read(digits_bank)
+    assert found["copies.exact"] == 0 and found["copies.near"] == 1
+    assert "ALARM: copies.closest is" in done.output and "50 % of the closest real pair" in done.output
+
+
+def nearest_shifted_of_val(folder: Path) -> torch.Tensor:
+    """The smallest distance of each validation image to a training image over all shifts of one pixel, one by one."""
+    train, val = (read_split(folder / "artifacts/dataset.h5", name).images for name in ("train", "val"))
+    best = torch.full((len(val),), float("inf"))
+    for dy, dx in copies.SHIFTS:
+        for image in train:
+            best = torch.minimum(best, copies.shift_distance(val, image.expand_as(val), dy, dx))
+    return best
 
 
 def bars(label: torch.Tensor, seed: int) -> torch.Tensor:
