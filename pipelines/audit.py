@@ -36,7 +36,7 @@ from pipelines.audit_images import (
 )
 from pipelines.audit_numbers import Sets, Space, by_label, by_label_findings, fidelity_findings
 from pipelines.context import Context
-from pipelines.inception import make_inception
+from pipelines.made_with import changed_since
 from pipelines.networks import load_predictor
 
 LEAST = 10
@@ -46,10 +46,14 @@ READ = 1024
 SHOWN_PAIRS = 24
 
 
-def run(ctx: Context, inception: Path | None = None, inception_pixels: str = "bytes") -> None:
-    """Measure artifacts/bank.h5 against the training and validation images; nothing but reports is written."""
+def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Measure artifacts/bank.h5 against the training and validation images; nothing but reports is written.
+
+    `extra` is a feature network of the user's own.
+    """
     dataset, teacher_path, bank_path = ctx.inputs("dataset.h5", "teacher.safetensors", "bank.h5")
-    extra = make_inception(inception, inception_pixels) if inception is not None else None
+    if changed := changed_since(ctx.workdir, "bank.h5", ctx.cfg):
+        ctx.say(f"warning: {changed}")
     info = read_info(dataset)
     task = make_task(info, ctx.cfg)
     check_origin(bank_path, dataset, teacher_path)

@@ -23,6 +23,8 @@ from pipelines import audit, pictures_audit
 from pipelines.artifacts import STAGES, file_digest
 from pipelines.cli import app
 from pipelines.inception import make_inception
+from pipelines.made_with import changed_since
+from pipelines.params import load_config, set_values
 from tests.tiny import tiny, write_params
 
 INVOKE = CliRunner()
@@ -303,6 +305,7 @@ def test_a_mistake_is_one_sentence(digits_bank: Path, words: list[str], parts: l
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert all(part in line for part in parts)
     assert not (digits_bank / "metrics/audit.json").exists()
+    assert not (digits_bank / "artifacts/logs/audit.jsonl").exists(), "no failed run"
 
 
 def test_a_bank_of_another_making_is_refused(digits_bank: Path) -> None:
@@ -322,6 +325,33 @@ def test_a_bank_of_another_making_is_refused(digits_bank: Path) -> None:
     assert "artifacts/bank.h5 is missing; run `cgankd bank` first" in command("bank", "audit").stderr
 
 
+def test_a_bank_made_with_other_settings_is_said_and_recorded_as_made(digits_bank: Path, empty_store: Path) -> None:
+    shutil.copyfile(empty_store, digits_bank / "mlflow.db")
+    assert "was made with" not in command("bank", "audit").output
+    set_values(digits_bank / "params.yaml", {"bank.rho": 0.8, "cgan.beta2": 0.9, "student.width": 9})
+    done = command("bank", "audit", "--set", "tracking.mlflow=true", "--set", "bank.burn_in=41")
+    assert done.exit_code == 0
+    assert (
+        "warning: artifacts/bank.h5 was made with bank.burn_in 40, --set says 41; bank.rho 0.9, params.yaml says 0.8;"
+        " cgan.beta2 0.99, params.yaml says 0.9; run `dvc repro`" in done.output
+    )
+    client = MlflowClient(f"sqlite:///{digits_bank}/mlflow.db")
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert {k: run.data.params[k] for k in ("bank.rho", "bank.burn_in", "cgan.beta2", "student.width")} == {
+        "bank.rho": "0.9",
+        "bank.burn_in": "40",
+        "cgan.beta2": "0.99",
+        "student.width": "9",
+    }
+    # The file itself is believed where there is no record of its run, or the record is of another one.
+    shutil.rmtree(digits_bank / "artifacts/logs")
+    assert "made with bank.rho 0.9, params.yaml says 0.8" in command("bank", "audit").output
+    # `seed` stands in no file; only the record of the run tells it.
+    assert changed_since(
+        digits_bank, "bank.h5", load_config(digits_bank / "params.yaml", ["seed=1", "bank.rho=0.9"])
+    ) == ("artifacts/bank.h5 was made with cgan.beta2 0.99, params.yaml says 0.9; run `dvc repro`")
+
+
 def test_scratch_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
     held = audit.mapped(tmp_path / "scratch/x", (3, 2), torch.float32)
     held[:] = torch.arange(6.0).reshape(3, 2)
@@ -338,7 +368,7 @@ def test_bank_stays_a_stage_with_its_settings(workdir: Path, monkeypatch: pytest
     assert seen == [("bank", None), ("bank", ["bank.rho=0.8", "seed=1"])]
     monkeypatch.setattr(audit, "run", lambda ctx, *rest: seen.append((ctx.cfg.bank.rho, ctx.cfg.seed, *rest)))
     assert command("bank", "--set", "bank.rho=0.7", "audit", "--set", "seed=3").exit_code == 0
-    assert seen[2:] == [(0.7, 3, None, "bytes")]
+    assert seen[2:] == [(0.7, 3, None)]
 
 
 def test_help_lists_the_stages_in_the_order_of_the_method() -> None:
