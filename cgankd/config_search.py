@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cgankd.settings import require
+from cgankd.settings import check_name, require
+
+KINDS = ("int", "float", "categorical")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
     """The values one key of params.yaml may take in a search."""
 
-    kind: Literal["int", "float", "categorical"]
+    kind: str
+    """int, float or categorical."""
     low: float | None = None
     """int and float: smallest value."""
     high: float | None = None
@@ -26,6 +29,9 @@ class Knob:
 
     def check(self, name: str) -> None:
         """Raise ConfigError, with the dotted name of the knob, where its parts do not fit together."""
+        if self.kind not in KINDS and "log" in self.kind.lower():
+            require(False, f"{name}.kind", "int, float or categorical (use kind float with log: true)", self.kind)
+        check_name(self.kind, KINDS, f"{name}.kind")
         if self.kind == "categorical":
             require(
                 self.choices is not None and len(self.choices) >= 2,
@@ -67,7 +73,7 @@ def default_space() -> dict[str, Knob]:
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     arm: str = "filter"
-    """The arm of student.arms whose validation score is searched."""
+    """The arm of student.arms whose validation score is searched; with student.best_with_kd also an arm with fakes and _kd."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Students a trial; its score is their mean on validation. They must be among student.seeds."""
     num_trials: int = 20

@@ -36,7 +36,7 @@ from pipelines.audit_images import (
 )
 from pipelines.audit_numbers import Sets, Space, by_label, by_label_findings, fidelity_findings
 from pipelines.context import Context
-from pipelines.inception import make_inception
+from pipelines.made_with import changed_since
 from pipelines.networks import load_predictor
 
 LEAST = 10
@@ -46,10 +46,14 @@ READ = 1024
 SHOWN_PAIRS = 24
 
 
-def run(ctx: Context, inception: Path | None = None, inception_pixels: str = "bytes") -> None:
-    """Measure artifacts/bank.h5 against the training and validation images; nothing but reports is written."""
+def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Measure artifacts/bank.h5 against the training and validation images; nothing but reports is written.
+
+    `extra` is a feature network of the user's own.
+    """
     dataset, teacher_path, bank_path = ctx.inputs("dataset.h5", "teacher.safetensors", "bank.h5")
-    extra = make_inception(inception, inception_pixels) if inception is not None else None
+    if changed := changed_since(ctx.workdir, "bank.h5", ctx.cfg):
+        ctx.say(f"warning: {changed}")
     info = read_info(dataset)
     task = make_task(info, ctx.cfg)
     check_origin(bank_path, dataset, teacher_path)
@@ -189,14 +193,18 @@ def acceptance_rate(bank: Path) -> float | None:
 def show_pairs(ctx: Context, sets: Sets, close: Closeness) -> None:
     """The fakes closest to a training image beside it, by shifted pixels and by features, and all the distances."""
     side = close.bank
-    for name, distance, index in (
-        ("pixels", side.shifted.distance, side.shifted.index),
-        ("features", side.feature.distance, side.feature.index),
+    pixels = f"a copy is alarming at {close.copy_limit:.3g} or less"
+    features = f"suspicious under {close.feature_limit:.3g}, the 1st percentile between training images"
+    for name, distance, index, real, limit in (
+        ("pixels", side.shifted.distance, side.shifted.index, close.closest_real_pixel, pixels),
+        ("features", side.feature.distance, side.feature.index, close.closest_real_feature, features),
     ):
         row = torch.argsort(distance, stable=True)[:SHOWN_PAIRS]
-        captions = [f"{i} and {index[i]}\n{distance[i]:.3g}" for i in row.tolist()]
+        captions = [f"{i} / {index[i]}\n{distance[i]:.3g}" for i in row.tolist()]
         title = (
-            f"Closest by {name}: a fake (left) and the training image nearest to it (right); row numbers and distance"
+            f"Closest by {name}: a fake (left) and the training image nearest to it (right). Under each: row of the"
+            f" fake / row of the training image, and their distance. The closest two real images are {real:.3g} apart;"
+            f" {limit}."
         )
         figure = pictures_audit.closest_pairs(sets.bank.images[row], sets.train.images[index[row]], captions, title)
         ctx.picture(f"closest_{name}", figure)
@@ -225,4 +233,5 @@ def report(ctx: Context, found: list[Finding], counts: dict[str, int]) -> None:
         ctx.say(f"ALARM: {f.name} is {f.value:.3g}, {f.alarm}: {f.says}")
     ctx.say(
         f"alarms: {len(alarms)} of {len(found)} numbers; pictures are in plots/audit, numbers in metrics/audit.json"
+        " (commit it with the other metrics)"
     )

@@ -12,12 +12,15 @@ from cgankd.measure import bound, labels
 from cgankd.measure.copies import (
     CLOSEST_SHARE,
     EXACT,
+    NEAR_SHARE,
     Nearest,
     Shifted,
     as_float,
     candidates,
     closeness_limit,
+    closest_real,
     leave_one_out,
+    near_limit,
     nearest,
     nearest_shifted,
     nearest_within,
@@ -85,6 +88,21 @@ class Closeness:
         """1st percentile of the feature distances between training images."""
         return closeness_limit(self.real_feature)
 
+    @property
+    def closest_real_pixel(self) -> float:
+        """Pixel distance of the closest real pair: a validation and a training image (shifts tried), or two of those."""
+        return closest_real(self.val.shifted.distance, self.real_pixel)
+
+    @property
+    def closest_real_feature(self) -> float:
+        """The same by features; here too pictures that are there twice do not count."""
+        return closest_real(self.val.feature.distance, self.real_feature)
+
+    @property
+    def copy_limit(self) -> float:
+        """Pixel distance under which a fake counts as a copy of a training image with small changes."""
+        return near_limit(self.closest_real_pixel)
+
 
 def closeness(sets: Sets, space: Space, log: LogFn) -> Closeness:
     """Everything about nearest training images."""
@@ -102,18 +120,31 @@ def share(mask: Tensor) -> float:
 
 
 def copy_findings(close: Closeness) -> list[Finding]:
-    """Copies of training images: exact ones, and fakes closer than real images are to each other."""
+    """Copies of training images: exact ones, ones with small changes, and fakes closer than real images come."""
     exact = pair(lambda side: float((side.shifted.distance <= EXACT).sum()), close.bank, close.val)
     least = pair(lambda side: float(side.shifted.distance.min()), close.bank, close.val)
-    leak = "training images leak into the bank" if exact[0] else ""
+    limit, leak = close.copy_limit, "training images leak into the bank"
+    near = pair(lambda side: float((side.shifted.distance <= limit).sum()), close.bank, close.val)
+    half = f"{100 * NEAR_SHARE:g} % of the closest real pair ({close.closest_real_pixel:.3g})"
     found = [
         Finding(
             "copies.exact",
             *exact,
             "fakes that are a training image within 2 grey levels, also shifted by up to 1 pixel",
-            leak,
+            leak if exact[0] else "",
         ),
-        Finding("copies.closest", *least, "pixel distance (RMS, 0 to 1) of the closest pair, shifts tried"),
+        Finding(
+            "copies.near",
+            *near,
+            f"fakes that are a training image with small changes (noise, compression): within {limit:.3g}",
+            leak if near[0] else "",
+        ),
+        Finding(
+            "copies.closest",
+            *least,
+            "pixel distance (RMS, 0 to 1) of the closest pair, shifts tried",
+            f"under {half}" if least[0] <= limit else "",
+        ),
     ]
     both = (
         ("pixel", close.pixel_limit, close.bank.pixel.distance, close.val.pixel.distance),

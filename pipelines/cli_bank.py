@@ -47,12 +47,17 @@ def audit(
 
     signal.signal(signal.SIGTERM, stop_on_terminate)
     with plain_errors():
+        from pipelines.audit import run
         from pipelines.context import open_context
+        from pipelines.inception import make_inception
+        from pipelines.made_with import settings_behind
 
-        with open_context("audit", [*(ctx.obj or ()), *(settings or ())]) as run_context:
-            from pipelines.audit import run
-
-            run(run_context, inception, inception_pixels)
+        # Before the run is opened: a mistyped option must not leave a failed run behind.
+        extra = make_inception(inception, inception_pixels) if inception is not None else None
+        made_with = settings_behind(Path.cwd(), "bank.h5")
+        overrides = [*(ctx.obj or ()), *(settings or ())]
+        with open_context("audit", overrides, made_with=made_with) as run_context:
+            run(run_context, extra)
 
 
 class InOrder(TyperGroup):

@@ -21,6 +21,14 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=PANEL)(command)
 
 
+def warn_if_changed() -> None:
+    """Say so where params.yaml is no longer what the student was made with."""
+    from pipelines.made_with import changed_since
+
+    if changed := changed_since(Path.cwd(), "student.safetensors"):
+        typer.echo(f"warning: {changed}", err=True)
+
+
 def export(
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("artifacts/export"),
     level: LevelOption = 0.9,
@@ -36,6 +44,7 @@ def export(
         from pipelines.machine import set_threads
 
         set_threads()
+        warn_if_changed()
         values = write_exports(Path.cwd(), out.resolve(), level=level, int8_tolerance=int8_tolerance, repeats=repeats)
         console().print(sizes_table(values))
         for line in remarks(values, out):
@@ -60,6 +69,7 @@ def ship(
         from pipelines.ship import ship as ship_student
 
         set_threads()
+        warn_if_changed()
         done = ship_student(Path.cwd(), name=name, licence=data_licence, level=level, promote=promote)
         made = done.registered
         again = "" if made.fresh else " (registered before from the same artifacts)"

@@ -280,10 +280,16 @@ class Context:
 
 
 def open_context(
-    stage: str, overrides: Sequence[str] = (), workdir: Path | None = None, *, console: Console | None = None
+    stage: str,
+    overrides: Sequence[str] = (),
+    workdir: Path | None = None,
+    *,
+    console: Console | None = None,
+    made_with: Mapping[str, str] | None = None,
 ) -> Context:
     """Begin a run of a stage in a work folder that holds params.yaml.
 
+    The tracked run is given its settings, save those `made_with` which the file it looks at was made before.
     Raises ConfigError when a setting is wrong or another process runs this stage in the same folder.
     """
     assert stage in (*STAGES, *BESIDE_STAGES), stage
@@ -310,7 +316,7 @@ def open_context(
             lock=lock_path,
             say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         )
-        tracker.params(flatten(to_dict(cfg)))
+        tracker.params(flatten(to_dict(cfg)) | dict(made_with or {}))
     except BaseException:
         lock.release()
         raise

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cgankd.config import Config, ConfigError, config_from_dict, to_dict
@@ -52,6 +53,7 @@ def lay_over(values: dict[str, Any], override: str) -> None:
     keys = dotted.strip().split(".")
     if not sign or not all(keys):
         raise ConfigError(f"a setting must look like bank.rho=0.8, but is {override!r}")
+    keys = whole_names(values, keys)
     node = values
     for depth, key in enumerate(keys[:-1], start=1):
         below = node.setdefault(key, {})
@@ -61,6 +63,27 @@ def lay_over(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{'.'.join(keys[:depth])} is a single value, so {dotted.strip()} cannot be set")
         node = below
     node[keys[-1]] = parse(text, f"the value of {dotted.strip()}")
+
+
+def whole_names(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """The steps from section to setting, where names with dots in them, as those of knobs, are one step.
+
+    Raises ConfigError on a knob that search.space does not have: where its name ends could only be guessed.
+    """
+    steps: list[str] = []
+    node: Any = values
+    left = list(keys)
+    while left:
+        known = node if isinstance(node, Mapping) else {}
+        taken = next((n for n in range(len(left), 1, -1) if ".".join(left[:n]) in known), 1)
+        if steps == ["search", "space"] and taken == 1:
+            raise ConfigError(
+                f"{'.'.join(keys)} cannot be set by --set, as search.space of params.yaml has no such knob (it has:"
+                f" {', '.join(known) or 'none'}); write it into params.yaml"
+            )
+        steps.append(".".join(left[:taken]))
+        node, left = known.get(steps[-1]), left[taken:]
+    return steps
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -150,7 +173,8 @@ def set_value(path: Path, dotted: str, value: Any) -> None:
 def set_values(path: Path, values: Mapping[str, Any]) -> None:
     """Change settings of a params file, all or none, and leave its comments and order alone. Raises ConfigError.
 
-    A switch of an arm may be absent from the file, where it is off; any other setting has to be there.
+    A switch of an arm may be absent from the file, where it is off, and so may a whole arm; any other setting has to
+    be there.
     """
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
@@ -162,15 +186,22 @@ def set_values(path: Path, values: Mapping[str, Any]) -> None:
         keys = dotted.split(".")
         node = document
         for depth, key in enumerate(keys):
-            optional = depth == 3 and keys[:2] == ["student", "arms"]
+            optional = depth in (2, 3) and depth == len(keys) - 1 and keys[:2] == ["student", "arms"]
             if not isinstance(node, Mapping) or (key not in node and not optional):
                 raise ConfigError(f"{'.'.join(keys[: depth + 1])} is not in {path.name}")
             if depth < len(keys) - 1:
                 node = node[key]
-        node[keys[-1]] = value
+        node[keys[-1]] = in_one_line(value) if isinstance(value, Mapping) else value
     stream = io.StringIO()
     yaml.dump(document, stream)
     write_text(path, stream.getvalue())
+
+
+def in_one_line(value: Mapping[str, Any]) -> CommentedMap:
+    """A mapping as {key: value} in a file, as the arms of the presets are."""
+    found = CommentedMap(value)
+    found.fa.set_flow_style()
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

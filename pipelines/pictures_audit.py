@@ -27,10 +27,10 @@ from pipelines.pictures import (
 def closest_pairs(
     fakes_BCHW: Tensor, reals_BCHW: Tensor, captions: Sequence[str], title: str, *, columns: int = 8
 ) -> Figure:
-    """Each fake beside the training image nearest to it, closest pair first."""
+    """Each fake beside the training image nearest to it, closest pair first, with a caption under each pair."""
     rows = max(1, -(-len(fakes_BCHW) // columns))
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.5 * columns, 1.15 * rows + 0.7), layout="constrained")
+        figure = Figure(figsize=(1.5 * columns, 1.15 * rows + 0.9), layout="constrained")
         for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
             axes.axis("off")
             if i < len(fakes_BCHW):
@@ -41,16 +41,21 @@ def closest_pairs(
 
 
 def nearest_histogram(distances: Mapping[str, Tensor], limit: float, title: str) -> Figure:
-    """Distances to the nearest training image of fakes, validation images, and training images among themselves."""
+    """Distances to the nearest training image of fakes, validation images, and training images among themselves.
+
+    As many bins as the smallest of the groups can fill, or its outline would be a comb.
+    """
     groups = {name: array(values[torch.isfinite(values)]) for name, values in distances.items()}
     top = max([float(np.quantile(values, 0.99)) for values in groups.values() if values.size] or [1.0])
+    fewest = min([values.size for values in groups.values() if values.size] or [1])
+    bins = int(np.clip(np.ceil(2 * np.sqrt(fewest)), 8, 50))
     with rc_context(STYLE):
         figure, axes = one_axes()
-        draw_histograms(axes, groups, np.linspace(0.0, max(top, 1.1 * limit), 51))
+        draw_histograms(axes, groups, np.linspace(0.0, max(top, 1.1 * limit), bins + 1))
         axes.axvline(limit, color=BLACK, linestyle="--", linewidth=1.4, label=f"suspiciously close: under {limit:.3g}")
         axes.set_xlabel("distance to the nearest training image; the last bin holds all beyond")
         axes.set_title(title)
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 

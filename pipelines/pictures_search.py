@@ -14,25 +14,41 @@ from pipelines.pictures import BLACK, BLUE, GREY, RED, STYLE, name_rows, one_axe
 
 
 def history(
-    complete: Mapping[int, float], pruned: Mapping[int, float], default: int | None, ylabel: str, *, higher: bool
+    complete: Mapping[int, float],
+    pruned: Mapping[str, Sequence[int]],
+    default: int | None,
+    ylabel: str,
+    *,
+    higher: bool,
 ) -> Figure:
-    """Scores by number of trial: full students, the last proxy score of pruned trials, and the best so far."""
+    """Scores by number of trial of full students, the best so far, and marks below where trials were pruned.
+
+    `pruned` is when (such as "1/9 of the steps") -> numbers of trials, earliest first. What shortened students score
+    cannot be set beside the others, so it is not drawn.
+    """
+    last = max([*complete, *(number for numbers in pruned.values() for number in numbers)], default=0)
     with rc_context(STYLE):
         figure, axes = one_axes()
-        if pruned:
-            axes.plot(list(pruned), list(pruned.values()), "x", color=GREY, label="pruned (shortened students)")
         if complete:
-            numbers, scores = np.array(list(complete)), np.array(list(complete.values()))
+            numbers = np.array(sorted(complete))
+            scores = np.array([complete[number] for number in numbers])
             axes.plot(numbers, scores, "o", color=BLUE, label="complete")
             best = np.maximum.accumulate(scores) if higher else np.minimum.accumulate(scores)
-            axes.step(numbers, best, where="post", color=RED, linewidth=1.6, label="best so far")
+            axes.step([*numbers, last], [*best, best[-1]], where="post", color=RED, linewidth=1.6, label="best so far")
+            axes.margins(y=0.1 + 0.05 * len(pruned))  # room for the marks
+        below = axes.get_xaxis_transform()
+        for i, (when, trials) in enumerate(pruned.items()):
+            height = 0.02 + 0.04 * i
+            shade = 0.35 + 0.65 * (i + 1) / len(pruned)
+            label = f"pruned after {when} ({len(trials)})" if when else f"no bank could be made ({len(trials)})"
+            axes.plot(trials, [height] * len(trials), "|", color=BLACK, alpha=shade / 2, transform=below, label=label)
         if default is not None and default in complete:
             axes.axhline(complete[default], color=BLACK, linestyle="--", linewidth=1.2, label="params.yaml as it was")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
         axes.set_ylabel(ylabel)
         axes.set_title(f"History of the search ({'higher' if higher else 'lower'} is better)")
-        axes.legend(fontsize=9)
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.export import worst_difference
 from pipelines.shipping import PARITY, Package
-from pipelines.tracking import MlflowSink, environment, reason
+from pipelines.tracking import PARAMS_A_CALL, MlflowSink, environment, key_text, reason
 from pipelines.tracking_names import git_state
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ DESCRIPTION_LETTERS = 5000
 
 @dataclass(frozen=True)
 class Release:
-    """What to register: a name, the card, the tags of the version and a fingerprint that makes a repeat harmless."""
+    """What to register: a name, the card, tags of the version, a fingerprint that makes a repeat harmless, and the
+    settings that the student was made with.
+    """
 
     name: str
     card: Path
@@ -43,6 +45,7 @@ class Release:
     fingerprint: str
     validation: float
     higher_is_better: bool
+    settings: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,9 @@ def _log(sink: MlflowSink, workdir: Path, student: Package, release: Release, ex
     with mlflow.start_run(experiment_id=sink.experiment_id, run_name="ship", tags=tags):
         mlflow.log_artifact(str(release.card))
         mlflow.log_metrics(dict(release.metrics))
+        settings = [(key_text(key), value[:6000]) for key, value in release.settings.items()]
+        for i in range(0, len(settings), PARAMS_A_CALL):
+            mlflow.log_params(dict(settings[i : i + PARAMS_A_CALL]))
         logged = mlflow.pytorch.log_model(
             student.model,
             name="student",

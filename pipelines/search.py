@@ -31,7 +31,7 @@ from pipelines.journal import Tracker
 from pipelines.machine import set_threads
 from pipelines.params import flatten, load_config
 from pipelines.progress import duration_text
-from pipelines.search_space import check_space, identity, with_values
+from pipelines.search_space import check_space, identity, overruled, with_searched_arm, with_values
 from pipelines.search_stages import base_files, inputs_of
 from pipelines.search_students import quiet_context, shortened, students_of, train_seeds
 from pipelines.tracking import open_tracker
@@ -48,6 +48,7 @@ class Search:
 
     def study(self) -> optuna.Study:
         """The study as it stands. Raises ConfigError where it is not begun or was begun under other settings."""
+        search_study.check_begun(self.url)
         study = search_study.load(search_study.connect(self.workdir, self.url), self.cfg.search.study)
         search_study.check(study, self.identity())
         return study
@@ -62,8 +63,8 @@ def open_search(
 ) -> tuple[Search, list[str]]:
     """Check the settings and artifacts of a search; returns it with the notices. Raises ConfigError."""
     extra = [f"search.study={study}"] if study else []
-    cfg = load_config(workdir / "params.yaml", [*settings, *extra])
-    found = check_space(cfg)
+    cfg = with_searched_arm(load_config(workdir / "params.yaml", [*settings, *extra]))
+    found = check_space(cfg) + overruled(cfg, settings)
     files = base_files(workdir, cfg)
     headline = make_task(read_info(files["dataset"]), cfg).headline
     return Search(workdir, cfg, search_study.storage_url(workdir, cfg.search, storage), headline), found
@@ -194,8 +195,8 @@ def one_trial(
 ) -> None:
     """Run a trial and tell the study; a stopped one goes back into the queue, one that cannot be made counts as pruned."""
     start_s, values = time.monotonic(), dict(trial.params)
-    tags = {"optuna.trial": str(trial.number), "optuna.study": study.study_name}
-    child = tracker.child(f"trial-{trial.number}", values, tags | dict(role(trial)))
+    tags = {"optuna.trial": str(trial.number), "optuna.study": study.study_name, "optuna.state": "RUNNING"}
+    child = tracker.child(f"{study.study_name}/trial-{trial.number}", values, tags | dict(role(trial)))
     state, status, note = optuna.trial.TrialState.FAIL, "FAILED", ""
     scores: tuple[float, ...] = ()
     try:

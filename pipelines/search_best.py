@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cgankd.config import ArmConfig, Config, ConfigError
-from cgankd.measure.predictive import paired_gain
+from cgankd.measure.predictive import Gain, paired_gain
 from cgankd.measure.verdict import describe
 from pipelines import pictures_search
 from pipelines.artifacts import replacing, write_json
@@ -28,7 +30,7 @@ from pipelines.journal import Tracker
 from pipelines.machine import set_threads
 from pipelines.params import load_config, set_values
 from pipelines.search import Search, say, score_text, values_text
-from pipelines.search_space import defaults, moved_along, with_values
+from pipelines.search_space import defaults, moved_along, with_searched_arm, with_values, written_out
 from pipelines.search_stages import inputs_of
 from pipelines.search_students import quiet_context, students_of, train_seeds
 from pipelines.tracking import open_tracker
@@ -61,19 +63,18 @@ def default_config(search: Search, study: optuna.Study) -> Config:
 def show(search: Search, console: Console, number: int | None, seeds: int | None) -> None:
     """The winner, its margin over the default on fresh seeds, importances and pictures."""
     study = search.study()
+    front = len(study.directions) > 1
+    # Before the run is opened: a trial that is not there must not leave a failed run behind.
+    winner = None if front and number is None else pick(study, number)
     with recording(search, console) as tracker:
         trials = study.get_trials(deepcopy=False)
         draw_study(search, study, tracker)
         shares = importances(study)
-        if len(study.directions) > 1:
+        if front:
             console.print(front_table(search, study))
-            if number is None:
-                say(
-                    console,
-                    "`cgankd search best --trial N` measures the margin of one, `search apply --trial N` takes it",
-                )
-                return
-        winner = pick(study, number)
+        if winner is None:
+            say(console, "`cgankd search best --trial N` measures the margin of one, `search apply --trial N` takes it")
+            return
         console.print(values_table(search, study, winner, shares))
         count = {state.name.lower(): sum(t.state == state for t in trials) for state in TrialState}
         tried = ", ".join(f"{n} {name}" for name, n in count.items() if n and name != "waiting")
@@ -93,6 +94,8 @@ def show(search: Search, console: Console, number: int | None, seeds: int | None
         elif seeds != 0:
             record["margin"] = margin(search, study, winner, seeds or search.cfg.search.fresh_seeds, console)
             tracker.metrics({f"margin.{k}": record["margin"][k] for k in ("gain", "low", "high")})
+        elif (known := measured(search, study, winner)) is not None:
+            record["margin"] = known
         tracker.params(winner.params)
         write_json(search.workdir / "artifacts" / "search" / "best.json", record, sort_keys=False)
 
@@ -178,11 +181,12 @@ def draw_study(search: Search, study: optuna.Study, tracker: Tracker) -> None:
     """History, importances and, with two objectives, the front, to plots/search/; the trials to artifacts/search/."""
     trials = study.get_trials(deepcopy=False)
     complete = {t.number: t.values[0] for t in trials if t.state == TrialState.COMPLETE}
-    pruned = {
-        t.number: t.intermediate_values[max(t.intermediate_values)]
-        for t in trials
-        if t.state == TrialState.PRUNED and t.intermediate_values
-    }
+    pruned: dict[str, list[int]] = {}
+    whole = search.cfg.search.reduction**search.cfg.search.rungs
+    for t in sorted(trials, key=lambda t: max(t.intermediate_values, default=0)):
+        if t.state == TrialState.PRUNED:
+            step = max(t.intermediate_values, default=0)
+            pruned.setdefault(f"{Fraction(step, whole)} of the steps" if step else "", []).append(t.number)
     default = next((t.number for t in trials if t.user_attrs.get("role") == "default" and t.number in complete), None)
     headline = search.headline
     ylabel = f"validation {headline.name[5:]} ({headline.unit})"
@@ -240,7 +244,13 @@ def apply(search: Search, console: Console, number: int | None) -> None:
     trial = pick(study, number)
     path = search.workdir / "params.yaml"
     values = moved_along(search.cfg, trial.params)
-    before = defaults(load_config(path))
+    found = load_config(path)
+    before, arm = defaults(with_searched_arm(found)), search.cfg.search.arm
+    if arm not in found.student.arms:
+        # Written out, for `dvc repro` trains the automatic arm only where its own arm is the best one on validation.
+        switches = written_out(search.cfg.student.arms[arm])
+        values = {f"student.arms.{arm}": switches} | values
+        say(console, f"student.arms gets {arm}: {', '.join(switches)}")
     set_values(path, values)
     load_config(path)
     for key in trial.params:
@@ -249,6 +259,39 @@ def apply(search: Search, console: Console, number: int | None) -> None:
     seeds = ", ".join(map(str, search.cfg.search.seeds))
     say(
         console,
-        f"params.yaml has the values of trial {trial.number}; after `dvc repro` the arm {search.cfg.search.arm!r} scores"
-        f" {trial.values[0]!r} {search.headline.unit} on validation, mean of seeds {seeds}",
+        f"params.yaml has the values of trial {trial.number}; after `dvc repro` the arm {arm!r} scores"
+        f" {trial.values[0]!r} {search.headline.unit} on validation, mean of seeds {seeds}, on which it was chosen",
     )
+    say(console, margin_text(search, study, trial))
+
+
+def margin_text(search: Search, study: optuna.Study, trial: FrozenTrial) -> str:
+    """The margin of a trial as it was measured, with a warning where it is none."""
+    if trial.params == study.user_attrs["default"]:
+        return "these are the values that params.yaml had when the study began: no margin"
+    found = measured(search, study, trial)
+    if found is None:
+        named = (
+            "" if len(study.directions) == 1 and study.best_trial.number == trial.number else f" --trial {trial.number}"
+        )
+        return f"margin not measured; `cgankd search best{named}` first"
+    gain = Gain(found["gain"], found["low"], found["high"], tuple(found["values"]))
+    text = (
+        f"margin over the default: {describe(gain, search.headline.unit)}"
+        f" ({100 * found['confidence']:.0f} % paired interval over {len(found['seeds'])} fresh seeds)"
+    )
+    warning = f"; warning: trial {trial.number} is not shown to be better than params.yaml was"
+    return text if gain.proved else text + warning
+
+
+def measured(search: Search, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any] | None:
+    """The margin of this trial in artifacts/search/best.json; None where that is of another one or has none."""
+    try:
+        record = json.loads((search.workdir / "artifacts" / "search" / "best.json").read_text(encoding="utf-8"))
+        same = record["study"] == study.study_name and record["winner"]["number"] == trial.number
+        # Values too, for a study of this name may have been begun again.
+        same = same and record["winner"]["values"] == trial.params and record["default"] == study.user_attrs["default"]
+        found: dict[str, Any] | None = record["margin"] if same else None
+    except (OSError, ValueError, KeyError, TypeError):  # no such file, a damaged one, or one without a margin
+        return None
+    return found

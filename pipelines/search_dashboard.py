@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cgankd.config import ConfigError
 from pipelines.params import load_config
-from pipelines.search_study import connect, shown, storage_url
+from pipelines.search_study import check_begun, connect, shown, storage_url
 
 HOST = "127.0.0.1"
 
@@ -19,8 +19,7 @@ def serve(workdir: Path, storage: str | None, port: int, console: Console) -> No
     """Serve until Ctrl-C. Raises ConfigError where there is no study or the port is taken."""
     cfg = load_config(workdir / "params.yaml")
     url = storage_url(workdir, cfg.search, storage)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        raise ConfigError("there is no study in this folder yet; run `cgankd search` first")
+    check_begun(url)
     database = connect(workdir, url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

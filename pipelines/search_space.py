@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cgankd.config import Config, ConfigError, config_from_dict, to_dict
+from cgankd.config import ArmConfig, Config, ConfigError, config_from_dict, to_dict
 from cgankd.config_search import Knob
 from cgankd.settings import nearest
 from pipelines.params import flatten
@@ -18,6 +19,29 @@ SWITCHES = ("subsample", "filter", "replace")
 NO_EFFECT = ("student.seeds", "student.workers", "student.best_with_kd", "bank.refuse_worthless")
 FREE = ("search.num_trials", "search.fresh_seeds", "search.storage", "search.study", *NO_EFFECT[:3])
 """Settings that may change while a study goes on: no score depends on them."""
+
+
+def automatic_arms(cfg: Config) -> dict[str, ArmConfig]:
+    """The arms with KD that student.best_with_kd may add by itself: <arm>_kd for each arm with fakes and without KD."""
+    if not cfg.student.best_with_kd:
+        return {}
+    arms = cfg.student.arms
+    found = {f"{name}_kd": dataclasses.replace(arm, kd=True) for name, arm in arms.items() if arm.bank and not arm.kd}
+    return {name: arm for name, arm in found.items() if name not in arms}
+
+
+def with_searched_arm(cfg: Config) -> Config:
+    """The settings with search.arm written out among student.arms where it is an automatic one."""
+    arm = automatic_arms(cfg).get(cfg.search.arm)
+    if arm is None:
+        return cfg
+    student = dataclasses.replace(cfg.student, arms={**cfg.student.arms, cfg.search.arm: arm})
+    return dataclasses.replace(cfg, student=student)
+
+
+def written_out(arm: ArmConfig) -> dict[str, bool]:
+    """The switches of an arm that are on, as params.yaml has them."""
+    return {switch: on for switch, on in to_dict(arm).items() if on}
 
 
 def searchable(cfg: Config) -> dict[str, Any]:
@@ -59,11 +83,17 @@ def with_values(cfg: Config, values: Mapping[str, Any]) -> Config:
 
 
 def check_space(cfg: Config) -> list[str]:
-    """Raise ConfigError on a search section that cannot work; returns notices on what works but helps nothing."""
+    """Raise ConfigError on a search section that cannot work; returns notices on what works but helps nothing.
+
+    An automatic arm has to be written out before (with_searched_arm).
+    """
     search = cfg.search
     if search.arm not in cfg.student.arms:
-        names = ", ".join(cfg.student.arms)
-        raise ConfigError(f"search.arm must be one of student.arms ({names}), but is {search.arm!r}")
+        names = ", ".join([*cfg.student.arms, *automatic_arms(cfg)])
+        raise ConfigError(
+            f"search.arm must be one of student.arms, or with student.best_with_kd an arm with fakes and _kd ({names}),"
+            f" but is {search.arm!r}"
+        )
     arm = cfg.student.arms[search.arm]
     if not arm.bank:
         raise ConfigError(f"search.arm must be an arm with fakes (bank: true), but {search.arm!r} has none")
@@ -118,6 +148,16 @@ def notices(cfg: Config) -> list[str]:
     if not arm.strong and f"{switch}.strong" not in space and "student.strong_augment" in space:
         found.append("student.strong_augment")
     return [f"{key} does nothing for the arm {cfg.search.arm!r}: its kd or strong is off" for key in found]
+
+
+def overruled(cfg: Config, settings: Sequence[str]) -> list[str]:
+    """Settings given by hand (KEY=VALUE) that the trials set themselves."""
+    keys = [text.partition("=")[0].strip() for text in settings]
+    return [
+        f"--set {key} has no effect on trials, as search.space turns {key}; it only is where a new study starts"
+        for key in dict.fromkeys(keys)
+        if key in moved_along(cfg, dict.fromkeys(cfg.search.space))
+    ]
 
 
 def in_range(cfg: Config, values: Mapping[str, Any]) -> bool:

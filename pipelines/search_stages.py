@@ -91,7 +91,7 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
                     link.unlink(missing_ok=True)
                     link.symlink_to(source.resolve())
         ctx.say(f"running {stage} under the settings of this trial")
-        tracker = ctx.tracker.child(stage, settings_of(ctx.cfg, stage), {"trial.stage": stage})
+        tracker = ctx.tracker.child(stage, settings_of(ctx.cfg, stage), {"trial.stage": stage, "level": "part"})
         with Context(stage, ctx.cfg, folder, tracker, ctx.console) as inner:
             importlib.import_module(f"pipelines.{stage}").run(inner)
         write_json(done, json.loads(json.dumps(facts)))

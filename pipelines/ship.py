@@ -10,6 +10,7 @@ from pathlib import Path
 from cgankd.config import Config, ConfigError
 from pipelines.artifacts import file_digest, fingerprint
 from pipelines.card import lineage, model_card
+from pipelines.made_with import settings_behind
 from pipelines.params import load_config, write_text
 from pipelines.registry import Registered, Release, register
 from pipelines.shipping import (
@@ -67,6 +68,7 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
         tags=origin.digests
         | {"arm": student.config["arm"], "seed": str(student.config["seed"]), "data_licence": origin.licence}
         | {"fakes": str(origin.fakes), "real": str(origin.real["training"])},
+        settings=settings_behind(workdir, "student.safetensors"),
         metrics={"validation": student.config["val"], "test": student.config["test"]},
         fingerprint=fingerprint(identity, {"evaluate": file_digest(workdir / "metrics" / "evaluate.json")}),
         validation=student.config["val"],

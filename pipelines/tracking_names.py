@@ -20,8 +20,8 @@ NOTE = """One run a stage of cGAN-KD (`prepare` to `evaluate`); the students of 
 Metrics: `test/<arm>` and `val/<arm>` are scores (lower is better for errors), `gain/<arm>` is the paired gain over `real`
 with `.low` and `.high` of its interval, `rival_gain/<arm>` that over the best real-only arm, `best/...` is the arm that
 ships, `health/...` are checks, `result/...` other results of a stage; the rest are curves of the loop they are named after.
-Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage or child), `preset`, `arm`, `seed`, `group` (series
-and arm), `chosen_arm`, `input.<file>` (digests), `git_sha`."""
+Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage, child, or part of a child), `preset`, `arm`, `seed`,
+`group` (series and arm), `chosen_arm`, `optuna.study`, `optuna.state`, `input.<file>` (digests), `git_sha`."""
 
 
 DECIMALS = 4
@@ -141,6 +141,23 @@ VIEWS = {
             "aggregateFunction": "average",
             "groupByKeys": [{"mode": "tag", "groupByData": "group"}],
         },
+    ),
+    "search": view(
+        "tags.stage = 'search' AND tags.level = 'child'",
+        columns(
+            tags="optuna.study optuna.state",
+            metrics="val",
+            params="bank.rho bank.filter_scope bank.bound_quantile bank.num_fakes bank.replace student.real_share"
+            " student.soft_weight student.temperature ratio.ratio_penalty",
+        ),
+    ),
+    "audit": view(
+        "tags.stage = 'audit'",
+        columns(
+            metrics="result/kid.teacher result/precision.teacher result/recall.teacher result/label_score"
+            " result/copies.near result/copies.closest result/duplicates.exact",
+            params="bank.rho bank.num_fakes",
+        ),
     ),
     "pictures": view(
         "tags.level = 'stage' AND tags.`mlflow.loggedImages` = 'True'",

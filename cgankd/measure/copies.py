@@ -21,6 +21,8 @@ EXACT = 2.0 / 255.0
 """Largest distance of an exact copy: two grey levels of 256, which rounding and compression leave."""
 SHIFTS = tuple((dy, dx) for dy in (0, -1, 1) for dx in (0, -1, 1))
 """Shifts tried, in pixels, none first."""
+NEAR_SHARE = 0.5
+"""A fake at less than this share of the distance of the closest two real images is a near copy."""
 CLOSEST_SHARE = 0.01
 """Quantile of the real-to-real distances under which a fake counts as suspiciously close."""
 
@@ -97,6 +99,24 @@ def closeness_limit(real_distance_N: Tensor) -> float:
     About one in a hundred fresh real images would be, too; a far larger share among fakes means memorised images.
     """
     return float(torch.quantile(real_distance_N.double(), CLOSEST_SHARE))
+
+
+def closest_real(*real_distances: Tensor) -> float:
+    """Distance of the two most alike of real images that are not the same picture; infinite where there are none.
+
+    Pictures that a data set holds twice say nothing about how close different ones come.
+    """
+    distance = torch.cat(real_distances)
+    different = distance[distance > EXACT]
+    return float(different.min()) if len(different) else math.inf
+
+
+def near_limit(closest: float) -> float:
+    """The rule: a fake nearer to a training image than NEAR_SHARE of the closest real pair is a copy with small changes.
+
+    An exact copy is always one.
+    """
+    return max(EXACT, NEAR_SHARE * closest) if math.isfinite(closest) else EXACT
 
 
 def shift_distance(a_BCHW: Tensor, b_BCHW: Tensor, dy: int, dx: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,13 @@ def test_nearest_within_groups_leaves_out_itself_and_other_groups() -> None:
         assert found[rows].numpy() == pytest.approx(table.min(1), rel=1e-5)
     assert (found == 0).nonzero()[:, 0].tolist() == [6, 8]
     assert torch.isinf(found[19])
+
+
+def test_a_near_copy_is_within_half_of_the_closest_real_pair() -> None:
+    val, train = torch.tensor([0.3, 0.08]), torch.tensor([0.2, 0.06, math.inf])
+    assert copies.closest_real(val, train) == pytest.approx(0.06)
+    assert copies.near_limit(0.06) == pytest.approx(0.03)
+    # Pictures that the data set holds twice do not hide copies, and an exact copy is always one.
+    assert copies.closest_real(val, torch.tensor([0.0, copies.EXACT, 0.1])) == pytest.approx(0.08)
+    assert copies.near_limit(1.5 * copies.EXACT) == copies.EXACT
+    assert copies.near_limit(copies.closest_real(torch.zeros(3))) == copies.EXACT

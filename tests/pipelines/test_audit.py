@@ -17,11 +17,14 @@ from typer.testing import CliRunner
 from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset, pixel_stats
 from cgankd.data.store import BankWriter, read_split, write_bank, write_dataset
+from cgankd.measure import copies
 from cgankd.types import DatasetInfo, Split
 from pipelines import audit, pictures_audit
 from pipelines.artifacts import STAGES, file_digest
 from pipelines.cli import app
 from pipelines.inception import make_inception
+from pipelines.made_with import changed_since
+from pipelines.params import load_config, set_values
 from tests.tiny import tiny, write_params
 
 INVOKE = CliRunner()
@@ -80,6 +83,7 @@ def test_an_audit_is_numbers_pictures_a_table_and_a_tagged_run(digits_bank: Path
     # A generator of 12 steps makes nothing like a digit.
     assert found["kid.teacher"] > found["kid.teacher.reference"]
     assert found["auc.teacher"] > found["auc.teacher.reference"]
+    assert "metrics/audit.json (commit it with the other metrics)" in done.output
     assert "not Inception's" in done.output and "too few" not in done.output.split("kid.teacher")[-1]
     pictures = {p.name for p in (digits_bank / "plots/audit").iterdir()}
     assert pictures == {
@@ -97,13 +101,16 @@ def test_an_audit_is_numbers_pictures_a_table_and_a_tagged_run(digits_bank: Path
 
 
 def test_a_planted_copy_is_found_and_shown(digits_bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training image in the bank, another one shifted by a pixel, a third with noise, and a fake ten times over."""
+    """A training image in the bank, one shifted by a pixel, two with more and less noise, and a fake ten times over."""
     train = read_split(digits_bank / "artifacts/dataset.h5", "train")
-    noise = torch.randint(-6, 7, train.images[20].shape, generator=torch.Generator().manual_seed(0))
+    gen = torch.Generator().manual_seed(0)
+    noise = torch.randint(-6, 7, train.images[20].shape, generator=gen)
+    more = (5 * torch.randn(train.images[30].shape, generator=gen)).round().int()
     with h5py.File(digits_bank / "artifacts/bank.h5", "r+") as file:
         file["images"][7] = train.images[3].numpy()
         file["images"][31] = torch.roll(train.images[11], (1, -1), (1, 2)).numpy()
         file["images"][40] = (train.images[20].int() + noise).clamp(0, 255).to(torch.uint8).numpy()
+        file["images"][45] = (train.images[30].int() + more).clamp(0, 255).to(torch.uint8).numpy()
         file["images"][50:60] = file["images"][55]
         file["labels"][50:60] = file["labels"][55]
     drawn: list[tuple[Any, ...]] = []
@@ -120,12 +127,45 @@ def test_a_planted_copy_is_found_and_shown(digits_bank: Path, monkeypatch: pytes
     assert found["copies.exact"] == 2 and found["copies.exact.reference"] == 0 and found["copies.exact.alarm"] == 1
     assert found["copies.closest"] == 0.0
     assert "ALARM: copies.exact is 2, training images leak into the bank" in done.output
-    # The noisy copy is no exact one, but closer than real images are to each other: three of sixty.
-    assert found["copies.pixel.share"] >= 2 / 60 > found["copies.pixel.share.reference"]
+    # The noisy copies are no exact ones, but far closer than any two real images are.
+    assert found["copies.near"] == 4 and found["copies.near.alarm"] == 1 and found["copies.near.reference"] == 0
+    assert found["copies.closest.alarm"] == 1 and "ALARM: copies.near is 4, training images leak" in done.output
+    assert found["copies.pixel.share"] >= 3 / 60 > found["copies.pixel.share.reference"]
     assert found["duplicates.exact"] == pytest.approx(10 / 60) and found["duplicates.exact.alarm"] == 1
-    fakes, reals, captions, _ = drawn[0]
-    assert captions[:2] == ["7 and 3\n0", "31 and 11\n0"] and captions[2].startswith("40 and 20\n")
+    fakes, reals, captions, title = drawn[0]
+    assert captions[:2] == ["7 / 3\n0", "31 / 11\n0"] and [c.split("\n")[0] for c in captions[2:4]] == [
+        "40 / 20",
+        "45 / 30",
+    ]
+    real = copies.closest_real(copies.leave_one_out(train.images), nearest_shifted_of_val(digits_bank))
+    assert f"closest two real images are {real:.3g} apart; a copy is alarming at {real / 2:.3g}" in title
+    assert "row of the fake / row of the training image" in title
     assert torch.equal(fakes[0], train.images[3]) and torch.equal(reals[1], train.images[11])
+
+
+def test_a_noisy_copy_alone_is_alarming(digits_bank: Path) -> None:
+    """Five grey levels of noise on one training image among sixty fakes; without it there is no alarm of copies."""
+    train = read_split(digits_bank / "artifacts/dataset.h5", "train")
+    command("bank", "audit")
+    before = read(digits_bank)
+    assert before["copies.near"] == before["copies.near.alarm"] == before["copies.closest.alarm"] == 0
+    noise = (5 * torch.randn(train.images[20].shape, generator=torch.Generator().manual_seed(0))).round().int()
+    with h5py.File(digits_bank / "artifacts/bank.h5", "r+") as file:
+        file["images"][40] = (train.images[20].int() + noise).clamp(0, 255).to(torch.uint8).numpy()
+    done = command("bank", "audit")
+    found = read(digits_bank)
+    assert found["copies.exact"] == 0 and found["copies.near"] == 1
+    assert "ALARM: copies.closest is" in done.output and "50 % of the closest real pair" in done.output
+
+
+def nearest_shifted_of_val(folder: Path) -> torch.Tensor:
+    """The smallest distance of each validation image to a training image over all shifts of one pixel, one by one."""
+    train, val = (read_split(folder / "artifacts/dataset.h5", name).images for name in ("train", "val"))
+    best = torch.full((len(val),), float("inf"))
+    for dy, dx in copies.SHIFTS:
+        for image in train:
+            best = torch.minimum(best, copies.shift_distance(val, image.expand_as(val), dy, dx))
+    return best
 
 
 def bars(label: torch.Tensor, seed: int) -> torch.Tensor:
@@ -265,6 +305,7 @@ def test_a_mistake_is_one_sentence(digits_bank: Path, words: list[str], parts: l
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert all(part in line for part in parts)
     assert not (digits_bank / "metrics/audit.json").exists()
+    assert not (digits_bank / "artifacts/logs/audit.jsonl").exists(), "no failed run"
 
 
 def test_a_bank_of_another_making_is_refused(digits_bank: Path) -> None:
@@ -284,6 +325,33 @@ def test_a_bank_of_another_making_is_refused(digits_bank: Path) -> None:
     assert "artifacts/bank.h5 is missing; run `cgankd bank` first" in command("bank", "audit").stderr
 
 
+def test_a_bank_made_with_other_settings_is_said_and_recorded_as_made(digits_bank: Path, empty_store: Path) -> None:
+    shutil.copyfile(empty_store, digits_bank / "mlflow.db")
+    assert "was made with" not in command("bank", "audit").output
+    set_values(digits_bank / "params.yaml", {"bank.rho": 0.8, "cgan.beta2": 0.9, "student.width": 9})
+    done = command("bank", "audit", "--set", "tracking.mlflow=true", "--set", "bank.burn_in=41")
+    assert done.exit_code == 0
+    assert (
+        "warning: artifacts/bank.h5 was made with bank.burn_in 40, --set says 41; bank.rho 0.9, params.yaml says 0.8;"
+        " cgan.beta2 0.99, params.yaml says 0.9; run `dvc repro`" in done.output
+    )
+    client = MlflowClient(f"sqlite:///{digits_bank}/mlflow.db")
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert {k: run.data.params[k] for k in ("bank.rho", "bank.burn_in", "cgan.beta2", "student.width")} == {
+        "bank.rho": "0.9",
+        "bank.burn_in": "40",
+        "cgan.beta2": "0.99",
+        "student.width": "9",
+    }
+    # The file itself is believed where there is no record of its run, or the record is of another one.
+    shutil.rmtree(digits_bank / "artifacts/logs")
+    assert "made with bank.rho 0.9, params.yaml says 0.8" in command("bank", "audit").output
+    # `seed` stands in no file; only the record of the run tells it.
+    assert changed_since(
+        digits_bank, "bank.h5", load_config(digits_bank / "params.yaml", ["seed=1", "bank.rho=0.9"])
+    ) == ("artifacts/bank.h5 was made with cgan.beta2 0.99, params.yaml says 0.9; run `dvc repro`")
+
+
 def test_scratch_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
     held = audit.mapped(tmp_path / "scratch/x", (3, 2), torch.float32)
     held[:] = torch.arange(6.0).reshape(3, 2)
@@ -300,7 +368,7 @@ def test_bank_stays_a_stage_with_its_settings(workdir: Path, monkeypatch: pytest
     assert seen == [("bank", None), ("bank", ["bank.rho=0.8", "seed=1"])]
     monkeypatch.setattr(audit, "run", lambda ctx, *rest: seen.append((ctx.cfg.bank.rho, ctx.cfg.seed, *rest)))
     assert command("bank", "--set", "bank.rho=0.7", "audit", "--set", "seed=3").exit_code == 0
-    assert seen[2:] == [(0.7, 3, None, "bytes")]
+    assert seen[2:] == [(0.7, 3, None)]
 
 
 def test_help_lists_the_stages_in_the_order_of_the_method() -> None:

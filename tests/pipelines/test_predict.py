@@ -213,6 +213,18 @@ def test_as_many_images_are_asked_for_as_a_level_needs(level: float) -> None:
     assert num == 1 or conformal_margin(torch.arange(float(num - 1)), level) is None
 
 
+@pytest.mark.parametrize("name", ["export", "ship"])
+def test_what_passes_a_student_on_says_that_settings_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(finished(tmp_path))
+    (tmp_path / "metrics/evaluate.json").unlink()  # so that the command ends before the slow part
+    done = INVOKE.invoke(app, [name])
+    assert done.exit_code == 2 and "evaluate.json is missing" in done.stderr
+    assert "warning: artifacts/student.safetensors was made with" in done.stderr
+    assert "teacher.width 16, params.yaml says 32" in done.stderr and "run `dvc repro`" in done.stderr
+
+
 def test_export_needs_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = INVOKE.invoke(app, ["export"])

@@ -21,6 +21,8 @@ from scipy import stats
 
 from cgankd.config import ConfigError
 from cgankd.export import worst_difference
+from pipelines.made_with import changed_since
+from pipelines.params import load_config
 from pipelines.predict import ask_server, open_predictor
 from pipelines.registry import serve_command
 from pipelines.ship import Shipped, ship
@@ -76,6 +78,10 @@ def test_version_and_run_carry_card_and_lineage(shipped: tuple[Path, Shipped]) -
     assert float(version.tags["validation"]) == 60.0 and len(version.tags["dataset"]) == 64
     assert "model_card.md" in [file.path for file in client(folder).list_artifacts(version.run_id)]
     run = client(folder).get_run(version.run_id)
+    # The teacher of this folder is half as wide as the preset says.
+    assert run.data.params["teacher.width"] == "16" and load_config(folder / "params.yaml").teacher.width == 32
+    said = changed_since(folder, "student.safetensors")
+    assert said is not None and "teacher.width 16, params.yaml says 32" in said
     assert run.data.metrics["test"] == 52.0 and run.data.tags["stage"] == "ship" and run.info.status == "FINISHED"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,13 +28,17 @@ from scipy import stats
 from cgankd.bank.build import QuotaError
 from cgankd.config import Config, ConfigError, config_from_dict
 from cgankd.data.store import read_pool_images, read_pool_scores
+from cgankd.measure.predictive import Gain
+from cgankd.measure.verdict import describe
 from cgankd.nets.zoo import make_predictor
 from pipelines import search, search_best, search_curves, search_pool, search_stages, search_study
 from pipelines.context import open_context
+from pipelines.journal import Event, Tracker, read_roots
 from pipelines.params import load_config, read_params, set_values
 from pipelines.search_space import check_space, first_difference, identity, in_range, with_values
 from pipelines.search_students import quiet_context
 from pipelines.student import bank_digests
+from pipelines.tracking_names import VIEWS
 from tests.conftest import ROOT, preset
 from tests.tiny import tiny, write_params
 
@@ -77,6 +84,16 @@ def run_stage(folder: Path, stage: str, *overrides: str) -> None:
 
 def begin(folder: Path, *overrides: str) -> search.Search:
     return search.open_search(folder, overrides)[0]
+
+
+class Lines:
+    """A sink of events that keeps them in a list."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+
+    def apply(self, event: Event) -> None:
+        self.events.append(event)
 
 
 def trials_of(folder: Path, name: str = "cgankd") -> list[optuna.trial.FrozenTrial]:
@@ -142,9 +159,13 @@ def test_a_pool_serves_every_rho_scope_and_size_without_drawing_again(work: Path
 
 def test_a_stage_of_other_settings_runs_once_and_is_the_stages_own(work: Path) -> None:
     cfg = load_config(work / "params.yaml")
-    ctx = quiet_context(with_values(cfg, {"ratio.ratio_penalty": 0.7}), work)
+    events: list[Event] = []
+    tracker = Tracker(Lines(events), "digits/cgankd/trial-3", {"tags": {"stage": "search", "level": "child"}})
+    ctx = quiet_context(with_values(cfg, {"ratio.ratio_penalty": 0.7}), work, tracker)
     inputs = search_stages.inputs_of(ctx, cfg)
     assert inputs.cgan == work / "artifacts/cgan.safetensors" and "stages" in inputs.ratio.parts
+    runs = [event for event in events if event["kind"] == "run"]
+    assert [(run["name"], run["tags"]["level"]) for run in runs[1:]] == [("digits/cgankd/ratio", "part")]
     before = inputs.ratio.stat().st_mtime_ns
     assert search_stages.inputs_of(ctx, cfg) == inputs and inputs.ratio.stat().st_mtime_ns == before
     run_stage(work, "ratio", "ratio.ratio_penalty=0.7")
@@ -180,6 +201,9 @@ def test_a_search_prunes_reports_and_its_winner_comes_out_of_the_stages_again(wo
         assert run.data.tags["optuna.state"] == trial.state.name and "mlflow.parentRunId" in run.data.tags
         assert float(run.data.params["bank.rho"]) == trial.params["bank.rho"]
         assert ("val" in run.data.metrics) != pruned
+        assert run.info.run_name == f"digits/cgankd/trial-{trial.number}"
+    shown = client.search_runs([experiment.experiment_id], json.loads(VIEWS["search"])["searchFilter"])
+    assert {r.data.tags["optuna.trial"] for r in shown} == {str(t.number) for t in trials} and len(shown) == 6
 
     params = work / "params.yaml"
     params.write_text(params.read_text().replace("bank:\n", "bank:   # a note of mine\n"))
@@ -279,6 +303,27 @@ def test_the_margin_and_the_curves_are_paired_over_seeds(work: Path) -> None:
     for name in ("history", "importances"):
         assert (work / f"plots/search/{name}.png").stat().st_size > 5000
 
+    # Without fresh seeds the margin measured before is kept; `apply` repeats it, and warns where it is none.
+    search_best.show(found, QUIET, number, 0)
+    assert json.loads((work / "artifacts/search/best.json").read_text())["margin"] == margin
+    path, shown = work / "artifacts/search/best.json", describe(Gain(gain.mean(), low, high, tuple(gain)), "%")
+    assert f"margin over the default: {shown} (95 % paired interval over 3 fresh seeds)" in applied(found, number)
+    for ends, warned in (((0.5, 2.0), False), ((0.0, 2.0), True), ((-1.0, 2.0), True)):
+        path.write_text(json.dumps(record | {"margin": margin | {"low": ends[0], "high": ends[1]}}))
+        assert ("warning: trial" in applied(found, number)) is warned
+    other = record | {"winner": record["winner"] | {"values": study.user_attrs["default"]}}
+    for text in (json.dumps(other), json.dumps(record | {"margin": None}), json.dumps(record | {"study": "x"}), "{"):
+        path.write_text(text)
+        assert applied(found, number).startswith("margin not measured; `cgankd search best")
+    path.unlink()
+    assert "best --trial 77` first" in search_best.margin_text(found, study, copy_of(winner, 77))
+    assert "no margin" in applied(found, 0)
+    set_values(work / "params.yaml", study.user_attrs["default"])
+    with pytest.raises(ConfigError, match="trial 99 is no complete trial"):
+        search_best.show(found, QUIET, 99, 0)
+    runs = read_roots(work / "artifacts/logs/search-best.jsonl").values()
+    assert [e["status"] for events in runs for e in events if e["kind"] == "close"] == ["FINISHED"] * 2
+
     search_curves.curves(found, QUIET, -1, None)
     curves = json.loads((work / "artifacts/search/curves.json").read_text())
     assert set(curves["bank.rho"]) >= {"0.1", "0.5", "0.9", "1.0"} or len(curves["bank.rho"]) >= 5
@@ -288,6 +333,67 @@ def test_the_margin_and_the_curves_are_paired_over_seeds(work: Path) -> None:
         assert point["values"] == pytest.approx(expected.tolist())
     for name in ("gain_rho", "gain_num_fakes"):
         assert (work / f"plots/search/{name}.png").stat().st_size > 5000
+
+
+def applied(found: search.Search, number: int) -> str:
+    """The last line of `cgankd search apply`."""
+    stream = io.StringIO()
+    search_best.apply(found, Console(file=stream, width=400), number)
+    return stream.getvalue().splitlines()[-1]
+
+
+def copy_of(trial: optuna.trial.FrozenTrial, number: int) -> optuna.trial.FrozenTrial:
+    found = copy.deepcopy(trial)
+    found.number, found.params = number, {"bank.rho": 0.123}
+    return found
+
+
+def test_an_automatic_arm_with_kd_is_searched_and_comes_out_of_the_stages(work: Path) -> None:
+    space = {"student.soft_weight": {"kind": "float", "low": 0.1, "high": 0.9}}
+    section = {"arm": "filter_kd", "num_trials": 2, "rungs": 0, "space": space}
+    set_values(work / "params.yaml", {f"search.{key}": value for key, value in section.items()})
+    with pytest.raises(ConfigError, match=r"search\.arm must be one of .*\(real, filter\), but is 'filter_kd'"):
+        begin(work)
+    set_values(work / "params.yaml", {"student.best_with_kd": True})
+    found = begin(work)
+    search.run(found, 1, QUIET)
+    trials = trials_of(work)
+    assert len({tuple(t.user_attrs["val"]) for t in trials}) == 2, "the weight of the soft loss is felt"
+    search_best.apply(found, QUIET, 1)
+    text = (work / "params.yaml").read_text()
+    assert "filter_kd: {bank: true, subsample: true, filter: true, kd: true}" in text
+    assert begin(work).study().get_trials(), "the arm written out is the same study"
+    for stage in ("bank", "student"):
+        run_stage(work, stage)
+    record = json.loads((work / "artifacts/students/runs.json").read_text())
+    assert [r["val"] for r in record["arms"]["filter_kd"]["runs"]] == trials[1].user_attrs["val"]
+
+
+@pytest.mark.skipif("CGANKD_TEST_POSTGRES" not in os.environ, reason="CGANKD_TEST_POSTGRES names no server")
+def test_two_workers_finish_one_study_in_postgresql(work: Path) -> None:
+    """The variable holds a URL such as postgresql://user@127.0.0.1/database; the study is deleted in the end."""
+    url, name = os.environ["CGANKD_TEST_POSTGRES"], f"test-{time.time_ns()}"
+    environment = ("--storage", url, "--study", name)
+    process = cgankd(work, "search", "--workers", "2", "--trials", "5", *environment)
+    output = process.communicate()[0]
+    storage = search_study.connect(work, search_study.storage_url(work, load_config(work / "params.yaml").search, url))
+    try:
+        assert process.returncode == 0, output
+        assert f"new study {name!r}" in output and not (work / "artifacts/search.db").exists()
+        trials = optuna.load_study(study_name=name, storage=storage).get_trials()
+        done = [t for t in trials if t.state in search_study.COUNTED]
+        assert len(done) == 5 and len({t.user_attrs["owner"] for t in done}) == 2
+        assert len({json.dumps(t.params, sort_keys=True) for t in done}) == 5
+        assert len(trials_in(output)) == 5 and trials_in(output) == {t.number for t in done}
+        best = cgankd(work, "search", *environment, "best", "--seeds", "0")
+        assert "trials:" in best.communicate()[0] and best.returncode == 0
+    finally:
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+def trials_in(output: str) -> set[int]:
+    """Numbers of the trials that a search printed."""
+    return {int(number) for number in re.findall(r"^trial (\d+): ", output, re.MULTILINE)}
 
 
 def test_values_without_a_bank_count_as_pruned(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +487,8 @@ def test_a_search_that_cannot_work_is_refused(digits: dict[str, Any], section: d
         ({"kind": "categorical", "choices": [1]}, "at least 2 values"),
         ({"kind": "categorical", "choices": [[1], [2]]}, "made of numbers"),
         ({"kind": "int", "low": 1.5, "high": 3}, "a whole number"),
-        ({"kind": "logarithmic", "low": 1, "high": 3}, "kind must be one of"),
+        ({"kind": "logarithmic", "low": 1, "high": 3}, r"bank\.rho\.kind must be .*use kind float with log: true"),
+        ({"kind": "flaot", "low": 1, "high": 3}, "kind must be one of int, float, categorical.*'float'"),
     ],
 )
 def test_a_wrong_knob_is_named(digits: dict[str, Any], knob: dict[str, Any], words: str) -> None:
