@@ -14,7 +14,7 @@ from cgankd.types import DatasetInfo, Split
 VICINITY = VicinityConfig(
     kind="soft",
     label_sigma=None,
-    kappa=5.0,
+    kappa=3.0,
     kappa_multiplier=2.0,
     gap_quantile=1.0,
     weight_floor=1e-3,
