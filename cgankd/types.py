@@ -80,6 +80,22 @@ class Bank:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """What a predictor shows of itself to a KD loss; a part it does not have is None or empty.
+
+    pred [B, O]: logits, or the label normalised to [0, 1]. pooled [B, F]: input of the last linear layer.
+    stages: one map [B, C, H, W] a stage, after its last ReLU, from fine to coarse; preacts: the same before that ReLU.
+    head: the last linear layer, pred = head(pooled).
+    """
+
+    pred: Tensor
+    pooled: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
+    preacts: tuple[Tensor, ...] = ()
+    head: nn.Module | None = None
+
+
+@dataclass(frozen=True)
 class Pairing:
     """Real partners of a batch of target labels: row numbers [B] in the training split and weights [B] of the vicinal loss."""
 

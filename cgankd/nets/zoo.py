@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.nets.convnet import ConvNet, PlainVGG
+from cgankd.types import Outputs
 
 
 class Predictor(nn.Module):
@@ -29,6 +30,11 @@ class Predictor(nn.Module):
         """Images in [0, 1] to outputs [B, O]."""
         out_BO: Tensor = self.body((unit_BCHW - self.mean) / self.std)
         return out_BO
+
+    def outputs(self, unit_BCHW: Tensor) -> Outputs:
+        """Images in [0, 1] to outputs with the features that KD losses compare; `pred` equals `forward`."""
+        out: Outputs = self.body.outputs((unit_BCHW - self.mean) / self.std)  # type: ignore[operator]
+        return out
 
 
 NETS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "plain-vgg": PlainVGG}

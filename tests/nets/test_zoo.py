@@ -52,3 +52,20 @@ def test_config_knows_every_net_and_distiller() -> None:
     from cgankd.distill.losses import DISTILLERS
 
     assert set(config.NETS) == set(NETS) and set(config.DISTILLERS) == set(DISTILLERS)
+
+
+@pytest.mark.parametrize("name", sorted(NETS))
+def test_outputs_are_those_of_the_forward_pass(name: str) -> None:
+    torch.manual_seed(0)
+    net = make_predictor(name, width=8, num_outputs=5, channels=3, image_size=32, mean=[0.5] * 3, std=[0.2] * 3).eval()
+    x = torch.rand(3, 3, 32, 32)
+    out = net.outputs(x)
+    torch.testing.assert_close(out.pred, net(x), rtol=0, atol=0)
+    assert out.head is not None and out.pooled is not None
+    torch.testing.assert_close(out.head(out.pooled), out.pred)
+    assert len(out.stages) == len(out.preacts) >= 3
+    for after, before in zip(out.stages, out.preacts, strict=True):
+        torch.testing.assert_close(after, before.relu(), rtol=0, atol=0)
+        assert (before < 0).any()
+    heights = [stage.shape[2] for stage in out.stages]
+    assert heights == sorted(heights, reverse=True)

@@ -1,0 +1,183 @@
+"""What every KD loss is: a `Distiller` that says what it needs, builds its own modules, and gives weighted loss terms.
+
+The engine runs the nets, adds the task's own loss with `task_weight`, and optimises what `param_groups` returns; a
+distiller only compares `Outputs`. All terms are computed in float32 whatever the autocast.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from cgankd.types import Outputs
+
+
+class TaskNotSupported(ValueError):
+    """A KD loss that compares class logits was asked to distil a scalar."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a KD loss may know of a batch beside both nets' outputs.
+
+    x: images [B, C, H, W] in [0, 1] by view ("plain", "weak", "strong", "rot4" [4 B, C, H, W]), the views of `Needs`.
+    y [B]: int64 classes, or labels normalised to [0, 1]. index [B]: row in real images then bank. neg_index [B, K]:
+    rows of negatives. is_fake [B] bool. teacher_cache [B, O]: stored outputs of the teacher on the plain image.
+    """
+
+    x: Mapping[str, Tensor]
+    y: Tensor
+    index: Tensor | None = None
+    neg_index: Tensor | None = None
+    is_fake: Tensor | None = None
+    teacher_cache: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Shapes of one net, read off a dry run on two images; `net` is the live module, `make(width)` a fresh one like it.
+
+    stages: (C, H, W) of each stage map. `norms`: the batch norm (or None) whose output is each preact, for OFD's margins.
+    """
+
+    num_outputs: int
+    pooled_dim: int
+    stages: tuple[tuple[int, int, int], ...]
+    net: nn.Module | None = None
+    make: Callable[[float], nn.Module] | None = None
+    norms: tuple[nn.Module | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The training set as a KD loss sees it: rows of real images then bank, and their labels.
+
+    num_classes is 0 for scalar labels; `period` is the length of the circle in normalised units where labels are
+    angles (None = a line). labels [N] as in `Batch.y`; fake [N] bool. `num_steps` and `batch_size` are the run's.
+    """
+
+    num_samples: int
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    labels: Tensor | None = None
+    fake: Tensor | None = None
+    period: float | None = None
+    num_steps: int = 0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the engine must provide; it computes nothing that no distiller asks for."""
+
+    logits: bool = False
+    """Compares class logits, so refuses a scalar task."""
+    pooled: bool = False
+    stages: bool = False
+    preacts: bool = False
+    teacher_head: bool = False
+    teacher_norms: bool = False
+    input_grad: bool = False
+    """Teacher and student are differentiated with respect to the image; no caching, no inference mode."""
+    index: bool = False
+    neg_index: bool = False
+    views: frozenset[str] = frozenset({"plain"})
+    teacher_pred_only: bool = False
+    """The teacher's outputs alone are used, so they can come from a cache when the view is the plain image."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One arrow of the general teacher-student model (arXiv 1912.13179): what is compared with what, and how."""
+
+    source: str
+    """For example teacher.logits, teacher.stage:2, labels, bank.samples."""
+    target: str
+    transform: str
+    distance: str
+    weight: str
+    schedule: str = "constant"
+    phase: str = "train"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A training before (or being) the student's: whose parameters move and for how long.
+
+    `share` is its length as a share of the student's steps (0 = the student's own training, the last phase).
+    `loss(student, teacher, batch)` is what it minimises; the engine adds the task's loss only in the last phase.
+    """
+
+    name: str
+    share: float = 0.0
+    learning_rate: float | None = None
+    uses_student: bool = False
+
+
+class Distiller(nn.Module):
+    """Base of all KD losses. Sub-classes are built from keyword options alone and own no module before `build`.
+
+    A sub-class sets the class attributes, overrides `losses`, and where needed `build`, `phases`, `phase_losses`,
+    `on_step` and `student_for_inference`.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs] = Needs()
+    scalar: ClassVar[bool] = False
+    """Also distils scalar labels."""
+    source: ClassVar[str]
+    """Paper, with its arXiv number or venue."""
+    status: ClassVar[Literal["published", "reconstruction", "adaptation"]] = "published"
+    flows: ClassVar[Sequence[Flow]] = ()
+    task_weight: float = 1.0
+    """Weight of the task's own loss beside this one; 0 where the method replaces it."""
+
+    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
+        """Make auxiliary modules from the shapes; draws from torch's global generator. Raises TaskNotSupported."""
+        self.check_task(data)
+        self.student_spec, self.teacher_spec, self.data_spec = student, teacher, data
+
+    def check_task(self, data: DataSpec) -> None:
+        """Raise TaskNotSupported where the labels are scalars and this loss compares class logits."""
+        if data.num_classes == 0 and not self.scalar:
+            raise TaskNotSupported(f"{self.name} compares class logits, so it cannot distil scalar labels")
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
+        """Weighted terms without the task's loss; each is a scalar attached to the graph. `epoch` starts at 0."""
+        raise NotImplementedError
+
+    def phases(self) -> list[Phase]:
+        """Trainings in order; the last is the student's own."""
+        return [Phase("train")]
+
+    def phase_losses(self, phase: str, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Terms of a phase before the last. `student` is empty unless the phase uses it."""
+        raise NotImplementedError
+
+    def phase_parameters(self, phase: str) -> list[nn.Parameter]:
+        """Own parameters that move in a phase: all of them by default."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def no_decay(self) -> set[str]:
+        """Names of own parameters that take no weight decay beside biases and norms."""
+        return set()
+
+    def student_for_inference(self) -> nn.Module:
+        """The net to ship: the student as it is, unless the method predicts through modules of its own."""
+        assert self.student_spec.net is not None, "built with the live student"
+        return self.student_spec.net
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Names and defaults of the keyword options, from the constructor."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {p.name: p.default for p in parameters if p.name != "self" and p.kind is p.KEYWORD_ONLY}
+
+
+def describe(method: type[Distiller]) -> list[dict[str, str]]:
+    """The flows of a method as rows of text."""
+    return [{f.name: str(getattr(flow, f.name)) for f in fields(flow)} for flow in method.flows]
