@@ -90,11 +90,13 @@ class FitConfig:
     learning_rate: float
     """Peak learning rate."""
     weight_decay: float
-    schedule: Literal["onecycle", "cosine", "constant"]
+    schedule: Literal["onecycle", "cosine", "constant", "multistep"]
     augment: str
     """Plain augmentation, joined by "+" out of none, shift, affine, zoom, hue, colour, cutout, flip."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward pass: auto = bf16 where the machine has bf16 matrix units."""
+    milestones: tuple[float, ...] = ()
+    """multistep only: shares of the steps after each of which the rate is a tenth."""
 
     def check(self, section: str) -> None:
         """Range checks; called by the sub-class that knows its section name."""
@@ -104,6 +106,14 @@ class FitConfig:
         require(self.weight_decay >= 0, f"{section}.weight_decay", "zero or more", self.weight_decay)
         check_augment(self.augment, f"{section}.augment")
         check_name(self.net, NETS, f"{section}.net")
+        steps = self.milestones
+        require(all(0 < share < 1 for share in steps), f"{section}.milestones", "between 0 and 1", list(steps))
+        require(
+            bool(steps) == (self.schedule == "multistep"),
+            f"{section}.milestones",
+            "given where the schedule is multistep, and empty otherwise",
+            list(steps),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

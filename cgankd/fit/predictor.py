@@ -52,7 +52,7 @@ def fit_predictor(
     """
     channels_last(net)
     optimizer = make_optimizer(net, cfg)
-    factor = make_schedule(cfg.schedule, cfg.num_steps)
+    factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
     start = 0
     state = checkpoint.load() if checkpoint else None
     if state is not None:

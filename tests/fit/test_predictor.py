@@ -155,6 +155,17 @@ def test_schedules() -> None:
     assert make_schedule("constant", 100)(99) == 1.0
 
 
+def test_multistep_is_that_of_torch() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, [15, 25])
+    factor = make_schedule("multistep", 35, (15 / 35, 25 / 35))
+    for step in range(35):
+        assert factor(step) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+
+
 def test_predict_runs_in_eval_mode_and_in_chunks(digits_config: Config) -> None:
     net = train(digits_config, fit_config(num_steps=20)).train()
     images = toy(10).images
