@@ -84,7 +84,8 @@ def train_cgan(
                 h_BE = embed_labels(embed_d, target_B[rows])
                 with autocast(cfg.precision):
                     score_2B = net_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE]))
-                loss = hinge_d(*score_2B.chunk(2), pairing.weight[rows], fake_weight_B[rows])
+                real_B, fake_B = score_2B.chunk(2)
+                loss = hinge_d(real_B, fake_B, pairing.weight[rows], fake_weight_B[rows])
                 loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
                 scores.append(score_2B.detach().unflatten(0, (2, -1)))
             opt_d.step()
@@ -104,11 +105,11 @@ def train_cgan(
                 loss = hinge_g(net_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
             loss_g += float(loss.detach()) / cfg.accumulate
             if tau > 0:
-                pairs = fake_BCHW.chunk(2)
-                too_near = diversity_floor(*pairs, tau)
+                one_BCHW, other_BCHW = fake_BCHW.chunk(2)
+                too_near = diversity_floor(one_BCHW, other_BCHW, tau)
                 loss = loss + cfg.diversity_weight * too_near
                 floor += float(too_near.detach()) / cfg.accumulate
-                distance += float(mean_distance(*pairs).detach()) / cfg.accumulate
+                distance += float(mean_distance(one_BCHW, other_BCHW).detach()) / cfg.accumulate
             backward(loss, cfg.accumulate, "cgan.lr_g", step)
         opt_g.step()
         freeze(net_d, embed_d, frozen=False, learned=learned)

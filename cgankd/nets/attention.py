@@ -32,6 +32,8 @@ class SelfAttention(nn.Module):
         value_BCQ = F.max_pool2d(self.value(x_BCHW), 2).flatten(2)
         weight_BPQ = torch.softmax(query_BCP.mT @ key_BCQ, dim=2)
         mixed_BCP = value_BCQ @ weight_BPQ.to(value_BCQ.dtype).mT
-        mixed_BCHW = mixed_BCP.unflatten(2, x_BCHW.shape[2:]).contiguous(memory_format=torch.channels_last)
+        mixed_BCHW = mixed_BCP.reshape(*value_BCQ.shape[:2], *x_BCHW.shape[2:]).contiguous(
+            memory_format=torch.channels_last
+        )
         out: Tensor = x_BCHW + self.gamma.to(x_BCHW.dtype) * self.out(mixed_BCHW)
         return out

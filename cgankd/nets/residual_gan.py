@@ -90,7 +90,7 @@ class ResidualGenerator(nn.Module):
 
     def forward(self, z_BZ: Tensor, h_BE: Tensor) -> Tensor:
         """z [B, Z] and h [B, E] to float32 images [B, C, H, W] in [-1, 1]."""
-        first, *rest = z_BZ.split(self.parts, dim=1)
+        first, *rest = torch.split(z_BZ, self.parts, dim=1)
         x_BCHW = self.start(first).unflatten(1, (-1, 4, 4)).contiguous(memory_format=torch.channels_last)
         for number, block in enumerate(self.blocks):
             x_BCHW = block(x_BCHW, torch.cat([h_BE, rest[number]], dim=1) if rest else h_BE)
