@@ -23,6 +23,7 @@ from cgankd.gan.own_images import ImageDraw
 from cgankd.rng import generator
 from cgankd.types import Split
 from pipelines.context import open_context
+from pipelines.doctor import look_at_generator
 from pipelines.networks import load_draw
 from pipelines.search_pool import Remembered
 from tests.gan.test_own_program import torchscript
@@ -147,7 +148,10 @@ def test_a_changed_file_is_noticed_and_a_folder_is_read(work: Path) -> None:
     wide = [] if read_info(work / "artifacts/dataset.h5").class_names else ["cgan.file_radius=30.0"]
     run(work, "cgan", f"cgan.file={own}", *wide)
     assert len(load_file(work / "artifacts/cgan.safetensors")["labels"]) == len(list((work / own).glob("*.png")))
+    assert {f.level for f in look_at_generator(work)} == {"ok"}
     (work / own / "0.png").unlink()
+    (finding,) = look_at_generator(work)
+    assert finding.level == "warning" and "dvc repro -f cgan" in finding.cure
     with pytest.raises(ConfigError, match=r"cgan.file 'own' has changed since .*run `cgankd cgan` again"):
         run(work, "ratio")
 
