@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cgankd.config_cgan import CganConfig as CganConfig
+from cgankd.config_cgan import LabelInputConfig as LabelInputConfig
+from cgankd.config_cgan import VicinityConfig as VicinityConfig
 from cgankd.config_search import SearchConfig
 from cgankd.settings import ConfigError as ConfigError
 from cgankd.settings import check_name, from_dict, nearest, require
@@ -120,102 +123,6 @@ class FitConfig:
 class TeacherConfig(FitConfig):
     def __post_init__(self) -> None:
         self.check("teacher")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VicinityConfig:
-    """CcGAN's vicinity for scalar labels (arXiv 2011.07466); all radii in raw label units."""
-
-    kind: Literal["soft", "hard"]
-    """soft = SVDL weights exp(-nu (y_i - y)^2); hard = HVDL interval +-kappa."""
-    label_sigma: float | None
-    """Sd of the noise on target labels; null = 1.06 sd(y) N^(-1/5)."""
-    kappa: float | None
-    """Hard radius; null = kappa_multiplier * gap quantile."""
-    kappa_multiplier: float
-    """m_k of the kernel rule."""
-    gap_quantile: float
-    """Quantile of the gaps between neighbouring distinct labels used by the rule; 1 = the largest gap."""
-    weight_floor: float
-    """Soft weights under this are cut (1e-3 in the paper)."""
-    draw: Literal["proportional", "uniform"]
-    """Partners of a soft vicinity drawn in proportion to their weights, or uniformly and weighted (as published)."""
-
-    def __post_init__(self) -> None:
-        for name in ("label_sigma", "kappa"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"cgan.vicinity.{name}", "null or positive", value)
-        require(self.kappa_multiplier > 0, "cgan.vicinity.kappa_multiplier", "positive", self.kappa_multiplier)
-        require(0 < self.gap_quantile <= 1, "cgan.vicinity.gap_quantile", "in (0, 1]", self.gap_quantile)
-        require(0 < self.weight_floor < 1, "cgan.vicinity.weight_floor", "between 0 and 1", self.weight_floor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelInputConfig:
-    """The improved label input of CcGAN: net 1 x -> h -> y, net 2 y -> h."""
-
-    width: int
-    """Channels of the first stage of net 1."""
-    image_steps: int
-    """Steps of net 1 on images."""
-    label_steps: int
-    """Steps of net 2 on labels."""
-    batch_size: int
-    learning_rate: float
-    noise: float
-    """Sd of the noise on normalised labels while net 2 is trained (0.2 in the paper)."""
-
-    def __post_init__(self) -> None:
-        for name in ("width", "image_steps", "label_steps", "batch_size"):
-            require(getattr(self, name) >= 1, f"cgan.label_input.{name}", "at least 1", getattr(self, name))
-        require(self.learning_rate > 0, "cgan.label_input.learning_rate", "positive", self.learning_rate)
-        require(self.noise >= 0, "cgan.label_input.noise", "zero or more", self.noise)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CganConfig:
-    width: int
-    """Channels of generator and discriminator at full resolution (ch)."""
-    z_dim: int
-    """Length of the latent z."""
-    embed_dim: int
-    """Length of the label embedding h."""
-    num_steps: int
-    """Generator steps."""
-    d_steps: int
-    """Discriminator steps a generator step."""
-    batch_size: int
-    lr_g: float
-    lr_d: float
-    beta1: float
-    beta2: float
-    ema: float
-    """Decay of the generator's moving average."""
-    ema_start: int
-    """Generator step at which the average starts."""
-    diffaugment: str
-    """Comma-separated out of color, translation, cutout; empty = off."""
-    cutout_share: float
-    """Side of DiffAugment's cutout as a share of the image."""
-    diversity_weight: float
-    """Weight of the diversity floor w * relu(tau - d) / tau in the generator loss; 0 = off."""
-    precision: Literal["auto", "fp32", "bf16"]
-    vicinity: VicinityConfig | None
-    """Scalar labels only; null for classes."""
-    label_input: LabelInputConfig | None
-    """Scalar labels only; null for classes."""
-
-    def __post_init__(self) -> None:
-        for name in ("width", "z_dim", "embed_dim", "num_steps", "d_steps"):
-            require(getattr(self, name) >= 1, f"cgan.{name}", "at least 1", getattr(self, name))
-        require(self.batch_size >= 4 and self.batch_size % 2 == 0, "cgan.batch_size", "even, from 4", self.batch_size)
-        for name in ("lr_g", "lr_d"):
-            require(getattr(self, name) > 0, f"cgan.{name}", "positive", getattr(self, name))
-        require(0 <= self.ema < 1, "cgan.ema", "in [0, 1)", self.ema)
-        require(self.diversity_weight >= 0, "cgan.diversity_weight", "zero or more", self.diversity_weight)
-        known = {"color", "translation", "cutout"}
-        parts = [p for p in self.diffaugment.split(",") if p]
-        require(set(parts) <= known, "cgan.diffaugment", f"made of {sorted(known)}", self.diffaugment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,7 +360,12 @@ class Config:
                 require(value is not None, name, "set for scalar labels (data.task is scalar)", value)
             else:
                 require(value is None, name, "null for class labels (data.task is class)", value)
+        attention, largest = self.cgan.attention, self.data.image_size // 2
+        rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
+        require(attention is None or attention <= largest, "cgan.attention", rule, attention)
         if not scalar:
+            radius = self.cgan.file_radius
+            require(radius is None, "cgan.file_radius", "null for class labels (data.task is class)", radius)
             require(
                 self.ratio.vicinity_drop is None,
                 "ratio.vicinity_drop",

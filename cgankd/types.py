@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -217,6 +217,17 @@ class Draw(Protocol):
     """Any conditional generator: labels [B] in raw units to uint8 images [B, C, H, W]."""
 
     def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor: ...
+
+
+@runtime_checkable
+class Dealing(Protocol):
+    """A Draw with a finite stock, of which nothing comes twice within a run of blocks of one label group."""
+
+    def restart(self, label_B: Tensor) -> None:
+        """Begin a run of blocks anew for the groups of these labels."""
+
+    def skip(self, label_B: Tensor) -> None:
+        """Go on as if these labels had been drawn."""
 
 
 class RatioFn(Protocol):

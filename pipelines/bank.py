@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -101,12 +100,12 @@ def run(ctx: Context) -> None:
 
 def make_scorer(
     info: DatasetInfo, task: Task, teacher_path: Path, cgan_path: Path, ratio_path: Path
-) -> tuple[build.ScoreFn, PredictFn]:
+) -> tuple[build.Scorer, PredictFn]:
     """What draws and scores a block of fakes, and the teacher alone."""
     net, teacher_config = load_predictor(teacher_path, info, task)
     teacher = make_predict(net, teacher_config["precision"])
     draw, ratio = load_draw(cgan_path, info, task), load_ratio(ratio_path, info, task)
-    return partial(build.score, draw, ratio, teacher, task), teacher
+    return build.Scorer(draw, ratio, teacher, task), teacher
 
 
 def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections: list[str]) -> None:

@@ -1,8 +1,11 @@
-"""Stage `cgan`: train the class-conditional GAN or CcGAN and check that its fakes vary within a label."""
+"""Stage `cgan`: train the class-conditional GAN or CcGAN, or take in the user's own; check that its fakes vary within a label."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
+from torch import Tensor
 
 from cgankd.config import ConfigError, to_dict
 from cgankd.data.store import read_info, read_split
@@ -13,14 +16,14 @@ from cgankd.gan.train import train_cgan
 from cgankd.measure.health import check_diversity, check_kappa
 from cgankd.rng import derive, generator, seed_all
 from cgankd.task import make_task
-from cgankd.types import Split, Vicinity
+from cgankd.types import Draw, Split, Task, Vicinity
 from cgankd.vicinity import ScalarVicinity
-from pipelines import pictures
+from pipelines import own_generator, pictures
 from pipelines.context import Context
 
 
 def run(ctx: Context) -> None:
-    """Fit the label input (scalars), then G and D; save the averaged generator with its label embedding."""
+    """Fit the label input (scalars), then G and D unless cgan.file is set; save the generator with its label embedding."""
     cfg = ctx.cfg.cgan
     (path,) = ctx.inputs("dataset.h5")
     info = read_info(path)
@@ -44,22 +47,22 @@ def run(ctx: Context) -> None:
             checkpoint=ctx.checkpoint("label_input"),
         )
     )
-    net, embed, metrics = train_cgan(
-        train, task, vicinity, embed, cfg, seed=seed, log=ctx.progress("gan"), checkpoint=ctx.checkpoint("gan")
-    )
-    ctx.metrics(metrics)
-    draw = make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision)
+    if cfg.file is None:
+        draw, tensors = _train(ctx, train, task, vicinity, embed, seed)
+        own = None
+    else:
+        draw, tensors, own = own_generator.take_in(ctx, info, task, vicinity, seed)
+        tensors = tensors | {f"embed.{name}": value for name, value in embed.state_dict().items()}
     labels = vicinity.targets(2000, generator(seed, "diversity labels"))
     fake = fake_diversity(draw, labels, generator(seed, "fake diversity"))
     ctx.metrics({"diversity.fake": fake})
     if real is not None:
         ctx.metrics({"diversity.real": real})
         ctx.check(check_diversity(fake, real))
-    ctx.save_weights(
-        "cgan",
-        torch.nn.ModuleDict({"generator": net, "embed": embed}),
-        {"cgan": to_dict(cfg), "info": to_dict(info), "health": {"fake": fake, "real": real}},
-    )
+    record = {"cgan": to_dict(cfg), "info": to_dict(info), "health": {"fake": fake, "real": real}}
+    if own is not None:
+        record["own"] = dataclasses.asdict(own)
+    ctx.save_weights("cgan", tensors, record)
 
     conditions = task.conditions(train.labels)
     shown = conditions[torch.linspace(0, len(conditions) - 1, min(10, len(conditions))).round().long()]
@@ -69,8 +72,21 @@ def run(ctx: Context) -> None:
         pictures.sample_grid(
             grid, [f"{value:.3g}" for value in shown.tolist()], "Fakes, one label a row, one z a column", columns=10
         ),
-        step=cfg.num_steps,
+        step=cfg.num_steps if own is None else 0,
     )
+
+
+def _train(
+    ctx: Context, train: Split, task: Task, vicinity: Vicinity, embed: torch.nn.Module, seed: int
+) -> tuple[Draw, dict[str, Tensor]]:
+    """Train G and D; the averaged generator as a function, and its weights with those of its label embedding."""
+    cfg = ctx.cfg.cgan
+    net, embed, metrics = train_cgan(
+        train, task, vicinity, embed, cfg, seed=seed, log=ctx.progress("gan"), checkpoint=ctx.checkpoint("gan")
+    )
+    ctx.metrics(metrics)
+    state = torch.nn.ModuleDict({"generator": net, "embed": embed}).state_dict()
+    return make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision), state
 
 
 def _real_distance(ctx: Context, train: Split, vicinity: Vicinity, seed: int) -> float | None:
@@ -78,7 +94,7 @@ def _real_distance(ctx: Context, train: Split, vicinity: Vicinity, seed: int) ->
     try:
         return real_diversity(train, vicinity, generator(seed, "real diversity"))
     except ValueError:
-        if ctx.cfg.cgan.diversity_weight > 0:
+        if ctx.cfg.cgan.file is None and ctx.cfg.cgan.diversity_weight > 0:
             raise
         ctx.say("WARNING: no label has two training images, so whether the GAN ignores its noise cannot be checked")
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -37,7 +38,7 @@ def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
 
     `dvc repro` reads no setting when nothing has to run again, so that a typo would stay unseen without this.
     """
-    looks: list[Callable[[Path], list[Finding]]] = [look_at_git, look_at_dvc, look_at_params]
+    looks: list[Callable[[Path], list[Finding]]] = [look_at_git, look_at_dvc, look_at_params, look_at_generator]
     if not only_repository:
         looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_tracking]
     return [finding for look in looks for finding in look(workdir)]
@@ -152,6 +153,22 @@ def look_at_params(workdir: Path) -> list[Finding]:
         cure = "correct the setting, or start again with `cgankd use PRESET`"
         return [Finding("params.yaml", "problem", str(error), cure)]
     return [Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")]
+
+
+def look_at_generator(workdir: Path) -> list[Finding]:
+    """A generator of the user's own (cgan.file) must be the one that was taken in; DVC does not watch it."""
+    try:
+        own = json.loads((workdir / "artifacts/cgan.config.json").read_text(encoding="utf-8")).get("own")
+    except (OSError, ValueError):
+        own = None
+    if own is None or not (workdir / own["file"]).exists():
+        return []
+    from pipelines.artifacts import file_digest
+
+    if file_digest(workdir / own["file"]) == own["sha256"]:
+        return [Finding("cgan.file", "ok", f"{own['file']} is the generator in artifacts/cgan.safetensors")]
+    text = f"{own['file']} has changed since artifacts/cgan.safetensors was made of it"
+    return [Finding("cgan.file", "warning", text, "run `dvc repro -f cgan`, or `cgankd cgan` without DVC")]
 
 
 def look_at_tracking(workdir: Path) -> list[Finding]:

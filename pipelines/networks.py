@@ -11,13 +11,15 @@ from torch import nn
 
 from cgankd.bank.m1_features import make_features
 from cgankd.bank.m1_ratio import make_ratio
-from cgankd.config import ConfigError, to_dict
+from cgankd.config import CganConfig, ConfigError, to_dict
 from cgankd.gan.sample import make_draw
 from cgankd.nets.features import FeatureNet
-from cgankd.nets.generator import Generator
+from cgankd.nets.gan_zoo import make_generator
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.nets.zoo import Predictor, make_predictor
+from cgankd.settings import from_dict
 from cgankd.types import DatasetInfo, Draw, RatioFn, Task
+from pipelines import own_generator
 from pipelines.artifacts import load_weights
 
 
@@ -52,22 +54,28 @@ def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module
     return net.eval().requires_grad_(False), config
 
 
-def load_generator(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
-    """The averaged generator and its label embedding, frozen, and the cgan section they were trained under."""
+def load_source(path: Path, info: DatasetInfo, task: Task, *, reuse: bool) -> tuple[Draw, nn.Module, int]:
+    """Whatever draws fakes, the label embedding that belongs to it (frozen), and that one's length E.
+
+    `reuse` is for a finite set of images (cgankd.gan.own_images): whether its images may come again and again.
+    """
     weights, config = load_weights(path)
     check_origin(config, info, path)
-    cgan = config["cgan"]
-    generator = Generator(cgan["z_dim"], cgan["embed_dim"], cgan["width"], info.channels, info.image_size)
-    nets = nn.ModuleDict({"generator": generator, "embed": task.label_embed(cgan["embed_dim"])})
-    nets.load_state_dict(weights)
-    nets.eval().requires_grad_(False)
-    return nets["generator"], nets["embed"], cgan
+    cgan = from_dict(CganConfig, config["cgan"], "cgan.")
+    embed = task.label_embed(cgan.embed_dim)
+    if config.get("own") is not None:
+        draw = own_generator.make_draw(weights, own_generator.Own(**config["own"]), cgan, info, task, reuse=reuse)
+        embed.load_state_dict({name[6:]: value for name, value in weights.items() if name.startswith("embed.")})
+    else:
+        generator = make_generator(cgan, info.channels, info.image_size)
+        nn.ModuleDict({"generator": generator, "embed": embed}).load_state_dict(weights)
+        draw = make_draw(generator, embed, z_dim=cgan.z_dim, precision=cgan.precision)
+    return draw, embed.eval().requires_grad_(False), cgan.embed_dim
 
 
 def load_draw(path: Path, info: DatasetInfo, task: Task) -> Draw:
-    """The generator as a function from labels to uint8 images."""
-    generator, embed, cgan = load_generator(path, info, task)
-    return make_draw(generator, embed, z_dim=cgan["z_dim"], precision=cgan["precision"])
+    """The generator as a function from labels to uint8 images; a finite set of images is dealt, none comes twice."""
+    return load_source(path, info, task, reuse=False)[0]
 
 
 def build_ratio_nets(

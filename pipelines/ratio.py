@@ -9,7 +9,6 @@ from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.config import Config, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.store import read_info, read_split
-from cgankd.gan.sample import make_draw
 from cgankd.measure.health import check_ratio_informative, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.ratio_mlp import RatioMLP
@@ -19,7 +18,7 @@ from cgankd.types import Vicinity
 from cgankd.vicinity import ScalarVicinity
 from pipelines import pictures
 from pipelines.context import Context
-from pipelines.networks import build_ratio_nets, load_generator
+from pipelines.networks import build_ratio_nets, load_source
 
 
 def drop_radius(cfg: Config, vicinity: Vicinity) -> float:
@@ -37,13 +36,12 @@ def run(ctx: Context) -> None:
     task = make_task(info, ctx.cfg)
     train, val = read_split(dataset, "train"), read_split(dataset, "val")
     vicinity = task.vicinity(train.labels)
-    gan, embed, cgan = load_generator(cgan_path, info, task)
-    draw = make_draw(gan, embed, z_dim=cgan["z_dim"], precision=cgan["precision"])
+    draw, embed, embed_dim = load_source(cgan_path, info, task, reuse=True)
 
     seed = derive(ctx.seed, "ratio")
     seed_all(seed, "init")
     settings = to_dict(cfg)
-    nets = build_ratio_nets(settings, embed, cgan["embed_dim"], info, task)
+    nets = build_ratio_nets(settings, embed, embed_dim, info, task)
     features, mlp = nets["features"], nets["mlp"]
     assert isinstance(features, FeatureNet) and isinstance(mlp, RatioMLP)
     found = train_features(
@@ -85,7 +83,7 @@ def run(ctx: Context) -> None:
     ctx.check(check_ratio_overfit(report["mean_train_real"], report["mean_val_real"]))
     ctx.check(check_ratio_informative(report["val_loss"], report["flat_loss"]))
     ctx.save_weights(
-        "ratio", nets, {"ratio": settings, "embed_dim": cgan["embed_dim"], "info": to_dict(info), "health": report}
+        "ratio", nets, {"ratio": settings, "embed_dim": embed_dim, "info": to_dict(info), "health": report}
     )
 
     ratio = make_ratio(mlp, nets["embed"], make_features(features, cfg.precision))

@@ -109,7 +109,7 @@ def wrong_labels(facts: Facts, label_error: float | None) -> Iterator[Advice]:
         return
     name, unit = facts.result["best_real_arm"], facts.result["headline"]["unit"]
     student = float(facts.result["arms"][name]["val_mean"])
-    if label_error > student:
+    if label_error > student and facts.cfg.cgan.file is None:
         why = (
             f"By the teacher the labels of the fakes drawn are off by {label_error:.2f} {unit}, more than the validation"
             f" error of the best real-only student ({name}, {student:.2f} {unit})."
@@ -120,7 +120,7 @@ def wrong_labels(facts: Facts, label_error: float | None) -> Iterator[Advice]:
 def low_acceptance(facts: Facts) -> Iterator[Advice]:
     """M1 that throws most fakes away: the generator is far from the data."""
     share = facts.metric("bank", "subsample.acceptance")
-    if share is not None and share < ACCEPTANCE_LEAST:
+    if share is not None and share < ACCEPTANCE_LEAST and facts.cfg.cgan.file is None:
         least = f"under {100 * ACCEPTANCE_LEAST:.0f} % is little"
         why = f"M1 accepts {100 * share:.0f} % of the draws ({least}): the GAN is far from the data."
         yield Advice("A better GAN", why, f"dvc exp run -S cgan.num_steps={2 * facts.cfg.cgan.num_steps}")

@@ -55,7 +55,7 @@ class Remembered:
     def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> build.Scores:
         labels = hashlib.sha256(label_B.numpy().tobytes()).hexdigest()[:16]
         path = self.folder / f"{gen.initial_seed():016x}-{labels}.safetensors"
-        found = self._read(path, shard)
+        found, drawn = self._read(path, shard), self.drawn
         if found is None:
             # One process draws at a time, so that two workers never draw the same block side by side.
             with FileLock(self.folder / ".lock"):
@@ -67,6 +67,8 @@ class Remembered:
                         save_file({name: getattr(scores, name).contiguous() for name in FIELDS}, temporary)
                     found = self._read(path, shard)
         assert found is not None, path
+        if drawn == self.drawn and isinstance(self.score_fn, build.Scorer):
+            self.score_fn.skip(label_B, shard)
         return found
 
     def _read(self, path: Path, shard: int) -> build.Scores | None:

@@ -13,11 +13,12 @@ from tests.conftest import ROOT
 LIBRARY = sorted((ROOT / "cgankd").rglob("*.py"))
 EDGE = sorted((ROOT / "pipelines").rglob("*.py"))
 
-FOUNDATION = {"types", "settings", "config", "rng"}
+FOUNDATION = {"types", "settings", "config", "config_cgan", "rng"}
 ALLOWED = {
     "types": set(),
     "settings": set(),
-    "config": {"settings", "config_search"},
+    "config": {"settings", "config_cgan", "config_search"},
+    "config_cgan": {"settings"},
     "config_search": {"settings"},
     "rng": set(),
     "vicinity": FOUNDATION,

@@ -99,3 +99,36 @@ def test_whole_numbers_serve_as_numbers(digits: dict[str, Any]) -> None:
 def test_configs_are_frozen(digits: dict[str, Any]) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config_from_dict(digits).bank.rho = 0.1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "words"),
+    [
+        ("cgan.arch", "bigan", "did you mean 'biggan'"),
+        ("cgan.attention", 8, r"null with cgan\.arch compact"),
+        ("cgan.accumulate", 5, r"so small that cgan\.batch_size"),
+        ("cgan.file", " ", "null or a path"),
+        ("cgan.file_radius", 1.0, r"data\.task is class"),
+    ],
+)
+def test_settings_of_the_generator_are_checked(digits: dict[str, Any], dotted: str, value: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{dotted} .*{words}".replace("cgan.", r"cgan\.", 1)):
+        config_from_dict(change(digits, dotted, value))
+
+
+@pytest.mark.parametrize(("size", "right"), [(8, True), (16, False), (12, False), (4, False)])
+def test_attention_fits_the_image(digits: dict[str, Any], size: int, right: bool) -> None:
+    digits["cgan"] |= {"arch": "sagan", "attention": size}
+    if right:
+        assert config_from_dict(digits).cgan.attention == size
+    else:
+        with pytest.raises(ConfigError, match=r"cgan\.attention must be null or a power of two from 8"):
+            config_from_dict(digits)
+
+
+def test_a_hierarchical_latent_must_reach_every_block(digits: dict[str, Any]) -> None:
+    digits["cgan"] |= {"arch": "biggan", "z_dim": 6}
+    with pytest.raises(ConfigError, match=r"cgan\.z_dim must be at least 7"):
+        config_from_dict(digits)
+    digits["cgan"] |= {"shared_embed": False}
+    assert config_from_dict(digits).cgan.z_dim == 6

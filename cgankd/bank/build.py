@@ -17,7 +17,7 @@ from torch import Tensor
 from cgankd.bank.selections import SELECTIONS, Columns, Limits, bank_report, freeze, passes, select, selection_name
 from cgankd.config import BankConfig
 from cgankd.rng import generator
-from cgankd.types import Draw, LogFn, PredictFn, RatioFn, Task, silent
+from cgankd.types import Dealing, Draw, LogFn, PredictFn, RatioFn, Task, silent
 
 __all__ = (
     "SELECTIONS",
@@ -26,6 +26,7 @@ __all__ = (
     "Limits",
     "QuotaError",
     "ScoreFn",
+    "Scorer",
     "Scores",
     "arrange",
     "bank_report",
@@ -68,7 +69,7 @@ class Scores:
 
 
 ScoreFn = Callable[[Tensor, torch.Generator, int], Scores]
-"""`score` with its first four arguments bound: labels [B], generator, shard -> Scores."""
+"""`score` with its first four arguments bound, as by `Scorer`: labels [B], generator, shard -> Scores."""
 
 
 def score(
@@ -87,6 +88,33 @@ def score(
     uniform_B = torch.rand(len(label_B), generator=gen)
     predicted_B, output_BO = task.predict(out_BO), out_BO.to(torch.float16)
     return Scores(images_BCHW, label_B, predicted_B, ratio_B, error_B, output_BO, uniform_B, shard)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """`score` of one generator, ratio and teacher; each run of blocks of a label group begins with its block 0.
+
+    A generator with a finite stock (Dealing) deals it anew there, so a block stays a function of those before it.
+    """
+
+    draw: Draw
+    ratio: RatioFn
+    teacher: PredictFn
+    task: Task
+
+    def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
+        self._begin(label_B, shard)
+        return score(self.draw, self.ratio, self.teacher, self.task, label_B, gen, shard)
+
+    def skip(self, label_B: Tensor, shard: int) -> None:
+        """Go on as if this block had been drawn, for a caller that has it already."""
+        self._begin(label_B, shard)
+        if isinstance(self.draw, Dealing):
+            self.draw.skip(label_B)
+
+    def _begin(self, label_B: Tensor, shard: int) -> None:
+        if shard == 0 and isinstance(self.draw, Dealing):
+            self.draw.restart(label_B)
 
 
 @dataclass(frozen=True)

@@ -38,19 +38,19 @@ def load_csv_scalars(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: 
     Raises ConfigError with the file and line at fault.
     """
     entries = read_list(cfg.root)
-    label_N = torch.tensor([_number(text, where) for _, text, where in entries], dtype=torch.float32)
+    label_N = torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
     rows = split_scalars(label_N, cfg, seed)
     return read_rows(rows, [path for path, _, _ in entries], label_N, cfg, log, notes={})
 
 
-def read_list(text: str) -> list[tuple[Path, str, str]]:
+def read_list(text: str, setting: str = "data.root") -> list[tuple[Path, str, str]]:
     """Path, label text and "file:line" of each entry; a first line `path,label` is a header, empty lines are skipped.
 
     Raises ConfigError on a missing file, a line that is not a path and a label, a missing image or one listed twice.
     """
     root = Path(text)
     if not root.is_file():
-        raise ConfigError(f"data.root {text!r} is not a file; name a CSV file with the lines path,label")
+        raise ConfigError(f"{setting} {text!r} is not a file; name a CSV file with the lines path,label")
     entries: list[tuple[Path, str, str]] = []
     seen: dict[Path, str] = {}
     try:
@@ -66,9 +66,9 @@ def read_list(text: str) -> list[tuple[Path, str, str]]:
                     raise ConfigError(f"{entry[2]}: {cells[0]!r} is listed before, at {before}; keep one of the lines")
                 entries.append(entry)
     except (UnicodeDecodeError, csv.Error) as problem:
-        raise ConfigError(f"data.root {text!r} is not a CSV file in UTF-8 ({problem}); save it as one") from None
+        raise ConfigError(f"{setting} {text!r} is not a CSV file in UTF-8 ({problem}); save it as one") from None
     if not entries:
-        raise ConfigError(f"data.root {text!r} lists no images; add lines path,label")
+        raise ConfigError(f"{setting} {text!r} lists no images; add lines path,label")
     return entries
 
 
@@ -83,7 +83,8 @@ def _entry(cells: list[str], root: Path, where: str) -> tuple[Path, str, str]:
     return path, cells[1], where
 
 
-def _number(text: str, where: str) -> float:
+def label_number(text: str, where: str) -> float:
+    """A finite label. Raises ConfigError naming the place."""
     try:
         value = float(text)
     except ValueError:

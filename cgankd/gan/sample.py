@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cgankd.data.pixels import signed_to_u8
 from cgankd.fit.device import autocast, channels_last
 from cgankd.nets.generator import Generator
+from cgankd.nets.residual_gan import ResidualGenerator
 from cgankd.nets.spectral import fold_spectral
 from cgankd.types import Draw
 
@@ -19,7 +20,7 @@ def make_draw(generator: nn.Module, embed: nn.Module, *, z_dim: int, precision: 
 
     The latents are drawn at once, so the images do not depend on how they are cut into batches.
     """
-    assert isinstance(generator, Generator)
+    assert isinstance(generator, Generator | ResidualGenerator)
     frozen = fold_spectral(channels_last(copy.deepcopy(generator).eval().requires_grad_(False)))
     frozen_embed = copy.deepcopy(embed).eval().requires_grad_(False)
     shape = (generator.channels, generator.image_size, generator.image_size)

@@ -1,0 +1,86 @@
+"""Labelled images that some generator outside made: a folder with a list, a folder a class, or an HDF5 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cgankd.config import ConfigError
+from cgankd.data.csv_list import label_number, read_list
+from cgankd.data.image_files import SUFFIXES, read_images
+from cgankd.data.store import _column, _opening, _same_length
+from cgankd.types import DatasetInfo, LogFn, Split, silent
+
+LIST = "labels.csv"
+
+
+def load_own_fakes(path: Path, info: DatasetInfo, *, log: LogFn = silent) -> Split:
+    """Every image of the set with its label, int64 classes in the order of `info.class_names` or float32 scalars.
+
+    A folder holds `labels.csv` with lines `path,label`, or one sub-folder for each class; an HDF5 file holds `images`
+    uint8 [N, C, H, W] and `labels` [N]. Raises ConfigError (a ValueError) naming the file or label at fault.
+    """
+    if not path.is_dir():
+        found = _rows_of(path)
+        wanted = (info.channels, info.image_size, info.image_size)
+        if found.images.shape[1:] != wanted:
+            raise ConfigError(
+                f"cgan.file {str(path)!r} has images of shape {list(found.images.shape[1:])}, but those of the data set"
+                f" are {list(wanted)} (data.channels, data.image_size)"
+            )
+        return Split(found.images, _numbers(found.labels, info, path))
+    paths, labels = _listed(path, info) if (path / LIST).exists() else _sorted_by_class(path, info)
+    if not paths:
+        raise ConfigError(f"cgan.file {str(path)!r} has no images; add a sub-folder for each class, or {LIST}")
+    return Split(read_images(paths, info, log)[0], labels)
+
+
+def _rows_of(path: Path) -> Split:
+    with _opening(path) as file:
+        images, labels = _column(path, file, "images", "u", 4), _column(path, file, "labels", "iuf", 1)
+        _same_length(path, images, labels)
+        return Split(torch.from_numpy(images[...]), torch.from_numpy(labels[...]))
+
+
+def _numbers(label_N: Tensor, info: DatasetInfo, path: Path) -> Tensor:
+    if not info.class_names:
+        label_N = label_N.float()
+        if not bool(label_N.isfinite().all()):
+            raise ConfigError(f"cgan.file {str(path)!r} has labels that are NaN or infinite; correct or remove them")
+        return label_N
+    whole_N = label_N.long()
+    if bool((whole_N != label_N).any()) or bool((whole_N < 0).any()) or bool((whole_N >= len(info.class_names)).any()):
+        raise ConfigError(
+            f"cgan.file {str(path)!r} has labels from {float(label_N.min()):g} to {float(label_N.max()):g}, but they must"
+            f" be the numbers 0 to {len(info.class_names) - 1} of the classes"
+        )
+    return whole_N
+
+
+def _class_number(name: str, info: DatasetInfo, where: str) -> int:
+    if name not in info.class_names:
+        raise ConfigError(f"{where}: {name!r} is no class of the data set; there are {', '.join(info.class_names)}")
+    return info.class_names.index(name)
+
+
+def _listed(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
+    entries = read_list(str(folder / LIST), "cgan.file")
+    paths = [path for path, _, _ in entries]
+    if info.class_names:
+        return paths, torch.tensor([_class_number(text, info, where) for _, text, where in entries])
+    return paths, torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
+
+
+def _sorted_by_class(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
+    if not info.class_names:
+        raise ConfigError(f"cgan.file {str(folder)!r} has no {LIST}; scalar labels are read from its lines path,label")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for part in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        number = _class_number(part.name, info, str(part))
+        files = sorted(p for p in part.iterdir() if p.suffix.lower() in SUFFIXES)
+        paths += files
+        labels += [number] * len(files)
+    return paths, torch.tensor(labels, dtype=torch.int64)

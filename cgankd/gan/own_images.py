@@ -1,0 +1,90 @@
+"""A generator that is a finite set of labelled images, for example the output of a diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cgankd.types import Split
+
+
+class ImageDraw:
+    """Images of the asked labels out of a set (cgankd.types.Draw), those of the nearest labels within `radius` first.
+
+    With `reuse` a call is a function of labels and generator alone: each image within the radius is as likely, none
+    comes twice in a call before all have come. Without, images are dealt: none comes twice until `restart`, and an
+    image serves labels of its own group only (`group_of`: labels [B] to numbers [B]), so that groups do not compete.
+    """
+
+    def __init__(
+        self, fakes: Split, group_of: Callable[[Tensor], Tensor], radius: float, *, reuse: bool, source: str
+    ) -> None:
+        order = torch.argsort(fakes.labels, stable=True)
+        self.fakes, self.group_of, self.radius = fakes.take(order), group_of, radius
+        self.reuse, self.source = reuse, source
+        self.labels = self.fakes.labels.double().numpy()
+        self.groups = group_of(self.fakes.labels).numpy()
+        self.used = np.zeros(len(fakes), np.int64)
+
+    def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor:
+        """uint8 [B, C, H, W]. Raises ValueError where no image is near enough, or all of them were dealt."""
+        if not self.reuse:
+            return self.fakes.images[self._deal(label_B)]
+        self.used[:] = 0
+        priority = torch.rand(len(self.used), generator=gen).numpy()
+        rows = np.empty(len(label_B), np.int64)
+        for value, places in self._asked(label_B):
+            near = self.near(value)
+            near = near[np.lexsort((priority[near], self.used[near]))]
+            chosen = near[np.arange(len(places)) % len(near)]
+            rows[places] = chosen
+            np.add.at(self.used, chosen, 1)
+        return self.fakes.images[torch.from_numpy(rows)]
+
+    def restart(self, label_B: Tensor) -> None:
+        """Deal the images of these labels' groups anew."""
+        self.used[np.isin(self.groups, self.group_of(label_B).numpy())] = 0
+
+    def skip(self, label_B: Tensor) -> None:
+        """Deal images that the caller has already, so that the next ones are those that come after them."""
+        self._deal(label_B)
+
+    def near(self, value: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Rows of the images that may serve a label. Raises ValueError where there are none."""
+        low = np.searchsorted(self.labels, value - self.radius, "left")
+        high = np.searchsorted(self.labels, value + self.radius, "right")
+        rows = np.arange(low, high)
+        if not self.reuse:
+            asked = self.group_of(torch.tensor([value], dtype=self.fakes.labels.dtype))
+            rows = rows[self.groups[rows] == int(asked)]
+        if len(rows) == 0:
+            reach = f" within cgan.file_radius ({self.radius:g})" if self.radius else ""
+            bins = "" if self.reuse or not self.radius else " and in its label bin"
+            raise ValueError(f"cgan.file {self.source!r} has no image of label {value:g}{reach}{bins}; add some")
+        return rows
+
+    def _asked(self, label_B: Tensor) -> list[tuple[float, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
+        """Each label asked for, in ascending order, with the places in the batch that ask for it."""
+        values, which = np.unique(label_B.double().numpy(), return_inverse=True)
+        order = np.argsort(which, kind="stable")
+        return list(zip(values.tolist(), np.split(order, np.cumsum(np.bincount(which))[:-1]), strict=True))
+
+    def _deal(self, label_B: Tensor) -> Tensor:
+        assert not self.reuse, "dealing and reusing do not mix"
+        rows = np.empty(len(label_B), np.int64)
+        for value, places in self._asked(label_B):
+            near = self.near(value)
+            free = near[self.used[near] == 0]
+            if len(free) < len(places):
+                raise ValueError(
+                    f"cgan.file {self.source!r} has {len(near)} images for label {value:g}, of which {len(free)} are left"
+                    f" where {len(places)} more are asked for; add images, or lower bank.num_fakes, bank.burn_in or"
+                    " bank.block_size"
+                )
+            nearest = np.argsort(np.abs(self.labels[free] - value), kind="stable")
+            rows[places] = free[nearest[: len(places)]]
+            self.used[rows[places]] = 1
+        return torch.from_numpy(rows)
