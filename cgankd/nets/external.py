@@ -22,7 +22,7 @@ class External(nn.Module):
     The stages are the last map at each height on the trunk, which is the net's modules and theirs: the outputs of
     `layer1` to `layer4`, or of the parts of `features`. Maps of one pixel are left out, and where the channels come
     last they are moved. A map made by a ReLU comes with its preact; any other is the preact itself, and its ReLU the
-    stage. Tokens of a transformer are no map, so a ViT shows `pooled` and `head` alone.
+    stage. Tokens of a transformer are no map, so that a ViT shows its patches alone.
     """
 
     def __init__(self, net: nn.Module) -> None:
