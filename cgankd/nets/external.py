@@ -93,11 +93,18 @@ def make_external(
 ) -> External:
     """A net of a library by its prefixed name, fresh, or with the library's weights (downloaded) in all but its head.
 
-    Raises ValueError on an unknown name, on a missing package, and on a net that cannot take images of this size.
+    Raises ValueError on an unknown name, on a missing package, on a download that fails, and on a net that
+    cannot take images of this size.
     """
     library, _, short = name.partition(":")
     make = {"torchvision": torchvision_net, "timm": timm_net}[library]
-    net = make(short, num_outputs, channels, image_size, pretrained)
+    try:
+        net = make(short, num_outputs, channels, image_size, pretrained)
+    except OSError as error:
+        raise ValueError(
+            f"the weights of {name} could not be downloaded ({one_line(error)}); check the connection, or set"
+            " teacher.pretrained to false"
+        ) from error
     body = External(net).eval()
     try:
         with torch.no_grad():

@@ -51,7 +51,7 @@ def open_program(data: bytes) -> nn.Module:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Torch warns that TorchScript is going away, and logs a traceback of its own before it raises."""
-    logger = logging.getLogger("torch.export.pt2_archive")
+    logger = logging.getLogger("torch.export")
     before = logger.disabled
     logger.disabled = True
     try:
@@ -79,7 +79,9 @@ class Program(nn.Module):
         self.register_buffer("program", program)
         self.register_buffer("shift", torch.tensor(float(shift)))
         self.register_buffer("scale", torch.tensor(float(scale)))
-        self.inner = open_program(program.numpy().tobytes()).requires_grad_(False)
+        self.inner = open_program(program.numpy().tobytes())
+        for weight in self.inner.parameters():  # a ScriptModule has no requires_grad_ of its own
+            weight.requires_grad_(False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Images as the program wants them to outputs [B, O]; float32 whatever the autocast."""
