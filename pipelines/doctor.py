@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cgankd.config import ConfigError
+from cgankd.config import ConfigError, TeacherConfig
 from pipelines.params import load_config, read_params
 
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "mlflow", "dvc", "matplotlib")
@@ -152,7 +152,28 @@ def look_at_params(workdir: Path) -> list[Finding]:
     except ConfigError as error:
         cure = "correct the setting, or start again with `cgankd use PRESET`"
         return [Finding("params.yaml", "problem", str(error), cure)]
-    return [Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")]
+    good = Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")
+    return [good, *look_at_teacher(workdir, cfg.teacher)]
+
+
+def look_at_teacher(workdir: Path, cfg: TeacherConfig) -> list[Finding]:
+    """A teacher of the user's own must be there, and the one that the stage took: DVC does not watch that file."""
+    if cfg.file is None:
+        return []
+    from pipelines.artifacts import config_path
+    from pipelines.made_with import read_json
+    from pipelines.own_teacher import find_file
+
+    try:
+        _, digest = find_file(cfg, workdir)
+    except ConfigError as error:
+        return [Finding("teacher.file", "problem", str(error), "correct the setting")]
+    taken = read_json(config_path(workdir / "artifacts" / "teacher.safetensors")).get("file_digest")
+    if taken not in (None, digest):
+        text = f"{cfg.file} is another file than the one in artifacts/teacher.safetensors"
+        cure = f"set teacher.file_digest to {digest[:16]}, then run `dvc repro` (or `cgankd run`)"
+        return [Finding("teacher.file", "warning", text, cure)]
+    return [Finding("teacher.file", "ok", f"{cfg.file}, SHA-256 {digest[:16]}")]
 
 
 def look_at_generator(workdir: Path) -> list[Finding]:

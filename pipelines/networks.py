@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cgankd.bank.m1_features import make_features
 from cgankd.bank.m1_ratio import make_ratio
@@ -15,6 +15,7 @@ from cgankd.config import CganConfig, ConfigError, to_dict
 from cgankd.gan.sample import make_draw
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gan_zoo import make_generator
+from cgankd.nets.program import Program
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.nets.zoo import Predictor, make_predictor
 from cgankd.settings import from_dict
@@ -32,26 +33,50 @@ def check_origin(config: dict[str, Any], info: DatasetInfo, path: Path) -> None:
         )
 
 
-def build_predictor(config: dict[str, Any], info: DatasetInfo, task: Task) -> Predictor:
-    """A fresh teacher or student of this data set's shape."""
+def build_predictor(
+    config: dict[str, Any], info: DatasetInfo, num_outputs: int, *, pretrained: bool = False
+) -> Predictor:
+    """A fresh teacher or student of this data set's shape; with `pretrained` from the weights of a library, downloaded."""
     return make_predictor(
         config["net"],
         width=config["width"],
-        num_outputs=task.num_outputs,
+        num_outputs=num_outputs,
         channels=info.channels,
         image_size=info.image_size,
-        mean=info.pixel_mean,
-        std=info.pixel_std,
+        mean=config.get("mean", info.pixel_mean),
+        std=config.get("std", info.pixel_std),
+        pretrained=pretrained,
     )
+
+
+def plain_pixels(config: dict[str, Any], info: DatasetInfo) -> tuple[list[float], list[float]]:
+    """Mean and sd a channel that a program's input is normalised by; without settings it gets pixels in [0, 1]."""
+    return config.get("mean", [0.0] * info.channels), config.get("std", [1.0] * info.channels)
+
+
+def restore_predictor(
+    weights: dict[str, Tensor], config: dict[str, Any], info: DatasetInfo, num_outputs: int
+) -> Predictor:
+    """A teacher or student as it was saved, in eval mode and frozen; a teacher may be a program in the weights.
+
+    Raises ValueError or RuntimeError where weights and config do not go together.
+    """
+    if "program" in config:
+        if "body.program" not in weights:
+            raise ValueError("the config tells of a program that the weights do not hold")
+        body = Program(weights["body.program"], float(weights["body.shift"]), float(weights["body.scale"]))
+        net = Predictor(body, *plain_pixels(config, info))
+    else:
+        net = build_predictor(config, info, num_outputs)
+        net.load_state_dict(weights)
+    return net.eval().requires_grad_(False)
 
 
 def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, dict[str, Any]]:
     """A teacher or student with its weights, in eval mode and frozen, and its config."""
     weights, config = load_weights(path)
     check_origin(config, info, path)
-    net = build_predictor(config, info, task)
-    net.load_state_dict(weights)
-    return net.eval().requires_grad_(False), config
+    return restore_predictor(weights, config, info, task.num_outputs), config
 
 
 def load_source(path: Path, info: DatasetInfo, task: Task, *, reuse: bool) -> tuple[Draw, nn.Module, int]:

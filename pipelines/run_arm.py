@@ -93,7 +93,7 @@ def train_job(job: Job) -> None:
     seed = derive(job.config.seed, "student", job.seed, job.stage)
     seed_all(seed, "init")
     config = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
-    net = build_predictor(config, info, task)
+    net = build_predictor(config, info, task.num_outputs)
     if job.init is not None:
         net.load_state_dict(load_weights(job.init)[0])
     objective: Objective = Plain(task)

@@ -14,11 +14,11 @@ from cgankd.config import ConfigError
 from cgankd.data.store import read_split
 from cgankd.export import ShippedModel
 from cgankd.measure.conformal import conformal_margin
-from cgankd.nets.zoo import make_predictor
 from cgankd.settings import from_dict
 from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin
 from pipelines.artifacts import load_weights, missing
+from pipelines.networks import restore_predictor
 
 PARITY = 1e-4
 """Largest difference allowed between two formats of one model, as a share of the range of its answers."""
@@ -53,18 +53,9 @@ def load_package(path: Path) -> Package:
         raise ConfigError(f"{path} is not a teacher or student; name artifacts/student.safetensors or a copy of it")
     info = from_dict(DatasetInfo, config["info"], "info.")
     answer = make_answer(info)
-    net = make_predictor(
-        config["net"],
-        width=config["width"],
-        num_outputs=answer.num_answers,
-        channels=info.channels,
-        image_size=info.image_size,
-        mean=info.pixel_mean,
-        std=info.pixel_std,
-    )
     try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
+        net = restore_predictor(weights, config, info, answer.num_answers)
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{path} does not fit the config.json beside it; copy both files together") from error
     model = ShippedModel(net, answer).eval().requires_grad_(False)
     return Package(model, info, answer, config)

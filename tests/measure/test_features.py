@@ -6,10 +6,10 @@ from torch import nn
 
 from cgankd.data.pixels import to_unit
 from cgankd.measure.features import make_features
-from cgankd.nets.zoo import NETS, make_predictor
+from cgankd.nets.zoo import SCALED, make_predictor
 
 
-@pytest.mark.parametrize("name", sorted(NETS))
+@pytest.mark.parametrize("name", sorted(SCALED))
 def test_features_are_the_pooled_input_of_the_last_layer(name: str) -> None:
     torch.manual_seed(0)
     net = make_predictor(name, width=8, num_outputs=3, channels=1, image_size=16, mean=(0.4,), std=(0.2,))
@@ -28,6 +28,19 @@ def test_features_are_the_pooled_input_of_the_last_layer(name: str) -> None:
             assert torch.allclose(found, map_.relu(), atol=1e-5)
             assert torch.allclose(head(found), expected, atol=1e-5)
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules()), "no hook is left behind"
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mobilenetv2", "efficientnet-b0", "torchvision:shufflenet_v2_x0_5"])
+def test_features_are_pooled_of_the_outputs(name: str) -> None:
+    torch.manual_seed(0)
+    net = make_predictor(name, width=None, num_outputs=3, channels=1, image_size=32, mean=(0.4,), std=(0.2,))
+    images = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
+    found, outputs = make_features(net, batch_size=2)(images)
+    with torch.no_grad():
+        seen = net.eval().outputs(to_unit(images))
+    assert seen.pooled is not None
+    torch.testing.assert_close(found, seen.pooled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs, seen.pred, rtol=1e-4, atol=1e-5)
 
 
 def test_a_net_without_a_linear_layer_is_refused() -> None:

@@ -1,0 +1,108 @@
+"""A teacher that is a program: a TorchScript file or a torch.export archive, which needs none of the code it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+import zipfile
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cgankd.types import Outputs
+
+Kind = Literal["torchscript", "torch.export"]
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """What kind of program a file is, by the names inside; None for anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return None
+    if any(name.endswith("models/model.json") for name in names):
+        return "torch.export"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "torchscript"
+    return None
+
+
+def open_program(data: bytes) -> nn.Module:
+    """The module in the bytes of a file. Raises ValueError where there is none, or it is damaged."""
+    kind = kind_of(data)
+    if kind is None:
+        raise ValueError("it is neither a TorchScript file nor a torch.export archive")
+    try:
+        with quiet():
+            if kind == "torch.export":
+                module: nn.Module = torch.export.load(io.BytesIO(data)).module()
+            else:
+                module = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+    except Exception as error:  # a damaged archive fails in many ways; each means the same here
+        raise ValueError(f"it is a damaged {kind} file ({type(error).__name__})") from error
+    return module
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Torch warns that TorchScript is going away, and logs a traceback of its own before it raises."""
+    logger = logging.getLogger("torch.export")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+class Program(nn.Module):
+    """A program as a frozen body: outputs [B, O] in float32, in the unit of the task, and no features.
+
+    The label y of a scalar program becomes (y - shift) / scale. Its weights are those of the file, which is kept whole
+    as the uint8 tensor `program`: so the module's state is complete, and its file needs no other file.
+    """
+
+    program: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, program: Tensor, shift: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        assert program.dtype == torch.uint8 and program.ndim == 1, "the bytes of a file"
+        self.register_buffer("program", program)
+        self.register_buffer("shift", torch.tensor(float(shift)))
+        self.register_buffer("scale", torch.tensor(float(scale)))
+        self.inner = open_program(program.numpy().tobytes())
+        for weight in self.inner.parameters():  # a ScriptModule has no requires_grad_ of its own
+            weight.requires_grad_(False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Images as the program wants them to outputs [B, O]; float32 whatever the autocast."""
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            out: Tensor = self.inner(x_BCHW.float().contiguous()).float()
+            out_BO = out[:, None] if out.ndim == 1 else out
+            return (out_BO - self.shift) / self.scale
+
+    def outputs(self, x_BCHW: Tensor) -> Outputs:
+        """What the program says; its inside is not open to a KD loss."""
+        return Outputs(self(x_BCHW))
+
+    def train(self, mode: bool = True) -> Program:
+        """Do nothing to the program, which has one mode, that of its file."""
+        self.training = mode
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The file's bytes and the unit; the weights are in the bytes already."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        prefix = str(kwargs.get("prefix", ""))
+        for key in [key for key in state if key.startswith(f"{prefix}inner.")]:
+            del state[key]
+        return state
