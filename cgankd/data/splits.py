@@ -105,6 +105,28 @@ def split_classes(
     return joined
 
 
+def split_parts(
+    label_N: Tensor, part_of: Sequence[str], class_names: Sequence[str], cfg: DataConfig, seed: int
+) -> dict[str, Tensor]:
+    """Row numbers of "train", "val" and "test" where `part_of` [N] names the part each image belongs to; a part that
+    the source lacks is taken out of its training images. Raises ConfigError as `split_classes` does.
+    """
+    own = {part: torch.tensor([p == part for p in part_of], dtype=torch.bool).nonzero()[:, 0] for part in ("train", "val", "test")}
+    if len(own["test"]) and cfg.test_share is not None:
+        raise ConfigError(f"data.test_share must be null: {cfg.root!r} has a test part of its own, which is the test split")
+    share = None if len(own["test"]) else required_test_share(cfg)
+    within = split_classes(
+        label_N[own["train"]], class_names, cfg, seed, test_share=share, with_val=len(own["val"]) == 0
+    )
+    rows = {part: own["train"][index] for part, index in within.items()}
+    if len(own["val"]):
+        rows["val"] = own["val"]
+    if len(own["test"]):
+        test = shuffled(own["test"], seed, "split", "test")
+        rows["test"] = capped_by_class(label_N, test, cfg.num_test, "data.num_test")
+    return {part: rows[part] for part in ("train", "val", "test")}
+
+
 def spaced(count: int, num: int, gen: torch.Generator) -> Tensor:
     """`num` positions out of 0..count-1, one at random in each of `num` equal stretches, ascending."""
     border = (torch.arange(num + 1, dtype=torch.float64) * count / num).long()
