@@ -42,7 +42,7 @@ def opening(path: Path, *, names: Sequence[str] | None = None, cure: str = RUN_A
 def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, max_bytes: int = MAX_BYTES) -> None:
     """Raise ValueError on anything a file of ours never has: links, outside storage, objects, impossible sizes."""
     file_bytes = path.stat().st_size
-    for name in file if names is None else [name for name in names if name in file.keys()]:
+    for name in file if names is None else [name for name in names if name in file]:
         where = f"{path}: dataset {name!r}"
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise ValueError(f"{where} is a link to somewhere else, which is not followed")
