@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from cgankd.data.dataset import Dataset
-from cgankd.data.store_checks import SLAB_ROWS, Array, column, opening, read_rows, same_length
+from cgankd.data.store_checks import SLAB_ROWS as SLAB_ROWS
+from cgankd.data.store_checks import Array, column, opening, read_rows, same_length
 from cgankd.types import Bank, DatasetInfo, Split
 
 Attributes = Mapping[str, str | int | float]
