@@ -92,7 +92,7 @@ def _choose_rc49(cfg: DataConfig, seed: int, tenth_N: Tensor, own: Tensor) -> di
     may_train_N = torch.zeros(len(tenth_N), dtype=torch.bool)
     may_train_N[own] = True
     reserved, train = [], []
-    for tenth in torch.unique(tenth_N[odd_N]).tolist():
+    for tenth in torch.unique(tenth_N[odd_N & may_train_N]).tolist():
         rows = (may_train_N & (tenth_N == tenth)).nonzero()[:, 0]
         order = torch.randperm(len(rows), generator=generator(seed, "rc49", "rows", tenth))
         kept = rows[order[:RESERVED_PER_ANGLE]]
