@@ -3,6 +3,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,19 +19,36 @@ from tests.data.builders import data_config
 from tests.data.test_cifar import write_py
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @pytest.fixture()
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The archive of a small CIFAR-10 on disk, at the address the edition names."""
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A web server of this machine alone that gives out the files in tmp_path."""
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture()
+def archive(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The archive of a small CIFAR-10, at the address the edition names."""
     write_py(tmp_path / "made", "cifar10", monkeypatch)
     path = tmp_path / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as file:
         file.add(tmp_path / "made" / "cifar-10-batches-py", "cifar-10-batches-py")
-    point_at(path, hashlib.md5(path.read_bytes()).hexdigest(), monkeypatch)
+    expect(hashlib.md5(path.read_bytes()).hexdigest(), monkeypatch, url=address + path.name)
     return path
 
 
-def point_at(path: Path, md5: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    edition = dataclasses.replace(cifar.EDITIONS["cifar10"], url=path.as_uri(), archive_md5=md5)
+def expect(md5: str, monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+    edition = dataclasses.replace(cifar.EDITIONS["cifar10"], archive_md5=md5, **changes)
     monkeypatch.setitem(cifar.EDITIONS, "cifar10", edition)
 
 
@@ -51,7 +72,7 @@ def test_nothing_is_fetched_unless_asked(tmp_path: Path, archive: Path) -> None:
 
 
 def test_wrong_archive_is_not_unpacked(tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    point_at(archive, "0" * 32, monkeypatch)
+    expect("0" * 32, monkeypatch)
     with pytest.raises(
         ConfigError, match=r"data.download: .*could not be fetched into .*corrupted.*put cifar-10-batch"
     ):
