@@ -15,6 +15,7 @@ from cgankd.config_cgan import LabelInputConfig as LabelInputConfig
 from cgankd.config_cgan import VicinityConfig as VicinityConfig
 from cgankd.config_nets import NETS as NETS
 from cgankd.config_nets import OwnTeacherConfig, check_net
+from cgankd.config_data import DataConfig as DataConfig
 from cgankd.config_search import SearchConfig
 from cgankd.settings import ConfigError as ConfigError
 from cgankd.settings import check_name, from_dict, nearest, require
@@ -23,58 +24,6 @@ from cgankd.settings import to_dict as to_dict
 AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip")
 DISTILLERS = ("kd",)
 """KD losses of cgankd.distill.losses."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    task: Literal["class", "scalar"]
-    """Kind of label."""
-    source: str
-    """Which reader: digits, chairs, image-folder, csv."""
-    root: str
-    """Folder or file the images come from; for the embedded sets (digits, chairs) the code that makes them."""
-    image_size: int
-    """Height and width in pixels (a power of two from 16)."""
-    channels: int
-    """1 grey, 3 colour."""
-    train_per_label: int | None
-    """Training images for each class or distinct label; null = all that remain after validation and test."""
-    num_train: int | None
-    """Cap on training images in all, a seeded subset; null = no cap."""
-    val_per_label: int | None
-    """Validation images for each class; null = use num_val."""
-    num_val: int | None
-    """Validation images in all; null = use val_per_label."""
-    test_share: float | None
-    """Share of the images set aside for test; null where the source has a test part of its own (digits, chairs, test/)."""
-    num_test: int | None
-    """Cap on test images, a seeded subset; null = no cap."""
-    label_min: float | None
-    """Scalar labels: lower end of the range in raw units; null = smallest training label."""
-    label_max: float | None
-    """Scalar labels: upper end of the range in raw units; null = largest training label."""
-
-    def __post_init__(self) -> None:
-        size = self.image_size
-        require(16 <= size <= 256 and size & (size - 1) == 0, "data.image_size", "a power of two from 16 to 256", size)
-        require(self.channels in (1, 3), "data.channels", "1 or 3", self.channels)
-        for name in ("train_per_label", "num_train", "val_per_label", "num_val", "num_test"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
-        require(
-            (self.val_per_label is None) != (self.num_val is None),
-            "data.val_per_label",
-            "set when data.num_val is null, and null otherwise",
-            self.val_per_label,
-        )
-        share = self.test_share
-        require(share is None or 0 < share < 1, "data.test_share", "null or between 0 and 1", share)
-        if self.label_min is not None and self.label_max is not None:
-            require(self.label_min < self.label_max, "data.label_min", "less than data.label_max", self.label_min)
-        if self.task == "class":
-            for name in ("label_min", "label_max"):
-                value = getattr(self, name)
-                require(value is None, f"data.{name}", "null for class labels (data.task is class)", value)
 
 
 @dataclass(frozen=True, kw_only=True)

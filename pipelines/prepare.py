@@ -6,10 +6,12 @@ from cgankd.data.sources import load
 from cgankd.data.store import write_dataset
 from pipelines import pictures
 from pipelines.context import Context
+from pipelines.downloads import fetch
 
 
 def run(ctx: Context) -> None:
     """Read data.source with the splits of params.yaml; a second run renders or decodes nothing it has cached."""
+    fetch(ctx.cfg.data, ctx.say)
     dataset = load(ctx.cfg.data, ctx.seed, log=ctx.progress("images"), cache=ctx.path("cache"))
     write_dataset(ctx.path("dataset.h5"), dataset)
     counts = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.image_files import SUFFIXES, read_images
-from cgankd.data.splits import capped_by_class, required_test_share, shuffled, split_classes
+from cgankd.data.splits import split_parts
 from cgankd.types import LogFn, Split, silent
 
 PARTS = {"train": "train", "test": "test", "val": "val", "valid": "val"}
@@ -25,11 +26,15 @@ def load_image_folder(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache:
     validation folder `val_per_label` or `num_val` images are taken out of training. Raises ConfigError with the file
     or class at fault.
     """
-    listing = list_folder(cfg.root)
-    paths, class_names, label_N = listing.paths, listing.class_names, torch.tensor(listing.labels)
-    rows = _split(label_N, listing.parts, class_names, cfg, seed)
-    notes = {"files_ignored": float(listing.num_ignored)}
-    return read_rows(rows, paths, label_N, cfg, log, class_names=class_names, notes=notes)
+    return read_listing(list_folder(cfg.root), cfg, seed, log)
+
+
+def read_listing(listing: Listing, cfg: DataConfig, seed: int, log: LogFn, *, crop: bool = False) -> Dataset:
+    """Split what a listing names and decode it; notes say how many images were found and how many files ignored."""
+    label_N = torch.tensor(listing.labels)
+    rows = split_parts(label_N, listing.parts, listing.class_names, cfg, seed)
+    notes = {"files_ignored": float(listing.num_ignored)} | dict(listing.notes)
+    return read_rows(rows, listing.paths, label_N, cfg, log, class_names=listing.class_names, notes=notes, crop=crop)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Listing:
     parts: list[str]
     class_names: tuple[str, ...]
     num_ignored: int
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 def list_folder(text: str) -> Listing:
@@ -87,17 +93,20 @@ def read_rows(
     *,
     class_names: tuple[str, ...] = (),
     notes: dict[str, float],
+    label_unit: str = "units",
+    crop: bool = False,
 ) -> Dataset:
-    """Decode the images of the chosen rows, and only those, into a data set."""
+    """Decode the images of the chosen rows, and only those, into a data set; `label_unit` is that of scalar labels."""
     chosen = torch.cat(list(rows.values()))
-    images, num_resized = read_images([paths[row] for row in chosen.tolist()], cfg, log)
+    images, num_resized = read_images([paths[row] for row in chosen.tolist()], cfg, log, crop=crop)
     labels = label_N[chosen]
     splits, start = {}, 0
     for name, part in rows.items():
         splits[name] = Split(images[start : start + len(part)], labels[start : start + len(part)])
         start += len(part)
     notes = {"images_resized": float(num_resized)} | notes
-    return make_dataset(cfg, splits, label_unit="" if class_names else "units", class_names=class_names, notes=notes)
+    unit = "" if class_names else label_unit
+    return make_dataset(cfg, splits, label_unit=unit, class_names=class_names, notes=notes)
 
 
 def _sub_folders(folder: Path) -> list[str]:
@@ -120,22 +129,3 @@ def _parts(root: Path) -> dict[str, Path]:
     if {"val", "valid"} <= set(names):
         raise ConfigError(f"data.root {str(root)!r} has both val and valid; keep one of them")
     return {PARTS[name]: root / name for name in names}
-
-
-def _split(
-    label_N: Tensor, part_of: list[str], class_names: tuple[str, ...], cfg: DataConfig, seed: int
-) -> dict[str, Tensor]:
-    own = {part: torch.tensor([p == part for p in part_of]).nonzero()[:, 0] for part in ("train", "val", "test")}
-    if len(own["test"]) and cfg.test_share is not None:
-        raise ConfigError(f"data.test_share must be null: {cfg.root!r} has a test folder, which is the test split")
-    share = None if len(own["test"]) else required_test_share(cfg)
-    within = split_classes(
-        label_N[own["train"]], class_names, cfg, seed, test_share=share, with_val=len(own["val"]) == 0
-    )
-    rows = {part: own["train"][index] for part, index in within.items()}
-    if len(own["val"]):
-        rows["val"] = own["val"]
-    if len(own["test"]):
-        test = shuffled(own["test"], seed, "split", "test")
-        rows["test"] = capped_by_class(label_N, test, cfg.num_test, "data.num_test")
-    return {part: rows[part] for part in ("train", "val", "test")}

@@ -8,10 +8,14 @@ from typing import Protocol
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.chair_images import load_chairs
+from cgankd.data.cifar import load_cifar
 from cgankd.data.csv_list import load_csv_classes, load_csv_scalars
 from cgankd.data.dataset import Dataset
 from cgankd.data.digits import load_digits
 from cgankd.data.image_folder import load_image_folder
+from cgankd.data.scalar_files import load_steering_angle, load_utkface
+from cgankd.data.store_sets import load_hdf5_classes, load_hdf5_scalars, load_rc49
+from cgankd.data.tiny_imagenet import load_imagenet100, load_tiny_imagenet
 from cgankd.types import LogFn, silent
 
 
@@ -26,6 +30,14 @@ READERS: dict[str, dict[str, Reader]] = {
     "chairs": {"scalar": load_chairs},
     "image-folder": {"class": load_image_folder},
     "csv": {"class": load_csv_classes, "scalar": load_csv_scalars},
+    "cifar10": {"class": load_cifar},
+    "cifar100": {"class": load_cifar},
+    "tiny-imagenet": {"class": load_tiny_imagenet},
+    "imagenet100": {"class": load_imagenet100},
+    "rc49": {"scalar": load_rc49},
+    "utkface": {"scalar": load_utkface},
+    "steering-angle": {"scalar": load_steering_angle},
+    "hdf5": {"class": load_hdf5_classes, "scalar": load_hdf5_scalars},
 }
 
 

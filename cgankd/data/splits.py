@@ -13,6 +13,8 @@ from torch import Tensor
 from cgankd.config import ConfigError, DataConfig
 from cgankd.rng import generator
 
+PARTS = ("train", "val", "test")
+
 
 def shuffled(rows: Tensor, *keys: int | str) -> Tensor:
     """The rows in an order that depends on the keys alone (and on how many rows there are)."""
@@ -105,6 +107,30 @@ def split_classes(
     return joined
 
 
+def split_parts(
+    label_N: Tensor, part_of: Sequence[str], class_names: Sequence[str], cfg: DataConfig, seed: int
+) -> dict[str, Tensor]:
+    """Row numbers of "train", "val" and "test" where `part_of` [N] names the part each image belongs to; a part that
+    the source lacks is taken out of its training images. Raises ConfigError as `split_classes` does.
+    """
+    own = _own_rows(part_of)
+    if len(own["test"]) and cfg.test_share is not None:
+        raise ConfigError(
+            f"data.test_share must be null: {cfg.root!r} has a test part of its own, which is the test split"
+        )
+    share = None if len(own["test"]) else required_test_share(cfg)
+    within = split_classes(
+        label_N[own["train"]], class_names, cfg, seed, test_share=share, with_val=len(own["val"]) == 0
+    )
+    rows = {part: own["train"][index] for part, index in within.items()}
+    if len(own["val"]):
+        rows["val"] = own["val"]
+    if len(own["test"]):
+        test = shuffled(own["test"], seed, "split", "test")
+        rows["test"] = capped_by_class(label_N, test, cfg.num_test, "data.num_test")
+    return {part: rows[part] for part in PARTS}
+
+
 def spaced(count: int, num: int, gen: torch.Generator) -> Tensor:
     """`num` positions out of 0..count-1, one at random in each of `num` equal stretches, ascending."""
     border = (torch.arange(num + 1, dtype=torch.float64) * count / num).long()
@@ -112,25 +138,42 @@ def spaced(count: int, num: int, gen: torch.Generator) -> Tensor:
     return border[:-1] + torch.minimum(offset, border.diff() - 1)
 
 
-def split_scalars(label_N: Tensor, cfg: DataConfig, seed: int) -> dict[str, Tensor]:
-    """Row numbers of "train", "val" and "test", spread evenly over the labels: in label order, test and then
-    validation take one row out of each equal stretch.
+def _own_rows(part_of: Sequence[str]) -> dict[str, Tensor]:
+    """Row numbers of each part that a source has itself."""
+    masks = {name: torch.tensor([part == name for part in part_of], dtype=torch.bool) for name in PARTS}
+    return {name: mask.nonzero()[:, 0] for name, mask in masks.items()}
 
-    Raises ConfigError where `num_val` or `test_share` is null or too little is left to train on.
+
+def split_scalars(
+    label_N: Tensor, cfg: DataConfig, seed: int, *, part_of: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Row numbers of "train", "val" and "test", spread evenly over the labels: in label order, test and then
+    validation take one row out of each equal stretch of what `part_of` [N] calls "train" (null = all rows); parts that
+    the source has itself stay.
+
+    Raises ConfigError where `num_val` or `test_share` is null, or set against the source, or too little is left.
     """
     if cfg.num_val is None:
         raise ConfigError("data.num_val must be set for scalar labels, and data.val_per_label null")
-    num_test = max(1, round(required_test_share(cfg) * len(label_N)))
-    if num_test + cfg.num_val + 2 > len(label_N):
+    own = _own_rows(part_of or [PARTS[0]] * len(label_N))
+    if len(own["test"]) and cfg.test_share is not None:
         raise ConfigError(
-            f"data.root {cfg.root!r} has {len(label_N)} images, too few for {num_test} test, {cfg.num_val} validation"
+            f"data.test_share must be null: {cfg.root!r} has a test part of its own, which is the test split"
+        )
+    num_test = 0 if len(own["test"]) else max(1, round(required_test_share(cfg) * len(own["train"])))
+    num_val = 0 if len(own["val"]) else cfg.num_val
+    if num_test + num_val + 2 > len(own["train"]):
+        raise ConfigError(
+            f"data.root {cfg.root!r} has {len(own['train'])} images, too few for {num_test} test, {num_val} validation"
             " and at least 2 training images; add images or lower data.num_val or data.test_share"
         )
     # Rows are shuffled before the stable sort, so that equal labels come in a seeded order.
-    rest = shuffled(torch.arange(len(label_N)), seed, "split", "ties")
+    rest = own["train"][shuffled(torch.arange(len(own["train"])), seed, "split", "ties")]
     rest = rest[torch.argsort(label_N[rest], stable=True)]
-    parts = {}
-    for name, num in (("test", num_test), ("val", cfg.num_val)):
+    parts = {"test": own["test"], "val": own["val"]}
+    for name, num in (("test", num_test), ("val", num_val)):
+        if num == 0:
+            continue
         taken = torch.zeros(len(rest), dtype=torch.bool)
         taken[spaced(len(rest), num, generator(seed, "split", name))] = True
         parts[name], rest = rest[taken], rest[~taken]

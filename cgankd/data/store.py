@@ -22,17 +22,13 @@ import torch
 from torch import Tensor
 
 from cgankd.data.dataset import Dataset
+from cgankd.data.store_checks import SLAB_ROWS as SLAB_ROWS
+from cgankd.data.store_checks import Array, column, opening, read_rows, same_length
 from cgankd.types import Bank, DatasetInfo, Split
 
-Array = np.ndarray[Any, Any]
 Attributes = Mapping[str, str | int | float]
 
 SPLITS = ("train", "val", "test")
-SLAB_ROWS = 2048
-"""Rows copied at a time, so that memory does not grow with the file."""
-MAX_BYTES = 2**38
-"""Largest declared size of one dataset that is read (256 GiB)."""
-PLAIN_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 
 
 def write_dataset(path: Path, dataset: Dataset) -> None:
@@ -64,8 +60,8 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
 
 def read_info(path: Path) -> DatasetInfo:
     """What a data set file says of itself. Raises ValueError where it is not a data set file."""
-    with _opening(path) as file:
-        shape = _column(path, file, "images", "u", 4).shape
+    with opening(path) as file:
+        shape = column(path, file, "images", "u", 4).shape
         values = _get_attributes(file)
     try:
         return DatasetInfo(
@@ -88,13 +84,13 @@ def read_info(path: Path) -> DatasetInfo:
 
 def read_split(path: Path, name: str) -> Split:
     """The "train", "val" or "test" rows of a data set file, and only those."""
-    with _opening(path) as file:
-        images = _column(path, file, "images", "u", 4)
-        labels = _column(path, file, "labels", "if", 1)
-        split = _column(path, file, "split", "u", 1)
-        _same_length(path, images, labels, split)
+    with opening(path) as file:
+        images = column(path, file, "images", "u", 4)
+        labels = column(path, file, "labels", "if", 1)
+        split = column(path, file, "split", "u", 1)
+        same_length(path, images, labels, split)
         rows = np.flatnonzero(split[...] == SPLITS.index(name))
-        return Split(_read_rows(images, rows), torch.from_numpy(labels[...][rows]))
+        return Split(read_rows(images, rows), torch.from_numpy(labels[...][rows]))
 
 
 COLUMNS = ("images", "asked", "predicted", "ratio", "teacher_error", "teacher_output", "uniform", "shard")
@@ -176,17 +172,17 @@ class BankWriter:
 
 def read_pool_scores(path: Path) -> dict[str, Tensor]:
     """Every column of a pool or bank file but the images."""
-    with _opening(path) as file:
+    with opening(path) as file:
         names = [name for name in file if name != "images"]
-        columns = [_column(path, file, name, "iufb", None) for name in names]
-        _same_length(path, _column(path, file, "images", "u", 4), *columns)
+        columns = [column(path, file, name, "iufb", None) for name in names]
+        same_length(path, column(path, file, "images", "u", 4), *columns)
         return {name: torch.from_numpy(values[...]) for name, values in zip(names, columns, strict=True)}
 
 
 def read_pool_images(path: Path, rows: Tensor) -> Tensor:
     """Images [R, C, H, W] at row numbers [R] of a pool or bank file, in the order asked."""
-    with _opening(path) as file:
-        return _read_rows(_column(path, file, "images", "u", 4), rows.numpy())
+    with opening(path) as file:
+        return read_rows(column(path, file, "images", "u", 4), rows.numpy())
 
 
 def write_bank(path: Path, pool_path: Path, rows: Tensor, labels: Tensor, attributes: Attributes) -> None:
@@ -195,16 +191,16 @@ def write_bank(path: Path, pool_path: Path, rows: Tensor, labels: Tensor, attrib
     Datasets: images, asked, labels, ratio, teacher_error, teacher_output, shard.
     """
     assert rows.shape == labels.shape, "one label a row"
-    with _opening(pool_path) as pool, _creating(path) as file:
-        images = _column(pool_path, pool, "images", "u", 4)
+    with opening(pool_path) as pool, _creating(path) as file:
+        images = column(pool_path, pool, "images", "u", 4)
         shape = (len(rows), *images.shape[1:])
         target = file.create_dataset("images", shape, np.uint8)
         for start in range(0, len(rows), SLAB_ROWS):
             part = rows[start : start + SLAB_ROWS].numpy()
-            target[start : start + len(part)] = _read_rows(images, part).numpy()
+            target[start : start + len(part)] = read_rows(images, part).numpy()
         file["labels"] = labels.numpy()
         for name in ("asked", "ratio", "teacher_error", "teacher_output", "shard"):
-            file[name] = _column(pool_path, pool, name, "iuf", None)[...][rows.numpy()]
+            file[name] = column(pool_path, pool, name, "iuf", None)[...][rows.numpy()]
         _put_attributes(file, attributes)
 
 
@@ -221,7 +217,7 @@ def read_bank(path: Path) -> Bank:
 
 def read_attributes(path: Path) -> dict[str, str | int | float]:
     """The attributes of any of these files."""
-    with _opening(path) as file:
+    with opening(path) as file:
         return _get_attributes(file)
 
 
@@ -238,72 +234,6 @@ def _creating(path: Path) -> Iterator[h5py.File]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _opening(path: Path) -> Iterator[h5py.File]:
-    """A checked file open for reading. Raises ValueError naming the file where it is missing, broken or unsafe."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; run the stage that writes it")
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(h5py.File(path, "r"))
-            _check_file(path, file)
-        except (OSError, KeyError, RuntimeError) as problem:
-            raise ValueError(f"{path} is no whole HDF5 file ({problem}); run the stage that writes it again") from None
-        yield file
-
-
-def _check_file(path: Path, file: h5py.File, max_bytes: int = MAX_BYTES) -> None:
-    """Raise ValueError on anything a file of ours never has: links, outside storage, objects, impossible sizes."""
-    file_bytes = path.stat().st_size
-    for name in file:
-        where = f"{path}: dataset {name!r}"
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"{where} is a link to somewhere else, which is not followed")
-        item = file[name]
-        if not isinstance(item, h5py.Dataset):
-            raise ValueError(f"{where} is a group or type, where only plain datasets are expected")
-        if item.is_virtual or item.external:
-            raise ValueError(f"{where} keeps its values in another file, which is not read")
-        if item.dtype.kind not in "iufb" or item.shape is None:
-            raise ValueError(f"{where} has type {item.dtype} and shape {item.shape}; only arrays of numbers are read")
-        filters = item.id.get_create_plist()
-        if any(filters.get_filter(i)[0] not in PLAIN_FILTERS for i in range(filters.get_nfilters())):
-            raise ValueError(f"{where} is packed by a filter that is not read; only gzip is")
-        declared = math.prod(item.shape) * item.dtype.itemsize
-        if declared > max_bytes or declared > 1000 * file_bytes:
-            raise ValueError(f"{where} claims {declared} bytes in a file of {file_bytes}, so the file is broken")
-
-
-def _column(path: Path, file: h5py.File, name: str, kinds: str, ndim: int | None) -> h5py.Dataset:
-    """A dataset of the file. Raises ValueError where it is missing or not of the kinds and dimensions given."""
-    if name not in file:
-        raise ValueError(f"{path}: dataset {name!r} is missing; run the stage that writes the file again")
-    item = file[name]
-    if item.dtype.kind not in kinds or ndim not in (None, item.ndim) or (kinds == "u" and item.dtype != np.uint8):
-        raise ValueError(f"{path}: dataset {name!r} has an unexpected type {item.dtype} or shape {item.shape}")
-    return item
-
-
-def _same_length(path: Path, *items: h5py.Dataset) -> None:
-    for item in items:
-        if item.ndim == 0 or len(item) != len(items[0]):
-            found = f"{item.name[1:]!r} has shape {item.shape}, but {items[0].name[1:]!r} has {len(items[0])} rows"
-            raise ValueError(f"{path}: dataset {found}")
-
-
-def _read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
-    """Rows in the order asked; whole slabs are read, since HDF5 picks single rows slowly."""
-    assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(images)), "row numbers lie in the file"
-    out = np.empty((len(rows), *images.shape[1:]), np.uint8)
-    slab_of_row = rows // SLAB_ROWS
-    order = np.argsort(slab_of_row, kind="stable")
-    borders = np.flatnonzero(np.diff(slab_of_row[order])) + 1
-    for places in np.split(order, borders) if len(rows) else []:
-        first, last = int(rows[places].min()), int(rows[places].max())
-        out[places] = images[first : last + 1][rows[places] - first]
-    return torch.from_numpy(out)
 
 
 def _growing(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgankd.config import ConfigError
-from cgankd.data.splits import capped_by_class, even_shares, spaced, split_classes, split_scalars
+from cgankd.data.splits import capped_by_class, even_shares, spaced, split_classes, split_parts, split_scalars
 from cgankd.rng import generator
 from tests.data.builders import data_config
 
@@ -106,3 +106,58 @@ def test_train_per_label_caps_each_distinct_scalar() -> None:
 def test_scalar_errors(changes: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         scalars(**changes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(8, 30), min_size=2, max_size=4), st.integers(0, 99), st.data())
+def test_smaller_class_protocols_are_part_of_larger_ones(sizes: list[int], seed: int, data: st.DataObject) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    parts = ["test" if i % 5 == 0 else "train" for i in range(len(labels))]
+    names = [f"c{k}" for k in range(len(sizes))]
+
+    def train(**changes: int) -> set[int]:
+        return set(split_parts(labels, parts, names, data_config(**changes), seed)["train"].tolist())
+
+    few, many = sorted(data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4))))
+    assert train(train_per_label=few) <= train(train_per_label=many) <= train()
+    few, many = sorted(data.draw(st.tuples(st.integers(len(sizes), 40), st.integers(len(sizes), 40))))
+    assert train(num_train=few) <= train(num_train=many) <= train()
+    assert train(num_train=few, train_per_label=3) <= train(num_train=many, train_per_label=3)
+    assert len(train(num_train=few)) == min(few, len(train()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=30, max_size=60), st.integers(0, 99), st.booleans(), st.data())
+def test_smaller_scalar_protocols_are_part_of_larger_ones(
+    values: list[int], seed: int, own_test: bool, data: st.DataObject
+) -> None:
+    labels = torch.tensor(values, dtype=torch.float32)
+    parts = ["test" if own_test and i % 5 == 0 else "train" for i in range(len(values))]
+
+    def split(**changes: int) -> dict[str, torch.Tensor]:
+        base = {"val_per_label": None, "num_val": 4, "test_share": None if own_test else 0.2}
+        return split_scalars(labels, data_config(**(base | changes)), seed, part_of=parts)
+
+    def train(**changes: int) -> set[int]:
+        return set(split(**changes)["train"].tolist())
+
+    full = split()
+    assert torch.cat(list(full.values())).sort().values.tolist() == list(range(len(values)))
+    if own_test:
+        assert full["test"].tolist() == list(range(0, len(values), 5))
+    few, many = sorted(data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5))))
+    assert train(train_per_label=few) <= train(train_per_label=many) <= train()
+    few, many = sorted(data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40))))
+    assert train(num_train=few) <= train(num_train=many) <= train()
+    assert torch.equal(split(num_train=few)["test"], full["test"])
+
+
+def test_own_validation_stays_and_own_test_forbids_a_share() -> None:
+    labels = torch.arange(30, dtype=torch.float32)
+    parts = ["train"] * 20 + ["val"] * 5 + ["test"] * 5
+    cfg = data_config(val_per_label=None, num_val=2)
+    rows = split_scalars(labels, cfg, 0, part_of=parts)
+    assert rows["val"].tolist() == list(range(20, 25)) and rows["test"].tolist() == list(range(25, 30))
+    assert sorted(rows["train"].tolist()) == list(range(20))
+    with pytest.raises(ConfigError, match="data.test_share must be null"):
+        split_scalars(labels, data_config(val_per_label=None, num_val=2, test_share=0.2), 0, part_of=parts)

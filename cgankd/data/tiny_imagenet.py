@@ -1,0 +1,113 @@
+"""The sources `tiny-imagenet` (Le and Yang 2015) and `imagenet100` (100 classes of ImageNet, Tian et al. 2020)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from cgankd.config import ConfigError, DataConfig
+from cgankd.data.dataset import Dataset
+from cgankd.data.image_files import SUFFIXES
+from cgankd.data.image_folder import Listing, list_folder, read_listing
+from cgankd.types import LogFn, silent
+
+NUM_IMAGENET100 = 100
+
+
+def load_tiny_imagenet(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+    """The folder tiny-imagenet-200: wnids.txt, words.txt, train/<wnid>/images/, val/images/ with val_annotations.txt.
+
+    The official val is the test split (the labels of the official test are not public); validation is taken out of
+    training. Classes are the sorted wnids under the first of their names in words.txt. Grey files become RGB.
+
+    Checks: every wnid has a training folder and as many images as the others; every image of val has one line of
+    annotations and every line its image. Raises ConfigError naming the file, line or class at fault.
+    """
+    root = Path(cfg.root)
+    wnids = sorted(set(_lines(root / "wnids.txt")))
+    if len(wnids) < 2:
+        raise ConfigError(f"{root / 'wnids.txt'} names {len(wnids)} class; unpack the archive again")
+    train = {wnid: _images(root / "train" / wnid / "images") for wnid in wnids}
+    most = max(wnids, key=lambda wnid: len(train[wnid]))
+    for wnid, found in train.items():
+        if len(found) != len(train[most]):
+            raise ConfigError(
+                f"{root / 'train' / wnid / 'images'} has {len(found)} images, but class {most} has {len(train[most])};"
+                " unpack the archive again"
+            )
+    test = _annotated(root / "val", wnids)
+    paths = [path for wnid in wnids for path in train[wnid]] + [path for path, _ in test]
+    labels = [wnids.index(wnid) for wnid in wnids for _ in train[wnid]] + [label for _, label in test]
+    parts = ["train"] * (len(paths) - len(test)) + ["test"] * len(test)
+    notes = {"images_found": float(len(paths))}
+    return read_listing(Listing(paths, labels, parts, _names(root, wnids), 0, notes), cfg, seed, log)
+
+
+def load_imagenet100(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+    """Class folders in train/ and in val/ or test/; the middle square of each image is brought to data.image_size.
+
+    A val/ without test/ is the test split, as ImageNet's labelled val is in the literature. Check: 100 class folders
+    in each part, whose images are counted. Raises ConfigError naming the folder or file at fault.
+    """
+    listing = list_folder(cfg.root)
+    if "test" not in listing.parts:
+        if "val" not in listing.parts:
+            raise ConfigError(f"data.root {cfg.root!r} has no val or test folder beside train; put one there")
+        listing = replace(listing, parts=["test" if part == "val" else part for part in listing.parts])
+    for part in sorted(set(listing.parts)):
+        classes = {label for label, own in zip(listing.labels, listing.parts, strict=True) if own == part}
+        if len(classes) != NUM_IMAGENET100:
+            raise ConfigError(
+                f"data.root {cfg.root!r} has {len(classes)} classes in its {part} images, but imagenet100 has"
+                f" {NUM_IMAGENET100}; complete it, or set data.source to image-folder"
+            )
+    listing = replace(listing, notes={"images_found": float(len(listing.paths))})
+    return read_listing(listing, cfg, seed, log, crop=True)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; data.root must be the folder tiny-imagenet-200 as unpacked")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} does not exist; data.root must be the folder tiny-imagenet-200 as unpacked")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _annotated(folder: Path, wnids: list[str]) -> list[tuple[Path, int]]:
+    """Images of val with the number of their class. A line is: file, wnid and a box, parted by tabs."""
+    images = {path.name: path for path in _images(folder / "images")}
+    listing = folder / "val_annotations.txt"
+    number = {wnid: place for place, wnid in enumerate(wnids)}
+    found: dict[str, int] = {}
+    for place, line in enumerate(_lines(listing), start=1):
+        cells = line.split("\t")
+        if len(cells) < 2 or cells[1] not in number:
+            raise ConfigError(f"{listing}: line {place} is {line!r}, not a file and a class of wnids.txt; correct it")
+        if cells[0] not in images:
+            raise ConfigError(
+                f"{listing}: line {place} names {cells[0]}, but {folder / 'images' / cells[0]} does not exist; unpack"
+                " the archive again"
+            )
+        if cells[0] in found:
+            raise ConfigError(f"{listing}: line {place} names {cells[0]} a second time; keep one of the lines")
+        found[cells[0]] = number[cells[1]]
+    missing = sorted(set(images) - set(found))
+    if missing:
+        raise ConfigError(
+            f"{listing} has no line for {images[missing[0]]} ({len(missing)} without one); unpack the archive again"
+        )
+    return [(images[name], found[name]) for name in sorted(found)]
+
+
+def _names(root: Path, wnids: list[str]) -> tuple[str, ...]:
+    """The first name of each class in words.txt, with the wnid where two classes share it."""
+    words = dict(line.partition("\t")[::2] for line in _lines(root / "words.txt"))
+    first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    times = Counter(first)
+    return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(first, wnids, strict=True))
