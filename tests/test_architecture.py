@@ -35,7 +35,7 @@ ALLOWED = {
 }
 THIRD_PARTY = {"torch", "numpy", "h5py", "torchvision", "PIL", "sklearn", "scipy", "safetensors", "onnx", "onnxruntime"}
 ONE_PLACE: dict[str, str | tuple[str, ...]] = {
-    "h5py": "cgankd/data/store.py",
+    "h5py": "cgankd/data/store",
     "mlflow": ("pipelines/tracking", "pipelines/registry.py"),
     "jinja2": "pipelines/page.py",
     "onnx": "cgankd/export.py",

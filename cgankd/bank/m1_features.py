@@ -12,15 +12,16 @@ from torch.nn import functional as F
 
 from cgankd.config import RatioConfig
 from cgankd.data import pixels
+from cgankd.data.batches import chunks
 from cgankd.fit.device import autocast, channels_last
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.features import FeatureNet
 from cgankd.rng import generator
-from cgankd.types import Checkpoint, LogFn, Split, Task, silent
+from cgankd.types import Checkpoint, Images, LogFn, Split, Task, silent
 
-FeatureFn = Callable[[Tensor], Tensor]
+FeatureFn = Callable[[Images], Tensor]
 """uint8 images [B, C, H, W] to float32 standardised features [B, F]."""
-LabelFn = Callable[[Tensor], Tensor]
+LabelFn = Callable[[Images], Tensor]
 """uint8 images [B, C, H, W] to predicted labels [B] in raw units."""
 AugmentFn = Callable[[Tensor, torch.Generator], Tensor]
 """Augment a batch of [0, 1] pixels."""
@@ -136,21 +137,21 @@ def forward_u8(net: FeatureNet, images_BCHW: Tensor, precision: str) -> tuple[Te
     return result
 
 
-def raw_features(net: FeatureNet, images_BCHW: Tensor, precision: str) -> Tensor:
+def raw_features(net: FeatureNet, images_BCHW: Images, precision: str) -> Tensor:
     """Features [B, F] before standardising."""
-    return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in torch.split(images_BCHW, CHUNK)])
+    return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in chunks(images_BCHW, CHUNK)])
 
 
 def validation_score(net: FeatureNet, val: Split, task: Task, precision: str) -> float:
     """Mean headline of the label head."""
-    out_NO = torch.cat([forward_u8(net, chunk, precision)[1] for chunk in torch.split(val.images, CHUNK)])
+    out_NO = torch.cat([forward_u8(net, chunk, precision)[1] for chunk in chunks(val.images, CHUNK)])
     return float(task.score(out_NO, val.labels).mean())
 
 
-def reconstruction_error(net: FeatureNet, images_BCHW: Tensor, precision: str) -> float:
+def reconstruction_error(net: FeatureNet, images_BCHW: Images, precision: str) -> float:
     """Mean squared error of the decoder in [-1, 1] pixels."""
     total = 0.0
-    for chunk in torch.split(images_BCHW, CHUNK):
+    for chunk in chunks(images_BCHW, CHUNK):
         recon_BCHW = forward_u8(net, chunk, precision)[2]
         assert recon_BCHW is not None, "the net has a decoder"
         total += float((recon_BCHW - pixels.to_signed(chunk)).square().mean()) * len(chunk)
@@ -160,7 +161,7 @@ def reconstruction_error(net: FeatureNet, images_BCHW: Tensor, precision: str) -
 def make_features(net: FeatureNet, precision: str) -> FeatureFn:
     """The frozen extractor as a function of uint8 images: standardised, clamped features [B, F]."""
 
-    def features(images_BCHW: Tensor) -> Tensor:
+    def features(images_BCHW: Images) -> Tensor:
         with torch.no_grad():
             scaled_BF: Tensor = net.scale(raw_features(net, images_BCHW, precision))
         return scaled_BF
@@ -171,8 +172,8 @@ def make_features(net: FeatureNet, precision: str) -> FeatureFn:
 def make_predict_label(net: FeatureNet, task: Task, precision: str) -> LabelFn:
     """The extractor's label head as a function of uint8 images: raw-unit labels [B]."""
 
-    def predict_label(images_BCHW: Tensor) -> Tensor:
-        outs = [forward_u8(net, chunk, precision)[1] for chunk in torch.split(images_BCHW, CHUNK)]
+    def predict_label(images_BCHW: Images) -> Tensor:
+        outs = [forward_u8(net, chunk, precision)[1] for chunk in chunks(images_BCHW, CHUNK)]
         return task.predict(torch.cat(outs))
 
     return predict_label

@@ -16,7 +16,7 @@ from cgankd.fit.device import autocast
 from cgankd.nets.label_embed import embed_labels
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
-from cgankd.types import Checkpoint, Draw, LogFn, RatioFn, Split, Task, Vicinity, silent
+from cgankd.types import Checkpoint, Draw, Images, LogFn, RatioFn, Split, Task, Vicinity, silent
 
 EVAL_FAKES = 1000
 """Fakes in the fixed evaluation pool (more where the validation split is larger)."""
@@ -181,7 +181,7 @@ def ratio_of(mlp: RatioMLP, embed: nn.Module, features_NF: Tensor, label_N: Tens
 def make_ratio(mlp: RatioMLP, embed: nn.Module, features: FeatureFn) -> RatioFn:
     """r(x given y) [B] of uint8 images, calibrated by `mlp.scale` so that its mean on fakes is 1."""
 
-    def ratio(images_BCHW: Tensor, label_B: Tensor) -> Tensor:
+    def ratio(images_BCHW: Images, label_B: Tensor) -> Tensor:
         return ratio_of(mlp, embed, features(images_BCHW), label_B) * mlp.scale
 
     return ratio

@@ -1,0 +1,114 @@
+"""HDF5 files as such: written whole or not at all, checked before they are read, rows in any order."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+Attributes = Mapping[str, str | int | float]
+
+SLAB_ROWS = 2048
+"""Rows copied at a time, so that memory does not grow with the file."""
+MAX_BYTES = 2**38
+"""Largest declared size of one dataset that is read (256 GiB)."""
+PLAIN_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+
+
+@contextlib.contextmanager
+def creating(path: Path) -> Iterator[h5py.File]:
+    """A new file under a temporary name, renamed to `path` when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            yield file
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def opening(path: Path) -> Iterator[h5py.File]:
+    """A checked file open for reading. Raises ValueError naming the file where it is missing, broken or unsafe."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; run the stage that writes it")
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(h5py.File(path, "r"))
+            check_file(path, file)
+        except (OSError, KeyError, RuntimeError) as problem:
+            raise ValueError(f"{path} is no whole HDF5 file ({problem}); run the stage that writes it again") from None
+        yield file
+
+
+def check_file(path: Path, file: h5py.File, max_bytes: int = MAX_BYTES) -> None:
+    """Raise ValueError on anything a file of ours never has: links, outside storage, objects, impossible sizes."""
+    file_bytes = path.stat().st_size
+    for name in file:
+        where = f"{path}: dataset {name!r}"
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{where} is a link to somewhere else, which is not followed")
+        item = file[name]
+        if not isinstance(item, h5py.Dataset):
+            raise ValueError(f"{where} is a group or type, where only plain datasets are expected")
+        if item.is_virtual or item.external:
+            raise ValueError(f"{where} keeps its values in another file, which is not read")
+        if item.dtype.kind not in "iufb" or item.shape is None:
+            raise ValueError(f"{where} has type {item.dtype} and shape {item.shape}; only arrays of numbers are read")
+        filters = item.id.get_create_plist()
+        if any(filters.get_filter(i)[0] not in PLAIN_FILTERS for i in range(filters.get_nfilters())):
+            raise ValueError(f"{where} is packed by a filter that is not read; only gzip is")
+        declared = math.prod(item.shape) * item.dtype.itemsize
+        if declared > max_bytes or declared > 1000 * file_bytes:
+            raise ValueError(f"{where} claims {declared} bytes in a file of {file_bytes}, so the file is broken")
+
+
+def column(path: Path, file: h5py.File, name: str, kinds: str, ndim: int | None) -> h5py.Dataset:
+    """A dataset of the file. Raises ValueError where it is missing or not of the kinds and dimensions given."""
+    if name not in file:
+        raise ValueError(f"{path}: dataset {name!r} is missing; run the stage that writes the file again")
+    item = file[name]
+    if item.dtype.kind not in kinds or ndim not in (None, item.ndim) or (kinds == "u" and item.dtype != np.uint8):
+        raise ValueError(f"{path}: dataset {name!r} has an unexpected type {item.dtype} or shape {item.shape}")
+    return item
+
+
+def same_length(path: Path, *items: h5py.Dataset) -> None:
+    for item in items:
+        if item.ndim == 0 or len(item) != len(items[0]):
+            found = f"{item.name[1:]!r} has shape {item.shape}, but {items[0].name[1:]!r} has {len(items[0])} rows"
+            raise ValueError(f"{path}: dataset {found}")
+
+
+def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
+    """Rows in the order asked; whole slabs are read, since HDF5 picks single rows slowly."""
+    assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(images)), "row numbers lie in the file"
+    out = np.empty((len(rows), *images.shape[1:]), np.uint8)
+    slab_of_row = rows // SLAB_ROWS
+    order = np.argsort(slab_of_row, kind="stable")
+    borders = np.flatnonzero(np.diff(slab_of_row[order])) + 1
+    for places in np.split(order, borders) if len(rows) else []:
+        first, last = int(rows[places].min()), int(rows[places].max())
+        out[places] = images[first : last + 1][rows[places] - first]
+    return torch.from_numpy(out)
+
+
+def put_attributes(file: h5py.File, attributes: Attributes) -> None:
+    for name in sorted(attributes):
+        file.attrs[name] = attributes[name]
+
+
+def get_attributes(file: h5py.File) -> dict[str, str | int | float]:
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
