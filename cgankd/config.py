@@ -50,6 +50,9 @@ class DataConfig:
     """Scalar labels: lower end of the range in raw units; null = smallest training label."""
     label_max: float | None
     """Scalar labels: upper end of the range in raw units; null = largest training label."""
+    memory_budget_gb: float | None = None
+    """Memory in GB for images at rest, all processes of a stage together; what does not fit is read from its file when
+    needed. null = a quarter of this machine's memory. Changes no number."""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -64,6 +67,8 @@ class DataConfig:
             "set when data.num_val is null, and null otherwise",
             self.val_per_label,
         )
+        budget = self.memory_budget_gb
+        require(budget is None or budget >= 0, "data.memory_budget_gb", "null or zero or more", budget)
         share = self.test_share
         require(share is None or 0 < share < 1, "data.test_share", "null or between 0 and 1", share)
         if self.label_min is not None and self.label_max is not None:
@@ -356,9 +361,15 @@ class StudentConfig(FitConfig):
     best_with_kd: bool
     """Also train the arm with fakes that is best on validation with KD on top."""
     arms: dict[str, ArmConfig]
+    teacher_cache: str = "full"
+    """How the outputs of teacher_view `clean` are kept: full (float32), half (float16; those of fakes come from the bank
+    stage), or topk:NUMBER (the largest logits in float16, the others as one common logit; class labels only)."""
 
     def __post_init__(self) -> None:
         self.check("student")
+        kind, _, number = self.teacher_cache.partition(":")
+        known = self.teacher_cache in ("full", "half") or (kind == "topk" and number.isdigit() and int(number) >= 1)
+        require(known, "student.teacher_cache", "full, half or topk:NUMBER", self.teacher_cache)
         check_augment(self.strong_augment, "student.strong_augment")
         check_name(self.distiller, DISTILLERS, "student.distiller")
         require(self.base_steps >= 1, "student.base_steps", "at least 1", self.base_steps)
@@ -438,6 +449,8 @@ class Config:
             "bank.label_bin": self.bank.label_bin,
             "bank.num_conditions": self.bank.num_conditions,
         }
+        topk = self.student.teacher_cache.startswith("topk")
+        require(not (scalar and topk), "student.teacher_cache", "full or half for scalar labels", "topk")
         for name, value in sections.items():
             if scalar:
                 require(value is not None, name, "set for scalar labels (data.task is scalar)", value)

@@ -35,6 +35,7 @@ from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines import pictures
 from pipelines.artifacts import file_digest, load_weights
 from pipelines.context import Context
+from pipelines.machine import image_memory
 from pipelines.networks import load_draw, load_predictor, load_ratio
 
 
@@ -53,7 +54,8 @@ def run(ctx: Context) -> None:
     )
     info = read_info(dataset)
     task = make_task(info, ctx.cfg)
-    train, val = read_split(dataset, "train"), read_split(dataset, "val")
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
     selections = wanted_selections(ctx.cfg)
     refuse_worthless(ctx, cgan_path, ratio_path, selections)
     score_fn, teacher = make_scorer(info, task, teacher_path, cgan_path, ratio_path)

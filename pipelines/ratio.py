@@ -19,7 +19,9 @@ from cgankd.types import Vicinity
 from cgankd.vicinity import ScalarVicinity
 from pipelines import pictures
 from pipelines.context import Context
+from pipelines.machine import image_memory
 from pipelines.networks import build_ratio_nets, load_generator
+from pipelines.scratch import roomy
 
 
 def drop_radius(cfg: Config, vicinity: Vicinity) -> float:
@@ -35,7 +37,9 @@ def run(ctx: Context) -> None:
     dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
     info = read_info(dataset)
     task = make_task(info, ctx.cfg)
-    train, val = read_split(dataset, "train"), read_split(dataset, "val")
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
+    rows = roomy(ctx.path("resume/ratio/scratch"), memory)
     vicinity = task.vicinity(train.labels)
     gan, embed, cgan = load_generator(cgan_path, info, task)
     draw = make_draw(gan, embed, z_dim=cgan["z_dim"], precision=cgan["precision"])
@@ -56,6 +60,7 @@ def run(ctx: Context) -> None:
         seed=seed,
         log=ctx.progress("features"),
         checkpoint=ctx.checkpoint("features"),
+        rows=rows,
     )
     ctx.metrics({f"features.{name}": value for name, value in found.items()})
     nets["features"].requires_grad_(False)
@@ -76,6 +81,7 @@ def run(ctx: Context) -> None:
         seed=seed,
         log=ctx.progress("ratio"),
         checkpoint=ctx.checkpoint("ratio"),
+        rows=rows,
     )
     ctx.metrics({f"ratio.{name}": value for name, value in report.items()})
     if math.isfinite(zeta):

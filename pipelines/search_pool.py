@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgankd.bank import build
-from cgankd.data.store import SLAB_ROWS, BankWriter, read_info, read_split
+from cgankd.data.store import BankWriter, read_info, read_split
+from cgankd.data.store_files import SLAB_ROWS
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
 from cgankd.task import make_task
@@ -115,7 +116,7 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
             for piece in rows_of(blocks, rows):
                 writer.append(**piece)
             writer.set_columns({f"in_{selection}": torch.ones(len(rows), dtype=torch.bool).numpy()})
-            writer.close({"cgan": file_digest(inputs.cgan)})
+            writer.close({"cgan": file_digest(inputs.cgan), "teacher": file_digest(inputs.teacher)})
         yield path, remembered.drawn
     finally:
         path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from cgankd.fit.predictor import fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
 from pipelines.context import Context
+from pipelines.machine import image_memory
 from pipelines.networks import build_predictor
 
 
@@ -22,7 +23,8 @@ def run(ctx: Context) -> None:
     (path,) = ctx.inputs("dataset.h5")
     info = read_info(path)
     task = make_task(info, ctx.cfg)
-    train, val = read_split(path, "train"), read_split(path, "val")
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(path, "val", memory), read_split(path, "train", memory)
     seed_all(ctx.seed, "teacher")
     config = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
     net = build_predictor(config, info, task)

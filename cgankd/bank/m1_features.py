@@ -26,6 +26,9 @@ LabelFn = Callable[[Images], Tensor]
 AugmentFn = Callable[[Tensor, torch.Generator], Tensor]
 """Augment a batch of [0, 1] pixels."""
 
+RowsFn = Callable[[int, int], Tensor]
+"""An empty float32 tensor of so many rows and columns: in memory, or where there is room for one that is too large."""
+
 CHUNK = 256
 """Images in one pass outside training, to bound memory."""
 
@@ -57,10 +60,12 @@ def train_features(
     seed: int,
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
+    rows: RowsFn = torch.empty,
 ) -> dict[str, float]:
     """Train the extractor in place, keep the weights best on validation, then fit its `scale` to the training features.
 
-    Returns the validation headline, the loss parts and how much of the feature space is alive.
+    Returns the validation headline, the loss parts and how much of the feature space is alive. The features of all
+    training images are kept in `rows(N, F)`.
     Raises ValueError where the loss is not finite.
     """
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
@@ -106,7 +111,7 @@ def train_features(
             checkpoint.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict(), **kept})
 
     net.load_state_dict(best_net)
-    net.scale.fit(raw_features(net, train.images, cfg.precision))
+    net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train.images, rows))
     return features_report(net, val, task, cfg) | {"best_step": float(best_step)}
 
 
@@ -140,6 +145,19 @@ def forward_u8(net: FeatureNet, images_BCHW: Tensor, precision: str) -> tuple[Te
 def raw_features(net: FeatureNet, images_BCHW: Images, precision: str) -> Tensor:
     """Features [B, F] before standardising."""
     return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in chunks(images_BCHW, CHUNK)])
+
+
+def feature_rows(features: FeatureFn, images_NCHW: Images, rows: RowsFn = torch.empty) -> Tensor:
+    """Features [N, F] of a whole set in `rows(N, F)`; besides, memory does not grow with the set."""
+    start, out_NF = 0, None
+    for chunk in chunks(images_NCHW, CHUNK):
+        features_BF = features(chunk)
+        if out_NF is None:
+            out_NF = rows(len(images_NCHW), features_BF.shape[1])
+        out_NF[start : start + len(chunk)] = features_BF
+        start += len(chunk)
+    assert out_NF is not None, "there is at least one chunk"
+    return out_NF
 
 
 def validation_score(net: FeatureNet, val: Split, task: Task, precision: str) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.bank.m1_features import FeatureFn, LabelFn
+from cgankd.bank.m1_features import FeatureFn, LabelFn, RowsFn, feature_rows
 from cgankd.bank.m1_partners import FakeSource, draw_pool
 from cgankd.config import RatioConfig
 from cgankd.fit.device import autocast
@@ -60,17 +60,18 @@ def train_ratio(
     seed: int,
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
+    rows: RowsFn = torch.empty,
 ) -> dict[str, float]:
     """Fit the ratio in place, keep the weights best on validation, calibrate `mlp.scale`; see `ratio_report`.
 
     `embed` must not be the generator's own module: where it is learned, this loop moves it together with the MLP.
     zeta is the vicinity in raw units, infinite for exact matching. A pool of one batch refreshed each step is the
     published procedure; a larger one spares the generator. Raises ValueError where the loss is not finite or every
-    fake leaves the vicinity.
+    fake leaves the vicinity. The features of all training images are kept in `rows(N, F)`.
     """
     total = cfg.num_steps
     source = FakeSource(draw, features, predict_label, vicinity, zeta, cfg.max_redraws)
-    real_NF, val_NF = features(train.images), features(val.images)
+    real_NF, val_NF = feature_rows(features, train.images, rows), features(val.images)
     num_eval = max(EVAL_FAKES, len(val))
     held = draw_pool(source, val.labels, num_eval, generator(seed, "ratio evaluation"))
     held_label_P = val.labels[held.partner]

@@ -97,7 +97,8 @@ class StreamedImages:
         self._close()
 
     def _close(self) -> None:
-        self._stack, self._images, self._process = ExitStack(), None, 0
+        self._stack, self._process = ExitStack(), 0
+        self._images: h5py.Dataset | None = None
         self._slabs: OrderedDict[int, Array] = OrderedDict()
 
     def _checked(self, rows: Array) -> Array:
