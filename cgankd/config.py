@@ -15,7 +15,7 @@ from cgankd.settings import ConfigError as ConfigError
 from cgankd.settings import check_name, from_dict, nearest, require
 from cgankd.settings import to_dict as to_dict
 
-AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip")
+AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
 NETS = ("convnet", "plain-vgg")
 """Predictors of cgankd.nets.zoo; named here so that a typo ends before anything is trained."""
 DISTILLERS = ("kd",)
@@ -97,7 +97,7 @@ class FitConfig:
     weight_decay: float
     schedule: Literal["onecycle", "cosine", "constant"]
     augment: str
-    """Plain augmentation, joined by "+" out of none, shift, affine, zoom, hue, colour, cutout, flip."""
+    """Plain augmentation, joined by "+" out of the names in AUGMENTS (config.py)."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward pass: auto = bf16 where the machine has bf16 matrix units."""
 

@@ -60,7 +60,7 @@ def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
     check_origin(bank_path, dataset, teacher_path)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
-    scores = read_pool_scores(bank_path)
+    scores = read_pool_scores(bank_path, but=("teacher_output",))
     if "labels" not in scores or "asked" not in scores:
         raise ConfigError("artifacts/bank.h5 has no labels, so it is no bank of cgankd; run `cgankd bank` again")
     check_sizes({"training images": len(train), "validation images": len(val), "fakes": len(scores["labels"])})
@@ -131,23 +131,24 @@ def read_bank(
     folder, log = ctx.path("resume/audit/scratch").parent, ctx.progress("fakes")
     images = mapped(folder / "images", (count, info.channels, info.image_size, info.image_size), torch.uint8)
     features: Tensor | None = None
+    outputs: Tensor | None = None
     more: Tensor | None = None
-    outputs = []
     for row in torch.split(torch.arange(count), READ):
         images[row] = image = read_pool_images(path, row)
         feature, out = teacher(image)
-        if features is None:
+        if features is None or outputs is None:
+            outputs = mapped(folder / "outputs", (count, out.shape[1]), torch.float32)
             features = mapped(folder / "features", (count, feature.shape[1]), torch.float32)
         features[row] = feature
-        outputs.append(out)
+        outputs[row] = out
         if extra is not None:
             other = extra(image)
             if more is None:
                 more = mapped(folder / "more", (count, other.shape[1]), torch.float32)
             more[row] = other
         log(int(row[-1]) + 1, {}, count)
-    assert features is not None
-    return images, features, torch.cat(outputs), more
+    assert features is not None and outputs is not None
+    return images, features, outputs, more
 
 
 def sliding_window(info: DatasetInfo, task: Task, label_bin: float | None) -> tuple[Tensor, float] | None:

@@ -149,7 +149,7 @@ def draw_pictures(
 ) -> None:
     """Kept and dropped fakes with their scores, the two histograms with their limits, and the label marginals."""
     train, val_error = data
-    scores = read_pool_scores(pool)
+    scores = read_pool_scores(pool, but=("teacher_output",))
     columns = build.Columns(
         task.filter_groups(scores["asked"]), scores["ratio"], scores["teacher_error"], scores["uniform"]
     )

@@ -66,12 +66,16 @@ class Job:
 
 def bank_rows(pool: Path, arm: ArmConfig) -> Tensor:
     """Rows of the pool [M] that the M1/M2 switches of an arm select."""
-    return read_pool_scores(pool)[f"in_{selection_name(arm.subsample, arm.filter)}"].bool().nonzero()[:, 0]
+    return (
+        read_pool_scores(pool, but=("teacher_output",))[f"in_{selection_name(arm.subsample, arm.filter)}"]
+        .bool()
+        .nonzero()[:, 0]
+    )
 
 
 def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -> Split:
     """The fakes of an arm, labels asked or replaced; their images are streamed where `memory` has no room for them."""
-    scores, rows = read_pool_scores(pool), bank_rows(pool, arm)
+    scores, rows = read_pool_scores(pool, but=("teacher_output",)), bank_rows(pool, arm)
     labels = scores["predicted" if arm.replace else "asked"][rows]
     return Split(read_pool_stream(pool, rows, memory), labels)
 

@@ -158,7 +158,7 @@ def bank_digests(pool: Path) -> dict[str, str]:
     The images themselves are a function of those, so an arm whose fakes stay the same is not trained again when
     another arm's selection changes.
     """
-    scores, source = read_pool_scores(pool), str(read_attributes(pool)["cgan"])
+    scores, source = read_pool_scores(pool, but=("teacher_output",)), str(read_attributes(pool)["cgan"])
     digests = {}
     for key, rows in scores.items():
         if key.startswith("in_"):

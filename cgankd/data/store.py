@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -181,10 +181,10 @@ class BankWriter:
                 raise left
 
 
-def read_pool_scores(path: Path) -> dict[str, Tensor]:
-    """Every column of a pool or bank file but the images."""
+def read_pool_scores(path: Path, but: Collection[str] = ()) -> dict[str, Tensor]:
+    """Every column of a pool or bank file but the images and those named in `but`."""
     with opening(path) as file:
-        names = [name for name in file if name != "images"]
+        names = [name for name in file if name not in ("images", *but)]
         columns = [column(path, file, name, "iufb", None) for name in names]
         same_length(path, column(path, file, "images", "u", 4), *columns)
         return {name: torch.from_numpy(values[...]) for name, values in zip(names, columns, strict=True)}
@@ -209,16 +209,18 @@ def write_bank(path: Path, pool_path: Path, rows: Tensor, labels: Tensor, attrib
     """
     assert rows.shape == labels.shape, "one label a row"
     with opening(pool_path) as pool, creating(path) as file:
-        images = column(pool_path, pool, "images", "u", 4)
-        shape = (len(rows), *images.shape[1:])
-        target = file.create_dataset("images", shape, np.uint8)
-        for start in range(0, len(rows), SLAB_ROWS):
-            part = rows[start : start + SLAB_ROWS].numpy()
-            target[start : start + len(part)] = read_rows(images, part).numpy()
+        _copy_rows(column(pool_path, pool, "images", "u", 4), rows, file, "images")
         file["labels"] = labels.numpy()
         for name in ("asked", "ratio", "teacher_error", "teacher_output", "shard"):
-            file[name] = column(pool_path, pool, name, "iuf", None)[...][rows.numpy()]
+            _copy_rows(column(pool_path, pool, name, "iuf", None), rows, file, name)
         put_attributes(file, attributes)
+
+
+def _copy_rows(source: h5py.Dataset, rows: Tensor, file: h5py.File, name: str) -> None:
+    target = file.create_dataset(name, (len(rows), *source.shape[1:]), source.dtype)
+    for start in range(0, len(rows), SLAB_ROWS):
+        part = rows[start : start + SLAB_ROWS].numpy()
+        target[start : start + len(part)] = read_rows(source, part).numpy()
 
 
 def read_bank(path: Path) -> Bank:

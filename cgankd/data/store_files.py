@@ -95,7 +95,7 @@ def same_length(path: Path, *items: h5py.Dataset) -> None:
 def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
     """Rows in the order asked; whole slabs are read, since HDF5 picks single rows slowly."""
     assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(images)), "row numbers lie in the file"
-    out = np.empty((len(rows), *images.shape[1:]), np.uint8)
+    out = np.empty((len(rows), *images.shape[1:]), images.dtype)
     slab_of_row = rows // SLAB_ROWS
     order = np.argsort(slab_of_row, kind="stable")
     borders = np.flatnonzero(np.diff(slab_of_row[order])) + 1
