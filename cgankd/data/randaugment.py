@@ -139,9 +139,9 @@ def _levels(x_BCHW: Tensor) -> Tensor:
 
 
 def posterize(x_BCHW: Tensor, sign_B: Tensor) -> Tensor:
-    """Keep the upper bits of the 8; 4 of them at the largest magnitude."""
-    bits = 8 - round(strength(4.0))
-    return (_levels(x_BCHW) // 2 ** (8 - bits) * 2 ** (8 - bits)).to(x_BCHW) / 255.0
+    """Keep the upper bits of the 8; the lower 4 go at the largest magnitude."""
+    unit = 1 << round(strength(4.0))
+    return (_levels(x_BCHW) // unit * unit).to(x_BCHW) / 255.0
 
 
 def solarize(x_BCHW: Tensor, sign_B: Tensor) -> Tensor:
