@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -167,3 +168,22 @@ def test_a_bank_is_copied_slab_by_slab(pool: Path, tmp_path: Path, monkeypatch: 
     rows = torch.arange(1, NUM, 2)
     write_bank(tmp_path / "bank.h5", pool, rows, torch.zeros(len(rows), dtype=torch.int64), {})
     assert read and max(read) == 5
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{}, {"chunks": (6, 1, 16, 16)}, {"chunks": (6, 1, 8, 16)}, {"chunks": (6, 1, 16, 16), "compression": "gzip"}],
+)
+@pytest.mark.parametrize("userblock", [0, 512])
+def test_single_rows_of_any_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: dict[str, object], userblock: int
+) -> None:
+    held = split(NUM, "layout").images
+    with h5py.File(tmp_path / "x.h5", "w", userblock_size=userblock) as file:
+        file["before"] = np.arange(100)
+        file.create_dataset("images", data=held.numpy(), **layout)
+    monkeypatch.setattr(store_stream, "SLAB_BYTES", 2**20)
+    monkeypatch.setattr(store_stream, "DENSE", 1)  # a slab only where all of its rows are wanted
+    streamed = StreamedImages(tmp_path / "x.h5", np.arange(NUM))
+    rows = torch.tensor([49, 0, 6, 5, 48])
+    assert torch.equal(streamed[rows], held[rows]) and not streamed._slabs
