@@ -13,15 +13,15 @@ from typing import Any, Literal
 from cgankd.config_cgan import CganConfig as CganConfig
 from cgankd.config_cgan import LabelInputConfig as LabelInputConfig
 from cgankd.config_cgan import VicinityConfig as VicinityConfig
+from cgankd.config_data import DataConfig as DataConfig
 from cgankd.config_nets import NETS as NETS
 from cgankd.config_nets import OwnTeacherConfig, check_net
-from cgankd.config_data import DataConfig as DataConfig
 from cgankd.config_search import SearchConfig
 from cgankd.settings import ConfigError as ConfigError
 from cgankd.settings import check_name, from_dict, nearest, require
 from cgankd.settings import to_dict as to_dict
 
-AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip")
+AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
 DISTILLERS = ("kd",)
 """KD losses of cgankd.distill.losses."""
 
@@ -44,7 +44,7 @@ class FitConfig:
     weight_decay: float
     schedule: Literal["onecycle", "cosine", "constant", "multistep"]
     augment: str
-    """Plain augmentation, joined by "+" out of none, shift, affine, zoom, hue, colour, cutout, flip."""
+    """Plain augmentation, joined by "+" out of the names in AUGMENTS (config.py)."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward pass: auto = bf16 where the machine has bf16 matrix units."""
     milestones: tuple[float, ...] = ()
@@ -223,9 +223,15 @@ class StudentConfig(FitConfig):
     best_with_kd: bool
     """Also train the arm with fakes that is best on validation with KD on top."""
     arms: dict[str, ArmConfig]
+    teacher_cache: str = "full"
+    """How the outputs of teacher_view `clean` are kept: full (float32), half (float16; those of fakes come from the bank
+    stage), or topk:NUMBER (the largest logits in float16, the others as one common logit; class labels only)."""
 
     def __post_init__(self) -> None:
         self.check("student")
+        kind, _, number = self.teacher_cache.partition(":")
+        known = self.teacher_cache in ("full", "half") or (kind == "topk" and number.isdigit() and int(number) >= 1)
+        require(known, "student.teacher_cache", "full, half or topk:NUMBER", self.teacher_cache)
         check_augment(self.strong_augment, "student.strong_augment")
         check_name(self.distiller, DISTILLERS, "student.distiller")
         require(self.base_steps >= 1, "student.base_steps", "at least 1", self.base_steps)
@@ -305,6 +311,8 @@ class Config:
             "bank.label_bin": self.bank.label_bin,
             "bank.num_conditions": self.bank.num_conditions,
         }
+        topk = self.student.teacher_cache.startswith("topk")
+        require(not (scalar and topk), "student.teacher_cache", "full or half for scalar labels", "topk")
         for name, value in sections.items():
             if scalar:
                 require(value is not None, name, "set for scalar labels (data.task is scalar)", value)

@@ -44,6 +44,9 @@ class DataConfig:
     steering-angle: 80 degrees)."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
+    memory_budget_gb: float | None = None
+    """Memory in GB for images at rest, all processes of a stage together; what does not fit is read from its file when
+    needed. null = a quarter of this machine's memory. Changes no number."""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -58,6 +61,8 @@ class DataConfig:
             "set when data.num_val is null, and null otherwise",
             self.val_per_label,
         )
+        budget = self.memory_budget_gb
+        require(budget is None or budget >= 0, "data.memory_budget_gb", "null or zero or more", budget)
         share = self.test_share
         require(share is None or 0 < share < 1, "data.test_share", "null or between 0 and 1", share)
         if self.label_min is not None and self.label_max is not None:

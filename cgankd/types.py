@@ -14,11 +14,31 @@ import torch
 from torch import Tensor, nn
 
 
+class Images(Protocol):
+    """uint8 images [N, C, H, W] at rest: a tensor, or rows of a file that are read when asked for (data.store_stream).
+
+    Indexed by row numbers [B], a mask [N] or a slice, which give a tensor; whole sets are walked by `batches.chunks`.
+    """
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor | slice, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Split:
     """Images at rest with their labels: uint8 [N, C, H, W] and raw-unit labels [N] (int64 classes or float32 scalars)."""
 
-    images: Tensor
+    images: Images
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -233,13 +253,13 @@ class Dealing(Protocol):
 class RatioFn(Protocol):
     """A density ratio r(x given y) [B] of uint8 images and the labels asked for."""
 
-    def __call__(self, images_BCHW: Tensor, label_B: Tensor) -> Tensor: ...
+    def __call__(self, images_BCHW: Images, label_B: Tensor) -> Tensor: ...
 
 
 class PredictFn(Protocol):
     """A frozen predictor: uint8 images [B, C, H, W] to float32 outputs [B, O]."""
 
-    def __call__(self, images_BCHW: Tensor) -> Tensor: ...
+    def __call__(self, images_BCHW: Images) -> Tensor: ...
 
 
 class LogFn(Protocol):

@@ -6,8 +6,6 @@ images only. Bank images and features are memory-mapped scratch files, so memory
 
 from __future__ import annotations
 
-import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +15,13 @@ from rich.table import Table
 from torch import Tensor
 
 from cgankd.config import ConfigError
+from cgankd.data.batches import chunks
 from cgankd.data.store import read_attributes, read_info, read_pool_images, read_pool_scores, read_split
 from cgankd.measure.features import make_features
 from cgankd.measure.findings import Finding, flat
 from cgankd.rng import derive
 from cgankd.task import make_task
-from cgankd.types import DatasetInfo, Split, Task
+from cgankd.types import DatasetInfo, Images, Split, Task
 from pipelines import pictures, pictures_audit
 from pipelines.artifacts import file_digest
 from pipelines.audit_images import (
@@ -36,8 +35,10 @@ from pipelines.audit_images import (
 )
 from pipelines.audit_numbers import Sets, Space, by_label, by_label_findings, fidelity_findings
 from pipelines.context import Context
+from pipelines.machine import image_memory
 from pipelines.made_with import changed_since
 from pipelines.networks import load_predictor
+from pipelines.scratch import mapped
 
 LEAST = 10
 """Fewest images on any side: below, no number of an audit means anything."""
@@ -57,8 +58,9 @@ def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
     info = read_info(dataset)
     task = make_task(info, ctx.cfg)
     check_origin(bank_path, dataset, teacher_path)
-    train, val = read_split(dataset, "train"), read_split(dataset, "val")
-    scores = read_pool_scores(bank_path)
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
+    scores = read_pool_scores(bank_path, but=("teacher_output",))
     if "labels" not in scores or "asked" not in scores:
         raise ConfigError("artifacts/bank.h5 has no labels, so it is no bank of cgankd; run `cgankd bank` again")
     check_sizes({"training images": len(train), "validation images": len(val), "fakes": len(scores["labels"])})
@@ -73,7 +75,11 @@ def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
     features /= scale
     spaces = [Space("teacher", "teacher features (not Inception's; RMS 1)", train_NF / scale, val_NF / scale, features)]
     if extra is not None and more is not None:
-        spaces.append(Space("inception", "the features of --inception", extra(train.images), extra(val.images), more))
+        spaces.append(
+            Space(
+                "inception", "the features of --inception", whole(extra, train.images), whole(extra, val.images), more
+            )
+        )
 
     found: list[Finding] = []
     for space in spaces:
@@ -93,6 +99,11 @@ def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
     report(ctx, found, counts)
 
 
+def whole(features: Callable[[Tensor], Tensor], images: Images) -> Tensor:
+    """Features of a whole set, READ images at a time."""
+    return torch.cat([features(chunk) for chunk in chunks(images, READ)])
+
+
 def check_origin(bank: Path, dataset: Path, teacher: Path) -> None:
     """Raise ConfigError where the bank says that it was made from another data set or teacher."""
     made_from = read_attributes(bank)
@@ -108,20 +119,6 @@ def check_sizes(counts: dict[str, int]) -> None:
             raise ConfigError(f"there are only {count} {name}; an audit needs at least {LEAST}, so make more of them")
 
 
-def mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An empty tensor whose bytes lie in a nameless file, gone with the tensor. Raises ConfigError on a full disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = math.prod(shape)
-    wanted, free = size * dtype.itemsize, shutil.disk_usage(path.parent).free
-    if wanted > 0.9 * free:
-        raise ConfigError(
-            f"an audit needs {wanted / 1e9:.1f} GB of scratch in {path.parent}; {free / 1e9:.1f} GB are free"
-        )
-    tensor = torch.from_file(str(path), shared=True, size=size, dtype=dtype).reshape(shape)
-    path.unlink()
-    return tensor
-
-
 def read_bank(
     ctx: Context,
     path: Path,
@@ -134,23 +131,24 @@ def read_bank(
     folder, log = ctx.path("resume/audit/scratch").parent, ctx.progress("fakes")
     images = mapped(folder / "images", (count, info.channels, info.image_size, info.image_size), torch.uint8)
     features: Tensor | None = None
+    outputs: Tensor | None = None
     more: Tensor | None = None
-    outputs = []
     for row in torch.split(torch.arange(count), READ):
         images[row] = image = read_pool_images(path, row)
         feature, out = teacher(image)
-        if features is None:
+        if features is None or outputs is None:
+            outputs = mapped(folder / "outputs", (count, out.shape[1]), torch.float32)
             features = mapped(folder / "features", (count, feature.shape[1]), torch.float32)
         features[row] = feature
-        outputs.append(out)
+        outputs[row] = out
         if extra is not None:
             other = extra(image)
             if more is None:
                 more = mapped(folder / "more", (count, other.shape[1]), torch.float32)
             more[row] = other
         log(int(row[-1]) + 1, {}, count)
-    assert features is not None
-    return images, features, torch.cat(outputs), more
+    assert features is not None and outputs is not None
+    return images, features, outputs, more
 
 
 def sliding_window(info: DatasetInfo, task: Task, label_bin: float | None) -> tuple[Tensor, float] | None:

@@ -27,7 +27,7 @@ from cgankd.measure.copies import (
 )
 from cgankd.measure.findings import COPIED, FAR, MISLABELLED, UNEVEN, UNVARIED, Finding, over, under
 from cgankd.rng import generator
-from cgankd.types import LogFn, Split
+from cgankd.types import Images, LogFn, Split
 from pipelines.audit_numbers import Sets, Space, pair
 
 BATCH = 512
@@ -46,7 +46,7 @@ class Neighbours:
     shifted: Shifted
 
 
-def neighbours(images_NCHW: Tensor, features_NF: Tensor, sets: Sets, space: Space, log: LogFn) -> Neighbours:
+def neighbours(images_NCHW: Images, features_NF: Tensor, sets: Sets, space: Space, log: LogFn) -> Neighbours:
     """Search the training images for every image of a set, piece by piece."""
     by_pixel, by_feature, by_shift = [], [], []
     done = 0

@@ -34,6 +34,7 @@ from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines import pictures
 from pipelines.artifacts import file_digest, load_weights
 from pipelines.context import Context
+from pipelines.machine import image_memory
 from pipelines.networks import load_draw, load_predictor, load_ratio
 
 
@@ -52,7 +53,8 @@ def run(ctx: Context) -> None:
     )
     info = read_info(dataset)
     task = make_task(info, ctx.cfg)
-    train, val = read_split(dataset, "train"), read_split(dataset, "val")
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
     selections = wanted_selections(ctx.cfg)
     refuse_worthless(ctx, cgan_path, ratio_path, selections)
     score_fn, teacher = make_scorer(info, task, teacher_path, cgan_path, ratio_path)
@@ -146,7 +148,7 @@ def draw_pictures(
 ) -> None:
     """Kept and dropped fakes with their scores, the two histograms with their limits, and the label marginals."""
     train, val_error = data
-    scores = read_pool_scores(pool)
+    scores = read_pool_scores(pool, but=("teacher_output",))
     columns = build.Columns(
         task.filter_groups(scores["asked"]), scores["ratio"], scores["teacher_error"], scores["uniform"]
     )

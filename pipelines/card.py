@@ -10,6 +10,7 @@ from typing import Any
 from cgankd.bank.build import selection_name
 from cgankd.config import Config, ConfigError
 from cgankd.data.store import read_attributes, read_pool_scores, read_split
+from cgankd.data.store_stream import MemoryBudget
 from cgankd.measure.predictive import mean_interval
 from cgankd.types import Margin
 from pipelines.artifacts import file_digest, missing
@@ -59,7 +60,10 @@ def lineage(workdir: Path, cfg: Config, student: Package, licence: str | None) -
         fakes, drawn = int(selected.sum()), len(selected)
         digests |= {"pool": file_digest(pool), "cgan": str(attributes["cgan"])}
         rho = float(json.loads(str(attributes["config"]))["rho"]) if switches["filter"] else None
-    real = {"training": len(read_split(dataset, "train")), "validation": len(read_split(dataset, "val"))}
+    real = {
+        "training": len(read_split(dataset, "train", MemoryBudget(0))),
+        "validation": len(read_split(dataset, "val", MemoryBudget(0))),
+    }
     # Counted by `prepare`: nothing but `evaluate` opens the test split.
     real["test"] = int(_json(workdir / "metrics" / "prepare.json")["num_test"])
     return Lineage(

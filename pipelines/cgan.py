@@ -20,6 +20,7 @@ from cgankd.types import Draw, Split, Task, Vicinity
 from cgankd.vicinity import ScalarVicinity
 from pipelines import own_generator, pictures
 from pipelines.context import Context
+from pipelines.machine import image_memory
 
 
 def run(ctx: Context) -> None:
@@ -28,7 +29,7 @@ def run(ctx: Context) -> None:
     (path,) = ctx.inputs("dataset.h5")
     info = read_info(path)
     task = make_task(info, ctx.cfg)
-    train = read_split(path, "train")
+    train = read_split(path, "train", image_memory(ctx.cfg.data))
     vicinity = task.vicinity(train.labels)
     _check_kernel(ctx, vicinity)
 

@@ -15,6 +15,7 @@ from cgankd.task import make_task
 from cgankd.types import Headline
 from pipelines import pictures
 from pipelines.context import Context
+from pipelines.machine import image_memory
 from pipelines.networks import load_predictor
 from pipelines.table import render
 from pipelines.tracking_names import evaluate_names
@@ -32,7 +33,7 @@ def run(ctx: Context) -> None:
     uses_bank = {name: bool(arm["switches"]["bank"]) for name, arm in runs["arms"].items()}
     choice = choose(val, uses_bank, task.headline)
 
-    split = read_split(dataset, "test")
+    split = read_split(dataset, "test", image_memory(ctx.cfg.data))
     teacher, teacher_config = load_predictor(teacher_path, info, task)
     teacher_test = mean_score(task, make_predict(teacher, teacher_config["precision"]), split)
     log, total = ctx.progress("test"), sum(len(arm["runs"]) for arm in runs["arms"].values())

@@ -141,7 +141,7 @@ def _forms(
     forms: list[Form] = []
     for arithmetic, path in (("fp32", fp32), ("int8", int8)):
         run: Run = open_onnx(path)
-        score = float(package.answer.score(run(val.images), val.labels).double().mean())
+        score = float(package.answer.score(run(val.images[:]), val.labels).double().mean())
         holds = not forms or score <= forms[0].validation * (1 + tolerance)
         latency = median_ms(run, val.images[:1], repeats=repeats)
         forms.append(Form(name, arithmetic, package.num_parameters, path.stat().st_size, latency, score, holds))

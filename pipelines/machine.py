@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from cgankd.config import ConfigError
+from cgankd.config import ConfigError, DataConfig
+from cgankd.data.store_stream import MemoryBudget
 
 
 def available_cores() -> int:
@@ -37,3 +38,18 @@ def free_memory_gb() -> float | None:
     except OSError:
         pass
     return None
+
+
+def total_memory_bytes() -> int:
+    """Memory of this machine, or of its container where that has less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return total
+
+
+def image_memory(cfg: DataConfig, processes: int = 1) -> MemoryBudget:
+    """The share of data.memory_budget_gb that one of several processes may fill with images at rest."""
+    gb = cfg.memory_budget_gb
+    return MemoryBudget((total_memory_bytes() / 4 if gb is None else gb * 1e9) / processes)

@@ -64,7 +64,7 @@ def take_in(
     if own.kind == "images":
         fakes = load_own_fakes(path, info, log=ctx.progress("images"))
         fakes = fakes.take(torch.randperm(len(fakes), generator=generator(seed, "order of own images")))
-        tensors = {"images": fakes.images, "labels": fakes.labels}
+        tensors = {"images": fakes.images[:], "labels": fakes.labels}
     else:
         blob = path.read_bytes()
         tensors = {"program": torch.frombuffer(bytearray(blob), dtype=torch.uint8)}

@@ -18,7 +18,9 @@ from cgankd.types import Vicinity
 from cgankd.vicinity import ScalarVicinity
 from pipelines import pictures
 from pipelines.context import Context
+from pipelines.machine import image_memory
 from pipelines.networks import build_ratio_nets, load_source
+from pipelines.scratch import roomy
 
 
 def drop_radius(cfg: Config, vicinity: Vicinity) -> float:
@@ -34,7 +36,9 @@ def run(ctx: Context) -> None:
     dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
     info = read_info(dataset)
     task = make_task(info, ctx.cfg)
-    train, val = read_split(dataset, "train"), read_split(dataset, "val")
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
+    rows = roomy(ctx.path("resume/ratio/scratch"), memory)
     vicinity = task.vicinity(train.labels)
     draw, embed, embed_dim = load_source(cgan_path, info, task, reuse=True)
 
@@ -54,6 +58,7 @@ def run(ctx: Context) -> None:
         seed=seed,
         log=ctx.progress("features"),
         checkpoint=ctx.checkpoint("features"),
+        rows=rows,
     )
     ctx.metrics({f"features.{name}": value for name, value in found.items()})
     nets["features"].requires_grad_(False)
@@ -74,6 +79,7 @@ def run(ctx: Context) -> None:
         seed=seed,
         log=ctx.progress("ratio"),
         checkpoint=ctx.checkpoint("ratio"),
+        rows=rows,
     )
     ctx.metrics({f"ratio.{name}": value for name, value in report.items()})
     if math.isfinite(zeta):

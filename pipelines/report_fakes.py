@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cgankd.config import Config
 from cgankd.data.store import read_info, read_pool_images, read_pool_scores, read_split
+from cgankd.data.store_stream import MemoryBudget
 from cgankd.gan.diversity import pair_distances
 from cgankd.rng import generator
 from cgankd.task import make_task
@@ -118,7 +119,7 @@ def read_fakes(workdir: Path, cfg: Config) -> Fakes | None:
     flags = {name: column.bool() for name, column in scores.items() if name.startswith("in_")}
     labels = read_pool_scores(bank)["labels"] if bank.exists() else None
     fate = fates(task.filter_groups(scores["asked"]), flags)
-    return Fakes(info, task, scores, fate, labels, read_split(dataset, "train"))
+    return Fakes(info, task, scores, fate, labels, read_split(dataset, "train", MemoryBudget(0)))
 
 
 def label_text(info: DatasetInfo, value: float) -> str:
@@ -133,7 +134,7 @@ def real_sheet(workdir: Path) -> Sheet | None:
     path = workdir / "artifacts" / "dataset.h5"
     if not path.exists():
         return None
-    info, train = read_info(path), read_split(path, "train")
+    info, train = read_info(path), read_split(path, "train", MemoryBudget(0))
     order = train.labels.argsort(stable=True)
     shown = order[spread(len(order))]
     thumbs = []

@@ -15,15 +15,18 @@ from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, Config, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
-from cgankd.data.store import read_info, read_pool_images, read_pool_scores, read_split
+from cgankd.data.store import read_info, read_pool_scores, read_pool_stream, read_split
+from cgankd.data.store_stream import MemoryBudget
 from cgankd.distill.losses import Plain, TeacherView, make_distiller
+from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.fit.device import autocast
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
-from cgankd.types import Split, Task
+from cgankd.types import PredictFn, Split, Task
 from pipelines.artifacts import load_weights, save_weights
 from pipelines.networks import build_predictor, load_predictor
+from pipelines.teacher_outputs import cached_table, end_to_end, table_of_pool
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class Job:
     pool: Path
     out: Path
     init: Path | None
+    memory_bytes: float
+    """What this run may fill with images at rest; changes no number."""
+    teacher_key: dict[str, str]
+    """Digests of all that the teacher's outputs on the images of this run depend on."""
 
     @property
     def record(self) -> Path:
@@ -57,21 +64,28 @@ class Job:
         return replace(self, init=init)
 
 
-def bank_split(pool: Path, arm: ArmConfig) -> Split:
-    """The fakes of an arm: rows of the pool that its M1/M2 switches select, labels asked or replaced."""
-    scores = read_pool_scores(pool)
-    rows = scores[f"in_{selection_name(arm.subsample, arm.filter)}"].bool().nonzero()[:, 0]
+def bank_rows(pool: Path, arm: ArmConfig) -> Tensor:
+    """Rows of the pool [M] that the M1/M2 switches of an arm select."""
+    return (
+        read_pool_scores(pool, but=("teacher_output",))[f"in_{selection_name(arm.subsample, arm.filter)}"]
+        .bool()
+        .nonzero()[:, 0]
+    )
+
+
+def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -> Split:
+    """The fakes of an arm, labels asked or replaced; their images are streamed where `memory` has no room for them."""
+    scores, rows = read_pool_scores(pool, but=("teacher_output",)), bank_rows(pool, arm)
     labels = scores["predicted" if arm.replace else "asked"][rows]
-    return Split(read_pool_images(pool, rows), labels)
+    return Split(read_pool_stream(pool, rows, memory), labels)
 
 
 def teacher_view(job: Job, task: Task, train: Split, bank: Split | None) -> TeacherView:
     """Teacher outputs for the KD loss: live on the student's view, or cached on the un-augmented images."""
     net, config = load_predictor(job.teacher, read_info(job.dataset), task)
     if job.config.student.teacher_view == "clean":
-        images = train.images if bank is None else torch.cat([train.images, bank.images])
-        table_NO = make_predict(net, config["precision"])(images)
-        return lambda unit_BCHW, batch: table_NO[batch.index_B]
+        tables = teacher_tables(job, make_predict(net, config["precision"]), task.num_outputs, train, bank)
+        return lambda unit_BCHW, batch: rows_of(tables, batch.index_B)
 
     @torch.no_grad()
     def live(unit_BCHW: Tensor, batch: Batch) -> Tensor:
@@ -82,13 +96,34 @@ def teacher_view(job: Job, task: Task, train: Split, bank: Split | None) -> Teac
     return live
 
 
+def teacher_tables(
+    job: Job, predict: PredictFn, num_outputs: int, train: Split, bank: Split | None
+) -> list[TeacherTable]:
+    """The teacher's outputs on real images, then fakes, from the files that all runs share; see student.teacher_cache.
+
+    Of fakes the float16 outputs in the pool serve where half precision is asked for. In full precision real images
+    and fakes are one table, so that the teacher sees the same batches as if they were one set in memory.
+    """
+    folder, precision, bank_images = job.out.parent.parent / "teacher", job.config.student.teacher_cache, None
+    extra: list[TeacherTable] = []
+    if bank is not None:
+        rows = bank_rows(job.pool, job.arm)
+        found = table_of_pool(job.pool, rows, job.teacher_key["teacher"], precision)
+        extra = [] if found is None else [found]
+        bank_images = bank.images if found is None else None
+    facts = job.teacher_key if bank_images is not None else {k: v for k, v in job.teacher_key.items() if k != "bank"}
+    images = end_to_end(train.images, bank_images)
+    return [cached_table(folder, facts, predict, images, precision, num_outputs), *extra]
+
+
 def train_job(job: Job) -> None:
     """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it."""
     cfg = job.config.student
     info = read_info(job.dataset)
     task = make_task(info, job.config)
-    train, val = read_split(job.dataset, "train"), read_split(job.dataset, "val")
-    bank = bank_split(job.pool, job.arm) if job.arm.bank else None
+    memory = MemoryBudget(job.memory_bytes)
+    val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
+    bank = bank_split(job.pool, job.arm, memory) if job.arm.bank else None
     # The seed is shared by all arms: same initialisation, same order of real images, so that differences pair up.
     seed = derive(job.config.seed, "student", job.seed, job.stage)
     seed_all(seed, "init")

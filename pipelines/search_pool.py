@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgankd.bank import build
-from cgankd.data.store import SLAB_ROWS, BankWriter, read_info, read_split
+from cgankd.data.store import BankWriter, read_info, read_split
+from cgankd.data.store_files import SLAB_ROWS
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
 from cgankd.task import make_task
@@ -103,10 +104,13 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
     limits = build.burn_in(remembered, conditions, cfg, seed=seed)
     if any(build.SELECTIONS[name][0] for name in selections):
         bank.refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
-    blocks = list(build.grow_pool(remembered, conditions, limits, cfg, selections, seed=seed))
-    asked, ratio, error, uniform = (
-        torch.cat([getattr(block, name) for block in blocks]) for name in ("asked", "ratio", "teacher_error", "uniform")
-    )
+
+    def blocks() -> Iterator[build.Scores]:
+        return build.grow_pool(remembered, conditions, limits, cfg, selections, seed=seed)
+
+    # Twice over the blocks, from the folder the second time: their scores are small, all their images are not.
+    kept = [(block.asked, block.ratio, block.teacher_error, block.uniform) for block in blocks()]
+    asked, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
     columns = build.Columns(task.filter_groups(asked), ratio, error, uniform)
     rows = build.select(selection, columns, limits, conditions.quota_G)
     path = ctx.path("search") / "cuts" / f"{os.getpid()}.h5"
@@ -114,23 +118,25 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
     try:
         shape = (info.channels, info.image_size, info.image_size)
         with BankWriter(path, shape, task.num_outputs, task.label_dtype) as writer:
-            for piece in rows_of(blocks, rows):
+            for piece in rows_of(blocks(), rows):
                 writer.append(**piece)
             writer.set_columns({f"in_{selection}": torch.ones(len(rows), dtype=torch.bool).numpy()})
-            writer.close({"cgan": file_digest(inputs.cgan)})
+            writer.close({"cgan": file_digest(inputs.cgan), "teacher": file_digest(inputs.teacher)})
         yield path, remembered.drawn
     finally:
         path.unlink(missing_ok=True)
 
 
-def rows_of(blocks: Sequence[build.Scores], rows: Tensor) -> Iterator[dict[str, Tensor]]:
+def rows_of(blocks: Iterable[build.Scores], rows: Tensor) -> Iterator[dict[str, Tensor]]:
     """The columns of a pool at ascending row numbers, some thousand rows at a time: single blocks append slowly."""
     start, waiting = 0, list[dict[str, Tensor]]()
-    for number, s in enumerate(blocks, 1):
+    for s in blocks:
         take = rows[(rows >= start) & (rows < start + len(s))] - start
         start += len(s)
         kept = {name: getattr(s, name)[take] for name in FIELDS}
         waiting.append(kept | {"shard": torch.full((len(take),), s.shard, dtype=torch.int32)})
-        if number == len(blocks) or sum(len(part["shard"]) for part in waiting) >= SLAB_ROWS:
+        if sum(len(part["shard"]) for part in waiting) >= SLAB_ROWS:
             yield {name: torch.cat([part[name] for part in waiting]) for name in waiting[0]}
             waiting = []
+    if waiting:
+        yield {name: torch.cat([part[name] for part in waiting]) for name in waiting[0]}

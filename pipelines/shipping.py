@@ -75,9 +75,9 @@ def dataset_of(workdir: Path, info: DatasetInfo) -> Path:
 
 def parity_images(dataset: Path) -> Tensor:
     """Real images [N, C, H, W] for comparing formats: validation, and training where that is fewer than 100."""
-    images = read_split(dataset, "val").images
+    images = read_split(dataset, "val").images[:]
     if len(images) < PARITY_IMAGES:
-        images = torch.cat([images, read_split(dataset, "train").images])
+        images = torch.cat([images, read_split(dataset, "train").images[:PARITY_IMAGES]])
     return images[: max(PARITY_IMAGES, 2)]
 
 
@@ -90,7 +90,7 @@ def validation_margin(package: Package, dataset: Path, level: float) -> Margin |
     if not 0 < level < 1:
         raise ConfigError(f"--level must be between 0 and 1, but is {level:g}")
     val = read_split(dataset, "val")
-    return conformal_margin(package.answer.miss(package.model.run(val.images), val.labels), level)
+    return conformal_margin(package.answer.miss(package.model.run(val.images[:]), val.labels), level)
 
 
 def evaluation(workdir: Path, package: Package) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cgankd.task import make_task
 from pipelines import pictures
 from pipelines.artifacts import file_digest, fingerprint, source_digest
 from pipelines.context import Context
-from pipelines.machine import available_cores
+from pipelines.machine import available_cores, image_memory
 from pipelines.networks import load_predictor
 from pipelines.run_arm import Job, train_job
 from pipelines.tracking_names import child_name
@@ -70,9 +70,12 @@ class Runner:
         self.digests = {
             "dataset": file_digest(dataset),
             "teacher": file_digest(teacher),
-            "code": source_digest("cgankd", "pipelines/run_arm.py", "pipelines/networks.py"),
+            "code": source_digest(
+                "cgankd", "pipelines/run_arm.py", "pipelines/networks.py", "pipelines/teacher_outputs.py"
+            ),
         }
         self.bank_digests = bank_digests(pool)
+        self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or available_cores())
 
     def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm") -> Job:
         """One run with the fingerprint of all that its numbers depend on: the real arms do not depend on the bank."""
@@ -108,6 +111,11 @@ class Runner:
             pool=self.pool,
             out=self.cache / f"{key}.safetensors",
             init=None,
+            memory_bytes=self.memory.left,
+            teacher_key={
+                "teacher": self.digests["teacher"],
+                **{k: str(inputs.get(k)) for k in ("data", "bank", "code")},
+            },
         )
 
     def train(self, arms: dict[str, ArmConfig]) -> dict[str, list[dict[str, Any]]]:
@@ -150,7 +158,7 @@ def bank_digests(pool: Path) -> dict[str, str]:
     The images themselves are a function of those, so an arm whose fakes stay the same is not trained again when
     another arm's selection changes.
     """
-    scores, source = read_pool_scores(pool), str(read_attributes(pool)["cgan"])
+    scores, source = read_pool_scores(pool, but=("teacher_output",)), str(read_attributes(pool)["cgan"])
     digests = {}
     for key, rows in scores.items():
         if key.startswith("in_"):
@@ -167,7 +175,7 @@ def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict
     shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
     record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": to_dict(cfg), "arms": {}}
     predict = make_predict(runner.teacher_net, runner.teacher_config["precision"])
-    val = read_split(runner.dataset, "val")
+    val = read_split(runner.dataset, "val", image_memory(ctx.cfg.data))
     record["teacher_val"] = float(runner.task.score(predict(val.images), val.labels).double().mean())
     for name, runs in results.items():
         entries = []

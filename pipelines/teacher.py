@@ -17,6 +17,7 @@ from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.context import Context
+from pipelines.machine import image_memory
 from pipelines.networks import build_predictor
 from pipelines.own_teacher import check_channels, find_file, load_own_teacher, other_unit
 
@@ -27,7 +28,8 @@ def run(ctx: Context) -> None:
     (path,) = ctx.inputs("dataset.h5")
     info = read_info(path)
     task = make_task(info, ctx.cfg)
-    train, val = read_split(path, "train"), read_split(path, "val")
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(path, "val", memory), read_split(path, "train", memory)
     if cfg.file is None:
         net, config = trained(ctx, info, task, train, val)
     else:
@@ -74,7 +76,7 @@ def taken(ctx: Context, info: DatasetInfo, task: Task, val: Split) -> tuple[nn.M
     cfg = ctx.cfg.teacher
     file, digest = find_file(cfg, ctx.workdir)
     ctx.tracker.tags({"input.teacher_file": digest[:12]})
-    net, config = load_own_teacher(cfg, file, info, task, val.images)
+    net, config = load_own_teacher(cfg, file, info, task, val.images[:])
     other = other_unit(cfg.output_unit, info, task, make_predict(net, cfg.precision), val)
     if other is not None:
         ctx.say(f"warning: {other}")

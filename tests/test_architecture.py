@@ -35,9 +35,21 @@ ALLOWED = {
     "__main__": {"*"},
     "__init__": set(),
 }
-THIRD_PARTY = {"torch", "numpy", "h5py", "torchvision", "PIL", "sklearn", "scipy", "safetensors", "onnx", "onnxruntime", "timm"}
+THIRD_PARTY = {
+    "torch",
+    "numpy",
+    "h5py",
+    "torchvision",
+    "PIL",
+    "sklearn",
+    "scipy",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+    "timm",
+}
 ONE_PLACE: dict[str, str | tuple[str, ...]] = {
-    "h5py": ("cgankd/data/store.py", "cgankd/data/store_checks.py"),
+    "h5py": "cgankd/data/store",
     "mlflow": ("pipelines/tracking", "pipelines/registry.py"),
     "jinja2": "pipelines/page.py",
     "onnx": "cgankd/export.py",

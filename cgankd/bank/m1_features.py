@@ -12,18 +12,22 @@ from torch.nn import functional as F
 
 from cgankd.config import RatioConfig
 from cgankd.data import pixels
+from cgankd.data.batches import chunks
 from cgankd.fit.device import autocast, channels_last
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.features import FeatureNet
 from cgankd.rng import generator
-from cgankd.types import Checkpoint, LogFn, Split, Task, silent
+from cgankd.types import Checkpoint, Images, LogFn, Split, Task, silent
 
-FeatureFn = Callable[[Tensor], Tensor]
+FeatureFn = Callable[[Images], Tensor]
 """uint8 images [B, C, H, W] to float32 standardised features [B, F]."""
-LabelFn = Callable[[Tensor], Tensor]
+LabelFn = Callable[[Images], Tensor]
 """uint8 images [B, C, H, W] to predicted labels [B] in raw units."""
 AugmentFn = Callable[[Tensor, torch.Generator], Tensor]
 """Augment a batch of [0, 1] pixels."""
+
+RowsFn = Callable[[int, int], Tensor]
+"""An empty float32 tensor of so many rows and columns: in memory, or where there is room for one that is too large."""
 
 CHUNK = 256
 """Images in one pass outside training, to bound memory."""
@@ -56,10 +60,12 @@ def train_features(
     seed: int,
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
+    rows: RowsFn = torch.empty,
 ) -> dict[str, float]:
     """Train the extractor in place, keep the weights best on validation, then fit its `scale` to the training features.
 
-    Returns the validation headline, the loss parts and how much of the feature space is alive.
+    Returns the validation headline, the loss parts and how much of the feature space is alive. The features of all
+    training images are kept in `rows(N, F)`.
     Raises ValueError where the loss is not finite.
     """
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
@@ -105,7 +111,7 @@ def train_features(
             checkpoint.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict(), **kept})
 
     net.load_state_dict(best_net)
-    net.scale.fit(raw_features(net, train.images, cfg.precision))
+    net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train.images, rows))
     return features_report(net, val, task, cfg) | {"best_step": float(best_step)}
 
 
@@ -136,21 +142,34 @@ def forward_u8(net: FeatureNet, images_BCHW: Tensor, precision: str) -> tuple[Te
     return result
 
 
-def raw_features(net: FeatureNet, images_BCHW: Tensor, precision: str) -> Tensor:
+def raw_features(net: FeatureNet, images_BCHW: Images, precision: str) -> Tensor:
     """Features [B, F] before standardising."""
-    return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in torch.split(images_BCHW, CHUNK)])
+    return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in chunks(images_BCHW, CHUNK)])
+
+
+def feature_rows(features: FeatureFn, images_NCHW: Images, rows: RowsFn = torch.empty) -> Tensor:
+    """Features [N, F] of a whole set in `rows(N, F)`; besides, memory does not grow with the set."""
+    start, out_NF = 0, None
+    for chunk in chunks(images_NCHW, CHUNK):
+        features_BF = features(chunk)
+        if out_NF is None:
+            out_NF = rows(len(images_NCHW), features_BF.shape[1])
+        out_NF[start : start + len(chunk)] = features_BF
+        start += len(chunk)
+    assert out_NF is not None, "there is at least one chunk"
+    return out_NF
 
 
 def validation_score(net: FeatureNet, val: Split, task: Task, precision: str) -> float:
     """Mean headline of the label head."""
-    out_NO = torch.cat([forward_u8(net, chunk, precision)[1] for chunk in torch.split(val.images, CHUNK)])
+    out_NO = torch.cat([forward_u8(net, chunk, precision)[1] for chunk in chunks(val.images, CHUNK)])
     return float(task.score(out_NO, val.labels).mean())
 
 
-def reconstruction_error(net: FeatureNet, images_BCHW: Tensor, precision: str) -> float:
+def reconstruction_error(net: FeatureNet, images_BCHW: Images, precision: str) -> float:
     """Mean squared error of the decoder in [-1, 1] pixels."""
     total = 0.0
-    for chunk in torch.split(images_BCHW, CHUNK):
+    for chunk in chunks(images_BCHW, CHUNK):
         recon_BCHW = forward_u8(net, chunk, precision)[2]
         assert recon_BCHW is not None, "the net has a decoder"
         total += float((recon_BCHW - pixels.to_signed(chunk)).square().mean()) * len(chunk)
@@ -160,7 +179,7 @@ def reconstruction_error(net: FeatureNet, images_BCHW: Tensor, precision: str) -
 def make_features(net: FeatureNet, precision: str) -> FeatureFn:
     """The frozen extractor as a function of uint8 images: standardised, clamped features [B, F]."""
 
-    def features(images_BCHW: Tensor) -> Tensor:
+    def features(images_BCHW: Images) -> Tensor:
         with torch.no_grad():
             scaled_BF: Tensor = net.scale(raw_features(net, images_BCHW, precision))
         return scaled_BF
@@ -171,8 +190,8 @@ def make_features(net: FeatureNet, precision: str) -> FeatureFn:
 def make_predict_label(net: FeatureNet, task: Task, precision: str) -> LabelFn:
     """The extractor's label head as a function of uint8 images: raw-unit labels [B]."""
 
-    def predict_label(images_BCHW: Tensor) -> Tensor:
-        outs = [forward_u8(net, chunk, precision)[1] for chunk in torch.split(images_BCHW, CHUNK)]
+    def predict_label(images_BCHW: Images) -> Tensor:
+        outs = [forward_u8(net, chunk, precision)[1] for chunk in chunks(images_BCHW, CHUNK)]
         return task.predict(torch.cat(outs))
 
     return predict_label

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.bank.m1_features import FeatureFn, LabelFn
+from cgankd.bank.m1_features import FeatureFn, LabelFn, RowsFn, feature_rows
 from cgankd.bank.m1_partners import FakeSource, draw_pool
 from cgankd.config import RatioConfig
 from cgankd.fit.device import autocast
 from cgankd.nets.label_embed import embed_labels
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
-from cgankd.types import Checkpoint, Draw, LogFn, RatioFn, Split, Task, Vicinity, silent
+from cgankd.types import Checkpoint, Draw, Images, LogFn, RatioFn, Split, Task, Vicinity, silent
 
 EVAL_FAKES = 1000
 """Fakes in the fixed evaluation pool (more where the validation split is larger)."""
@@ -60,17 +60,18 @@ def train_ratio(
     seed: int,
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
+    rows: RowsFn = torch.empty,
 ) -> dict[str, float]:
     """Fit the ratio in place, keep the weights best on validation, calibrate `mlp.scale`; see `ratio_report`.
 
     `embed` must not be the generator's own module: where it is learned, this loop moves it together with the MLP.
     zeta is the vicinity in raw units, infinite for exact matching. A pool of one batch refreshed each step is the
     published procedure; a larger one spares the generator. Raises ValueError where the loss is not finite or every
-    fake leaves the vicinity.
+    fake leaves the vicinity. The features of all training images are kept in `rows(N, F)`.
     """
     total = cfg.num_steps
     source = FakeSource(draw, features, predict_label, vicinity, zeta, cfg.max_redraws)
-    real_NF, val_NF = features(train.images), features(val.images)
+    real_NF, val_NF = feature_rows(features, train.images, rows), features(val.images)
     num_eval = max(EVAL_FAKES, len(val))
     held = draw_pool(source, val.labels, num_eval, generator(seed, "ratio evaluation"))
     held_label_P = val.labels[held.partner]
@@ -181,7 +182,7 @@ def ratio_of(mlp: RatioMLP, embed: nn.Module, features_NF: Tensor, label_N: Tens
 def make_ratio(mlp: RatioMLP, embed: nn.Module, features: FeatureFn) -> RatioFn:
     """r(x given y) [B] of uint8 images, calibrated by `mlp.scale` so that its mean on fakes is 1."""
 
-    def ratio(images_BCHW: Tensor, label_B: Tensor) -> Tensor:
+    def ratio(images_BCHW: Images, label_B: Tensor) -> Tensor:
         return ratio_of(mlp, embed, features(images_BCHW), label_B) * mlp.scale
 
     return ratio

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgankd.config import check_augment
+from cgankd.data.randaugment import rand_augment
 
 MAX_ANGLE = math.radians(15.0)
 MAX_SCALE = 0.15
@@ -20,6 +21,8 @@ MAX_SHEAR = math.tan(math.radians(8.0))
 MAX_TRANSLATE = 0.06
 MAX_ZOOM = 0.12
 CUTOUT_SHARE = 0.28
+HALF = 0.5
+"""Side of `cutout_half` as a share of the image: 16 of 32 pixels, as usual for CIFAR (arXiv 1708.04552)."""
 
 
 def augment(unit_BCHW: Tensor, spec: str, gen: torch.Generator) -> Tensor:
@@ -40,11 +43,20 @@ def _none(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def _shift(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
-    """Move by whole pixels, edge pixels repeated: each image is one window of the padded batch."""
+    """Move by whole pixels, edge pixels repeated."""
+    return _window(unit_BCHW, shift_pixels(unit_BCHW.shape[2]), "replicate", gen)
+
+
+def _crop(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """A random window of the image padded with an eighth of its side in zeros (4 at 32 px), as usual for CIFAR."""
+    return _window(unit_BCHW, max(1, unit_BCHW.shape[2] // 8), "constant", gen)
+
+
+def _window(unit_BCHW: Tensor, most: int, padding: str, gen: torch.Generator) -> Tensor:
+    """Each image is one window of the batch padded by `most` pixels on every side."""
     num, _, height, width = unit_BCHW.shape
-    most = shift_pixels(height)
     dy_B, dx_B = torch.randint(2 * most + 1, (2, num), generator=gen).to(unit_BCHW.device)
-    windows = F.pad(unit_BCHW, (most,) * 4, mode="replicate").unfold(2, height, 1).unfold(3, width, 1)
+    windows = F.pad(unit_BCHW, (most,) * 4, mode=padding).unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(num, device=unit_BCHW.device), :, dy_B, dx_B]
 
 
@@ -95,15 +107,25 @@ def _colour(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def _cutout(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
-    """Fill a square of CUTOUT_SHARE of the side, centred anywhere in the image, with the image's mean colour."""
+    """Fill a square of CUTOUT_SHARE of the side with the image's mean colour."""
+    return _cut(unit_BCHW, CUTOUT_SHARE, unit_BCHW.mean((2, 3), keepdim=True), gen)
+
+
+def _cutout_half(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """Fill a square of half the side with black."""
+    return _cut(unit_BCHW, HALF, torch.zeros(()).to(unit_BCHW), gen)
+
+
+def _cut(unit_BCHW: Tensor, share: float, fill: Tensor, gen: torch.Generator) -> Tensor:
+    """Fill a square of this share of the side, centred anywhere in the image."""
     num, _, height, width = unit_BCHW.shape
-    side = max(1, round(CUTOUT_SHARE * height))
+    side = max(1, round(share * height))
     y_B = torch.randint(height, (num,), generator=gen) - side // 2
     x_B = torch.randint(width, (num,), generator=gen) - side // 2
     rows_BH = _within(y_B, side, height)
     cols_BW = _within(x_B, side, width)
     hole_B1HW = (rows_BH[:, None, :, None] & cols_BW[:, None, None, :]).to(unit_BCHW.device)
-    return torch.where(hole_B1HW, unit_BCHW.mean((2, 3), keepdim=True), unit_BCHW)
+    return torch.where(hole_B1HW, fill, unit_BCHW)
 
 
 def _within(start_B: Tensor, length: int, size: int) -> Tensor:
@@ -127,4 +149,7 @@ _AUGMENTS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "colour": _colour,
     "cutout": _cutout,
     "flip": _flip,
+    "crop": _crop,
+    "cutout_half": _cutout_half,
+    "randaugment": rand_augment,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,13 @@ from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.rng import generator
-from cgankd.types import Split
+from cgankd.types import Images, Split
+
+
+def chunks(images_NCHW: Images, size: int) -> Iterator[Tensor]:
+    """The images in order, `size` at a time, as `torch.split` cuts a tensor (one empty chunk where there are none)."""
+    for start in range(0, max(1, len(images_NCHW)), size):
+        yield images_NCHW[start : start + size]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from cgankd.config import ConfigError, DataConfig
-from cgankd.types import DatasetInfo, Split
+from cgankd.data.batches import chunks
+from cgankd.types import DatasetInfo, Images, Split
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,19 @@ class Dataset:
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
-def pixel_stats(images_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_stats(images_NCHW: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel in [0, 1], exact (from counts of the 256 levels).
 
     A channel of one single value gets the deviation of one level (1/255), for nets divide by it.
     """
     level = torch.arange(256, dtype=torch.float64) / 255.0
+    count_C256 = torch.zeros(images_NCHW.shape[1], 256, dtype=torch.int64)
+    for chunk in chunks(images_NCHW, 8192):
+        for channel, count in enumerate(count_C256):
+            count += torch.bincount(chunk[:, channel].flatten(), minlength=256)
     means, stds = [], []
-    for channel in range(images_NCHW.shape[1]):
-        share = torch.bincount(images_NCHW[:, channel].flatten(), minlength=256).double()
-        share /= share.sum()
+    for count in count_C256:
+        share = count.double() / count.sum()
         mean = float(share @ level)
         means.append(mean)
         stds.append(max(float((share @ (level - mean) ** 2).sqrt()), 1.0 / 255.0))

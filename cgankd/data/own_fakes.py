@@ -10,7 +10,7 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.data.csv_list import label_number, read_list
 from cgankd.data.image_files import SUFFIXES, read_images
-from cgankd.data.store import _column, _opening, _same_length
+from cgankd.data.store_files import column, opening, same_length
 from cgankd.types import DatasetInfo, LogFn, Split, silent
 
 LIST = "labels.csv"
@@ -38,9 +38,9 @@ def load_own_fakes(path: Path, info: DatasetInfo, *, log: LogFn = silent) -> Spl
 
 
 def _rows_of(path: Path) -> Split:
-    with _opening(path) as file:
-        images, labels = _column(path, file, "images", "u", 4), _column(path, file, "labels", "iuf", 1)
-        _same_length(path, images, labels)
+    with opening(path) as file:
+        images, labels = column(path, file, "images", "u", 4), column(path, file, "labels", "iuf", 1)
+        same_length(path, images, labels)
         return Split(torch.from_numpy(images[...]), torch.from_numpy(labels[...]))
 
 

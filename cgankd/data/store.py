@@ -1,4 +1,4 @@
-"""Data sets, pools of fakes and banks at rest in HDF5; the only file that knows h5py.
+"""Data sets, pools of fakes and banks at rest in HDF5; this file and its `store_` siblings alone know h5py.
 
 A file under its final name is complete: it is written under a temporary name, synced and renamed. Equal content gives
 equal bytes. Reading checks a file first, since it may come from somewhere else: no links, no storage outside the file,
@@ -7,11 +7,9 @@ no objects, no sizes that the file cannot hold.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,12 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgankd.data.batches import chunks
 from cgankd.data.dataset import Dataset
-from cgankd.data.store_checks import SLAB_ROWS as SLAB_ROWS
-from cgankd.data.store_checks import Array, column, opening, read_rows, same_length
-from cgankd.types import Bank, DatasetInfo, Split
-
-Attributes = Mapping[str, str | int | float]
+from cgankd.data.store_files import (
+    SLAB_ROWS,
+    Array,
+    Attributes,
+    column,
+    creating,
+    get_attributes,
+    opening,
+    put_attributes,
+    read_rows,
+    same_length,
+)
+from cgankd.data.store_stream import MemoryBudget, StreamedImages
+from cgankd.types import Bank, DatasetInfo, Images, Split
 
 SPLITS = ("train", "val", "test")
 
@@ -34,13 +42,13 @@ SPLITS = ("train", "val", "test")
 def write_dataset(path: Path, dataset: Dataset) -> None:
     """Write a data set: `images`, `labels`, `split` (0 train, 1 val, 2 test) and its info as attributes."""
     info, splits = dataset.info, list(dataset.splits().values())
-    with _creating(path) as file:
+    with creating(path) as file:
         shape = (sum(map(len, splits)), *splits[0].images.shape[1:])
         images = file.create_dataset("images", shape, np.uint8)
         start = 0
-        for split in splits:
-            images[start : start + len(split)] = split.images.numpy()
-            start += len(split)
+        for part in (chunk for split in splits for chunk in chunks(split.images, SLAB_ROWS)):
+            images[start : start + len(part)] = part.numpy()
+            start += len(part)
         file["labels"] = torch.cat([split.labels for split in splits]).numpy()
         file["split"] = np.repeat(np.arange(len(splits), dtype=np.uint8), [len(split) for split in splits])
         attributes: dict[str, str | int | float] = {
@@ -55,14 +63,14 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
             attributes |= {"num_classes": len(info.class_names), "class_names": json.dumps(info.class_names)}
         else:
             attributes |= {"label_min": info.label_min, "label_max": info.label_max}
-        _put_attributes(file, attributes)
+        put_attributes(file, attributes)
 
 
 def read_info(path: Path) -> DatasetInfo:
     """What a data set file says of itself. Raises ValueError where it is not a data set file."""
     with opening(path) as file:
         shape = column(path, file, "images", "u", 4).shape
-        values = _get_attributes(file)
+        values = get_attributes(file)
     try:
         return DatasetInfo(
             kind=str(values["task"]),
@@ -82,15 +90,18 @@ def read_info(path: Path) -> DatasetInfo:
         raise ValueError(f"{path}: an attribute cannot be read ({problem}); write the file again") from None
 
 
-def read_split(path: Path, name: str) -> Split:
-    """The "train", "val" or "test" rows of a data set file, and only those."""
+def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Split:
+    """The "train", "val" or "test" rows of a data set file, and only those.
+
+    Their images are a tensor where they fit in what `memory` has left (always without one), and streamed where not.
+    """
     with opening(path) as file:
         images = column(path, file, "images", "u", 4)
         labels = column(path, file, "labels", "if", 1)
         split = column(path, file, "split", "u", 1)
         same_length(path, images, labels, split)
         rows = np.flatnonzero(split[...] == SPLITS.index(name))
-        return Split(read_rows(images, rows), torch.from_numpy(labels[...][rows]))
+        return Split(_rows_or_stream(path, images, rows, memory), torch.from_numpy(labels[...][rows]))
 
 
 COLUMNS = ("images", "asked", "predicted", "ratio", "teacher_error", "teacher_output", "uniform", "shard")
@@ -107,7 +118,7 @@ class BankWriter:
 
     def __init__(self, path: Path, image_shape: tuple[int, ...], num_outputs: int, label_dtype: torch.dtype) -> None:
         self.path = path
-        self._context = _creating(path)
+        self._context = creating(path)
         self._file = self._context.__enter__()
         label = torch.empty(0, dtype=label_dtype).numpy().dtype
         _growing(self._file, "images", tuple(image_shape), np.uint8)
@@ -154,7 +165,7 @@ class BankWriter:
 
     def close(self, attributes: Attributes) -> None:
         """Write the attributes and give the file its final name."""
-        _put_attributes(self._file, attributes)
+        put_attributes(self._file, attributes)
         self._open = False
         self._context.__exit__(None, None, None)
 
@@ -170,10 +181,10 @@ class BankWriter:
                 raise left
 
 
-def read_pool_scores(path: Path) -> dict[str, Tensor]:
-    """Every column of a pool or bank file but the images."""
+def read_pool_scores(path: Path, but: Collection[str] = ()) -> dict[str, Tensor]:
+    """Every column of a pool or bank file but the images and those named in `but`."""
     with opening(path) as file:
-        names = [name for name in file if name != "images"]
+        names = [name for name in file if name not in ("images", *but)]
         columns = [column(path, file, name, "iufb", None) for name in names]
         same_length(path, column(path, file, "images", "u", 4), *columns)
         return {name: torch.from_numpy(values[...]) for name, values in zip(names, columns, strict=True)}
@@ -185,23 +196,31 @@ def read_pool_images(path: Path, rows: Tensor) -> Tensor:
         return read_rows(column(path, file, "images", "u", 4), rows.numpy())
 
 
+def read_pool_stream(path: Path, rows: Tensor, memory: MemoryBudget | None = None) -> Images:
+    """As `read_pool_images`, but streamed where the images do not fit in what `memory` has left."""
+    with opening(path) as file:
+        return _rows_or_stream(path, column(path, file, "images", "u", 4), rows.numpy(), memory)
+
+
 def write_bank(path: Path, pool_path: Path, rows: Tensor, labels: Tensor, attributes: Attributes) -> None:
     """Copy rows [M] of a pool to a bank file with the labels [M] after M2, slab by slab.
 
     Datasets: images, asked, labels, ratio, teacher_error, teacher_output, shard.
     """
     assert rows.shape == labels.shape, "one label a row"
-    with opening(pool_path) as pool, _creating(path) as file:
-        images = column(pool_path, pool, "images", "u", 4)
-        shape = (len(rows), *images.shape[1:])
-        target = file.create_dataset("images", shape, np.uint8)
-        for start in range(0, len(rows), SLAB_ROWS):
-            part = rows[start : start + SLAB_ROWS].numpy()
-            target[start : start + len(part)] = read_rows(images, part).numpy()
+    with opening(pool_path) as pool, creating(path) as file:
+        _copy_rows(column(pool_path, pool, "images", "u", 4), rows, file, "images")
         file["labels"] = labels.numpy()
         for name in ("asked", "ratio", "teacher_error", "teacher_output", "shard"):
-            file[name] = column(pool_path, pool, name, "iuf", None)[...][rows.numpy()]
-        _put_attributes(file, attributes)
+            _copy_rows(column(pool_path, pool, name, "iuf", None), rows, file, name)
+        put_attributes(file, attributes)
+
+
+def _copy_rows(source: h5py.Dataset, rows: Tensor, file: h5py.File, name: str) -> None:
+    target = file.create_dataset(name, (len(rows), *source.shape[1:]), source.dtype)
+    for start in range(0, len(rows), SLAB_ROWS):
+        part = rows[start : start + SLAB_ROWS].numpy()
+        target[start : start + len(part)] = read_rows(source, part).numpy()
 
 
 def read_bank(path: Path) -> Bank:
@@ -218,22 +237,13 @@ def read_bank(path: Path) -> Bank:
 def read_attributes(path: Path) -> dict[str, str | int | float]:
     """The attributes of any of these files."""
     with opening(path) as file:
-        return _get_attributes(file)
+        return get_attributes(file)
 
 
-@contextlib.contextmanager
-def _creating(path: Path) -> Iterator[h5py.File]:
-    """A new file under a temporary name, renamed to `path` when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            yield file
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _rows_or_stream(path: Path, images: h5py.Dataset, rows: Array, memory: MemoryBudget | None) -> Images:
+    if memory is None or memory.take(len(rows) * math.prod(images.shape[1:])):
+        return read_rows(images, rows)
+    return StreamedImages(path, rows)
 
 
 def _growing(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> None:
@@ -244,12 +254,3 @@ def _growing(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> 
 def _chunk_rows(shape: tuple[int, ...]) -> int:
     """Rows of a chunk: about a quarter of a megabyte."""
     return max(1, min(1024, 2**18 // max(1, math.prod(shape))))
-
-
-def _put_attributes(file: h5py.File, attributes: Attributes) -> None:
-    for name in sorted(attributes):
-        file.attrs[name] = attributes[name]
-
-
-def _get_attributes(file: h5py.File) -> dict[str, str | int | float]:
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}

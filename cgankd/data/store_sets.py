@@ -13,7 +13,7 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.image_files import fit_arrays
 from cgankd.data.splits import capped, shuffled, split_parts, split_scalars
-from cgankd.data.store_checks import Array, column, opening, read_rows, same_length
+from cgankd.data.store_files import Array, column, opening, read_rows, same_length
 from cgankd.rng import generator
 from cgankd.types import LogFn, Split, silent
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config import FitConfig
-from cgankd.data.batches import Batch
+from cgankd.data.batches import Batch, chunks
 from cgankd.data.pixels import to_unit
 from cgankd.fit.device import autocast, channels_last
 from cgankd.fit.schedule import make_schedule
 from cgankd.rng import generator, seed_all
-from cgankd.types import Checkpoint, LogFn, PredictFn, Split, Task, silent
+from cgankd.types import Checkpoint, Images, LogFn, PredictFn, Split, Task, silent
 
 
 class Objective(Protocol):
@@ -90,12 +90,12 @@ def make_predict(net: nn.Module, precision: str, batch_size: int = 512) -> Predi
     """A net in eval mode as a function of uint8 images [B, C, H, W] giving float32 outputs [B, O]."""
 
     @torch.inference_mode()
-    def predict(images_BCHW: Tensor) -> Tensor:
+    def predict(images_BCHW: Images) -> Tensor:
         was_training = net.training
         net.eval()
         parts = []
         with autocast(precision):
-            for chunk in torch.split(images_BCHW, batch_size):
+            for chunk in chunks(images_BCHW, batch_size):
                 parts.append(net(to_unit(chunk).contiguous(memory_format=torch.channels_last)).float())
         net.train(was_training)
         return torch.cat(parts)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cgankd.data.pixels import to_unit
+from cgankd.types import Images
 
 CHUNK = 2048
 """Rows of the searched set compared at a time."""
@@ -44,7 +45,7 @@ class Shifted:
     shift: Tensor
 
 
-def candidates(query_BF: Tensor, set_NF: Tensor, k: int, *, among_A: Tensor | None = None) -> Tensor:
+def candidates(query_BF: Tensor, set_NF: Images, k: int, *, among_A: Tensor | None = None) -> Tensor:
     """Row numbers [B, k] of the k nearest rows by |a|^2 - 2 a . b, nearest first.
 
     Only the rows `among_A` are searched where given. Fast, but off by rounding where distances are small: measure the
@@ -68,7 +69,7 @@ def as_float(rows: Tensor) -> Tensor:
 
 
 def nearest(
-    query_B: Tensor, set_N: Tensor, *, own_B: Tensor | None = None, among_A: Tensor | None = None, k: int = 4
+    query_B: Tensor, set_N: Images, *, own_B: Tensor | None = None, among_A: Tensor | None = None, k: int = 4
 ) -> Nearest:
     """Nearest row of a set: uint8 images by root mean square pixel difference, float features by L2.
 
@@ -87,7 +88,7 @@ def nearest(
     return Nearest(least_B, index_BK.gather(1, place_B[:, None])[:, 0])
 
 
-def leave_one_out(set_N: Tensor, batch_size: int = 512) -> Tensor:
+def leave_one_out(set_N: Images, batch_size: int = 512) -> Tensor:
     """Distance [N] of each row to the nearest other row: what is usual between real images."""
     rows = torch.split(torch.arange(len(set_N)), batch_size)
     return torch.cat([nearest(set_N[row], set_N, own_B=row).distance for row in rows])
@@ -129,7 +130,7 @@ def shift_distance(a_BCHW: Tensor, b_BCHW: Tensor, dy: int, dx: int) -> Tensor:
     return (part(a_BCHW, dy, dx) - part(b_BCHW, -dy, -dx)).square().flatten(1).mean(1).sqrt()
 
 
-def nearest_shifted(query_BCHW: Tensor, set_NCHW: Tensor, index_BK: Tensor) -> Shifted:
+def nearest_shifted(query_BCHW: Tensor, set_NCHW: Images, index_BK: Tensor) -> Shifted:
     """The nearest of the candidate images [B, K] when each may be shifted by up to one pixel.
 
     Only candidates are tried (nearest unshifted pixels, nearest features): a search over all shifts of all images
@@ -155,7 +156,7 @@ def nearest_shifted(query_BCHW: Tensor, set_NCHW: Tensor, index_BK: Tensor) -> S
     return Shifted(torch.minimum(distance_B, plain_B), torch.where(as_is, index_BK[:, 0], index_B), shift_B2)
 
 
-def nearest_within(set_N: Tensor, groups: Iterable[Tensor], batch_size: int = 512) -> Tensor:
+def nearest_within(set_N: Images, groups: Iterable[Tensor], batch_size: int = 512) -> Tensor:
     """Distance [N] of each row to the nearest other row of its own group; infinite for a row alone or in no group.
 
     `groups` are row numbers: of one label for duplicates anywhere in the bank, or random blocks of the size of the

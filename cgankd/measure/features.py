@@ -10,13 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from cgankd.data.batches import chunks
 from cgankd.data.pixels import to_unit
+from cgankd.types import Images
 
 
 class FeaturePass(Protocol):
     """uint8 images [B, C, H, W] to float32 features [B, F] and outputs [B, O]."""
 
-    def __call__(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, images_BCHW: Images) -> tuple[Tensor, Tensor]: ...
 
 
 def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
@@ -31,7 +33,7 @@ def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
         raise ValueError("teacher.net has no linear layer, so it has no penultimate features to compare images by")
 
     @torch.no_grad()
-    def features(images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def features(images_BCHW: Images) -> tuple[Tensor, Tensor]:
         maps: list[tuple[Tensor, Tensor]] = []
         caught: list[Tensor] = []
 
@@ -49,7 +51,7 @@ def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
         was_training = net.training
         net.eval()
         try:
-            outputs = [net(to_unit(chunk)).float() for chunk in torch.split(images_BCHW, batch_size)]
+            outputs = [net(to_unit(chunk)).float() for chunk in chunks(images_BCHW, batch_size)]
         finally:
             for hook in hooks:
                 hook.remove()

@@ -7,6 +7,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from cgankd.data.pixels import to_unit
+from cgankd.types import Images
 
 
 def total_variation(group_N: Tensor, group_M: Tensor) -> float:
@@ -45,7 +46,7 @@ def group_entropy(group_M: Tensor, category_M: Tensor, size_G: dict[int, int], g
     return sum(found) / len(found) if found else None
 
 
-def pixel_diversity(images_NCHW: Tensor, group_N: Tensor, gen: torch.Generator, num_pairs: int = 4000) -> float | None:
+def pixel_diversity(images_NCHW: Images, group_N: Tensor, gen: torch.Generator, num_pairs: int = 4000) -> float | None:
     """Mean root mean square difference, in pixels of [0, 1], of two different images of one group, over random pairs.
 
     Each image is as likely to be the first of a pair; images alone in their group are left out. None where all are.

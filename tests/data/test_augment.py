@@ -139,3 +139,25 @@ def test_any_chain_keeps_shape_and_range(num: int, channels: int, names: list[st
     out = augment(images(num, channels), "+".join(names), generator(9, *names))
     assert out.shape == (num, channels, 16, 16)
     assert float(out.min()) >= -1e-6 and float(out.max()) <= 1 + 1e-6
+
+
+def test_crop_is_a_window_of_the_image_padded_with_an_eighth_of_zeros() -> None:
+    x = 0.1 + 0.9 * images(60, 3, 16)
+    moves = set()
+    for before, after in zip(x.numpy(), augment(x, "crop", generator(13)).numpy(), strict=True):
+        padded = np.pad(before, ((0, 0), (2, 2), (2, 2)))
+        places = itertools.product(range(5), repeat=2)
+        hits = [(y, x) for y, x in places if np.array_equal(padded[:, y : y + 16, x : x + 16], after)]
+        assert len(hits) == 1
+        moves.add(hits[0])
+    assert {0, 4} <= {y for y, _ in moves} and {0, 4} <= {x for _, x in moves}
+
+
+def test_cutout_half_blackens_a_square_of_half_the_side() -> None:
+    x = 0.1 + 0.9 * images(200, 3, 32)
+    out = augment(x, "cutout_half", generator(14))
+    changed = (out != x).any(1)
+    assert bool(((out == 0) | (out == x)).all())
+    area = changed.flatten(1).sum(1)
+    assert int(area.max()) == 16 * 16 and int(area.min()) >= 8 * 8
+    assert torch.equal(changed.any(2).sum(1) * changed.any(1).sum(1), area)

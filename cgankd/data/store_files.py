@@ -1,10 +1,11 @@
-"""Opening an HDF5 file that may come from somewhere else: what is checked before anything in it is believed."""
+"""HDF5 files as such: written whole or not at all, checked before they are read, rows in any order."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,29 @@ import torch
 from torch import Tensor
 
 Array = np.ndarray[Any, Any]
+Attributes = Mapping[str, str | int | float]
+
 SLAB_ROWS = 2048
 """Rows copied at a time, so that memory does not grow with the file."""
 MAX_BYTES = 2**38
 """Largest declared size of one dataset that is read (256 GiB)."""
 RUN_AGAIN = "run the stage that writes it again"
 PLAIN_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+
+
+@contextlib.contextmanager
+def creating(path: Path) -> Iterator[h5py.File]:
+    """A new file under a temporary name, renamed to `path` when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            yield file
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -84,7 +102,7 @@ def same_length(path: Path, *items: h5py.Dataset) -> None:
 def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
     """Rows in the order asked; whole slabs are read, since HDF5 picks single rows slowly."""
     assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(images)), "row numbers lie in the file"
-    out = np.empty((len(rows), *images.shape[1:]), np.uint8)
+    out = np.empty((len(rows), *images.shape[1:]), images.dtype)
     slab_of_row = rows // SLAB_ROWS
     order = np.argsort(slab_of_row, kind="stable")
     borders = np.flatnonzero(np.diff(slab_of_row[order])) + 1
@@ -92,3 +110,12 @@ def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
         first, last = int(rows[places].min()), int(rows[places].max())
         out[places] = images[first : last + 1][rows[places] - first]
     return torch.from_numpy(out)
+
+
+def put_attributes(file: h5py.File, attributes: Attributes) -> None:
+    for name in sorted(attributes):
+        file.attrs[name] = attributes[name]
+
+
+def get_attributes(file: h5py.File) -> dict[str, str | int | float]:
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
