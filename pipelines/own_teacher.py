@@ -63,7 +63,9 @@ def load_own_teacher(
     shift, scale = 0.0, 1.0
     if cfg.output_unit == "raw":
         if not task.label_dtype.is_floating_point:
-            raise ConfigError("teacher.output_unit must be normalised for class labels (data.task is class), but is raw")
+            raise ConfigError(
+                "teacher.output_unit must be normalised for class labels (data.task is class), but is raw"
+            )
         shift, scale = info.label_min, info.label_max - info.label_min
     if kind := kind_of(data):
         try:
@@ -98,7 +100,9 @@ def read_state(name: str, path: Path, data: bytes) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a file that is no good; each means the same here
-        raise ConfigError(f"{name} cannot be read as weights, or holds more than tensors and numbers; {cure}") from error
+        raise ConfigError(
+            f"{name} cannot be read as weights, or holds more than tensors and numbers; {cure}"
+        ) from error
     for key in INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]

@@ -34,7 +34,19 @@ ALLOWED = {
     "__main__": {"*"},
     "__init__": set(),
 }
-THIRD_PARTY = {"torch", "numpy", "h5py", "torchvision", "PIL", "sklearn", "scipy", "safetensors", "onnx", "onnxruntime", "timm"}
+THIRD_PARTY = {
+    "torch",
+    "numpy",
+    "h5py",
+    "torchvision",
+    "PIL",
+    "sklearn",
+    "scipy",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+    "timm",
+}
 ONE_PLACE: dict[str, str | tuple[str, ...]] = {
     "h5py": "cgankd/data/store.py",
     "mlflow": ("pipelines/tracking", "pipelines/registry.py"),

@@ -133,7 +133,9 @@ def test_trained_weights_are_taken_but_for_the_head(monkeypatch: pytest.MonkeyPa
 def test_trained_weights_that_do_not_fit_are_refused() -> None:
     net = torchvision.models.shufflenet_v2_x0_5(num_classes=2)
     other = dict(net.state_dict()) | {"stage2.0.branch1.0.weight": torch.zeros(24, 1, 5, 5)}
-    with pytest.raises(ValueError, match=r"trained weights of that do not fit this image size \(first in stage2.0.branch"):
+    with pytest.raises(
+        ValueError, match=r"trained weights of that do not fit this image size \(first in stage2.0.branch"
+    ):
         take_weights(net, other, "conv1.0.weight", "that")
 
 
