@@ -14,7 +14,7 @@ from cgankd.data.store_stream import MemoryBudget
 from cgankd.measure.predictive import mean_interval
 from cgankd.types import Margin
 from pipelines.artifacts import file_digest, missing
-from pipelines.shipping import Package
+from pipelines.shipping import Package, net_words
 
 LICENCES = {
     "digits": "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning"
@@ -115,8 +115,8 @@ def _use(student: Package, margin: Margin | None) -> str:
     colour = "grey" if info.channels == 1 else "colour"
     size = info.image_size
     text = (
-        f"An image network of {student.num_parameters:,} parameters ({student.config['net']}, width"
-        f" {student.config['width']}), distilled by cGAN-KD (arXiv 2104.03164).\n\n"
+        f"An image network of {student.num_parameters:,} parameters ({net_words(student.config)}),"
+        f" distilled by cGAN-KD (arXiv 2104.03164).\n\n"
         f"- **In:** float32 `[batch, {info.channels}, {size}, {size}]`, {colour} pixels at the levels 0 to 255;"
         " normalisation is inside. Larger square images are averaged down to that size first.\n"
         f"- **Out:** float32 `[batch, {student.answer.num_answers}]`: {names}"
@@ -149,7 +149,7 @@ def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
         ("licence of the data", origin.licence),
         (
             "teacher",
-            f"{teacher.config['net']}, width {teacher.config['width']}, {teacher.num_parameters:,} parameters"
+            f"{net_words(teacher.config)}, {teacher.num_parameters:,} parameters"
             f"{'; KD loss ' + str(settings['distiller']) if origin.switches['kd'] else '; no KD loss'}",
         ),
         (

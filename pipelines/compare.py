@@ -250,7 +250,9 @@ def student_record(
 
 def net_text(student: Mapping[str, Any]) -> str:
     """ "convnet, width 4"."""
-    return f"{student['net']}, width {student.get('width')}" if student.get("net") else "not known"
+    if not student.get("net"):
+        return "not known"
+    return str(student["net"]) if student.get("width") is None else f"{student['net']}, width {student['width']}"
 
 
 def same_split(first: Record, other: Record) -> bool:

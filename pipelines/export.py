@@ -84,10 +84,13 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
         parity["torch_export"] = worst_difference(open_torch_export(graph)(images), student.model.run(images))
         for name, worst in parity.items():
             _check_parity(name, worst, student.answer.scale)
-        teacher_parity = _write(teacher, folder / "teacher.onnx", images)
-        _check_parity("teacher ONNX", teacher_parity["onnx"], teacher.answer.scale)
+        shown = {"student": student}
+        if teacher.config.get("program") != "torchscript":  # which torch cannot turn into a graph for ONNX
+            teacher_parity = _write(teacher, folder / "teacher.onnx", images)
+            _check_parity("teacher ONNX", teacher_parity["onnx"], teacher.answer.scale)
+            shown = {"teacher": teacher, "student": student}
         forms = []
-        for name, package in (("teacher", teacher), ("student", student)):
+        for name, package in shown.items():
             forms += _forms(name, package, folder, val, calibration, int8_tolerance, repeats)
         kept = ["student.onnx", "student.pt2"]
         if next(f for f in forms if f.network == "student" and f.arithmetic == "int8").holds:
@@ -186,7 +189,15 @@ def sizes_table(values: dict[str, Any]) -> Table:
 
 def remarks(values: dict[str, Any], shown: Path) -> list[str]:
     """What goes under the table: parity, how the columns were measured, what the files take and give."""
-    parity, (teacher, _, student, int8) = values["parity"], values["models"]
+    parity, (*teachers, student, int8) = values["parity"], values["models"]
+    against = (
+        [
+            f"student against teacher, fp32: {teachers[0]['bytes'] / student['bytes']:.1f} times smaller,"
+            f" {teachers[0]['latency_ms'] / student['latency_ms']:.1f} times faster"
+        ]
+        if teachers
+        else ["the teacher is a TorchScript program, which has no ONNX form to compare with"]
+    )
     names = values["output"]["columns"]
     few = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     lost = drawback(int8, student) if int8["holds"] else ""
@@ -198,8 +209,7 @@ def remarks(values: dict[str, Any], shown: Path) -> list[str]:
     return [
         f"largest difference to the student on {parity['images']} real images: ONNX {parity['onnx']:.1e},"
         f" torch.export {parity['torch_export']:.1e} (allowed {parity['allowed']:.1e})",
-        f"student against teacher, fp32: {teacher['bytes'] / student['bytes']:.1f} times smaller,"
-        f" {teacher['latency_ms'] / student['latency_ms']:.1f} times faster",
+        *against,
         *(unused if lost else []),
         "ms: median for one image on one thread of ONNX Runtime, which is of this machine; int8 holds where validation is at most"
         f" {100 * values['int8_tolerance']:g} % worse than fp32",

@@ -43,6 +43,13 @@ class Package:
         return sum(p.numel() for p in self.model.parameters())
 
 
+def net_words(config: dict[str, Any]) -> str:
+    """A net as its config names it: "convnet, width 4", "resnet20", "a torch.export program"."""
+    if "program" in config:
+        return f"a {config['program']} program"
+    return str(config["net"]) if config["width"] is None else f"{config['net']}, width {config['width']}"
+
+
 def load_package(path: Path) -> Package:
     """A student or teacher from its .safetensors and the config.json beside it, which need nothing else.
 

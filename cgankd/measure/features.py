@@ -30,7 +30,9 @@ def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
     """
     linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ValueError("teacher.net has no linear layer, so it has no penultimate features to compare images by")
+        raise ValueError(
+            "the teacher has no linear layer, or is a program that shows none, so it has no features to compare images by"
+        )
 
     @torch.no_grad()
     def features(images_BCHW: Images) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,8 @@ class Gate(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         means = x_BCHW.mean((2, 3), keepdim=True)
-        return x_BCHW * self.fc2(F.silu(self.fc1(means))).sigmoid()
+        gate: Tensor = self.fc2(F.silu(self.fc1(means))).sigmoid()
+        return x_BCHW * gate
 
 
 class GatedResidual(nn.Module):

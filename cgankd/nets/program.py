@@ -99,7 +99,7 @@ class Program(nn.Module):
         self.training = mode
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The file's bytes and the unit; the weights are in the bytes already."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         prefix = str(kwargs.get("prefix", ""))

@@ -11,7 +11,8 @@ from cgankd.nets.staged import Staged, conv_norm, start_weights
 
 def shuffle(x_BCHW: Tensor, groups: int) -> Tensor:
     """Channels dealt out in turn to the groups: number g * n + i goes to i * groups + g."""
-    return x_BCHW.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    batch, channels, height, width = x_BCHW.shape
+    return x_BCHW.reshape(batch, groups, channels // groups, height, width).transpose(1, 2).flatten(1, 2)
 
 
 class GroupedUnit(nn.Module):
@@ -35,7 +36,8 @@ class GroupedUnit(nn.Module):
         out = self.expand(F.relu(self.depthwise(out)))
         if self.stride == 2:
             return torch.cat([out, F.avg_pool2d(x_BCHW, 3, 2, 1)], dim=1)
-        return out + x_BCHW
+        total: Tensor = out + x_BCHW
+        return total
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """ReLU of `preact`."""

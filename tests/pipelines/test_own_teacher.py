@@ -21,10 +21,13 @@ from cgankd.nets.zoo import Predictor, make_predictor
 from cgankd.task import make_task
 from pipelines.artifacts import file_digest, load_weights
 from pipelines.cli import app
+from pipelines.compare import net_text
 from pipelines.doctor import look_at_teacher
+from pipelines.export import export as write_export
+from pipelines.export import remarks
 from pipelines.networks import load_predictor
-from pipelines.shipping import load_package
-from tests.pipelines.finished import made_data
+from pipelines.shipping import load_package, net_words
+from tests.pipelines.finished import finished, made_data
 from tests.tiny import tiny, write_params
 
 
@@ -311,3 +314,22 @@ def test_a_config_of_a_program_needs_its_weights(tmp_path: Path, monkeypatch: py
     path.write_text(json.dumps(json.loads(path.read_text()) | {"program": "torchscript"}))
     with pytest.raises(ConfigError, match=r"does not fit the config\.json beside it"):
         load_package(tmp_path / "artifacts" / "teacher.safetensors")
+
+
+def test_a_student_is_exported_beside_a_teacher_that_has_no_onnx_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path)
+    script(net(), tmp_path / "t.pt")
+    project(tmp_path, file="t.pt")
+    stage(tmp_path, monkeypatch)
+    values = write_export(tmp_path, tmp_path / "out", level=0.8, int8_tolerance=0.1, repeats=1)
+    assert [form["network"] for form in values["models"]] == ["student", "student"]
+    assert any("TorchScript program, which has no ONNX form" in line for line in remarks(values, Path("out")))
+    teacher = load_package(tmp_path / "artifacts" / "teacher.safetensors")
+    assert net_words(teacher.config) == "a torchscript program"
+
+
+@pytest.mark.parametrize(("width", "words"), [(None, "resnet20"), (4, "resnet20, width 4")])
+def test_a_net_in_words(width: int | None, words: str) -> None:
+    assert net_words({"net": "resnet20", "width": width}) == words == net_text({"net": "resnet20", "width": width})
