@@ -52,8 +52,9 @@ def row_weights(is_fake: Tensor | None, fake_weight: float, like: Tensor) -> Ten
 
 def weighted_mean(term: Tensor, weight_B: Tensor) -> Tensor:
     """sum w term / sum w over rows [B, ...], each summed over the rest; 0 attached to the graph where no row weighs."""
-    total = weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)
-    return (term * weight_B.view([-1] + [1] * (term.ndim - 1))).sum() / total
+    # Shares and not a division at the end: where no row weighs, 1 / tiny would turn a gradient of 0 into NaN.
+    share_B = weight_B / weight_B.sum().clamp_min(torch.finfo(weight_B.dtype).tiny)
+    return (term * share_B.view([-1] + [1] * (term.ndim - 1))).sum()
 
 
 def row_mean(term: Tensor, is_fake: Tensor | None, fake_weight: float, keep_B: Tensor | None = None) -> Tensor:

@@ -159,7 +159,7 @@ class OneForAll(Distiller):
     Branches on the student's stages turn features into logits, so that nets of other families can teach; they are
     thrown away after training. Hao et al., arXiv 2310.19444: all weights 1, e = enhancement 1 on CIFAR-100 (then L is
     cross-entropy with p_t) and 1.5 for CNN students on ImageNet. L's minimum is not 0. The layout of the branches is
-    ours (see `Branch`). `stages` are numbers from 1 up; none means all.
+    ours, an adaptation (see `Branch`). `stages` are numbers from 1 up; none means all.
     """
 
     name = "ofa_kd"
