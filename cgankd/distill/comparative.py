@@ -36,7 +36,7 @@ class Comparative(Distiller):
 
     In groups of `group_size` images the difference is the mean of the first `num_positive` less the mean of the
     others; D_y takes one-hot labels for logits. Wilf et al., arXiv 2311.02253: group size 3 with 2 positives, T 4,
-    both weights 1. An adaptation: groups are made within the batch, the authors draw them from the data set. The student
+    both weights 1. An adaptation: groups are made in the batch, the authors draw them from the data set. The student
     enters through differences alone: a vector added to all its logits changes nothing, and the task's own loss fixes
     it. Rows left over after the last full group take no part.
 

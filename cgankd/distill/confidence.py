@@ -26,9 +26,9 @@ from cgankd.types import Outputs
 class ConfidenceConditioned(Distiller):
     """Form L: mean c H(p_t^T, p_s^T) + (1 - c) CE; form T: mean H(c p_t^T + (1 - c) 1_y, p_s^T); c = p_t[y] (CCKD).
 
-    Mishra and Sundaram, arXiv 2107.06993; a reconstruction after the abstract and an unofficial implementation. It holds the task's loss (task_weight
-    0) and has no T^2. Cross-entropy is linear in its target, so at T 1 both forms are one; in L the hard part is at
-    temperature 1, in T all is at T. The default T 4 is ours, so that the forms differ.
+    Mishra and Sundaram, arXiv 2107.06993; a reconstruction after the abstract and an unofficial implementation. It
+    holds the task's loss (task_weight 0) and has no T^2. Cross-entropy is linear in its target, so at T 1 both forms
+    are one; in L the hard part is at temperature 1, in T all is at T. The default T 4 is ours, so that they differ.
 
     `self_regulated` leaves out rows the student has right with a gap of more than 1 - exp(-a epoch) between its two
     largest probabilities at T (a = regulation_rate): at first only mistakes are trained on, at the end all rows.

@@ -173,9 +173,9 @@ class CorrelationMatching(Distiller):
         """Both terms of scalar labels, the batch in the place of the classes."""
         if len(student_B) < 2:
             return {"pearson": nothing(student_B), "spearman": nothing(student_B)}
-        rows = [torch.stack(self.coordinates(label_B)) for label_B in (student_B, teacher_B)]
-        values = 1 - pearson(*rows).mean()
-        student_RB, teacher_RB = (standardized(row_RB) for row_RB in rows)
+        student_RB, teacher_RB = (torch.stack(self.coordinates(label_B)) for label_B in (student_B, teacher_B))
+        values = 1 - pearson(student_RB, teacher_RB).mean()
+        student_RB, teacher_RB = standardized(student_RB), standardized(teacher_RB)
         orders = 1 - pearson(soft_ranks(student_RB, self.rank_softness), ranks(teacher_RB)).mean()
         return {"pearson": self.loss_weight / 2 * values, "spearman": self.loss_weight / 2 * orders}
 

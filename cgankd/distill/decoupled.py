@@ -82,8 +82,8 @@ class AdaptiveTeaching(Distiller):
 
     u = 1 - p_t[y]; hard rows have u at or above its quantile in the batch, so a fake whose label the teacher doubts
     is hard. No T^2; `reverse` swaps the roles of both nets in the divergences. Zhong et al. teach language models;
-    this adaptation takes images for tokens and keeps the task's own loss. A teacher sure of everything leaves u to noise:
-    `uncertainty_temperature` 4 helps. In batches below 8 rows the quantile is coarse.
+    this adaptation takes images for tokens and keeps the task's own loss. u is compared in logs, so rows of a sure
+    teacher are still told apart; `uncertainty_temperature` softens it. Below 8 rows the quantile is coarse.
 
     Scalars (adaptation): u = |t - y|; easy rows match only the distances of the pooled features to the other rows
     (smooth L1 of distances divided by their mean, as in RKD), hard rows also the label, |s - t|.
