@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from cgankd.distill import comparative, confidence, correlation, decoupled, gradient, logit, multilevel, regions
+from cgankd.distill import comparative, confidence, correlation, decoupled, gradient, kd, logit, multilevel, regions
 from cgankd.distill.base import Distiller, describe
 from cgankd.distill.logit_terms import pearson, row_mean, split, standardized, wrapped
 from cgankd.types import Outputs
 from tests.distill.logit_toys import CLASSES, batch, build, labels, log_p, logits
 
-FAMILIES = (logit, decoupled, correlation, confidence, comparative, multilevel)
+FAMILIES = (kd, logit, decoupled, correlation, confidence, comparative, multilevel)
 METHODS = [method for family in FAMILIES for method in family.METHODS.values()]
 OPTIONS = {"kd": {"standardize": True}, "cckd_confidence": {"self_regulated": True}}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cgankd.distill.base import ModelSpec, TaskNotSupported
 from cgankd.distill.decoupled import DecoupledKD
-from cgankd.distill.logit import Hinton
+from cgankd.distill.kd import KD
 from cgankd.distill.regions import Branch, OneForAll, ScaleDecoupled, position_logits, region_logits
 from cgankd.nets.zoo import make_predictor
 from cgankd.rng import generator
@@ -55,7 +55,7 @@ def test_a_region_of_a_pooled_net_is_the_head_on_the_mean_of_its_cells() -> None
 def test_scale_1_alone_is_the_base_loss(base: str) -> None:
     s, t = pooled_net("s"), flattened_net("t")
     found = number(ScaleDecoupled(scales=(1,), base=base, warmup_epochs=0).losses(s, t, batch(Y))["regions"])  # type: ignore[arg-type]
-    plain = Hinton() if base == "kd" else DecoupledKD(warmup_epochs=0)
+    plain = KD() if base == "kd" else DecoupledKD(warmup_epochs=0)
     assert found == pytest.approx(total(plain, s.pred, t.pred, batch(Y)) * (1 if base == "kd" else 0.9), rel=1e-9)
 
 
