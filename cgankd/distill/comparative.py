@@ -38,7 +38,8 @@ class Comparative(Distiller):
     others; D_y takes one-hot labels for logits. Wilf et al., arXiv 2311.02253: group size 3 with 2 positives, T 4,
     both weights 1. An adaptation: groups are made in the batch, the authors draw them from the data set. The student
     enters through differences alone: a vector added to all its logits changes nothing, and the task's own loss fixes
-    it. Rows left over after the last full group take no part.
+    it. Rows left over after the last full group take no part. A
+    group weighs the product of its rows' weights, so that of `fake_weight` 0 real images alone are compared.
 
     Scalars: w_rel mean over pairs of |(s_i - s_j) - (t_i - t_j)| on normalised labels, round a circle the short way.
     """
@@ -92,7 +93,7 @@ class Comparative(Distiller):
             return {"relation": nothing(student_BO), "labels": nothing(student_BO)}
         one_hot_BO = F.one_hot(batch.y.long(), student_BO.shape[1]).to(student_BO)
         student_GO, teacher_GO, labels_GO = (self.differences(z_BO) for z_BO in (student_BO, teacher_BO, one_hot_BO))
-        weight_G = groups(weight_B, self.group_size).mean(dim=1)
+        weight_G = groups(weight_B, self.group_size).prod(dim=1)
         return {
             "relation": self.relation_weight * self.divergence(student_GO, teacher_GO, weight_G),
             "labels": self.label_weight * self.divergence(student_GO, labels_GO, weight_G),
@@ -109,13 +110,13 @@ class Comparative(Distiller):
         return weighted_mean(kl_G, weight_G) * self.temperature**2
 
     def pairs(self, student_B: Tensor, teacher_B: Tensor, weight_B: Tensor) -> Tensor:
-        """Mean over pairs of rows of the miss of the difference; a pair weighs the mean of its rows' weights."""
+        """Mean over pairs of rows of the miss of the difference; a pair weighs the product of its rows' weights."""
         if len(student_B) < 2:
             return nothing(student_B)
         first_P, second_P = torch.triu_indices(len(student_B), len(student_B), 1, device=student_B.device)
         offset_B = student_B - teacher_B
         miss_P = wrapped(offset_B[first_P] - offset_B[second_P], self.period).abs()
-        return weighted_mean(miss_P, (weight_B[first_P] + weight_B[second_P]) / 2)
+        return weighted_mean(miss_P, weight_B[first_P] * weight_B[second_P])
 
 
 METHODS: dict[str, type[Distiller]] = {m.name: m for m in (Comparative,)}

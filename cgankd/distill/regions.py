@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.decoupled import warm_up
+from cgankd.distill.gradient import evaluating
 from cgankd.distill.logit_terms import (
     above_zero,
     both,
@@ -24,6 +26,14 @@ from cgankd.distill.logit_terms import (
 from cgankd.types import Outputs
 
 
+def no_regions(method: str, role: str) -> str:
+    """Why a net has no region logits, and what to do."""
+    return (
+        f"{method} reads regions off the last map, but the {role}'s last linear layer does not act on that map "
+        f"(pooled or flattened); choose another student.net or teacher.net, or another student.distiller"
+    )
+
+
 def position_logits(outputs: Outputs, method: str, role: str) -> Tensor:
     """Logits [B, O, H, W] of each position of the last map, whose mean over positions is `pred`.
 
@@ -33,10 +43,7 @@ def position_logits(outputs: Outputs, method: str, role: str) -> Tensor:
     x_BCHW, head = outputs.stages[-1], outputs.head
     c, h, w = x_BCHW.shape[1:]
     if not isinstance(head, nn.Linear) or head.in_features not in (c, c * h * w):
-        raise ValueError(
-            f"{method} reads regions off the last map, but the {role}'s last linear layer does not act on that map "
-            f"(pooled or flattened); choose another net or another distiller"
-        )
+        raise ValueError(no_regions(method, role))
     x_BCHW, weight = wide(x_BCHW), wide(head.weight)
     if head.in_features == c:
         logits_BOHW = torch.einsum("bchw,oc->bohw", x_BCHW, weight)
@@ -96,7 +103,7 @@ class ScaleDecoupled(Distiller):
         self.warmup_epochs, self.task_weight, self.fake_weight = warmup_epochs, task_weight, fake_weight
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Check the maps' sizes. Raises ValueError where a grid is finer than one of them."""
+        """Check both nets. Raises ValueError where a grid is finer than a last map, or regions do not make the logits."""
         super().build(student, teacher, data)
         for role, spec in (("student", student), ("teacher", teacher)):
             side = min(spec.stages[-1][1:])
@@ -105,6 +112,18 @@ class ScaleDecoupled(Distiller):
                     f"{self.name}.scales holds {max(self.scales)}, but the {role}'s last map is {side} wide; "
                     f"leave out scales above {side}"
                 )
+            if spec.net is not None:
+                self.check_net(spec.net, data.image_shape, role)
+
+    def check_net(self, net: nn.Module, image_shape: tuple[int, int, int], role: str) -> None:
+        """Raise ValueError where the positions' logits do not average to the net's own, as with a hidden layer."""
+        place = next(net.parameters())
+        image_CHW = torch.linspace(0, 1, math.prod(image_shape), device=place.device, dtype=place.dtype)
+        with evaluating(net), torch.no_grad():
+            outputs: Outputs = net.outputs(image_CHW.view(1, *image_shape))  # type: ignore[operator]
+            mean_BO = position_logits(outputs, self.name, role).mean((2, 3))
+        if not torch.allclose(mean_BO, wide(outputs.pred), rtol=1e-2, atol=1e-2 * float(outputs.pred.abs().max())):
+            raise ValueError(no_regions(self.name, role))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"regions"}."""

@@ -44,12 +44,17 @@ def test_fewer_rows_than_a_group_give_attached_zeros(num: int) -> None:
     assert set(found) == {"relation", "labels"} and not s.grad.any()  # type: ignore[union-attr]
 
 
-def test_a_group_weighs_the_mean_of_its_rows() -> None:
+def test_a_group_weighs_the_product_of_its_rows() -> None:
     fake = [True, False, False, False, True, False, False, False]
     per_group = [terms(Comparative(), S[g : g + 5 : 2], T[g : g + 5 : 2], batch(Y[g : g + 5 : 2])) for g in (0, 1)]
-    found = terms(Comparative(fake_weight=0.0), S, T, batch(Y, fake))
+    found = terms(Comparative(fake_weight=0.5), S, T, batch(Y, fake))
     for name in found:
-        assert found[name] == pytest.approx((per_group[0][name] / 3 + per_group[1][name]) / (4 / 3), rel=1e-9)
+        assert found[name] == pytest.approx((per_group[0][name] / 4 + per_group[1][name]) / (5 / 4), rel=1e-9)
+
+
+def test_scalar_fakes_of_no_weight_say_nothing() -> None:
+    s, t, y = torch.tensor([[0.1], [0.4], [0.9]]), torch.tensor([[0.2], [0.2], [0.2]]), torch.zeros(3)
+    assert total(Comparative(fake_weight=0.0), s, t, batch(y, [False, False, True])) == pytest.approx(0.3)
 
 
 def test_scalars_match_differences_of_pairs() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,37 @@ def test_sdd_refuses_nets_whose_head_is_not_on_the_map_and_grids_finer_than_it()
     ScaleDecoupled(scales=(1, 2)).build(fine, coarse, data_spec())
     with pytest.raises(ValueError, match="sdd.scales must be whole numbers from 1 up"):
         ScaleDecoupled(scales=(0, 2))
+
+
+def test_sdd_sees_a_hidden_layer_as_wide_as_the_last_map_before_training() -> None:
+    def spec(name: str) -> ModelSpec:
+        net = make_predictor(name, width=4, num_outputs=5, channels=1, image_size=16, mean=[0.5], std=[0.25]).train()
+        out = net.outputs(torch.rand(2, 1, 16, 16))
+        assert out.pooled is not None
+        shapes = tuple((x.shape[1], x.shape[2], x.shape[3]) for x in out.stages)
+        return ModelSpec(5, out.pooled.shape[1], shapes, net)
+
+    data = dataclasses.replace(data_spec(), image_shape=(1, 16, 16))
+    hidden = spec("plain-vgg")
+    fake = dataclasses.replace(hidden, net=AsWide())
+    ScaleDecoupled().build(spec("convnet"), spec("convnet"), data)
+    for teacher in (hidden, fake):
+        with pytest.raises(ValueError, match="the teacher's last linear layer does not act on that map"):
+            ScaleDecoupled().build(spec("convnet"), teacher, data)
+    assert hidden.net is not None and hidden.net.training
+
+
+class AsWide(nn.Module):
+    """A net with a hidden layer of as many units as its last map has channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.head = nn.Conv2d(1, 3, 4, 4), nn.Linear(3, 3), nn.Linear(3, 5)
+
+    def outputs(self, x: Tensor) -> Outputs:
+        stage = self.conv(x)
+        pooled = self.hidden(stage.mean((2, 3)))
+        return Outputs(self.head(pooled), pooled, (stage,), head=self.head)
 
 
 STAGES = ((4, 8, 8), (6, 4, 4), (8, 4, 4))
