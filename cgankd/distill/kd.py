@@ -1,0 +1,73 @@
+"""`kd`: the teacher's outputs as soft targets, for classes and for scalars."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.logit_terms import (
+    above_zero,
+    both,
+    is_one_number,
+    kl_terms,
+    not_negative,
+    row_mean,
+    standardized,
+    wrapped,
+)
+from cgankd.types import Outputs
+
+
+class KD(Distiller):
+    """w T^2 KL(p_t^T || p_s^T), mean over the batch (Hinton et al., arXiv 1503.02531, section 2).
+
+    `standardize` divides each row of logits by its spread first (Sun et al., arXiv 2403.01427; their CIFAR recipe is
+    temperature 2, soft_weight 9, task_weight 0.1). Scalars: w |s - t| on the label normalised to [0, 1], where
+    temperature and `standardize` say nothing; circular labels the short way round. The task's own loss weighs
+    1 - w unless `task_weight` is given; defaults are those of CIFAR-100 in RepDistiller (T 4, weights 0.9 and 0.1).
+    """
+
+    name = "kd"
+    needs = Needs(teacher_pred_only=True)
+    scalar = True
+    source = "Hinton et al. 2015, arXiv 1503.02531; standardize: Sun et al., CVPR 2024, arXiv 2403.01427"
+    flows = (Flow("teacher.logits", "student.logits", "softmax at T", "KL T^2, or |difference| of scalars", "0.9"),)
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 4.0,
+        soft_weight: float = 0.9,
+        task_weight: float | None = None,
+        standardize: bool = False,
+        fake_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        above_zero(self.name, temperature=temperature)
+        not_negative(self.name, soft_weight=soft_weight, fake_weight=fake_weight)
+        if task_weight is None and soft_weight > 1:
+            raise ValueError(f"{self.name}.task_weight must be set, because soft_weight {soft_weight} is above 1")
+        not_negative(self.name, task_weight=0.0 if task_weight is None else task_weight)
+        self.temperature, self.soft_weight, self.fake_weight = temperature, soft_weight, fake_weight
+        self.standardize = standardize
+        self.task_weight = 1 - soft_weight if task_weight is None else task_weight
+        self.period: float | None = None
+
+    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
+        """Remember whether labels lie on a circle."""
+        super().build(student, teacher, data)
+        self.period = data.period
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
+        """{"soft"}."""
+        student_BO, teacher_BO = both(student, teacher)
+        if is_one_number(student_BO):
+            miss_B = wrapped(student_BO[:, 0] - teacher_BO[:, 0], self.period).abs()
+            return {"soft": self.soft_weight * row_mean(miss_B, batch.is_fake, self.fake_weight)}
+        if self.standardize:
+            student_BO, teacher_BO = standardized(student_BO), standardized(teacher_BO)
+        kl = row_mean(kl_terms(student_BO, teacher_BO, self.temperature), batch.is_fake, self.fake_weight)
+        return {"soft": self.soft_weight * (kl * self.temperature**2)}
+
+
+METHODS: dict[str, type[Distiller]] = {"kd": KD}
