@@ -42,7 +42,8 @@ class AttentionTransfer(Distiller):
         gap_BF = _attention(s_BCHW) - _attention(t_BCHW)
         if self.form == "code":
             return gap_BF.square().mean()
-        return torch.linalg.vector_norm(gap_BF, dim=1).mean()
+        length_B: Tensor = torch.linalg.vector_norm(gap_BF, dim=1)
+        return length_B.mean()
 
 
 def _attention(map_BCHW: Tensor) -> Tensor:

@@ -122,6 +122,17 @@ class Norm(nn.BatchNorm2d):
         return super().forward(input)
 
 
+def unit_rows(x_BF: Tensor, eps: float) -> Tensor:
+    """Rows over their length plus eps; a row of zeros stays one."""
+    length_B1: Tensor = torch.linalg.vector_norm(x_BF, dim=1, keepdim=True)
+    return x_BF / (length_B1 + eps)
+
+
+def round_circle(gap: Tensor, period: float | None) -> Tensor:
+    """Differences of labels the short way round a circle of this length; as they are on a line (None)."""
+    return gap if period is None else (gap + period / 2) % period - period / 2
+
+
 def connector(c_in: int, c_out: int) -> nn.Sequential:
     """1x1 convolution and batch norm, initialised by He's rule."""
     conv = nn.Conv2d(c_in, c_out, 1, bias=False)

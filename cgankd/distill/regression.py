@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, TaskNotSupported
-from cgankd.distill.feature_terms import Norm, in_range, last_maps, one_of, pair_specs, same_size
+from cgankd.distill.feature_terms import Norm, in_range, last_maps, one_of, pair_specs, round_circle, same_size
 from cgankd.distill.relations import angle_gap, distance_gap
 from cgankd.types import Outputs
 
@@ -36,6 +36,7 @@ class RegressionKD(Distiller):
     name = "reg_kd"
     needs = Needs(teacher_pred_only=True)
     scalar = True
+    largest: Tensor
     source = "Chen 2017; Saputra 2019, arXiv 1908.00858; Takamoto 2020, arXiv 2002.12597"
     status = "reconstruction"
     flows = (
@@ -67,7 +68,6 @@ class RegressionKD(Distiller):
         self.bound_weight, self.bound_margin, self.reject_deviations = bound_weight, bound_margin, reject_deviations
         self.task_weight = {"soft": 1 - soft_weight, "attentive": 1 - soft_weight, "bounded": 1.0}.get(mode, 0.0)
         self.period: float | None = None
-        self.largest: Tensor
         self.register_buffer("largest", torch.tensor(attentive_scale or 0.0))
         self.fixed_scale = attentive_scale is not None
 
@@ -97,8 +97,7 @@ class RegressionKD(Distiller):
         return {"response": (weight_B * loss_B).sum() / weight_B.sum().clamp_min(1e-12)}
 
     def _gap(self, a_B: Tensor, b_B: Tensor) -> Tensor:
-        gap_B = a_B - b_B
-        return gap_B if self.period is None else (gap_B + self.period / 2) % self.period - self.period / 2
+        return round_circle(a_B - b_B, self.period)
 
     def _distance(self, a_B: Tensor, b_B: Tensor) -> Tensor:
         gap_B = self._gap(a_B, b_B)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, Distiller, Flow, Needs
-from cgankd.distill.feature_terms import Scope, in_range, last_maps, one_of, over_sources, pooled_pair
+from cgankd.distill.feature_terms import Scope, in_range, last_maps, one_of, over_sources, pooled_pair, unit_rows
 from cgankd.types import Outputs
 
 SCOPES = ("mixed", "within_source")
@@ -158,11 +158,12 @@ class ProbabilisticTransfer(Distiller):
 def probability_gap(s_BF: Tensor, t_BF: Tensor, eps: float = 1e-7) -> Tensor:
     """Mean of the KL terms between the two nets' neighbour probabilities (PKT)."""
     s_BB, t_BB = _neighbours(s_BF, eps), _neighbours(t_BF, eps)
-    return (t_BB * ((t_BB + eps).log() - (s_BB + eps).log())).mean()
+    terms_BB: Tensor = t_BB * ((t_BB + eps).log() - (s_BB + eps).log())
+    return terms_BB.mean()
 
 
 def _neighbours(x_BF: Tensor, eps: float) -> Tensor:
-    unit_BF = x_BF / (torch.linalg.vector_norm(x_BF, dim=1, keepdim=True) + eps)
+    unit_BF = unit_rows(x_BF, eps)
     kernel_BB = (unit_BF @ unit_BF.T + 1) / 2
     return kernel_BB / kernel_BB.sum(1, keepdim=True)
 

@@ -49,9 +49,10 @@ class SimKD(Distiller):
                 "simkd predicts with the teacher's last layer, but teacher.net shows none; choose another net"
             )
         self.head = copy.deepcopy(shown.head).eval().requires_grad_(False)
-        size = min(student.stages[-1][1:], teacher.stages[-1][1:])
+        (_, h_s, w_s), (_, h_t, w_t) = student.stages[-1], teacher.stages[-1]
+        size = (min(h_s, h_t), min(w_s, w_t))
         pooling = how_pooled(shown)
-        if pooling == "flat" and size != teacher.stages[-1][1:]:
+        if pooling == "flat" and size != (h_t, w_t):
             pooling = "other"
         self.projector = Projector(student.stages[-1][0], teacher, self.bottleneck, pooling, size)
 
