@@ -25,8 +25,9 @@ class RegressionKD(Distiller):
     attentive:      a (1 - (t - y)^2 / n) l(s, t), n the largest (t - y)^2 so far, or `attentive_scale` (Saputra et al.,
                     ICCV 2019, arXiv 1908.00858). The task's loss weighs 1 - a.
     outlier_reject: l(s, t) where the residual y - t is further than `reject_deviations` median absolute deviations from
-                    the batch's median residual, else l(s, y); it replaces the task's loss (after Takamoto et al., arXiv
-                    2002.12597, with the batch's MAD and one output).
+                    the median residual, else l(s, y); both medians over the batch's real rows if it has any, and no
+                    rejection from less than three. It replaces the task's loss (after Takamoto et al., arXiv 2002.12597,
+                    with the batch's MAD and one output).
     Differences go the short way round where labels lie on a circle. Means over the batch, in which a fake counts
     `fake_weight` times. Where a bank's labels are the teacher's answers (t = y), soft repeats the task's loss on fakes
     (fake_weight 0 leaves it to the real images), bounded is active wherever s differs, attentive trusts fully. All modes
@@ -90,7 +91,7 @@ class RegressionKD(Distiller):
             "bounded": self._bounded,
             "attentive": self._attentive,
             "outlier_reject": self._outlier_reject,
-        }[self.mode](s_B, t_B, y_B)
+        }[self.mode](s_B, t_B, y_B, batch.is_fake)
         weight_B = torch.ones_like(loss_B)
         if batch.is_fake is not None:
             weight_B = torch.where(batch.is_fake, self.fake_weight, weight_B)
@@ -107,14 +108,14 @@ class RegressionKD(Distiller):
             return gap_B.square()
         return F.smooth_l1_loss(gap_B, torch.zeros_like(gap_B), reduction="none")
 
-    def _soft(self, s_B: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
+    def _soft(self, s_B: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
         return self.soft_weight * self._distance(s_B, t_B)
 
-    def _bounded(self, s_B: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
+    def _bounded(self, s_B: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
         own_B, bound_B = self._gap(s_B, y_B).square(), self._gap(t_B, y_B).square()
         return self.bound_weight * torch.where(own_B + self.bound_margin > bound_B, own_B, 0.0)
 
-    def _attentive(self, s_B: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
+    def _attentive(self, s_B: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
         miss_B = self._gap(t_B, y_B).square()
         if self.training and not self.fixed_scale:
             self.largest.copy_(torch.maximum(self.largest, miss_B.max()))
@@ -122,11 +123,16 @@ class RegressionKD(Distiller):
         trust_B = (1 - miss_B / self.largest.clamp_min(1e-12)).clamp_min(0)
         return self.soft_weight * trust_B * self._distance(s_B, t_B)
 
-    def _outlier_reject(self, s_B: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
+    def _outlier_reject(self, s_B: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
         residual_B = self._gap(y_B, t_B)
-        off_B = (residual_B - residual_B.median()).abs()
-        target_B = torch.where(off_B > self.reject_deviations * off_B.median(), t_B, y_B)
-        return self._distance(s_B, target_B)
+        # Fakes whose label is the teacher's answer have no residual; counted in, they would make every real an outlier.
+        judged = residual_B if fake_B is None or bool(fake_B.all()) else residual_B[~fake_B]
+        if len(judged) < 3:  # Two residuals are equally far from their middle: nothing tells an outlier.
+            return self._distance(s_B, y_B)
+        middle = judged.quantile(0.5)
+        deviation = (judged - middle).abs().quantile(0.5)
+        far_B = (residual_B - middle).abs() > self.reject_deviations * deviation
+        return self._distance(s_B, torch.where(far_B, t_B, y_B))
 
 
 class SoapGuidance(Distiller):
