@@ -147,7 +147,7 @@ class StudentTree(nn.Module):
             x_BCHW = block(x_BCHW)
             if min(x_BCHW.shape[2:]) > 1:
                 x_BCHW = F.max_pool2d(x_BCHW, 2)
-            parents = x_BCHW.reshape(len(x_BCHW), share.shape[1], -1, *x_BCHW.shape[2:])
+            parents = x_BCHW.reshape(x_BCHW.shape[0], share.shape[1], -1, *x_BCHW.shape[2:])
             x_BCHW = torch.einsum("ij,bjchw->bichw", share, parents).flatten(1, 2)
         leaf = F.relu(self.leaf_in(x_BCHW.mean((2, 3))[:, :, None]))
         logits_BO: Tensor = self.leaf_out(leaf)[:, :, 0]

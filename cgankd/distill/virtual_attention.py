@@ -119,7 +119,7 @@ class VirtualAttention(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
-        blocks = x_BCHW.reshape(len(x_BCHW), self.num_blocks, -1, *x_BCHW.shape[2:])
+        blocks = x_BCHW.reshape(x_BCHW.shape[0], self.num_blocks, -1, *x_BCHW.shape[2:])
         mixed = torch.einsum("ij,bjchw->bichw", self.matrix().to(x_BCHW.dtype), blocks).flatten(1, 2)
         out: Tensor = self.mix(mixed)
         return out

@@ -171,3 +171,13 @@ def test_phase_parameters_are_own_and_split_between_phases(name: str) -> None:
     assert not own & {id(p) for p in student.parameters() if name != "vam"}
     names = {n for n, _ in method.named_parameters()}
     assert method.no_decay() <= names
+
+
+@pytest.mark.parametrize("name", ["simkd", "vam", "kdexplainer"])
+def test_a_net_of_its_own_exports_for_any_batch_size(name: str) -> None:
+    method, _, _ = pair(name, 3)
+    shipped = method.student_for_inference().eval()
+    x = torch.rand(2, *toys.SHAPE)
+    program = torch.export.export(shipped, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    more = torch.rand(5, *toys.SHAPE)
+    assert torch.allclose(program(more), shipped(more), atol=1e-5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cgankd.distill.base import ModelSpec
 from cgankd.distill.simkd import BorrowedHead, SimKD
 from cgankd.types import Outputs
 from tests.distill import feature_toys as toys
@@ -55,13 +56,17 @@ def test_the_kind_of_pooling_is_read_off_the_teacher(kind: str) -> None:
     assert ours == pytest.approx(float(((guess - target) ** 2).mean()), rel=1e-5)
 
 
-def test_where_features_are_met_the_shipped_net_predicts_like_the_teacher() -> None:
+@pytest.mark.parametrize("kind", ["mean", "flat"])
+def test_where_features_are_met_the_shipped_net_predicts_like_the_teacher(kind: str) -> None:
     torch.manual_seed(0)
-    student, teacher = toys.net("convnet", 4), toys.net("convnet", 8)
-    simkd = toys.built(SimKD(), student, teacher)
-    assert isinstance(simkd, SimKD)
+    student = toys.net("convnet", 4)
+    teacher = Pooled() if kind == "mean" else toys.net("convnet", 8)
     b = toys.batch()
     t = toys.frozen(teacher, b)
+    assert t.pooled is not None
+    simkd = SimKD()
+    shapes = ModelSpec(3, t.pooled.shape[1], tuple(tuple(m.shape[1:]) for m in t.stages), teacher)  # type: ignore[misc]
+    simkd.build(toys.spec(student), shapes, toys.data())
     simkd.projector.forward = lambda x: t.stages[-1]  # type: ignore[method-assign]
     shipped = simkd.student_for_inference().eval()
     assert isinstance(shipped, BorrowedHead)
