@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from cgankd.config import CganConfig
 from cgankd.data.pixels import to_signed
-from cgankd.fit.device import autocast, channels_last
+from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
 from cgankd.fit.ema import update_ema
 from cgankd.gan.augment import diff_augment
 from cgankd.gan.diversity import real_diversity
 from cgankd.gan.losses import diversity_floor, hinge_d, hinge_g, mean_distance
-from cgankd.nets.discriminator import Discriminator
-from cgankd.nets.generator import Generator
+from cgankd.nets.gan_zoo import make_discriminator, make_generator
 from cgankd.nets.label_embed import embed_labels
+from cgankd.nets.spectral import hold_spectral
 from cgankd.rng import generator, seed_all
 from cgankd.types import Checkpoint, LogFn, Split, Task, Vicinity, silent
 
@@ -36,6 +37,7 @@ def train_cgan(
     seed: int,
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
+    plan: Plan = PLAIN,
 ) -> tuple[nn.Module, nn.Module, dict[str, float]]:
     """Train a generator and a discriminator on `train`; `embed` is copied, never changed.
 
@@ -45,8 +47,8 @@ def train_cgan(
     assert train.labels.dtype == task.label_dtype, "labels are at rest in the task's type"
     seed_all(seed, "cgan", "init")
     channels, size = train.images.shape[1], train.images.shape[-1]
-    net_g = channels_last(Generator(cfg.z_dim, cfg.embed_dim, cfg.width, channels, size))
-    net_d = channels_last(Discriminator(cfg.embed_dim, cfg.width, channels, size))
+    net_g = channels_last(make_generator(cfg, channels, size))
+    net_d = channels_last(make_discriminator(cfg, channels, size))
     # A table that learns is learned twice: what helps the generator may not help the discriminator.
     embed_g, embed_d = copy.deepcopy(embed), copy.deepcopy(embed)
     ema_g, ema_embed = copy.deepcopy(net_g).requires_grad_(False), copy.deepcopy(embed).requires_grad_(False)
@@ -65,6 +67,7 @@ def train_cgan(
     }  # fmt: skip
     start, values = resume(parts, checkpoint)
     num = cfg.batch_size
+    run_g, run_d = compile_both(plan, net_g, net_d, cfg, (channels, size), cfg.num_steps - start)
 
     for step in range(start, cfg.num_steps):
         gen = generator(seed, "cgan", step)
@@ -74,27 +77,42 @@ def train_cgan(
             fake_label_B, fake_weight_B = vicinity.fake_labels(target_B, gen)
             real_BCHW = to_signed(train.images[pairing.index])
             with torch.no_grad(), autocast(cfg.precision):
-                fake_BCHW = net_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, fake_label_B))
+                fake_BCHW = run_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, fake_label_B))
             both = diff_augment(torch.cat([real_BCHW, fake_BCHW]), cfg.diffaugment, gen, cfg.cutout_share)
-            # Reals and fakes are both judged against the target, not against their own labels.
-            h_BE = embed_labels(embed_d, target_B)
-            with autocast(cfg.precision):
-                real_B, fake_B = net_d(both, torch.cat([h_BE, h_BE])).chunk(2)
-            loss_d = hinge_d(real_B, fake_B, pairing.weight, fake_weight_B)
-            update(opt_d, loss_d, "cgan.lr_d", step)
+            scores, loss_d = list[Tensor](), 0.0
+            opt_d.zero_grad()
+            for rows in micro_batches(num, cfg.accumulate, net_d):
+                # Reals and fakes are both judged against the target, not against their own labels.
+                h_BE = embed_labels(embed_d, target_B[rows])
+                with autocast(cfg.precision):
+                    score_2B = run_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE]))
+                loss = hinge_d(*score_2B.chunk(2), pairing.weight[rows], fake_weight_B[rows])
+                loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
+                scores.append(score_2B.detach().unflatten(0, (2, -1)))
+            opt_d.step()
 
         freeze(net_d, embed_d, frozen=True, learned=learned)
         label_B = vicinity.targets(num, gen)
         if tau > 0:
             label_B = label_B[: num // 2].repeat(2)
-        with autocast(cfg.precision):
-            fake_BCHW = net_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, label_B))
-        seen_BCHW = diff_augment(fake_BCHW, cfg.diffaugment, gen, cfg.cutout_share)
-        with autocast(cfg.precision):
-            loss_g = hinge_g(net_d(seen_BCHW, embed_labels(embed_d, label_B)))
-        one_BCHW, other_BCHW = fake_BCHW.chunk(2)
-        floor = diversity_floor(one_BCHW, other_BCHW, tau) if tau > 0 else torch.zeros(())
-        update(opt_g, loss_g + cfg.diversity_weight * floor, "cgan.lr_g", step)
+        z_BZ = torch.randn(num, cfg.z_dim, generator=gen)
+        loss_g, floor, distance = 0.0, 0.0, 0.0
+        opt_g.zero_grad()
+        for rows in micro_batches(num, cfg.accumulate, net_g, net_d):
+            with autocast(cfg.precision):
+                fake_BCHW = run_g(z_BZ[rows], embed_labels(embed_g, label_B[rows]))
+            seen_BCHW = diff_augment(fake_BCHW, cfg.diffaugment, gen, cfg.cutout_share)
+            with autocast(cfg.precision):
+                loss = hinge_g(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
+            loss_g += float(loss.detach()) / cfg.accumulate
+            if tau > 0:
+                pairs = fake_BCHW.chunk(2)
+                too_near = diversity_floor(*pairs, tau)
+                loss = loss + cfg.diversity_weight * too_near
+                floor += float(too_near.detach()) / cfg.accumulate
+                distance += float(mean_distance(*pairs).detach()) / cfg.accumulate
+            backward(loss, cfg.accumulate, "cgan.lr_g", step)
+        opt_g.step()
         freeze(net_d, embed_d, frozen=False, learned=learned)
 
         decay = ema_decay(step, cfg)
@@ -103,17 +121,15 @@ def train_cgan(
 
         last = step == cfg.num_steps - 1
         if step % max(1, cfg.num_steps // 100) == 0 or last:
+            real_B, fake_B = torch.cat(scores, dim=1)
             values = {
-                "loss_d": float(loss_d.detach()),
-                "loss_g": float(loss_g.detach()),
+                "loss_d": loss_d,
+                "loss_g": loss_g,
                 "right_real": float((real_B > 0).float().mean()),
                 "right_fake": float((fake_B < 0).float().mean()),
             }
             if tau > 0:
-                values |= {
-                    "floor": float(floor.detach()),
-                    "diversity_ratio": float(mean_distance(one_BCHW, other_BCHW).detach()) / tau,
-                }
+                values |= {"floor": floor, "diversity_ratio": distance / tau}
             log(step + 1, values, cfg.num_steps)
         if checkpoint and ((step + 1) % max(50, cfg.num_steps // 10) == 0 or last):
             done = {name: part.state_dict() for name, part in parts.items()}
@@ -121,6 +137,20 @@ def train_cgan(
 
     settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
     return ema_g.eval(), ema_embed.eval(), {**values, "real_diversity": tau}
+
+
+def compile_both(
+    plan: Plan, net_g: nn.Module, net_d: nn.Module, cfg: CganConfig, shape: tuple[int, int], steps: int
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Generator and discriminator, compiled where the plan finds that the steps ahead are worth it."""
+    channels, size = shape
+    h_BE, z_BZ = torch.zeros(2, cfg.embed_dim), torch.zeros(2, cfg.z_dim)
+    images = steps * cfg.batch_size
+    # Passes for each image of a batch: the discriminator's steps take no gradient of the generator.
+    passes_g, passes_d = cfg.d_steps + 3, 6 * cfg.d_steps + 2
+    run_g = plan.compiled(net_g, "generator", (z_BZ, h_BE), images=images, passes=passes_g)
+    x_BCHW = torch.zeros(2, channels, size, size)
+    return run_g, plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), images=images, passes=passes_d)
 
 
 def resume(
@@ -137,14 +167,29 @@ def resume(
     return step, values
 
 
-def update(optimizer: torch.optim.Optimizer, loss: Tensor, setting: str, step: int) -> None:
-    """One optimiser step. Raises ValueError where the loss is not finite, naming the setting to lower."""
+def micro_batches(num: int, count: int, *nets: nn.Module) -> Iterator[Tensor]:
+    """Row numbers [B / count] of each micro-batch; the two fakes of a pair, num / 2 rows apart, stay together.
+
+    The spectral norms of `nets` move in the first one only, so that all of a step see the same weights.
+    """
+    for part, rows_2B in enumerate(torch.arange(num).view(2, -1).chunk(count, dim=1)):
+        for net in nets:
+            hold_spectral(net, part > 0)
+        yield rows_2B.flatten()
+    for net in nets:
+        hold_spectral(net, False)
+
+
+def backward(loss: Tensor, count: int, setting: str, step: int) -> float:
+    """Add the gradient of a micro-batch's share of the mean loss, which is returned; `count` shares make the mean.
+
+    Raises ValueError where the loss is not finite, naming the setting to lower.
+    """
     value = float(loss.detach())
     if not math.isfinite(value):
         raise ValueError(f"{setting}: the loss is {value} at step {step}; lower it, or set cgan.precision to fp32")
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+    (loss / count).backward()  # type: ignore[no-untyped-call]
+    return value / count
 
 
 def freeze(net_d: nn.Module, embed_d: nn.Module, *, frozen: bool, learned: bool) -> None:

@@ -16,10 +16,12 @@ class SpectralWeight(nn.Module):
 
     weight: Tensor
     u: Tensor
+    right: Tensor | None = None
+    """v [I] of the last training forward, kept for `hold_spectral`; no part of the state."""
 
     def start(self, spectral: bool) -> None:
         """Register the left singular vector u [O]; without `spectral` the layer is a plain one."""
-        self.spectral = spectral
+        self.spectral, self.held = spectral, False
         if spectral:
             self.register_buffer("u", F.normalize(torch.randn(len(self.weight)), dim=0))
 
@@ -30,9 +32,11 @@ class SpectralWeight(nn.Module):
         with torch.autocast(self.weight.device.type, enabled=False):
             matrix_OI = self.weight.flatten(1)
             with torch.no_grad():
-                v_I = F.normalize(torch.mv(matrix_OI.t(), self.u), dim=0)
+                held = self.right if self.held else None
+                v_I = F.normalize(torch.mv(matrix_OI.t(), self.u), dim=0) if held is None else held
                 u_O = self.u
-                if self.training:
+                if self.training and held is None:
+                    self.right = v_I
                     # A new tensor: the old u may still be needed by the backward of an earlier forward.
                     u_O = F.normalize(torch.mv(matrix_OI, v_I), dim=0)
                     self.u.copy_(u_O)
@@ -67,6 +71,13 @@ class SNLinear(nn.Linear, SpectralWeight):
     def forward(self, x_BI: Tensor) -> Tensor:
         """[B, I] to [B, O]."""
         return F.linear(x_BI, self.normed_weight(), self.bias)
+
+
+def hold_spectral(net: nn.Module, held: bool) -> None:
+    """Keep the u and v of the last training forward while `held`, so that the micro-batches of a step share one sigma."""
+    for layer in net.modules():
+        if isinstance(layer, SpectralWeight):
+            layer.held = held
 
 
 @torch.no_grad()

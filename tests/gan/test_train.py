@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -108,14 +109,14 @@ def test_pairs_of_weight_zero_teach_the_discriminator_nothing(monkeypatch: pytes
             return target_B, torch.zeros(len(target_B))
 
     seen: list[nn.Module] = []
-    build = train_module.Discriminator
+    build = train_module.make_discriminator
 
-    def remember(*args: int) -> nn.Module:
+    def remember(*args: Any) -> nn.Module:
         seen.extend([build(*args)])
         seen.append(copy.deepcopy(seen[0]))
         return seen[0]
 
-    monkeypatch.setattr(train_module, "Discriminator", remember)
+    monkeypatch.setattr(train_module, "make_discriminator", remember)
     cfg = gan_config(num_steps=3, diversity_weight=0.0)
     train_cgan(train, task, Weightless(), task.label_embed(8), cfg, seed=0)  # type: ignore[arg-type]
     for a, b in zip(seen[0].parameters(), seen[1].parameters(), strict=True):
