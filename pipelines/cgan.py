@@ -45,7 +45,15 @@ def run(ctx: Context) -> None:
         )
     )
     net, embed, metrics = train_cgan(
-        train, task, vicinity, embed, cfg, seed=seed, log=ctx.progress("gan"), checkpoint=ctx.checkpoint("gan")
+        train,
+        task,
+        vicinity,
+        embed,
+        cfg,
+        seed=seed,
+        log=ctx.progress("gan"),
+        checkpoint=ctx.checkpoint("gan"),
+        plan=ctx.plan,
     )
     ctx.metrics(metrics)
     draw = make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision)

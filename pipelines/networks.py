@@ -12,6 +12,7 @@ from torch import nn
 from cgankd.bank.m1_features import make_features
 from cgankd.bank.m1_ratio import make_ratio
 from cgankd.config import ConfigError, to_dict
+from cgankd.fit.device import PLAIN, Plan
 from cgankd.gan.sample import make_draw
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.generator import Generator
@@ -64,10 +65,10 @@ def load_generator(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module
     return nets["generator"], nets["embed"], cgan
 
 
-def load_draw(path: Path, info: DatasetInfo, task: Task) -> Draw:
-    """The generator as a function from labels to uint8 images."""
+def load_draw(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> Draw:
+    """The generator as a function from labels to uint8 images, `expected` of which are to come."""
     generator, embed, cgan = load_generator(path, info, task)
-    return make_draw(generator, embed, z_dim=cgan["z_dim"], precision=cgan["precision"])
+    return make_draw(generator, embed, z_dim=cgan["z_dim"], precision=cgan["precision"], plan=plan, expected=expected)
 
 
 def build_ratio_nets(
@@ -87,7 +88,7 @@ def build_ratio_nets(
     return nn.ModuleDict({"features": features, "mlp": mlp, "embed": copy.deepcopy(embed)})
 
 
-def load_ratio(path: Path, info: DatasetInfo, task: Task) -> RatioFn:
+def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> RatioFn:
     """The fitted density ratio as a function of uint8 images and the labels asked for."""
     weights, config = load_weights(path)
     check_origin(config, info, path)
@@ -98,4 +99,4 @@ def load_ratio(path: Path, info: DatasetInfo, task: Task) -> RatioFn:
     nets.eval().requires_grad_(False)
     mlp, features = nets["mlp"], nets["features"]
     assert isinstance(mlp, RatioMLP) and isinstance(features, FeatureNet)
-    return make_ratio(mlp, nets["embed"], make_features(features, ratio["precision"]))
+    return make_ratio(mlp, nets["embed"], make_features(features, ratio["precision"], plan=plan, expected=expected))

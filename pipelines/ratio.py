@@ -38,7 +38,9 @@ def run(ctx: Context) -> None:
     train, val = read_split(dataset, "train"), read_split(dataset, "val")
     vicinity = task.vicinity(train.labels)
     gan, embed, cgan = load_generator(cgan_path, info, task)
-    draw = make_draw(gan, embed, z_dim=cgan["z_dim"], precision=cgan["precision"])
+    turns = 1 + (cfg.num_steps - 1) // cfg.pool_refresh_steps if cfg.pool_refresh_steps else 1
+    fakes = cfg.pool_size * turns
+    draw = make_draw(gan, embed, z_dim=cgan["z_dim"], precision=cgan["precision"], plan=ctx.plan, expected=fakes)
 
     seed = derive(ctx.seed, "ratio")
     seed_all(seed, "init")
@@ -64,7 +66,7 @@ def run(ctx: Context) -> None:
     report = train_ratio(
         mlp,
         nets["embed"],
-        make_features(features, cfg.precision),
+        make_features(features, cfg.precision, plan=ctx.plan, expected=fakes + len(train)),
         train,
         val,
         task,

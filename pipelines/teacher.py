@@ -38,6 +38,7 @@ def run(ctx: Context) -> None:
         validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
         log=ctx.progress("teacher"),
         checkpoint=ctx.checkpoint("teacher"),
+        plan=ctx.plan,
     )
     score = partial(mean_score, task, make_predict(net, cfg.precision))
     metrics = {"train": score(train), "val": score(val), "parameters": sum(p.numel() for p in net.parameters())}

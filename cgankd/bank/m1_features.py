@@ -138,9 +138,7 @@ def forward_u8(
     return result
 
 
-def raw_features(
-    net: FeatureNet, images_BCHW: Tensor, precision: str, run: Callable[..., Any] | None = None
-) -> Tensor:
+def raw_features(net: FeatureNet, images_BCHW: Tensor, precision: str, run: Callable[..., Any] | None = None) -> Tensor:
     """Features [B, F] before standardising."""
     return torch.cat([forward_u8(net, chunk, precision, run)[0] for chunk in torch.split(images_BCHW, CHUNK)])
 
