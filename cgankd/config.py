@@ -13,14 +13,14 @@ from typing import Any, Literal
 from cgankd.config_cgan import CganConfig as CganConfig
 from cgankd.config_cgan import LabelInputConfig as LabelInputConfig
 from cgankd.config_cgan import VicinityConfig as VicinityConfig
+from cgankd.config_nets import NETS as NETS
+from cgankd.config_nets import OwnTeacherConfig, check_net
 from cgankd.config_search import SearchConfig
 from cgankd.settings import ConfigError as ConfigError
 from cgankd.settings import check_name, from_dict, nearest, require
 from cgankd.settings import to_dict as to_dict
 
 AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip")
-NETS = ("convnet", "plain-vgg")
-"""Predictors of cgankd.nets.zoo; named here so that a typo ends before anything is trained."""
 DISTILLERS = ("kd",)
 """KD losses of cgankd.distill.losses."""
 
@@ -82,9 +82,9 @@ class FitConfig:
     """How a predictor (teacher or student) is trained."""
 
     net: str
-    """Name in cgankd.nets.zoo."""
-    width: int
-    """Channels of the first stage."""
+    """Name in cgankd.nets.zoo, or torchvision:NAME or timm:NAME."""
+    width: int | None = None
+    """Channels of the first stage of convnet and plain-vgg; null for all other nets, whose channels are fixed."""
     num_steps: int
     """Optimiser steps."""
     batch_size: int
@@ -101,18 +101,19 @@ class FitConfig:
 
     def check(self, section: str) -> None:
         """Range checks; called by the sub-class that knows its section name."""
-        for name in ("width", "num_steps", "batch_size"):
+        for name in ("num_steps", "batch_size"):
             require(getattr(self, name) >= 1, f"{section}.{name}", "at least 1", getattr(self, name))
         require(self.learning_rate > 0, f"{section}.learning_rate", "positive", self.learning_rate)
         require(self.weight_decay >= 0, f"{section}.weight_decay", "zero or more", self.weight_decay)
         check_augment(self.augment, f"{section}.augment")
-        check_name(self.net, NETS, f"{section}.net")
+        check_net(self.net, self.width, section)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig(FitConfig):
+class TeacherConfig(FitConfig, OwnTeacherConfig):
     def __post_init__(self) -> None:
         self.check("teacher")
+        self.check_own(self.net)
 
 
 @dataclass(frozen=True, kw_only=True)
