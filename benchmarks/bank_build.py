@@ -31,7 +31,7 @@ BLOCK = 128
 
 def config(quick: bool) -> BankConfig:
     """rho 0.9 and a burn-in as large as two quotas: near the published 5,000 draws for 1,000 kept fakes with two calls."""
-    quota = 4 if quick else 40
+    quota = 2 if quick else 40
     return BankConfig(
         num_fakes=2 * quota, subsample=True, filter=True, replace=False, rho=0.9, filter_scope="label", label_bin=None,
         num_conditions=None, bound_quantile=1.0, burn_in=4 * quota, max_draws_factor=200.0, batch_size=BLOCK,

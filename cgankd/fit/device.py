@@ -71,7 +71,8 @@ class Plan:
         if not self.pays(flop):
             return net
         self.say(f"{name}: {flop / 1e12:.0f} TFLOP ahead, so it is compiled first (5 to 30 s; CGANKD_COMPILE=off: not)")
-        run: Callable[..., Any] = torch.compile(net)
+        # Its method, not the object: a compiled module has a length and is asked for it where `or` asks whether it is true.
+        run: Callable[..., Any] = torch.compile(net).__call__
         return run
 
 

@@ -42,7 +42,9 @@ class External(nn.Module):
         seen = Seen()
         linear = [module for module in self.net.modules() if isinstance(module, nn.Linear)]
         hooks = [module.register_forward_hook(seen.relu) for module in self.net.modules() if type(module) is nn.ReLU]
-        hooks += [m.register_forward_hook(seen.map) for name, m in self.net.named_modules() if name and name.count(".") < 2]
+        hooks += [
+            m.register_forward_hook(seen.map) for name, m in self.net.named_modules() if name and name.count(".") < 2
+        ]
         hooks += [module.register_forward_hook(seen.linear) for module in linear[-1:]]
         try:
             out_BO: Tensor = self.net(x_BCHW)
@@ -88,9 +90,7 @@ class Seen:
             self.maps[height] = before, before.relu() if after is None else after
 
 
-def make_external(
-    name: str, *, num_outputs: int, channels: int, image_size: int, pretrained: bool = False
-) -> External:
+def make_external(name: str, *, num_outputs: int, channels: int, image_size: int, pretrained: bool = False) -> External:
     """A net of a library by its prefixed name, fresh, or with the library's weights (downloaded) in all but its head.
 
     Raises ValueError on an unknown name, on a missing package, and on a net that cannot take images of this size.
@@ -135,9 +135,7 @@ def torchvision_net(name: str, num_outputs: int, channels: int, image_size: int,
         options["input_size"] = (image_size, image_size)
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": False}
-    net = built(
-        lambda: torchvision.models.get_model(name, weights=None, **options), f"torchvision:{name}", image_size
-    )
+    net = built(lambda: torchvision.models.get_model(name, weights=None, **options), f"torchvision:{name}", image_size)
     where, first = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
     if channels != first.in_channels:
         parent, _, leaf = where.rpartition(".")
