@@ -72,7 +72,8 @@ class Plan:
             return net
         self.say(f"{name}: {flop / 1e12:.0f} TFLOP ahead, so it is compiled first (5 to 30 s; CGANKD_COMPILE=off: not)")
         # Its method, not the object: a compiled module has a length and is asked for it where `or` asks whether it is true.
-        run: Callable[..., Any] = torch.compile(net).__call__
+        compiled: Any = torch.compile(net)
+        run: Callable[..., Any] = compiled.__call__
         return run
 
 
