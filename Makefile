@@ -1,5 +1,5 @@
 # make repro   run all stages of params.yaml (PRESET=chairs puts that preset in its place first)
-# make test    make lint    make ui    make clean
+# make test    make lint    make bench    make ui    make clean
 
 PYTHON ?= python3
 PRESET ?=
@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true
 
 .DEFAULT_GOAL := help
-.PHONY: help venv repro test lint ui clean
+.PHONY: help venv repro test lint bench ui clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,6 +36,10 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(IN_VENV) ruff check .
 	$(IN_VENV) mypy
+
+# Some 15 minutes on 2 cores; writes benchmarks/results-<date>-<machine>.json and .md.
+bench: $(STAMP)
+	$(IN_VENV) python -m benchmarks
 
 ui: $(STAMP)
 	$(IN_VENV) cgankd ui

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cgankd.bank import build
 from cgankd.bank.m2_replace import replace
-from cgankd.config import Config, ConfigError, to_dict
+from cgankd.config import BankConfig, Config, ConfigError, to_dict
 from cgankd.data.store import (
     BankWriter,
     read_info,
@@ -19,6 +19,7 @@ from cgankd.data.store import (
     read_split,
     write_bank,
 )
+from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.predictor import make_predict
 from cgankd.measure.health import (
     Check,
@@ -33,6 +34,7 @@ from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines import pictures
 from pipelines.artifacts import file_digest, load_weights
+from pipelines.bank_burn_in import burn_in_mark, kept_burn_in
 from pipelines.context import Context
 from pipelines.machine import image_memory
 from pipelines.networks import load_draw, load_predictor, load_ratio
@@ -57,11 +59,18 @@ def run(ctx: Context) -> None:
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
     selections = wanted_selections(ctx.cfg)
     refuse_worthless(ctx, cgan_path, ratio_path, selections)
-    score_fn, teacher = make_scorer(info, task, teacher_path, cgan_path, ratio_path)
-
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, task.conditions(train.labels), cfg, seed=seed)
-    limits = build.burn_in(score_fn, conditions, cfg, seed=seed, log=ctx.progress("burn_in"))
+    score_fn, teacher = make_scorer(
+        info, task, teacher_path, cgan_path, ratio_path, ctx.plan, expected_draws(conditions, cfg)
+    )
+    burned = kept_burn_in(
+        ctx.path("resume/bank/burn-in.safetensors"),
+        burn_in_mark(cfg, ctx.plan, seed, ctx.digests),
+        lambda: build.draw_burn_in(score_fn, conditions, cfg, seed=seed, log=ctx.progress("burn_in")),
+        ctx.say,
+    )
+    limits = build.freeze(burned, len(conditions.quota_G), cfg)
     if any(build.SELECTIONS[name][0] for name in selections):
         refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
 
@@ -100,13 +109,29 @@ def run(ctx: Context) -> None:
     draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
 
 
+def expected_draws(conditions: build.Conditions, cfg: BankConfig) -> int:
+    """About how many fakes will be drawn, by which networks are compiled or not: three times the burn-in.
+
+    It must not follow num_fakes or rho: compiled networks give other last bits, and a block of fakes is the same
+    whatever is cut from it.
+    """
+    return 3 * cfg.burn_in * len(conditions.labels)
+
+
 def make_scorer(
-    info: DatasetInfo, task: Task, teacher_path: Path, cgan_path: Path, ratio_path: Path
+    info: DatasetInfo,
+    task: Task,
+    teacher_path: Path,
+    cgan_path: Path,
+    ratio_path: Path,
+    plan: Plan = PLAIN,
+    expected: int = 0,
 ) -> tuple[build.Scorer, PredictFn]:
-    """What draws and scores a block of fakes, and the teacher alone."""
+    """What draws and scores a block of fakes, `expected` of which are to come, and the teacher alone."""
     net, teacher_config = load_predictor(teacher_path, info, task)
-    teacher = make_predict(net, teacher_config["precision"])
-    draw, ratio = load_draw(cgan_path, info, task), load_ratio(ratio_path, info, task)
+    teacher = make_predict(net, teacher_config["precision"], plan=plan, expected=expected)
+    draw = load_draw(cgan_path, info, task, plan, expected)
+    ratio = load_ratio(ratio_path, info, task, plan, expected)
     return build.Scorer(draw, ratio, teacher, task), teacher
 
 

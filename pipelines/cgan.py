@@ -83,7 +83,15 @@ def _train(
     """Train G and D; the averaged generator as a function, and its weights with those of its label embedding."""
     cfg = ctx.cfg.cgan
     net, embed, metrics = train_cgan(
-        train, task, vicinity, embed, cfg, seed=seed, log=ctx.progress("gan"), checkpoint=ctx.checkpoint("gan")
+        train,
+        task,
+        vicinity,
+        embed,
+        cfg,
+        seed=seed,
+        log=ctx.progress("gan"),
+        checkpoint=ctx.checkpoint("gan"),
+        plan=ctx.plan,
     )
     ctx.metrics(metrics)
     state = torch.nn.ModuleDict({"generator": net, "embed": embed}).state_dict()

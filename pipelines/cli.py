@@ -17,6 +17,7 @@ import typer
 
 from pipelines import cli_bank, cli_report, cli_search, cli_ship
 from pipelines.cli_errors import Settings, console, plain_errors
+from pipelines.malloc import restart
 
 app = typer.Typer(
     help="Distil a small student through the samples of a conditional GAN. Works on params.yaml in this folder;"
@@ -232,5 +233,8 @@ cli_report.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:
-    """The console script."""
+    """The console script; a command line of its own is started again once for the allocator (pipelines/malloc.py)."""
+    if argv is None:
+        with plain_errors():
+            restart((*STAGES, "run"), sys.argv[1:])
     return app(args=argv, prog_name="cgankd")

@@ -32,7 +32,7 @@ from pipelines.artifacts import (
 )
 from pipelines.curves import Curves, csv_text, file_name
 from pipelines.journal import Tracker
-from pipelines.machine import set_threads
+from pipelines.machine import make_plan, plan_facts, plan_line, set_threads
 from pipelines.params import flatten, load_config
 from pipelines.progress import Meter, duration_text
 from pipelines.project import check_pin
@@ -81,6 +81,7 @@ class Context:
         self._wrote_own_metrics = False
         self._sent_s = self._start_s = time.monotonic()
         self._lock: FileLock | None = None
+        self.plan = make_plan(self.say)
 
     # Files in and out
 
@@ -297,6 +298,7 @@ def open_context(
     cfg = load_config(workdir / "params.yaml", overrides)
     check_pin(workdir, stage)
     set_threads()
+    make_plan()  # a wrong variable is refused before a run opens
     lock_path = workdir / "artifacts" / "resume" / f"{stage}.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path)
@@ -322,4 +324,7 @@ def open_context(
         raise
     context = Context(stage, cfg, workdir, tracker, console)
     context._lock = lock
+    if stage in STAGES:
+        tracker.tags(plan_facts(context.plan))
+        context.say(plan_line(context.plan))
     return context

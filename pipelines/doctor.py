@@ -70,7 +70,7 @@ def look_at_machine(workdir: Path) -> list[Finding]:
     import torch
 
     from cgankd.fit.device import has_bf16_units
-    from pipelines.machine import available_cores, free_memory_gb, set_threads
+    from pipelines.machine import available_cores, free_memory_gb, make_plan, plan_line, set_threads
 
     findings = []
     try:
@@ -82,8 +82,12 @@ def look_at_machine(workdir: Path) -> list[Finding]:
     units = [name for name, there in (("AMX", torch.cpu._is_amx_tile_supported()), ("bf16", has_bf16_units())) if there]
     text = f"precision auto is {'bf16' if has_bf16_units() else 'fp32'} ({', '.join(units) or 'no bf16 units'})"
     findings.append(Finding("arithmetic", "ok", text))
+    try:
+        findings.append(Finding("plan", "ok", plan_line(make_plan())))
+    except ConfigError as error:
+        findings.append(Finding("plan", "problem", str(error), "unset that variable"))
     if torch.cuda.is_available():
-        text = f"{torch.cuda.get_device_name(0)} is there, but training runs on the processor"
+        text = f"{torch.cuda.get_device_name(0)} is there: fakes are drawn and teachers run on it, training runs on the processor"
         findings.append(Finding("cuda", "ok", text))
     else:
         findings.append(Finding("cuda", "ok", "no CUDA device; training runs on the processor"))

@@ -1,14 +1,18 @@
-"""What of this machine a run may use: cores, threads, memory."""
+"""What of this machine a run may use: cores, threads, memory, a CUDA device, a compiler."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.store_stream import MemoryBudget
+from cgankd.fit.device import CompileMode, Plan, ignore, this_machine
+from pipelines import malloc
 
 
 def available_cores() -> int:
@@ -27,6 +31,50 @@ def set_threads() -> None:
     if text and not (text.isdigit() and int(text) >= 1):
         raise ConfigError(f"the environment variable CGANKD_THREADS must be a whole number from 1, but is {text!r}")
     torch.set_num_threads(int(text) if text else min(torch.get_num_threads(), available_cores()))
+
+
+def make_plan(say: Callable[[str], None] = ignore) -> Plan:
+    """How this run computes: CGANKD_DEVICE (auto, cpu, cuda) and CGANKD_COMPILE (auto, off, on). Raises ConfigError."""
+    machine = this_machine()
+    device = _choice("CGANKD_DEVICE", ("auto", "cpu", "cuda"))
+    if device == "cuda" and machine.device != "cuda":
+        raise ConfigError("CGANKD_DEVICE is cuda, but torch sees no CUDA device; unset it")
+    mode: CompileMode = "off"
+    chosen = _choice("CGANKD_COMPILE", get_args(CompileMode), "auto")
+    if chosen == "on" and not machine.compiler:
+        raise ConfigError("CGANKD_COMPILE is on, but there is no C++ compiler; install g++ or set it to off")
+    if machine.compiler and chosen != "off":
+        mode = "on" if chosen == "on" else "auto"
+    return Plan(machine.device if device == "auto" else device, mode, say)
+
+
+def _choice(name: str, known: tuple[str, ...], default: str = "auto") -> str:
+    value = os.environ.get(name, "") or default
+    if value not in known:
+        raise ConfigError(f"the environment variable {name} must be one of {', '.join(known)}, but is {value!r}")
+    return value
+
+
+def plan_facts(plan: Plan) -> dict[str, str]:
+    """The plan as tags of a run: device, what precision auto means, compilation, threads, allocator."""
+    machine = this_machine()
+    auto: Literal["bf16", "fp32"] = "bf16" if machine.bf16 else "fp32"
+    return {
+        "compute.device": f"{plan.device} ({machine.name})",
+        "compute.auto_precision": auto,
+        "compute.compile": plan.compile if machine.compiler else "off (no C++ compiler)",
+        "compute.threads": str(torch.get_num_threads()),
+        "compute.malloc": malloc.describe(os.environ),
+    }
+
+
+def plan_line(plan: Plan) -> str:
+    """The plan in one line for the log."""
+    facts = {name.split(".")[1]: value for name, value in plan_facts(plan).items()}
+    return (
+        f"computing on {facts['device']}, precision auto is {facts['auto_precision']}, channels last, spectral norms folded for "
+        f"sampling, compile {facts['compile']}, {facts['threads']} threads, malloc {facts['malloc']}"
+    )
 
 
 def free_memory_gb() -> float | None:

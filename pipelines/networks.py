@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cgankd.bank.m1_features import make_features
 from cgankd.bank.m1_ratio import make_ratio
 from cgankd.config import CganConfig, ConfigError, to_dict
+from cgankd.fit.device import PLAIN, Plan
 from cgankd.gan.sample import make_draw
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gan_zoo import make_generator
@@ -79,7 +80,9 @@ def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module
     return restore_predictor(weights, config, info, task.num_outputs), config
 
 
-def load_source(path: Path, info: DatasetInfo, task: Task, *, reuse: bool) -> tuple[Draw, nn.Module, int]:
+def load_source(
+    path: Path, info: DatasetInfo, task: Task, *, reuse: bool, plan: Plan = PLAIN, expected: int = 0
+) -> tuple[Draw, nn.Module, int]:
     """Whatever draws fakes, the label embedding that belongs to it (frozen), and that one's length E.
 
     `reuse` is for a finite set of images (cgankd.gan.own_images): whether its images may come again and again.
@@ -94,13 +97,16 @@ def load_source(path: Path, info: DatasetInfo, task: Task, *, reuse: bool) -> tu
     else:
         generator = make_generator(cgan, info.channels, info.image_size)
         nn.ModuleDict({"generator": generator, "embed": embed}).load_state_dict(weights)
-        draw = make_draw(generator, embed, z_dim=cgan.z_dim, precision=cgan.precision)
+        draw = make_draw(generator, embed, z_dim=cgan.z_dim, precision=cgan.precision, plan=plan, expected=expected)
     return draw, embed.eval().requires_grad_(False), cgan.embed_dim
 
 
-def load_draw(path: Path, info: DatasetInfo, task: Task) -> Draw:
-    """The generator as a function from labels to uint8 images; a finite set of images is dealt, none comes twice."""
-    return load_source(path, info, task, reuse=False)[0]
+def load_draw(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> Draw:
+    """The generator as a function from labels to uint8 images, `expected` of which are to come.
+
+    A finite set of images is dealt, none comes twice.
+    """
+    return load_source(path, info, task, reuse=False, plan=plan, expected=expected)[0]
 
 
 def build_ratio_nets(
@@ -120,7 +126,7 @@ def build_ratio_nets(
     return nn.ModuleDict({"features": features, "mlp": mlp, "embed": copy.deepcopy(embed)})
 
 
-def load_ratio(path: Path, info: DatasetInfo, task: Task) -> RatioFn:
+def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> RatioFn:
     """The fitted density ratio as a function of uint8 images and the labels asked for."""
     weights, config = load_weights(path)
     check_origin(config, info, path)
@@ -131,4 +137,4 @@ def load_ratio(path: Path, info: DatasetInfo, task: Task) -> RatioFn:
     nets.eval().requires_grad_(False)
     mlp, features = nets["mlp"], nets["features"]
     assert isinstance(mlp, RatioMLP) and isinstance(features, FeatureNet)
-    return make_ratio(mlp, nets["embed"], make_features(features, ratio["precision"]))
+    return make_ratio(mlp, nets["embed"], make_features(features, ratio["precision"], plan=plan, expected=expected))

@@ -40,7 +40,9 @@ def run(ctx: Context) -> None:
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
     rows = roomy(ctx.path("resume/ratio/scratch"), memory)
     vicinity = task.vicinity(train.labels)
-    draw, embed, embed_dim = load_source(cgan_path, info, task, reuse=True)
+    turns = 1 + (cfg.num_steps - 1) // cfg.pool_refresh_steps if cfg.pool_refresh_steps else 1
+    fakes = cfg.pool_size * turns
+    draw, embed, embed_dim = load_source(cgan_path, info, task, reuse=True, plan=ctx.plan, expected=fakes)
 
     seed = derive(ctx.seed, "ratio")
     seed_all(seed, "init")
@@ -67,7 +69,7 @@ def run(ctx: Context) -> None:
     report = train_ratio(
         mlp,
         nets["embed"],
-        make_features(features, cfg.precision),
+        make_features(features, cfg.precision, plan=ctx.plan, expected=fakes + len(train)),
         train,
         val,
         task,

@@ -79,10 +79,15 @@ class Remembered:
             return None
 
 
-def pool_folder(ctx: Context, inputs: Inputs) -> Path:
-    """Where the blocks drawn by these networks are kept; the bits also depend on the code and the thread count."""
+def pool_folder(ctx: Context, inputs: Inputs, expected: int) -> Path:
+    """Where the blocks drawn by these networks are kept; the bits also depend on code, thread count and compilation."""
     files = {name: file_digest(path) for name, path in dataclasses.asdict(inputs).items()}
-    facts = {"code": source_digest(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    facts: dict[str, str | int] = {
+        "code": source_digest(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    facts |= {"device": ctx.plan.device, "compile": ctx.plan.compile, "expected": expected}
     return ctx.path("search") / "pools" / fingerprint(facts, files)
 
 
@@ -97,10 +102,11 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
     task = make_task(info, ctx.cfg)
     selections = bank.wanted_selections(ctx.cfg)
     bank.refuse_worthless(ctx, inputs.cgan, inputs.ratio, selections)
-    score_fn, _ = bank.make_scorer(info, task, inputs.teacher, inputs.cgan, inputs.ratio)
-    remembered = Remembered(score_fn, pool_folder(ctx, inputs))
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, task.conditions(read_split(inputs.dataset, "train").labels), cfg, seed=seed)
+    expected = bank.expected_draws(conditions, cfg)
+    score_fn, _ = bank.make_scorer(info, task, inputs.teacher, inputs.cgan, inputs.ratio, ctx.plan, expected)
+    remembered = Remembered(score_fn, pool_folder(ctx, inputs, expected))
     limits = build.burn_in(remembered, conditions, cfg, seed=seed)
     if any(build.SELECTIONS[name][0] for name in selections):
         bank.refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))

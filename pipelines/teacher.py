@@ -67,6 +67,7 @@ def trained(ctx: Context, info: DatasetInfo, task: Task, train: Split, val: Spli
         validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
         log=ctx.progress("teacher"),
         checkpoint=ctx.checkpoint("teacher"),
+        plan=ctx.plan,
     )
     return net, config
 

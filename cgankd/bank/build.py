@@ -31,6 +31,8 @@ __all__ = (
     "arrange",
     "bank_report",
     "burn_in",
+    "draw_burn_in",
+    "freeze",
     "grow_pool",
     "passes",
     "score",
@@ -154,14 +156,20 @@ def arrange(task: Task, condition_K: Tensor, cfg: BankConfig, *, seed: int) -> C
 
 def burn_in(score_fn: ScoreFn, conditions: Conditions, cfg: BankConfig, *, seed: int, log: LogFn = silent) -> Limits:
     """Draw `bank.burn_in` fakes in every group, then freeze the bounds and the cutoffs (see `freeze`)."""
+    return freeze(draw_burn_in(score_fn, conditions, cfg, seed=seed, log=log), len(conditions.quota_G), cfg)
+
+
+def draw_burn_in(
+    score_fn: ScoreFn, conditions: Conditions, cfg: BankConfig, *, seed: int, log: LogFn = silent
+) -> Columns:
+    """Scores of `bank.burn_in` fakes in every group; they depend on no quantile, quota or selection."""
     parts: list[Columns] = []
     for done, group in enumerate(sorted(conditions.labels), 1):
         for block, start in enumerate(range(0, cfg.burn_in, cfg.batch_size)):
             label_B = conditions.ask(group, start, min(cfg.batch_size, cfg.burn_in - start))
             parts.append(score_fn(label_B, generator(seed, "burn-in", group, block), block).columns(group))
         log(done, {}, len(conditions.labels))
-    whole = Columns(*(torch.cat([getattr(p, name) for p in parts]) for name in ("group", "ratio", "error", "uniform")))
-    return freeze(whole, len(conditions.quota_G), cfg)
+    return Columns(*(torch.cat([getattr(p, name) for p in parts]) for name in ("group", "ratio", "error", "uniform")))
 
 
 def grow_pool(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cgankd.config import RatioConfig
 from cgankd.data import pixels
 from cgankd.data.batches import chunks
-from cgankd.fit.device import autocast, channels_last
+from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.features import FeatureNet
 from cgankd.rng import generator
@@ -130,21 +130,23 @@ def features_report(net: FeatureNet, val: Split, task: Task, cfg: RatioConfig) -
 
 
 @torch.no_grad()
-def forward_u8(net: FeatureNet, images_BCHW: Tensor, precision: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One evaluation pass over uint8 images; the net's mode is put back."""
+def forward_u8(
+    net: FeatureNet, images_BCHW: Tensor, precision: str, run: Callable[..., Any] | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One evaluation pass over uint8 images; the net's mode is put back. `run` is the net, perhaps compiled."""
     was_training = net.training
     net.eval()
     with autocast(precision):
-        result: tuple[Tensor, Tensor, Tensor | None] = net(
+        result: tuple[Tensor, Tensor, Tensor | None] = (run or net)(
             pixels.to_signed(images_BCHW).contiguous(memory_format=torch.channels_last)
         )
     net.train(was_training)
     return result
 
 
-def raw_features(net: FeatureNet, images_BCHW: Images, precision: str) -> Tensor:
+def raw_features(net: FeatureNet, images_BCHW: Images, precision: str, run: Callable[..., Any] | None = None) -> Tensor:
     """Features [B, F] before standardising."""
-    return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in chunks(images_BCHW, CHUNK)])
+    return torch.cat([forward_u8(net, chunk, precision, run)[0] for chunk in chunks(images_BCHW, CHUNK)])
 
 
 def feature_rows(features: FeatureFn, images_NCHW: Images, rows: RowsFn = torch.empty) -> Tensor:
@@ -176,12 +178,20 @@ def reconstruction_error(net: FeatureNet, images_BCHW: Images, precision: str) -
     return total / len(images_BCHW)
 
 
-def make_features(net: FeatureNet, precision: str) -> FeatureFn:
-    """The frozen extractor as a function of uint8 images: standardised, clamped features [B, F]."""
+def make_features(net: FeatureNet, precision: str, *, plan: Plan = PLAIN, expected: int = 0) -> FeatureFn:
+    """The frozen extractor as a function of uint8 images: standardised, clamped features [B, F].
+
+    `expected` images are to come, by which `plan` decides whether to compile.
+    """
+    run: Callable[..., Any] | None = None
 
     def features(images_BCHW: Images) -> Tensor:
+        nonlocal run
+        if run is None:
+            x_BCHW = pixels.to_signed(images_BCHW[:CHUNK]).contiguous(memory_format=torch.channels_last)
+            run = plan.compiled(net, "features", (x_BCHW,), images=expected)
         with torch.no_grad():
-            scaled_BF: Tensor = net.scale(raw_features(net, images_BCHW, precision))
+            scaled_BF: Tensor = net.scale(raw_features(net, images_BCHW, precision, run))
         return scaled_BF
 
     return features

@@ -1,12 +1,95 @@
-"""The one place that chooses arithmetic by what the machine has: bf16 autocast and memory layout."""
+"""The one place that chooses arithmetic by what the machine has: device, bf16, memory layout, compilation."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+CompileMode = Literal["off", "auto", "on"]
+
+COMPILE_FROM_FLOP = 2e14
+"""Work of a loop from which `auto` compiles: some two minutes at 1.4 TFLOP/s, against 5 to 27 s a net to compile."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with; `bf16`: units that make it faster than fp32; `compiler`: torch.compile can run."""
+
+    device: str
+    name: str
+    bf16: bool
+    compiler: bool
+
+
+def this_machine() -> Machine:
+    """The CUDA device where one is there, else the processor."""
+    compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    if torch.cuda.is_available():
+        return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), compiler)
+    units = "AMX" if torch.cpu._is_amx_tile_supported() else "bf16 units" if has_bf16_units() else "no bf16 units"
+    return Machine("cpu", f"processor with {units}", has_bf16_units(), compiler)
+
+
+def ignore(text: str) -> None:
+    """A listener that keeps nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run computes: where, and whether networks are compiled. It changes speed and the last bits, not the method.
+
+    `auto` compiles only where a loop is long enough to pay for it (COMPILE_FROM_FLOP); precision is a setting of each
+    section, since results may depend on it.
+    """
+
+    device: str = "cpu"
+    compile: CompileMode = "off"
+    say: Callable[[str], None] = ignore
+
+    def pays(self, flop: float) -> bool:
+        """Whether a loop of so many floating-point operations is worth a compilation."""
+        return self.compile == "on" or (self.compile == "auto" and flop >= COMPILE_FROM_FLOP)
+
+    def compiled(
+        self, net: nn.Module, name: str, example: tuple[Tensor, ...], *, images: int, passes: float = 1.0
+    ) -> Callable[..., Any]:
+        """The net, compiled where that pays; `example` is one batch, `images` how many the loop will see.
+
+        `passes` is the work of one use in forward passes: 1 for inference, 3 for training.
+        """
+        if self.compile == "off":
+            return net
+        flop = passes * images * forward_flop(net, *example) / len(example[0])
+        if not self.pays(flop):
+            return net
+        self.say(f"{name}: {flop / 1e12:.0f} TFLOP ahead, so it is compiled first (5 to 30 s; CGANKD_COMPILE=off: not)")
+        # Its method, not the object: a compiled module has a length and is asked for it where `or` asks whether it is true.
+        compiled: Any = torch.compile(net)
+        run: Callable[..., Any] = compiled.__call__
+        return run
+
+
+PLAIN = Plan()
+"""The processor, nothing compiled: equal bits on equal machines."""
+
+
+@torch.no_grad()
+def forward_flop(net: nn.Module, *example: Tensor) -> int:
+    """Floating-point operations of one forward pass in evaluation mode (two for each multiply-add); the net is unchanged."""
+    was_training = net.training
+    net.eval()
+    with FlopCounterMode(display=False) as counter:
+        net(*example)
+    net.train(was_training)
+    return int(counter.get_total_flops())
 
 
 def has_bf16_units() -> bool:
@@ -14,11 +97,16 @@ def has_bf16_units() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def autocast(precision: str) -> AbstractContextManager[object]:
-    """Autocast context for "auto", "fp32" or "bf16"; auto means bf16 where the machine has units for it."""
-    if precision == "bf16" or (precision == "auto" and has_bf16_units()):
-        return torch.autocast("cpu", torch.bfloat16)
-    return contextlib.nullcontext()
+def is_bf16(precision: str, device: str = "cpu") -> bool:
+    """What "auto", "fp32" or "bf16" comes to: auto means bf16 where the device has units for it."""
+    if precision == "auto":
+        return has_bf16_units() if device == "cpu" else torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def autocast(precision: str, device: str = "cpu") -> AbstractContextManager[object]:
+    """Autocast context for "auto", "fp32" or "bf16"."""
+    return torch.autocast(device, torch.bfloat16) if is_bf16(precision, device) else contextlib.nullcontext()
 
 
 def channels_last(net: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cgankd.config import FitConfig
 from cgankd.data.batches import Batch, chunks
 from cgankd.data.pixels import to_unit
-from cgankd.fit.device import autocast, channels_last
+from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
 from cgankd.fit.schedule import make_schedule
 from cgankd.rng import generator, seed_all
 from cgankd.types import Checkpoint, Images, LogFn, PredictFn, Split, Task, silent
@@ -44,6 +44,7 @@ def fit_predictor(
     validate: Callable[[nn.Module], float] | None = None,
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
+    plan: Plan = PLAIN,
 ) -> None:
     """Train `net` in place for `cfg.num_steps` steps; images [B, C, H, W] uint8 come from `batch_of(step)`.
 
@@ -54,6 +55,7 @@ def fit_predictor(
     optimizer = make_optimizer(net, cfg)
     factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
     start = 0
+    run: Callable[..., Tensor] | None = None
     state = checkpoint.load() if checkpoint else None
     if state is not None:
         net.load_state_dict(state["net"])  # type: ignore[arg-type]
@@ -61,6 +63,7 @@ def fit_predictor(
         start = int(state["step"])  # type: ignore[call-overload]
     log_every = max(1, cfg.num_steps // 50)
     save_every = max(200, cfg.num_steps // 5)
+    left = cfg.num_steps - start
     for step in range(start, cfg.num_steps):
         net.train()
         seed_all(seed, "fit", step)
@@ -69,7 +72,9 @@ def fit_predictor(
         for group in optimizer.param_groups:
             group["lr"] = cfg.learning_rate * factor(step)
         with autocast(cfg.precision):
-            out_BO = net(unit_BCHW.contiguous(memory_format=torch.channels_last))
+            x_BCHW = unit_BCHW.contiguous(memory_format=torch.channels_last)
+            run = run or plan.compiled(net, "predictor", (x_BCHW,), images=left * len(x_BCHW), passes=3)
+            out_BO = run(x_BCHW)
         parts = objective(out_BO.float(), unit_BCHW, batch)
         optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()  # type: ignore[no-untyped-call]
@@ -86,17 +91,29 @@ def fit_predictor(
             checkpoint.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict()})
 
 
-def make_predict(net: nn.Module, precision: str, batch_size: int = 512) -> PredictFn:
-    """A net in eval mode as a function of uint8 images [B, C, H, W] giving float32 outputs [B, O]."""
+def make_predict(
+    net: nn.Module, precision: str, batch_size: int = 512, *, plan: Plan = PLAIN, expected: int = 0
+) -> PredictFn:
+    """A net in eval mode as a function of uint8 images [B, C, H, W] giving float32 outputs [B, O].
+
+    `expected` images are to come, by which `plan` decides whether to compile; its device gets the net.
+    """
+    device = plan.device
+    run: Callable[..., Tensor] | None = None
+    if device != "cpu":
+        net.to(device)
 
     @torch.inference_mode()
     def predict(images_BCHW: Images) -> Tensor:
+        nonlocal run
         was_training = net.training
         net.eval()
         parts = []
-        with autocast(precision):
+        with autocast(precision, device):
             for chunk in chunks(images_BCHW, batch_size):
-                parts.append(net(to_unit(chunk).contiguous(memory_format=torch.channels_last)).float())
+                x_BCHW = to_unit(chunk.to(device)).contiguous(memory_format=torch.channels_last)
+                run = run or plan.compiled(net, "predictor", (x_BCHW,), images=expected)
+                parts.append(run(x_BCHW).float().cpu())
         net.train(was_training)
         return torch.cat(parts)
 

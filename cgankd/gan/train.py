@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from cgankd.config import CganConfig
 from cgankd.data.pixels import to_signed
-from cgankd.fit.device import autocast, channels_last
+from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
 from cgankd.fit.ema import update_ema
 from cgankd.gan.augment import diff_augment
 from cgankd.gan.diversity import real_diversity
@@ -37,6 +37,7 @@ def train_cgan(
     seed: int,
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
+    plan: Plan = PLAIN,
 ) -> tuple[nn.Module, nn.Module, dict[str, float]]:
     """Train a generator and a discriminator on `train`; `embed` is copied, never changed.
 
@@ -66,6 +67,7 @@ def train_cgan(
     }  # fmt: skip
     start, values = resume(parts, checkpoint)
     num = cfg.batch_size
+    run_g, run_d = compile_both(plan, net_g, net_d, cfg, (channels, size), cfg.num_steps - start)
 
     for step in range(start, cfg.num_steps):
         gen = generator(seed, "cgan", step)
@@ -75,7 +77,7 @@ def train_cgan(
             fake_label_B, fake_weight_B = vicinity.fake_labels(target_B, gen)
             real_BCHW = to_signed(train.images[pairing.index])
             with torch.no_grad(), autocast(cfg.precision):
-                fake_BCHW = net_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, fake_label_B))
+                fake_BCHW = run_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, fake_label_B))
             both = diff_augment(torch.cat([real_BCHW, fake_BCHW]), cfg.diffaugment, gen, cfg.cutout_share)
             scores, loss_d = list[Tensor](), 0.0
             opt_d.zero_grad()
@@ -83,11 +85,11 @@ def train_cgan(
                 # Reals and fakes are both judged against the target, not against their own labels.
                 h_BE = embed_labels(embed_d, target_B[rows])
                 with autocast(cfg.precision):
-                    score_2B = net_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE]))
+                    score_2B = run_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE]))
                 real_B, fake_B = score_2B.chunk(2)
                 loss = hinge_d(real_B, fake_B, pairing.weight[rows], fake_weight_B[rows])
                 loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
-                scores.append(score_2B.detach().unflatten(0, (2, -1)))
+                scores.append(score_2B.detach().reshape(2, -1))
             opt_d.step()
 
         freeze(net_d, embed_d, frozen=True, learned=learned)
@@ -99,10 +101,10 @@ def train_cgan(
         opt_g.zero_grad()
         for rows in micro_batches(num, cfg.accumulate, net_g, net_d):
             with autocast(cfg.precision):
-                fake_BCHW = net_g(z_BZ[rows], embed_labels(embed_g, label_B[rows]))
+                fake_BCHW = run_g(z_BZ[rows], embed_labels(embed_g, label_B[rows]))
             seen_BCHW = diff_augment(fake_BCHW, cfg.diffaugment, gen, cfg.cutout_share)
             with autocast(cfg.precision):
-                loss = hinge_g(net_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
+                loss = hinge_g(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
             loss_g += float(loss.detach()) / cfg.accumulate
             if tau > 0:
                 one_BCHW, other_BCHW = fake_BCHW.chunk(2)
@@ -136,6 +138,20 @@ def train_cgan(
 
     settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
     return ema_g.eval(), ema_embed.eval(), {**values, "real_diversity": tau}
+
+
+def compile_both(
+    plan: Plan, net_g: nn.Module, net_d: nn.Module, cfg: CganConfig, shape: tuple[int, int], steps: int
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Generator and discriminator, compiled where the plan finds that the steps ahead are worth it."""
+    channels, size = shape
+    h_BE, z_BZ = torch.zeros(2, cfg.embed_dim), torch.zeros(2, cfg.z_dim)
+    images = steps * cfg.batch_size
+    # Passes for each image of a batch: the discriminator's steps take no gradient of the generator.
+    passes_g, passes_d = cfg.d_steps + 3, 6 * cfg.d_steps + 2
+    run_g = plan.compiled(net_g, "generator", (z_BZ, h_BE), images=images, passes=passes_g)
+    x_BCHW = torch.zeros(2, channels, size, size)
+    return run_g, plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), images=images, passes=passes_d)
 
 
 def resume(

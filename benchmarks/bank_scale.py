@@ -1,0 +1,96 @@
+"""Time and peak memory of a bank of 1e3, 1e4 and 1e5 fakes with a small generator: linear, and flat."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.subjects import class_data
+from benchmarks.timing import child
+from cgankd.bank import build as bank
+from cgankd.config import BankConfig
+from cgankd.data.store import BankWriter
+from pipelines.machine import set_threads
+
+SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (200, 400)
+SIDE = 16
+
+
+def draw(label_B: Tensor, gen: torch.Generator) -> Tensor:
+    """Noise in place of a generator, so that what the bank itself costs shows."""
+    return torch.randint(0, 256, (len(label_B), 3, SIDE, SIDE), dtype=torch.uint8, generator=gen)
+
+
+def ratio(images_BCHW: Tensor, label_B: Tensor) -> Tensor:
+    """A ratio of mean about 1."""
+    return images_BCHW[:, 0, 0, 0] / 127.5
+
+
+def teacher(images_BCHW: Tensor) -> Tensor:
+    """Outputs [B, 10] read off the pixels."""
+    return images_BCHW[:, 0, 0, :10].float() / 64
+
+
+def build_pool(num_fakes: int) -> dict[str, float]:
+    """Draw, score and write a pool as the stage does; seconds, MB of peak memory, MB on disk."""
+    _, task = class_data(SIDE, 16)
+    cfg = BankConfig(
+        num_fakes=num_fakes, subsample=True, filter=True, replace=False, rho=0.9, filter_scope="label", label_bin=None,
+        num_conditions=None, bound_quantile=1.0, burn_in=100, max_draws_factor=50.0, batch_size=100,
+        refuse_worthless=False,
+    )  # fmt: skip
+    score_fn = partial(bank.score, draw, ratio, teacher, task)
+    conditions = bank.arrange(task, torch.arange(10), cfg, seed=0)
+    limits = bank.burn_in(score_fn, conditions, cfg, seed=0)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pool.h5"
+        with BankWriter(path, (3, SIDE, SIDE), 10, task.label_dtype) as writer:
+            for s in bank.grow_pool(score_fn, conditions, limits, cfg, ["filter"], seed=0):
+                shard = torch.full((len(s),), s.shard, dtype=torch.int32)
+                writer.append(
+                    s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard
+                )
+            draws = len(writer)
+            writer.close({})
+        seconds, size = time.perf_counter() - start, path.stat().st_size / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"fakes": num_fakes, "draws": draws, "seconds": seconds, "peak_rss_mb": peak, "file_mb": size}
+
+
+def compare(quick: bool) -> dict[str, Any]:
+    """Every size, each in a process of its own so that its peak is its own."""
+    if quick:
+        rows = [build_pool(size) for size in QUICK_SIZES]
+    else:
+        rows = [child("bank_scale", ["--size", str(size)], large_blocks=True) for size in SIZES]
+    return {"name": "bank_scale", "title": "Bank of M fakes with a generator of noise", "quick": quick, "rows": rows}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    lines = ["| fakes kept | draws | seconds | draws a second | peak memory | file |", "|---|---|---|---|---|---|"]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['fakes']:.0f} | {row['draws']:.0f} | {row['seconds']:.2f} | {row['draws'] / row['seconds']:.0f} |"
+            f" {row['peak_rss_mb']:.0f} MB | {row['file_mb']:.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--size", type=int, help="one size alone, as JSON")
+    options = parser.parse_args()
+    set_threads()
+    print(json.dumps(build_pool(options.size)) if options.size else table(compare(options.quick)))

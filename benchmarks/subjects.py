@@ -1,0 +1,80 @@
+"""The networks, data and settings that are timed: those of the papers, or tiny ones for a quick run. Weights are random."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cgankd.config import CganConfig, RatioConfig, VicinityConfig
+from cgankd.nets.gan_zoo import make_generator
+from cgankd.nets.zoo import Predictor, make_predictor
+from cgankd.rng import generator, seed_all
+from cgankd.task import ClassTask, ScalarTask
+from cgankd.types import DatasetInfo, Split
+
+NUM_CLASSES = 10
+VICINITY = VicinityConfig(
+    kind="soft", label_sigma=None, kappa=None, kappa_multiplier=5.0, gap_quantile=1.0, weight_floor=1e-3,
+    draw="proportional",
+)  # fmt: skip
+
+
+def class_data(size: int, num: int) -> tuple[Split, ClassTask]:
+    """Random colour images with class labels."""
+    info = DatasetInfo("class", "random", "", 3, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(NUM_CLASSES))))
+    return Split(pixels(num, size), torch.arange(num) % NUM_CLASSES), ClassTask(info)
+
+
+def scalar_data(size: int, num: int) -> tuple[Split, ScalarTask]:
+    """Random colour images with labels spread over 0 to 80."""
+    info = DatasetInfo("scalar", "random", "degrees", 3, size, (0.5,) * 3, (0.25,) * 3, label_min=0.0, label_max=80.0)
+    labels = 80 * torch.rand(num, generator=generator("scalar labels"))
+    return Split(pixels(num, size), labels), ScalarTask(info, VICINITY, 10.0, 20)
+
+
+def pixels(num: int, size: int) -> Tensor:
+    """Random uint8 images [B, 3, H, W]."""
+    return torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8, generator=generator("pixels", num, size))
+
+
+def gan_config(arch: str, *, quick: bool, **changes: object) -> CganConfig:
+    """ch 64 and batch 64 as in the papers; ch 8 and batch 4 for a quick run."""
+    values: dict[str, object] = {
+        "arch": arch, "width": 8 if quick else 64, "z_dim": 16 if quick else 128, "embed_dim": 16 if quick else 128,
+        "num_steps": 1, "d_steps": 1, "batch_size": 4 if quick else 64, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.0,
+        "beta2": 0.999, "ema": 0.9999, "ema_start": 0, "diffaugment": "color,translation,cutout", "cutout_share": 0.5,
+        "diversity_weight": 0.0, "precision": "auto", "vicinity": None, "label_input": None,
+    }  # fmt: skip
+    return CganConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def generator_net(cfg: CganConfig, size: int) -> nn.Module:
+    """A generator with batch-norm statistics of its own output, as a trained one has."""
+    seed_all("benchmark generator")
+    net = make_generator(cfg, 3, size).train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(16, cfg.z_dim), torch.randn(16, cfg.embed_dim))
+    return net.eval().requires_grad_(False)
+
+
+def predictor(name: str, size: int, num_outputs: int, *, quick: bool) -> Predictor:
+    """A network of the zoo; its smallest stand-in, an 8-channel convnet, for a quick run."""
+    seed_all("benchmark predictor", name)
+    net, width = ("convnet", 8) if quick else (name, None)
+    shape = {"num_outputs": num_outputs, "channels": 3, "image_size": size}
+    return make_predictor(net, width=width, mean=(0.5,) * 3, std=(0.25,) * 3, **shape)
+
+
+def ratio_config(*, quick: bool, **changes: object) -> RatioConfig:
+    """The published MLP-5 and batch; a pool of 4096 fakes drawn anew every 200 steps."""
+    values: dict[str, object] = {
+        "feature_width": None, "feature_channels": 16, "feature_steps": 1, "feature_batch_size": 64,
+        "feature_learning_rate": 1e-3, "feature_augment": "none", "reconstruct_weight": 0.0, "l1_weight": 0.0,
+        "label_weight": 1.0, "hidden": (32, 16) if quick else (2048, 1024, 512, 256, 128), "dropout": 0.5,
+        "num_steps": 1, "batch_size": 16 if quick else 256, "learning_rate": 1e-4, "beta1": 0.5, "beta2": 0.999,
+        "weight_decay": 1e-4, "ratio_penalty": 0.01, "penalty_per_label": False, "vicinity_drop": None,
+        "max_redraws": 10, "pool_size": 64 if quick else 4096, "pool_refresh_steps": 200, "eval_every_steps": 10**6,
+        "precision": "auto",
+    }  # fmt: skip
+    return RatioConfig(**(values | changes))  # type: ignore[arg-type]

@@ -1,0 +1,71 @@
+"""Every benchmark runs at quick sizes and its results agree; no time is looked at."""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import pytest
+import torch
+
+from benchmarks import __main__ as bench
+from benchmarks import bank_scale, plain, timing
+from benchmarks.subjects import gan_config, generator_net
+from cgankd.data.pixels import signed_to_u8
+from cgankd.rng import generator
+
+
+@pytest.mark.parametrize("name", bench.NAMES)
+def test_both_sides_run_and_agree(name: str) -> None:
+    case = importlib.import_module(f"benchmarks.{name}").CASE
+    assert case.name == name
+    found = timing.compare(case, True)
+    assert all(a["holds"] for a in found["agreement"]), found["agreement"]
+    for side in ("plain", "fast"):
+        assert found[side]["min_s"] <= found[side]["median_s"] <= found[side]["max_s"]
+        assert found[side]["images_per_s"] > 0 and math.isfinite(found["ratio"])
+    assert timing.line(found).count("|") == timing.HEADER.splitlines()[0].count("|")
+
+
+def test_the_scale_of_a_bank_has_a_row_a_size() -> None:
+    found = bank_scale.compare(True)
+    assert [row["fakes"] for row in found["rows"]] == list(bank_scale.QUICK_SIZES)
+    assert all(row["draws"] >= row["fakes"] and row["peak_rss_mb"] > 0 for row in found["rows"])
+    assert len(bank_scale.table(found).splitlines()) == 2 + len(bank_scale.QUICK_SIZES)
+
+
+def test_a_result_that_disagrees_or_is_slow_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = {"min_s": 1.0, "median_s": 1.0, "max_s": 1.0, "images_per_s": 1.0, "note": "", "peak_rss_mb": 1.0}
+    row = {"name": "sampling", "title": "t", "quick": True, "plain": side, "fast": side, "ratio": 1.0, "target": 15.0}
+    agreement = {"what": "pixels", "value": 0.1, "tolerance": 0.2, "holds": True}
+    monkeypatch.setattr(bench, "facts", lambda: {"date": "2026-01-01"})
+    for holds, quick, code in ((True, True, 0), (False, True, 1), (True, False, 1)):
+        found = row | {"agreement": [agreement | {"holds": holds}]}
+        monkeypatch.setattr(bench, "compare", lambda case, quick, found=found: found)
+        assert bench.run(["sampling"], quick, None) == code
+
+
+def test_relative_error_is_that_of_the_whole() -> None:
+    assert timing.relative_error(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)
+
+
+def test_a_loop_is_timed_without_its_warm_up_and_its_last_step() -> None:
+    asked = []
+
+    def loop(steps: int, log: object) -> None:
+        asked.append(steps)
+        for step in range(steps):
+            log(step, {}, steps)  # type: ignore[operator]
+
+    assert len(timing.of_loop(loop)(2, 5)) == 5 and asked == [8]
+
+
+def test_the_plain_sampler_is_the_generator_itself() -> None:
+    cfg = gan_config("biggan", quick=True)
+    net, label_B = generator_net(cfg, 16), torch.arange(4)
+    embed = torch.nn.Embedding(10, cfg.embed_dim)
+    found = plain.sampler(net, embed, cfg.z_dim)(label_B, generator("plain"))
+    z_BZ = torch.randn(4, cfg.z_dim, generator=generator("plain"))
+    with torch.no_grad():
+        expected = signed_to_u8(net(z_BZ, embed(label_B)))
+    assert int((found.int() - expected.int()).abs().max()) <= 1

@@ -1,0 +1,68 @@
+"""The plan of a run: what is compiled, what the work is, what auto means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cgankd.fit import device
+from cgankd.fit.device import COMPILE_FROM_FLOP, PLAIN, Plan, forward_flop
+
+
+def test_flop_of_a_convolution_is_the_closed_form() -> None:
+    net = nn.Conv2d(3, 5, 3, padding=1)
+    assert forward_flop(net, torch.zeros(2, 3, 8, 8)) == 2 * 2 * 5 * 8 * 8 * 3 * 9
+
+
+def test_counting_leaves_the_net_as_it_was() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    forward_flop(net, torch.randn(4, 1, 8, 8))
+    assert net.training and all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("mode", "flop", "pays"),
+    [
+        ("off", 1e18, False),
+        ("auto", COMPILE_FROM_FLOP, True),
+        ("auto", COMPILE_FROM_FLOP * 0.99, False),
+        ("on", 1.0, True),
+    ],
+)
+def test_auto_compiles_long_loops_only(mode: str, flop: float, pays: bool) -> None:
+    assert Plan(compile=mode).pays(flop) is pays  # type: ignore[arg-type]
+
+
+def test_auto_leaves_a_short_loop_to_the_very_net() -> None:
+    net, example = nn.Linear(4, 4), torch.zeros(2, 4)
+    assert PLAIN.compiled(net, "net", (example,), images=10**15) is net
+    assert Plan(compile="auto").compiled(net, "net", (example,), images=1000) is net
+
+
+def test_a_long_loop_is_compiled_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Compiled:
+        """As torch's compiled modules, it cannot be asked whether it is true."""
+
+        def __call__(self, x: torch.Tensor) -> str:
+            return "compiled"
+
+        def __len__(self) -> int:
+            raise TypeError
+
+    monkeypatch.setattr(torch, "compile", lambda net: Compiled())
+    net, example = nn.Linear(4, 4), torch.zeros(2, 4)
+    plan = Plan(compile="auto", say=said.append)
+    # 32 operations an image, three passes: just over the threshold.
+    run = plan.compiled(net, "student", (example,), images=int(COMPILE_FROM_FLOP / 96) + 1, passes=3)
+    assert run and run(example) == "compiled" and said[0].startswith("student: 200 TFLOP")
+
+
+def test_precision_auto_follows_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there in (True, False):
+        monkeypatch.setattr(device, "has_bf16_units", lambda there=there: there)
+        assert device.is_bf16("auto") is there
+        assert device.is_bf16("bf16") and not device.is_bf16("fp32")
