@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cgankd.config_distill import KD, DistillerConfig, check_arms, check_list
+from cgankd.config_distill import ArmConfig as ArmConfig
 from cgankd.config_search import SearchConfig
 from cgankd.settings import ConfigError as ConfigError
 from cgankd.settings import check_name, from_dict, nearest, require
@@ -18,8 +20,6 @@ from cgankd.settings import to_dict as to_dict
 AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip")
 NETS = ("convnet", "plain-vgg")
 """Predictors of cgankd.nets.zoo; named here so that a typo ends before anything is trained."""
-DISTILLERS = ("kd",)
-"""KD losses of cgankd.distill.losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class DataConfig:
     """Scalar labels: lower end of the range in raw units; null = smallest training label."""
     label_max: float | None
     """Scalar labels: upper end of the range in raw units; null = largest training label."""
+    label_period: float | None = None
+    """Scalar labels on a circle, such as angles: its length in raw units; null = a line."""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -68,8 +70,10 @@ class DataConfig:
         require(share is None or 0 < share < 1, "data.test_share", "null or between 0 and 1", share)
         if self.label_min is not None and self.label_max is not None:
             require(self.label_min < self.label_max, "data.label_min", "less than data.label_max", self.label_min)
+        period = self.label_period
+        require(period is None or period > 0, "data.label_period", "null or positive", period)
         if self.task == "class":
-            for name in ("label_min", "label_max"):
+            for name in ("label_min", "label_max", "label_period"):
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", "null for class labels (data.task is class)", value)
 
@@ -315,21 +319,6 @@ class BankConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmConfig:
-    """One student arm: a set of switches; everything is off by default."""
-
-    bank: bool = False
-    """Mix the bank's fakes into the batches."""
-    subsample: bool = False
-    filter: bool = False
-    replace: bool = False
-    strong: bool = False
-    """Strong instead of plain augmentation."""
-    kd: bool = False
-    """Add the loss of student.distiller."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudentConfig(FitConfig):
     strong_augment: str
     """Augmentation of the arms with `strong`."""
@@ -342,11 +331,11 @@ class StudentConfig(FitConfig):
     real_share: float | None
     """Share of real images in each batch of an arm with fakes; null = concatenation of real and fakes."""
     distiller: str
-    """KD loss of the arms with `kd`, by its name in cgankd.distill."""
+    """KD loss of the arms with `kd`, by its name (`cgankd distillers`)."""
     temperature: float
-    """KD temperature T."""
+    """KD temperature T of `distiller: kd`."""
     soft_weight: float
-    """alpha_kd in (1 - alpha_kd) * hard + alpha_kd * soft."""
+    """alpha_kd in (1 - alpha_kd) * hard + alpha_kd * soft of `distiller: kd`."""
     teacher_view: Literal["augmented", "clean"]
     """Which view the teacher sees in the KD loss: the student's own, or the un-augmented image (outputs cached)."""
     seeds: tuple[int, ...]
@@ -356,11 +345,25 @@ class StudentConfig(FitConfig):
     best_with_kd: bool
     """Also train the arm with fakes that is best on validation with KD on top."""
     arms: dict[str, ArmConfig]
+    distiller_options: dict[str, Any] = field(default_factory=dict)
+    """Options of `distiller` (`cgankd distillers describe NAME`); what is left out keeps the method's default."""
+    distillers: tuple[DistillerConfig, ...] = ()
+    """Several KD losses at once, in place of `distiller`."""
+    task_weight: float | None = None
+    """Weight of the task's own loss in arms with `kd`; null = the method's own."""
+
+    @property
+    def kd_parts(self) -> tuple[DistillerConfig, ...]:
+        """The KD losses of the arms with `kd`; for `distiller: kd` temperature and soft_weight are those above."""
+        if self.distillers:
+            return self.distillers
+        own = {"temperature": self.temperature, "soft_weight": self.soft_weight} if self.distiller == KD else {}
+        return (DistillerConfig(name=self.distiller, options=own | self.distiller_options),)
 
     def __post_init__(self) -> None:
         self.check("student")
         check_augment(self.strong_augment, "student.strong_augment")
-        check_name(self.distiller, DISTILLERS, "student.distiller")
+        check_list(self.distillers, self.distiller_options, self.task_weight)
         require(self.base_steps >= 1, "student.base_steps", "at least 1", self.base_steps)
         require(self.base_learning_rate > 0, "student.base_learning_rate", "positive", self.base_learning_rate)
         share = self.real_share
@@ -374,25 +377,7 @@ class StudentConfig(FitConfig):
             list(self.seeds),
         )
         require(self.workers >= 0, "student.workers", "zero or more", self.workers)
-        require("real" in self.arms, "student.arms", "given an arm called real, the control", sorted(self.arms))
-        require(
-            self.arms["real"] == ArmConfig(),
-            "student.arms.real",
-            "free of switches, it is the control",
-            self.arms["real"],
-        )
-        for name, arm in self.arms.items():
-            require(
-                name.replace("_", "").isalnum(),
-                f"student.arms.{name}",
-                "named in letters, digits and underscores",
-                name,
-            )
-            if not arm.bank:
-                for switch in ("subsample", "filter", "replace"):
-                    require(
-                        not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True
-                    )
+        check_arms(self.arms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,6 +414,11 @@ class Config:
     tracking: TrackingConfig
     search: SearchConfig = field(default_factory=SearchConfig)
     """Not read by any stage, so that a params file may do without."""
+
+    @property
+    def scalar_labels(self) -> bool:
+        """True where labels are numbers and not classes."""
+        return self.data.task == "scalar"
 
     def __post_init__(self) -> None:
         scalar = self.data.task == "scalar"

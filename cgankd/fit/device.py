@@ -6,7 +6,9 @@ import contextlib
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from cgankd.types import Outputs
 
 
 def has_bf16_units() -> bool:
@@ -24,3 +26,24 @@ def autocast(precision: str) -> AbstractContextManager[object]:
 def channels_last(net: nn.Module) -> nn.Module:
     """The net with channels-last weights, the faster layout for convolutions on CPUs."""
     return net.to(memory_format=torch.channels_last)
+
+
+class Forward:
+    """A net as an objective runs it: its forward pass in the precision of the training, its results in float32."""
+
+    def __init__(self, net: nn.Module, precision: str) -> None:
+        self.net, self.precision = net, precision
+
+    def pred(self, unit_BCHW: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [0, 1] to outputs [B, O]."""
+        with autocast(self.precision):
+            out_BO: Tensor = self.net(unit_BCHW.contiguous(memory_format=torch.channels_last))
+        return out_BO.float()
+
+    def outputs(self, unit_BCHW: Tensor) -> Outputs:
+        """Images [B, C, H, W] in [0, 1] to outputs with the features that KD losses compare."""
+        with autocast(self.precision):
+            out: Outputs = self.net.outputs(unit_BCHW.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+        pooled = None if out.pooled is None else out.pooled.float()
+        stages = tuple(stage.float() for stage in out.stages)
+        return Outputs(out.pred.float(), pooled, stages, tuple(part.float() for part in out.preacts), out.head)
