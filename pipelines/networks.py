@@ -19,6 +19,7 @@ from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.nets.zoo import Predictor, make_predictor
 from cgankd.types import DatasetInfo, Draw, RatioFn, Task
 from pipelines.artifacts import load_weights
+from pipelines.distillers import inference_net
 
 
 def check_origin(config: dict[str, Any], info: DatasetInfo, path: Path) -> None:
@@ -44,10 +45,13 @@ def build_predictor(config: dict[str, Any], info: DatasetInfo, task: Task) -> Pr
 
 
 def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, dict[str, Any]]:
-    """A teacher or student with its weights, in eval mode and frozen, and its config."""
+    """A teacher or student with its weights, in eval mode and frozen, and its config.
+
+    A student whose KD loss predicts through modules of its own comes as that module.
+    """
     weights, config = load_weights(path)
     check_origin(config, info, path)
-    net = build_predictor(config, info, task)
+    net = inference_net(config, lambda own: build_predictor(dict(own), info, task))
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False), config
 

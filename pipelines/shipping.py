@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgankd.config import ConfigError
 from cgankd.data.store import read_split
@@ -19,6 +20,7 @@ from cgankd.settings import from_dict
 from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin
 from pipelines.artifacts import load_weights, missing
+from pipelines.distillers import inference_net
 
 PARITY = 1e-4
 """Largest difference allowed between two formats of one model, as a share of the range of its answers."""
@@ -53,15 +55,19 @@ def load_package(path: Path) -> Package:
         raise ConfigError(f"{path} is not a teacher or student; name artifacts/student.safetensors or a copy of it")
     info = from_dict(DatasetInfo, config["info"], "info.")
     answer = make_answer(info)
-    net = make_predictor(
-        config["net"],
-        width=config["width"],
-        num_outputs=answer.num_answers,
-        channels=info.channels,
-        image_size=info.image_size,
-        mean=info.pixel_mean,
-        std=info.pixel_std,
-    )
+
+    def make_net(own: Mapping[str, Any]) -> nn.Module:
+        return make_predictor(
+            own["net"],
+            width=own["width"],
+            num_outputs=answer.num_answers,
+            channels=info.channels,
+            image_size=info.image_size,
+            mean=info.pixel_mean,
+            std=info.pixel_std,
+        )
+
+    net = inference_net(config, make_net)
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:

@@ -13,11 +13,12 @@ from tests.conftest import ROOT
 LIBRARY = sorted((ROOT / "cgankd").rglob("*.py"))
 EDGE = sorted((ROOT / "pipelines").rglob("*.py"))
 
-FOUNDATION = {"types", "settings", "config", "rng"}
+FOUNDATION = {"types", "settings", "config", "config_distill", "rng"}
 ALLOWED = {
     "types": set(),
     "settings": set(),
-    "config": {"settings", "config_search"},
+    "config": {"settings", "config_search", "config_distill"},
+    "config_distill": {"settings"},
     "config_search": {"settings"},
     "rng": set(),
     "vicinity": FOUNDATION,
@@ -27,7 +28,7 @@ ALLOWED = {
     "fit": FOUNDATION | {"data", "nets", "fit"},
     "gan": FOUNDATION | {"data", "nets", "gan", "fit.device", "fit.ema", "fit.schedule"},
     "bank": FOUNDATION | {"data", "nets", "bank", "fit.device", "fit.ema", "fit.schedule"},
-    "distill": FOUNDATION | {"data", "nets", "distill"},
+    "distill": FOUNDATION | {"data", "nets", "distill", "fit.device"},
     "measure": FOUNDATION | {"data", "nets", "measure"},
     "export": FOUNDATION | {"data.pixels"},
     "__main__": {"*"},

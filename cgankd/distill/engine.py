@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -203,33 +204,51 @@ class PhaseNet(nn.Module):
         return out
 
 
-class Still:
+@contextlib.contextmanager
+def only_moving(module: nn.Module, moving: Sequence[nn.Parameter]) -> Iterator[None]:
     """Within it only the named parameters of a module take gradients; afterwards all are as before."""
-
-    def __init__(self, module: nn.Module, moving: Sequence[nn.Parameter]) -> None:
-        self.module, self.moving = module, {id(p) for p in moving}
-        self.before = {p: p.requires_grad for p in module.parameters()}
-
-    def __enter__(self) -> None:
-        for p in self.before:
-            p.requires_grad_(self.before[p] and id(p) in self.moving)
-
-    def __exit__(self, *error: object) -> None:
-        for p, flag in self.before.items():
+    before = {p: p.requires_grad for p in module.parameters()}
+    wanted = {id(p) for p in moving}
+    for p, flag in before.items():
+        p.requires_grad_(flag and id(p) in wanted)
+    try:
+        yield
+    finally:
+        for p, flag in before.items():
             p.requires_grad_(flag)
 
 
-def early_phases(
-    distillation: Distillation, student: nn.Module
-) -> list[tuple[str, float, float | None, PhaseNet, PhaseObjective]]:
-    """(name, share of the student's steps, learning rate, net, objective) of each phase before the student's own."""
-    d = distillation
-    found = []
+@dataclass(frozen=True)
+class EarlyPhase:
+    """A training before the student's own: its share of the student's steps, what it trains and which parameters move."""
+
+    name: str
+    share: float
+    learning_rate: float | None
+    net: PhaseNet
+    objective: PhaseObjective
+    moving: list[nn.Parameter]
+
+
+def early_phases(distillation: Distillation, student: nn.Module) -> list[EarlyPhase]:
+    """The phases before the student's own, in order."""
+    d, found = distillation, []
     for phase in d.distiller.phases()[:-1]:
-        net = PhaseNet(student, d.distiller, phase.uses_student)
         objective = PhaseObjective(
-            d.task, d.distiller, d.teacher, d.augments, d.seed, d.num_rows, d.num_steps,
-            negatives=d.negatives, phase=phase.name, uses_student=phase.uses_student,
-        )  # fmt: skip
-        found.append((phase.name, phase.share, phase.learning_rate, net, objective))
+            task=d.task,
+            distiller=d.distiller,
+            teacher=d.teacher,
+            augments=d.augments,
+            seed=d.seed,
+            num_rows=d.num_rows,
+            num_steps=d.num_steps,
+            negatives=d.negatives,
+            phase=phase.name,
+            uses_student=phase.uses_student,
+        )
+        moving = list(d.distiller.phase_parameters(phase.name))
+        if phase.uses_student:
+            moving += list(student.parameters())
+        net = PhaseNet(student, d.distiller, phase.uses_student)
+        found.append(EarlyPhase(phase.name, phase.share, phase.learning_rate, net, objective, moving))
     return found

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cgankd.distill.losses import Hinton, Plain, make_distiller
 from scipy.special import log_softmax
 
 from cgankd.config import Config
 from cgankd.data.batches import Batch
-from cgankd.distill.losses import Hinton, Plain, make_distiller
 from cgankd.rng import generator
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo

@@ -48,8 +48,9 @@ def test_unknown_name() -> None:
 
 
 def test_config_knows_every_net_and_distiller() -> None:
-    from cgankd import config
     from cgankd.distill.losses import DISTILLERS
+
+    from cgankd import config
 
     assert set(config.NETS) == set(NETS) and set(config.DISTILLERS) == set(DISTILLERS)
 
