@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, FitConfig, StudentConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
-from cgankd.distill.base import DataSpec, Distiller, ModelSpec
+from cgankd.distill.base import DataSpec, ModelSpec
 from cgankd.distill.engine import Augment, Distillation, Negatives, Teacher, cached_outputs, early_phases, only_moving
 from cgankd.distill.methods import distiller_of
 from cgankd.distill.refresh import ChosenRows, chooser_of
@@ -59,11 +59,10 @@ def distilled_run(
     except ValueError as error:  # TaskNotSupported, or nets that the method cannot use
         raise ConfigError(f"student.distiller: {error}") from error
     teacher.requires_grad_(False).eval()
-    plain_teacher = type(distiller).run_teacher is Distiller.run_teacher
     clean = cfg.teacher_view == "clean"
     predict_teacher = make_predict(teacher, teacher_config["precision"])
     table = None
-    if clean and distiller.needs.teacher_pred_only and plain_teacher:
+    if clean and distiller.needs.teacher_pred_only and not distiller.has_own("run_teacher"):
         table = cached_outputs(predict_teacher, data.real, data.bank)
     negatives = None
     if distiller.needs.neg_index:

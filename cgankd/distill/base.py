@@ -195,6 +195,10 @@ class Distiller(nn.Module):
         assert self.student_spec.net is not None, "built with the live student"
         return self.student_spec.net
 
+    def has_own(self, hook: str) -> bool:
+        """True where this method, or one inside it, overrides `run_teacher` or `student_for_inference`."""
+        return getattr(type(self), hook) is not getattr(Distiller, hook)
+
     @classmethod
     def options(cls) -> dict[str, Any]:
         """Names and defaults of the keyword options, from the constructor."""

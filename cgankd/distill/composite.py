@@ -52,7 +52,7 @@ class CompositeDistiller(Distiller):
             ("student_for_inference", "ship a net of their own"),
             ("run_teacher", "replace the teacher"),
         ):
-            own = [m.name for m in self.methods if getattr(type(m), hook) is not getattr(Distiller, hook)]
+            own = [m.name for m in self.methods if m.has_own(hook)]
             if len(own) > 1:
                 raise ValueError(f"{' and '.join(own)} both {said}; keep one of them")
 
@@ -60,6 +60,10 @@ class CompositeDistiller(Distiller):
     def methods(self) -> list[Distiller]:
         """The KD losses added up."""
         return [part for part in self.parts if isinstance(part, Distiller)]
+
+    def has_own(self, hook: str) -> bool:
+        """By any part."""
+        return any(method.has_own(hook) for method in self.methods)
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build each part. Raises TaskNotSupported of the first that cannot distil these labels."""
@@ -107,7 +111,7 @@ class CompositeDistiller(Distiller):
     def run_teacher(self, run: RunTeacher, x_BCHW: Tensor, is_fake_B: Tensor, phase: str) -> Outputs:
         """By the one part that has its own way with the teacher, where there is one."""
         for number, method in enumerate(self.methods):
-            if type(method).run_teacher is not Distiller.run_teacher:
+            if method.has_own("run_teacher"):
                 own = phase.removeprefix(f"{number}.")
                 return method.run_teacher(run, x_BCHW, is_fake_B, own)
         return run(x_BCHW)
@@ -119,6 +123,6 @@ class CompositeDistiller(Distiller):
     def student_for_inference(self) -> nn.Module:
         """That of the one part that ships a net of its own, else the student."""
         for method in self.methods:
-            if type(method).student_for_inference is not Distiller.student_for_inference:
+            if method.has_own("student_for_inference"):
                 return method.student_for_inference()
         return super().student_for_inference()

@@ -22,10 +22,15 @@ class Wrapper(Distiller):
         from cgankd.distill.methods import checked_distiller  # methods.py imports this module
 
         self.inner = checked_distiller(method, dict(options or {}), "method", "options")
-        self.needs = replace(self.inner.needs, teacher_pred_only=False)  # type: ignore[misc]
+        cached = self.inner.needs.teacher_pred_only and not self.has_own("run_teacher")
+        self.needs = replace(self.inner.needs, teacher_pred_only=cached)  # type: ignore[misc]
         self.scalar = self.inner.scalar  # type: ignore[misc]
         self.task_weight = self.inner.task_weight
         self.num_negatives = self.inner.num_negatives
+
+    def has_own(self, hook: str) -> bool:
+        """By this class, where it does more than to pass the call on, or by the inner method."""
+        return getattr(type(self), hook) is not getattr(Wrapper, hook) or self.inner.has_own(hook)
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build the inner method. Raises TaskNotSupported where it cannot distil these labels."""

@@ -63,11 +63,13 @@ def fit_predictor(
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
     keep_last: bool = False,
+    save_every: int | None = None,
 ) -> None:
     """Train `net` in place for `cfg.num_steps` steps; images [B, C, H, W] uint8 come from `batch_of(step)`.
 
     Every draw is a function of (seed, step), so a run resumed from `checkpoint` ends on the same weights. With
-    `keep_last` the finished state is saved too, so that a later training need not repeat this one.
+    `keep_last` the finished state is saved too, so that a later training need not repeat this one. `save_every` is in
+    steps (None = every 200 or a fifth of the training, whichever is more).
     Raises ValueError when the loss is no longer finite.
     """
     channels_last(net)
@@ -86,7 +88,7 @@ def fit_predictor(
             extra.load_state_dict(state["extra"])  # type: ignore[arg-type]
         start = int(state["step"])  # type: ignore[call-overload]
     log_every = max(1, cfg.num_steps // 50)
-    save_every = max(200, cfg.num_steps // 5)
+    save_every = save_every or max(200, cfg.num_steps // 5)
     for step in range(start, cfg.num_steps):
         net.train()
         if extra is not None:
