@@ -54,7 +54,9 @@ def checked_distiller(name: str, options: Mapping[str, Any], name_field: str, op
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{options_field}: {error}") from error
+        text = str(error).removeprefix(f"{name}.")
+        join = "." if text.split()[0] in method.options() else ": "
+        raise ConfigError(f"{options_field}{join}{text}") from error
 
 
 def distiller_of(parts: Sequence[DistillerConfig], field: str = "student") -> Distiller:

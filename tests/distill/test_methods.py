@@ -146,7 +146,7 @@ def test_errors_name_the_nearest_method_and_option() -> None:
         make_distiller("kd", temprature=3)
     with pytest.raises(ConfigError, match=r"options of kd\.temperature must be a number, but is 'warm'"):
         make_distiller("kd", temperature="warm")
-    with pytest.raises(ConfigError, match=r"options of kd.*temperature"):
+    with pytest.raises(ConfigError, match=r"options of kd\.temperature must be"):
         make_distiller("kd", temperature=-1.0)
     with pytest.raises(ConfigError, match=r"mode must be one of frozen, batch, adapt, reset_then_adapt, but is 'warm'"):
         make_distiller("teacher_adaptation", mode="warm")

@@ -39,7 +39,7 @@ def choose(
 
 def test_filtering_is_the_case_of_proposing_all_and_replacing_none() -> None:
     group, teacher = torch.arange(400) % 4, errors("teacher")
-    limits = cutoff(teacher, group, 0.7)
+    limits = cutoff(teacher, group, 4, 0.7)
     kept = keep(teacher, group, limits)
     rows = choose(1.0, False, math.inf, kept, group)
     assert torch.equal(rows, kept.nonzero()[:, 0])

@@ -16,6 +16,7 @@ from cgankd.config import Config, ConfigError
 from cgankd.config_distill import DistillerConfig, distiller_label
 from cgankd.data.batches import Mixture
 from cgankd.data.store import read_info, read_split
+from cgankd.distill import Batch, Outputs, make_distiller
 from cgankd.distill.base import DataSpec, Distiller, ModelSpec
 from cgankd.distill.methods import METHODS
 from cgankd.fit.predictor import fit_predictor
@@ -302,10 +303,9 @@ def test_labels_on_a_circle_are_compared_the_short_way(places: dict[bool, Path])
     out, label = torch.tensor([[0.95], [0.5]]), torch.tensor([0.5, 5.0])
     assert task.loss(out, label).item() == pytest.approx(0.05, abs=1e-6)
     assert task.error(out, label).tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
-    distiller = METHODS["kd"](soft_weight=1.0)
-    distiller.data_spec = DataSpec(2, 0, (1, 16, 16), period=task.period)
-    from cgankd.distill import Batch, Outputs
-
+    distiller = make_distiller("kd", soft_weight=1.0)
+    shape = ModelSpec(1, 1, ())
+    distiller.build(shape, shape, DataSpec(2, 0, (1, 16, 16), period=task.period))
     term = distiller.losses(Outputs(out), Outputs(torch.tensor([[0.05], [0.5]])), Batch({}, label))["soft"]
     assert term.item() == pytest.approx(0.05, abs=1e-6)
 

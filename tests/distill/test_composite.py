@@ -1,4 +1,4 @@
-"""`kd` against closed forms, sums of methods, and what stands for the plain task's loss."""
+"""Sums of KD losses, weights of fakes, and what the base gives to every method."""
 
 from __future__ import annotations
 
