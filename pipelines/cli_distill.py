@@ -62,7 +62,9 @@ def describe(name: Annotated[str, typer.Argument(metavar="NAME", help="A KD loss
 
 def row(method: type[Distiller]) -> tuple[str, ...]:
     """A method in one row of `COLUMNS`."""
-    labels = "both" if method.scalar else "class"
+    made = method()
+    kinds = [kind for kind, num_classes in (("class", 2), ("scalar", 0)) if made.accepts(num_classes)]
+    labels = "both" if len(kinds) == 2 else kinds[0]
     return (method.name, labels, needs_in_words(method.needs), method.source, method.status)
 
 

@@ -23,15 +23,17 @@ def check_distillers(cfg: Config) -> None:
     from cgankd.distill.methods import METHODS, distiller_of, make_distiller
 
     distiller = distiller_of(student.kd_parts)
-    if cfg.scalar_labels:
-        for part in student.kd_parts:
-            if not make_distiller(part.name, **part.options).scalar:
-                able = ", ".join(name for name, method in METHODS.items() if method.scalar)
-                field = "student.distillers" if student.distillers else "student.distiller"
-                raise ConfigError(
-                    f"{field} {part.name} compares class logits, so it cannot distil scalar labels (data.task is"
-                    f" scalar); those that can: {able}"
-                )
+    num_classes = 0 if cfg.scalar_labels else 2
+    for part in student.kd_parts:
+        if not make_distiller(part.name, **part.options).accepts(num_classes):
+            able = ", ".join(name for name in METHODS if make_distiller(name).accepts(num_classes))
+            field = "student.distillers" if student.distillers else "student.distiller"
+            why = (
+                "compares class logits, so it cannot distil scalar labels"
+                if cfg.scalar_labels
+                else "compares scalars, so it cannot distil classes"
+            )
+            raise ConfigError(f"{field} {part.name} {why} (data.task is {cfg.data.task}); those that can: {able}")
     if cfg.student.teacher_view == "clean" and distiller.needs.views != frozenset({"plain"}):
         raise ConfigError(
             f"student.teacher_view must be augmented for {distiller.name}, which compares other views than the plain"

@@ -163,6 +163,14 @@ class Distiller(nn.Module):
         if data.num_classes == 0 and not self.scalar:
             raise TaskNotSupported(f"{self.name} compares class logits, so it cannot distil scalar labels")
 
+    def accepts(self, num_classes: int) -> bool:
+        """True where it can distil labels of so many classes (0 = scalars)."""
+        try:
+            self.check_task(DataSpec(num_samples=1, num_classes=num_classes, image_shape=(1, 1, 1)))
+        except TaskNotSupported:
+            return False
+        return True
+
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Weighted terms without the task's loss; each is a scalar attached to the graph. `epoch` starts at 0."""
         raise NotImplementedError

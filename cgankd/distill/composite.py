@@ -65,6 +65,11 @@ class CompositeDistiller(Distiller):
         """By any part."""
         return any(method.has_own(hook) for method in self.methods)
 
+    def check_task(self, data: DataSpec) -> None:
+        """As each part does."""
+        for method in self.methods:
+            method.check_task(data)
+
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build each part. Raises TaskNotSupported of the first that cannot distil these labels."""
         super().build(student, teacher, data)

@@ -32,6 +32,10 @@ class Wrapper(Distiller):
         """By this class, where it does more than to pass the call on, or by the inner method."""
         return getattr(type(self), hook) is not getattr(Wrapper, hook) or self.inner.has_own(hook)
 
+    def check_task(self, data: DataSpec) -> None:
+        """As the inner method does."""
+        self.inner.check_task(data)
+
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build the inner method. Raises TaskNotSupported where it cannot distil these labels."""
         super().build(student, teacher, data)

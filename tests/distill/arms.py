@@ -40,7 +40,7 @@ def workplace(folder: Path, scalar: bool) -> Path:
     write_dataset(folder / "dataset.h5", data)
     task = make_task(data.info, settings(scalar))
     torch.manual_seed(1)
-    config = {"net": "plain-vgg", "width": 4, "precision": "fp32"}
+    config = {"net": "convnet", "width": 8, "precision": "fp32"}
     save_weights(
         folder / "teacher.safetensors", build_predictor(config, data.info, task), config | {"info": to_dict(data.info)}
     )

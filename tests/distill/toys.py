@@ -51,15 +51,15 @@ class Pair:
 
 
 def pair(scalar: bool) -> Pair:
-    """A convnet student and a VGG teacher on random weights, both in eval mode, the teacher frozen."""
+    """A student and a wider teacher on random weights, both in eval mode, the teacher frozen."""
     torch.manual_seed(3)
     num = 1 if scalar else 3
-    student, teacher = net("convnet", num).eval(), net("plain-vgg", num).eval().requires_grad_(False)
+    student, teacher = net("convnet", num).eval(), net("convnet", num, 8).eval().requires_grad_(False)
     labels = torch.linspace(0, 1, ROWS) if scalar else torch.arange(ROWS) % 3
     data = DataSpec(ROWS, 0 if scalar else 3, SHAPE, labels, torch.arange(ROWS) >= ROWS / 2, None, 3, 6)
 
     def again(factor: float) -> nn.Module:
-        return net("plain-vgg", num, max(1, round(4 * factor)))
+        return net("convnet", num, max(1, round(8 * factor)))
 
     made = model_spec(student, SHAPE, lambda f: net("convnet", num, max(1, round(4 * f))))
     return Pair(made, model_spec(teacher, SHAPE, again), data)
