@@ -154,13 +154,13 @@ class SpeculativeKD(Wrapper):
     def propose(self, student_BO: Tensor, teacher_BO: Tensor) -> Tensor:
         """Labels [B]: the student's where the teacher accepts them, else the teacher's; global generator."""
         if student_BO.shape[1] == 1:
-            accepted_B = self.accepts(teacher_BO, student_BO[:, 0])
+            accepted_B = self.verified(teacher_BO, student_BO[:, 0])
             return torch.where(accepted_B, student_BO[:, 0], teacher_BO[:, 0])
         mine_B = torch.multinomial(F.softmax(student_BO / self.proposal_temperature, 1), 1)[:, 0]
         theirs_B = torch.multinomial(F.softmax(teacher_BO / self.teacher_temperature, 1), 1)[:, 0]
-        return torch.where(self.accepts(teacher_BO, mine_B), mine_B, theirs_B)
+        return torch.where(self.verified(teacher_BO, mine_B), mine_B, theirs_B)
 
-    def accepts(self, teacher_BO: Tensor, label_B: Tensor) -> Tensor:
+    def verified(self, teacher_BO: Tensor, label_B: Tensor) -> Tensor:
         """True [B] where the label is among the teacher's top_k classes (null: 5 % of them, at least 1), or near its own."""
         num = teacher_BO.shape[1]
         if num == 1:
@@ -179,7 +179,7 @@ class SpeculativeKD(Wrapper):
         chosen = speculate(
             hard_labels(student_MO, y_M, self.period),
             hard_labels(teacher_MO, y_M, self.period),
-            self.accepts(teacher_MO, y_M),
+            self.verified(teacher_MO, y_M),
             group_M,
             share=self.pool_share,
             temperature=self.proposal_temperature,

@@ -94,7 +94,7 @@ def test_proposed_labels_follow_the_teachers_top_k() -> None:
     best = teacher.argmax(1)
     assert torch.equal(label[mine == best], mine[mine == best])
     none = make_distiller("skd_speculative", top_k=0)
-    assert isinstance(none, SpeculativeKD) and not none.accepts(teacher, best).any()
+    assert isinstance(none, SpeculativeKD) and not none.verified(teacher, best).any()
 
 
 def test_scalar_proposals_stay_where_the_teacher_is_near() -> None:
