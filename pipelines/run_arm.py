@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, Config, to_dict
 from cgankd.data.augment import augment
-from cgankd.data.batches import Mixture
+from cgankd.data.batches import Batch, Mixture
 from cgankd.data.store import read_info, read_pool_images, read_pool_scores, read_split
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
@@ -93,7 +96,8 @@ def train_job(job: Job) -> None:
 
     data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed)
     objective: Objective = Plain(task)
-    inference, batch_of = net, data.batch
+    inference: nn.Module = net
+    batch_of: Callable[[int], Batch] = data.batch
     if job.arm.kd:
         run = distilled_run(net, config, job.teacher, info, task, data, fit, seed)
         train_phases(run, net, data, spec, fit, seed, job.checkpoint)

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from torch import Tensor, nn
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, Phase, RunTeacher
+from cgankd.distill.base import Batch, DataSpec, Distiller, ModelSpec, Needs, Phase, RunTeacher
 from cgankd.types import Outputs
 
 
@@ -34,7 +34,6 @@ class CompositeDistiller(Distiller):
     name = "composite"
     source = "a weighted sum"
     scalar = True
-    flows: Sequence[Flow] = ()
 
     def __init__(self, parts: Sequence[tuple[float, Distiller]]) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ class Negatives:
 
     def __init__(self, group_N: Tensor) -> None:
         self.order_N = group_N.argsort(stable=True)
-        _, self.group_N, count_G = group_N.unique(return_inverse=True, return_counts=True)
+        _, self.group_N, count_G = torch.unique(group_N, return_inverse=True, return_counts=True)
         self.count_G = count_G
         self.start_G = count_G.cumsum(0) - count_G
 

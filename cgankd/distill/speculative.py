@@ -49,7 +49,7 @@ def speculate(
     """
     proposed, refused, rows = 0, 0, []
     filled = 0
-    for group in group_N.unique():
+    for group in sorted(set(group_N.tolist())):
         members_G = (group_N == group).nonzero()[:, 0]
         num = max(1, round(share * len(members_G)))
         order_G = _gumbel_order(student_error_N[members_G] / temperature, gen)

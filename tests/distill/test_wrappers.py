@@ -60,7 +60,7 @@ def test_refused_slots_go_to_the_teachers_best_of_the_rest() -> None:
         replace=True,
         gen=generator("slots"),
     )
-    assert len(found.rows) == 100 == len(found.rows.unique())
+    assert len(found.rows) == 100 == len(set(found.rows.tolist()))
     assert found.acceptance == pytest.approx(0.5, abs=0.15) and found.correction == pytest.approx(1 - found.acceptance)
 
 
