@@ -14,16 +14,16 @@ from cgankd.config_cgan import CganConfig as CganConfig
 from cgankd.config_cgan import LabelInputConfig as LabelInputConfig
 from cgankd.config_cgan import VicinityConfig as VicinityConfig
 from cgankd.config_data import DataConfig as DataConfig
+from cgankd.config_distill import KD, DistillerConfig, check_arms, check_list
+from cgankd.config_distill import ArmConfig as ArmConfig
 from cgankd.config_nets import NETS as NETS
 from cgankd.config_nets import OwnTeacherConfig, check_net
 from cgankd.config_search import SearchConfig
 from cgankd.settings import ConfigError as ConfigError
-from cgankd.settings import check_name, from_dict, nearest, require
+from cgankd.settings import from_dict, nearest, require
 from cgankd.settings import to_dict as to_dict
 
 AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
-DISTILLERS = ("kd",)
-"""KD losses of cgankd.distill.losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,21 +182,6 @@ class BankConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmConfig:
-    """One student arm: a set of switches; everything is off by default."""
-
-    bank: bool = False
-    """Mix the bank's fakes into the batches."""
-    subsample: bool = False
-    filter: bool = False
-    replace: bool = False
-    strong: bool = False
-    """Strong instead of plain augmentation."""
-    kd: bool = False
-    """Add the loss of student.distiller."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudentConfig(FitConfig):
     strong_augment: str
     """Augmentation of the arms with `strong`."""
@@ -209,11 +194,11 @@ class StudentConfig(FitConfig):
     real_share: float | None
     """Share of real images in each batch of an arm with fakes; null = concatenation of real and fakes."""
     distiller: str
-    """KD loss of the arms with `kd`, by its name in cgankd.distill."""
+    """KD loss of the arms with `kd`, by its name (`cgankd distillers`)."""
     temperature: float
-    """KD temperature T."""
+    """KD temperature T of `distiller: kd`."""
     soft_weight: float
-    """alpha_kd in (1 - alpha_kd) * hard + alpha_kd * soft."""
+    """alpha_kd in (1 - alpha_kd) * hard + alpha_kd * soft of `distiller: kd`."""
     teacher_view: Literal["augmented", "clean"]
     """Which view the teacher sees in the KD loss: the student's own, or the un-augmented image (outputs cached)."""
     seeds: tuple[int, ...]
@@ -226,6 +211,20 @@ class StudentConfig(FitConfig):
     teacher_cache: str = "full"
     """How the outputs of teacher_view `clean` are kept: full (float32), half (float16; those of fakes come from the bank
     stage), or topk:NUMBER (the largest logits in float16, the others as one common logit; class labels only)."""
+    distiller_options: dict[str, Any] = field(default_factory=dict)
+    """Options of `distiller` (`cgankd distillers describe NAME`); what is left out keeps the method's default."""
+    distillers: tuple[DistillerConfig, ...] = ()
+    """Several KD losses at once, in place of `distiller`."""
+    task_weight: float | None = None
+    """Weight of the task's own loss in arms with `kd`; null = the method's own."""
+
+    @property
+    def kd_parts(self) -> tuple[DistillerConfig, ...]:
+        """The KD losses of the arms with `kd`; for `distiller: kd` temperature and soft_weight are those above."""
+        if self.distillers:
+            return self.distillers
+        own = {"temperature": self.temperature, "soft_weight": self.soft_weight} if self.distiller == KD else {}
+        return (DistillerConfig(name=self.distiller, options=own | self.distiller_options),)
 
     def __post_init__(self) -> None:
         self.check("student")
@@ -233,7 +232,7 @@ class StudentConfig(FitConfig):
         known = self.teacher_cache in ("full", "half") or (kind == "topk" and number.isdigit() and int(number) >= 1)
         require(known, "student.teacher_cache", "full, half or topk:NUMBER", self.teacher_cache)
         check_augment(self.strong_augment, "student.strong_augment")
-        check_name(self.distiller, DISTILLERS, "student.distiller")
+        check_list(self.distillers, self.distiller_options, self.task_weight)
         require(self.base_steps >= 1, "student.base_steps", "at least 1", self.base_steps)
         require(self.base_learning_rate > 0, "student.base_learning_rate", "positive", self.base_learning_rate)
         share = self.real_share
@@ -247,25 +246,7 @@ class StudentConfig(FitConfig):
             list(self.seeds),
         )
         require(self.workers >= 0, "student.workers", "zero or more", self.workers)
-        require("real" in self.arms, "student.arms", "given an arm called real, the control", sorted(self.arms))
-        require(
-            self.arms["real"] == ArmConfig(),
-            "student.arms.real",
-            "free of switches, it is the control",
-            self.arms["real"],
-        )
-        for name, arm in self.arms.items():
-            require(
-                name.replace("_", "").isalnum(),
-                f"student.arms.{name}",
-                "named in letters, digits and underscores",
-                name,
-            )
-            if not arm.bank:
-                for switch in ("subsample", "filter", "replace"):
-                    require(
-                        not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True
-                    )
+        check_arms(self.arms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +283,11 @@ class Config:
     tracking: TrackingConfig
     search: SearchConfig = field(default_factory=SearchConfig)
     """Not read by any stage, so that a params file may do without."""
+
+    @property
+    def scalar_labels(self) -> bool:
+        """True where labels are numbers and not classes."""
+        return self.data.task == "scalar"
 
     def __post_init__(self) -> None:
         scalar = self.data.task == "scalar"

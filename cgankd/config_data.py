@@ -42,6 +42,8 @@ class DataConfig:
     label_max: float | None
     """Scalar labels: upper end of the range in raw units; null = largest training label (utkface: 60 years,
     steering-angle: 80 degrees)."""
+    label_period: float | None = None
+    """Scalar labels on a circle, such as angles: its length in raw units; null = a line."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
     memory_budget_gb: float | None = None
@@ -73,7 +75,9 @@ class DataConfig:
             f"false for data.source {self.source} (only {' and '.join(DOWNLOADS)} can be fetched)",
             self.download,
         )
+        period = self.label_period
+        require(period is None or period > 0, "data.label_period", "null or positive", period)
         if self.task == "class":
-            for name in ("label_min", "label_max"):
+            for name in ("label_min", "label_max", "label_period"):
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", "null for class labels (data.task is class)", value)

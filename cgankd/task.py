@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
-from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity
+from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity, wrapped
 from cgankd.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 
 
@@ -17,9 +17,14 @@ class ClassTask:
 
     label_dtype = torch.int64
     headline = Headline("test error", "%", higher_is_better=False)
+    period: float | None = None
 
     def __init__(self, info: DatasetInfo) -> None:
-        self.num_outputs = len(info.class_names)
+        self.num_outputs = self.num_classes = len(info.class_names)
+
+    def targets(self, label_B: Tensor) -> Tensor:
+        """The classes themselves, int64 [B]."""
+        return label_B.long()
 
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Cross-entropy, mean over the batch."""
@@ -63,14 +68,27 @@ class ScalarTask:
 
     label_dtype = torch.float32
     num_outputs = 1
+    num_classes = 0
 
-    def __init__(self, info: DatasetInfo, vicinity: VicinityConfig, label_bin: float, num_conditions: int) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        vicinity: VicinityConfig,
+        label_bin: float,
+        num_conditions: int,
+        label_period: float | None = None,
+    ) -> None:
         self.label_min, self.label_max = info.label_min, info.label_max
         self.span = info.label_max - info.label_min
         self.headline = Headline("test MAE", info.label_unit, higher_is_better=False)
         self.vicinity_cfg = vicinity
         self.label_bin = label_bin
         self.num_conditions = num_conditions
+        self.period = None if label_period is None else label_period / self.span
+
+    def targets(self, label_B: Tensor) -> Tensor:
+        """Labels normalised to [0, 1], float32 [B]."""
+        return self.normalise(label_B.float())
 
     def normalise(self, label_B: Tensor) -> Tensor:
         """Raw units to [0, 1]."""
@@ -81,19 +99,20 @@ class ScalarTask:
         return out_BO[:, 0].float() * self.span + self.label_min
 
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
-        """Absolute error on the normalised label, mean over the batch."""
-        return (out_BO[:, 0].float() - self.normalise(label_B)).abs().mean()
+        """Absolute error on the normalised label, the short way round a circle, mean over the batch."""
+        return wrapped(out_BO[:, 0].float() - self.normalise(label_B), self.period).abs().mean()
 
     def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
         """Absolute difference to the teacher on the normalised label, mean over the batch; a scalar has no temperature.
 
         The same scale as `loss`, so that `soft_weight` means what it says (see CONTRIBUTING, "Decisions").
         """
-        return F.l1_loss(out_BO[:, 0].float(), teacher_BO[:, 0].float())
+        return wrapped(out_BO[:, 0].float() - teacher_BO[:, 0].float(), self.period).abs().mean()
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
-        """Absolute error in raw units, [B]."""
-        return (self.predict(out_BO) - label_B).abs()
+        """Absolute error in raw units, the short way round a circle, [B]."""
+        length = None if self.period is None else self.period * self.span
+        return wrapped(self.predict(out_BO) - label_B, length).abs()
 
     def error(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, [B]."""
@@ -132,7 +151,7 @@ def make_task(info: DatasetInfo, cfg: Config) -> Task:
     if info.kind == "class":
         return ClassTask(info)
     assert cfg.cgan.vicinity and cfg.bank.label_bin and cfg.bank.num_conditions, "Config checks this"
-    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions)
+    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions, cfg.data.label_period)
 
 
 class ClassAnswer(nn.Module):

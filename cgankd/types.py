@@ -181,8 +181,15 @@ class Task(Protocol):
     """The one seam between classification and regression: everything outside `cgankd.task` is blind to the kind."""
 
     num_outputs: int
+    num_classes: int
+    """0 for scalars."""
+    period: float | None
+    """Length of the circle in normalised units where labels lie on one."""
     label_dtype: torch.dtype
     headline: Headline
+
+    def targets(self, label_B: Tensor) -> Tensor:
+        """Labels as the outputs have them, [B]: int64 classes, or float32 normalised to [0, 1]."""
 
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Mean hard loss of a batch (cross-entropy, or absolute error on the normalised label)."""
@@ -278,3 +285,10 @@ class Checkpoint(Protocol):
 
 def silent(step: int, values: Mapping[str, float], total: int) -> None:
     """A LogFn that keeps nothing."""
+
+
+def wrapped(difference: Tensor, period: float | None) -> Tensor:
+    """A difference of labels on a circle of this length, in [-period / 2, period / 2]; unchanged on a line (None)."""
+    if period is None:
+        return difference
+    return torch.remainder(difference + period / 2, period) - period / 2

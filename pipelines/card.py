@@ -9,6 +9,7 @@ from typing import Any
 
 from cgankd.bank.build import selection_name
 from cgankd.config import Config, ConfigError
+from cgankd.config_distill import distiller_label
 from cgankd.data.store import read_attributes, read_pool_scores, read_split
 from cgankd.data.store_stream import MemoryBudget
 from cgankd.measure.predictive import mean_interval
@@ -150,7 +151,7 @@ def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
         (
             "teacher",
             f"{net_words(teacher.config)}, {teacher.num_parameters:,} parameters"
-            f"{'; KD loss ' + str(settings['distiller']) if origin.switches['kd'] else '; no KD loss'}",
+            f"{'; KD loss ' + distiller_label(settings) if origin.switches['kd'] else '; no KD loss'}",
         ),
         (
             "training",

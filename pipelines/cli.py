@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_bank, cli_report, cli_search, cli_ship
+from pipelines import cli_bank, cli_distill, cli_report, cli_search, cli_ship
 from pipelines.cli_errors import Settings, console, plain_errors
 from pipelines.malloc import restart
 
@@ -230,6 +230,7 @@ cli_search.register(app)
 cli_bank.register(app)
 cli_ship.register(app)
 cli_report.register(app)
+cli_distill.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from cgankd.config_distill import distiller_label
 from cgankd.data.store import read_info, read_split
 from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
@@ -51,14 +52,15 @@ def run(ctx: Context) -> None:
         "num_seeds": len(runs["seeds"]),
         "seeds": runs["seeds"],
         "dataset": ctx.digests["dataset.h5"],
-        "student": {key: runs["settings"][key] for key in ("net", "width", "distiller", "protocol")},
+        "student": {key: runs["settings"][key] for key in ("net", "width", "protocol")}
+        | {"distiller": distiller_label(runs["settings"])},
         "steps": runs["settings"]["num_steps"],
         "batch_size": runs["settings"]["batch_size"],
         "teacher": teacher_test,
         "teacher_val": runs["teacher_val"],
         "arms": {
             name: _arm(name, test, val, uses_bank, choice, task.headline, confidence)
-            | {"distiller": runs["settings"]["distiller"] if runs["arms"][name]["switches"]["kd"] else None}
+            | {"distiller": distiller_label(runs["settings"]) if runs["arms"][name]["switches"]["kd"] else None}
             for name in test
         },
         "chosen_arm": choice.chosen,

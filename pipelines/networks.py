@@ -23,6 +23,7 @@ from cgankd.settings import from_dict
 from cgankd.types import DatasetInfo, Draw, RatioFn, Task
 from pipelines import own_generator
 from pipelines.artifacts import load_weights
+from pipelines.distillers import inference_net
 
 
 def check_origin(config: dict[str, Any], info: DatasetInfo, path: Path) -> None:
@@ -57,7 +58,7 @@ def plain_pixels(config: dict[str, Any], info: DatasetInfo) -> tuple[list[float]
 
 def restore_predictor(
     weights: dict[str, Tensor], config: dict[str, Any], info: DatasetInfo, num_outputs: int
-) -> Predictor:
+) -> nn.Module:
     """A teacher or student as it was saved, in eval mode and frozen; a teacher may be a program in the weights.
 
     Raises ValueError or RuntimeError where weights and config do not go together.
@@ -66,15 +67,18 @@ def restore_predictor(
         if "body.program" not in weights:
             raise ValueError("the config tells of a program that the weights do not hold")
         body = Program(weights["body.program"], float(weights["body.shift"]), float(weights["body.scale"]))
-        net = Predictor(body, *plain_pixels(config, info))
+        net: nn.Module = Predictor(body, *plain_pixels(config, info))
     else:
-        net = build_predictor(config, info, num_outputs)
+        net = inference_net(config, lambda own: build_predictor(dict(own), info, num_outputs))
         net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
 
 
 def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, dict[str, Any]]:
-    """A teacher or student with its weights, in eval mode and frozen, and its config."""
+    """A teacher or student with its weights, in eval mode and frozen, and its config.
+
+    A student whose KD loss predicts through modules of its own comes as that module.
+    """
     weights, config = load_weights(path)
     check_origin(config, info, path)
     return restore_predictor(weights, config, info, task.num_outputs), config

@@ -14,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cgankd.config import Config, ConfigError, config_from_dict, to_dict
+from pipelines.distillers import check_distillers
 from pipelines.files import replacing
 
 
@@ -91,7 +92,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     values = read_params(path)
     for override in overrides:
         lay_over(values, override)
-    return config_from_dict(values)
+    cfg = config_from_dict(values)
+    check_distillers(cfg)
+    return cfg
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, Config, to_dict
@@ -17,15 +17,15 @@ from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
 from cgankd.data.store import read_info, read_pool_scores, read_pool_stream, read_split
 from cgankd.data.store_stream import MemoryBudget
-from cgankd.distill.losses import Plain, TeacherView, make_distiller
 from cgankd.distill.table import TeacherTable, rows_of
-from cgankd.fit.device import autocast
+from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
-from cgankd.types import PredictFn, Split, Task
-from pipelines.artifacts import load_weights, save_weights
-from pipelines.networks import build_predictor, load_predictor
+from cgankd.types import PredictFn, Split
+from pipelines.artifacts import ResumeFile, load_weights, save_weights
+from pipelines.distil_arm import distilled_run, train_phases
+from pipelines.networks import build_predictor
 from pipelines.teacher_outputs import cached_table, end_to_end, table_of_pool
 
 
@@ -60,6 +60,11 @@ class Job:
         record: dict[str, Any] = json.loads(self.record.read_text())
         return record | {"weights": str(self.out), "seed": self.seed}
 
+    def checkpoint(self, phase: str) -> ResumeFile:
+        """Resume storage of one training of this run, beside `out`, whose name is the fingerprint."""
+        safe = phase.replace(".", "-")
+        return ResumeFile(self.out.with_name(f"{self.out.stem}-{safe}.resume"), self.out.stem)
+
     def starting_from(self, init: Path) -> Job:
         return replace(self, init=init)
 
@@ -78,22 +83,6 @@ def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -
     scores, rows = read_pool_scores(pool, but=("teacher_output",)), bank_rows(pool, arm)
     labels = scores["predicted" if arm.replace else "asked"][rows]
     return Split(read_pool_stream(pool, rows, memory), labels)
-
-
-def teacher_view(job: Job, task: Task, train: Split, bank: Split | None) -> TeacherView:
-    """Teacher outputs for the KD loss: live on the student's view, or cached on the un-augmented images."""
-    net, config = load_predictor(job.teacher, read_info(job.dataset), task)
-    if job.config.student.teacher_view == "clean":
-        tables = teacher_tables(job, make_predict(net, config["precision"]), task.num_outputs, train, bank)
-        return lambda unit_BCHW, batch: rows_of(tables, batch.index_B)
-
-    @torch.no_grad()
-    def live(unit_BCHW: Tensor, batch: Batch) -> Tensor:
-        with autocast(config["precision"]):
-            out_BO: Tensor = net(unit_BCHW.contiguous(memory_format=torch.channels_last)).float()
-        return out_BO
-
-    return live
 
 
 def teacher_tables(
@@ -116,6 +105,18 @@ def teacher_tables(
     return [cached_table(folder, facts, predict, images, precision, num_outputs), *extra]
 
 
+def teacher_lookup(
+    job: Job, num_outputs: int, train: Split, bank: Split | None
+) -> Callable[[PredictFn], Callable[[Tensor], Tensor]]:
+    """From the teacher to its outputs [B, O] on the un-augmented images at rows [B], computed once for all runs."""
+
+    def lookup(predict: PredictFn) -> Callable[[Tensor], Tensor]:
+        tables = teacher_tables(job, predict, num_outputs, train, bank)
+        return lambda index_B: rows_of(tables, index_B)
+
+    return lookup
+
+
 def train_job(job: Job) -> None:
     """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it."""
     cfg = job.config.student
@@ -127,14 +128,10 @@ def train_job(job: Job) -> None:
     # The seed is shared by all arms: same initialisation, same order of real images, so that differences pair up.
     seed = derive(job.config.seed, "student", job.seed, job.stage)
     seed_all(seed, "init")
-    config = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
+    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
     net = build_predictor(config, info, task.num_outputs)
     if job.init is not None:
         net.load_state_dict(load_weights(job.init)[0])
-    objective: Objective = Plain(task)
-    if job.arm.kd:
-        view = teacher_view(job, task, train, bank)
-        objective = make_distiller(cfg.distiller, task, view, temperature=cfg.temperature, soft_weight=cfg.soft_weight)
     fit = cfg
     if job.stage == "base":
         fit = replace(cfg, num_steps=cfg.base_steps, learning_rate=cfg.base_learning_rate)
@@ -145,18 +142,32 @@ def train_job(job: Job) -> None:
         for name, value in values.items():
             curves.setdefault(name, []).append((step, float(value)))
 
+    data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed)
+    objective: Objective = Plain(task)
+    inference: nn.Module = net
+    batch_of: Callable[[int], Batch] = data.batch
+    if job.arm.kd:
+        lookup = teacher_lookup(job, task.num_outputs, train, bank)
+        run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup)
+        train_phases(run, net, data, spec, fit, seed, job.checkpoint)
+        objective, inference, batch_of = run.objective, run.inference, run.batch_of
+        if run.record is not None:
+            config["distilled"] = run.record
     fit_predictor(
         net,
         objective,
-        Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed).batch,
+        batch_of,
         lambda unit, gen: augment(unit, spec, gen),
         fit,
         seed=seed,
-        validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
+        validate=lambda n: mean_score(task, make_predict(inference, cfg.precision), val),
         log=log,
+        checkpoint=job.checkpoint("train"),
     )
-    score = mean_score(task, make_predict(net, cfg.precision), val)
-    save_weights(job.out, net, config | {"info": to_dict(info), "arm": job.name, "seed": job.seed})
+    score = mean_score(task, make_predict(inference, cfg.precision), val)
+    save_weights(job.out, inference, config | {"info": to_dict(info), "arm": job.name, "seed": job.seed})
     temporary = job.record.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps({"val": score, "curves": curves}))
     temporary.replace(job.record)
+    for path in job.out.parent.glob(f"{job.out.stem}-*.resume"):
+        path.unlink()

@@ -60,6 +60,7 @@ def load_package(path: Path) -> Package:
         raise ConfigError(f"{path} is not a teacher or student; name artifacts/student.safetensors or a copy of it")
     info = from_dict(DatasetInfo, config["info"], "info.")
     answer = make_answer(info)
+
     try:
         net = restore_predictor(weights, config, info, answer.num_answers)
     except (RuntimeError, ValueError) as error:

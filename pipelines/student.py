@@ -25,6 +25,9 @@ from pipelines.networks import load_predictor
 from pipelines.run_arm import Job, train_job
 from pipelines.tracking_names import child_name
 
+RUN_CODE = ("run_arm", "distil_arm", "distillers", "networks", "teacher_outputs")
+"""Modules of pipelines that a run's numbers depend on."""
+
 
 def run(ctx: Context) -> None:
     """All arms take the same steps, batch and samples; runs finished before a kill are kept and not repeated."""
@@ -70,9 +73,7 @@ class Runner:
         self.digests = {
             "dataset": file_digest(dataset),
             "teacher": file_digest(teacher),
-            "code": source_digest(
-                "cgankd", "pipelines/run_arm.py", "pipelines/networks.py", "pipelines/teacher_outputs.py"
-            ),
+            "code": source_digest("cgankd", *(f"pipelines/{name}.py" for name in RUN_CODE)),
         }
         self.bank_digests = bank_digests(pool)
         self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or available_cores())

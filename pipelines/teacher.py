@@ -11,7 +11,7 @@ from cgankd.config import to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.store import read_info, read_split
-from cgankd.distill.losses import Plain
+from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
 from cgankd.task import make_task

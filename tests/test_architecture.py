@@ -29,7 +29,7 @@ ALLOWED = {
     "fit": FOUNDATION | {"data", "nets", "fit"},
     "gan": FOUNDATION | {"data", "nets", "gan", "fit.device", "fit.ema", "fit.schedule"},
     "bank": FOUNDATION | {"data", "nets", "bank", "fit.device", "fit.ema", "fit.schedule"},
-    "distill": FOUNDATION | {"data", "nets", "distill"},
+    "distill": FOUNDATION | {"data", "nets", "distill", "fit.device"},
     "measure": FOUNDATION | {"data", "nets", "measure"},
     "export": FOUNDATION | {"data.pixels"},
     "__main__": {"*"},

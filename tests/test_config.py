@@ -51,7 +51,6 @@ def change(values: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
         ("ratio.vicinity_drop", 1.0, ["ratio.vicinity_drop", "data.task is class"]),
         ("data.label_min", 1.0, ["data.label_min", "data.task is class"]),
         ("student.net", "convnt", ["student.net", "did you mean 'convnet'"]),
-        ("student.distiller", "dk", ["student.distiller", "one of kd"]),
         ("ratio.feature_width", 0, ["ratio.feature_width", "null or at least 1"]),
         ("cgan.lr_d", 0.0, ["cgan.lr_d", "positive"]),
         ("teacher", 3, ["teacher must be a mapping"]),

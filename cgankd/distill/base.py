@@ -11,9 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from cgankd.types import Outputs
+from cgankd.types import wrapped as wrapped
+
+VIEWS = ("plain", "weak", "strong", "rot4")
+"""Views a loss may ask for, in the order in which outputs hold them."""
+RunTeacher = Callable[[Tensor], Outputs]
+"""The frozen teacher on images [B, C, H, W] in [0, 1]."""
 
 
 class TaskNotSupported(ValueError):
@@ -27,6 +34,10 @@ class Batch:
     x: images [B, C, H, W] in [0, 1] by view ("plain", "weak", "strong", "rot4" [4 B, C, H, W]), the views of `Needs`.
     y [B]: int64 classes, or labels normalised to [0, 1]. index [B]: row in real images then bank. neg_index [B, K]:
     rows of negatives. is_fake [B] bool. teacher_cache [B, O]: stored outputs of the teacher on the plain image.
+
+    Where a loss asks for other views than "plain", both nets' outputs hold the views it asked for one after the other,
+    in the order of `VIEWS`: B rows for each of plain, weak and strong, then 4 B rows of rot4 (all images unturned, then
+    all at 90, 180 and 270 degrees). The task's loss is taken on the first B rows.
     """
 
     x: Mapping[str, Tensor]
@@ -109,7 +120,8 @@ class Phase:
     """A training before (or being) the student's: whose parameters move and for how long.
 
     `share` is its length as a share of the student's steps (0 = the student's own training, the last phase).
-    `loss(student, teacher, batch)` is what it minimises; the engine adds the task's loss only in the last phase.
+    `phase_losses` is what it minimises; the engine adds the task's loss only in the last phase. With `uses_student` the
+    student runs in this phase and its parameters move too; else they are not touched.
     """
 
     name: str
@@ -122,7 +134,7 @@ class Distiller(nn.Module):
     """Base of all KD losses. Sub-classes are built from keyword options alone and own no module before `build`.
 
     A sub-class sets the class attributes, overrides `losses`, and where needed `build`, `phases`, `phase_losses`,
-    `on_step` and `student_for_inference`.
+    `on_step`, `run_teacher` and `student_for_inference`.
     """
 
     name: ClassVar[str]
@@ -135,6 +147,11 @@ class Distiller(nn.Module):
     flows: ClassVar[Sequence[Flow]] = ()
     task_weight: float = 1.0
     """Weight of the task's own loss beside this one; 0 where the method replaces it."""
+    num_negatives: int = 4096
+    """K of `Batch.neg_index`, where the method needs it."""
+    student_spec: ModelSpec
+    teacher_spec: ModelSpec
+    data_spec: DataSpec
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Make auxiliary modules from the shapes; draws from torch's global generator. Raises TaskNotSupported."""
@@ -145,6 +162,14 @@ class Distiller(nn.Module):
         """Raise TaskNotSupported where the labels are scalars and this loss compares class logits."""
         if data.num_classes == 0 and not self.scalar:
             raise TaskNotSupported(f"{self.name} compares class logits, so it cannot distil scalar labels")
+
+    def accepts(self, num_classes: int) -> bool:
+        """True where it can distil labels of so many classes (0 = scalars)."""
+        try:
+            self.check_task(DataSpec(num_samples=1, num_classes=num_classes, image_shape=(1, 1, 1)))
+        except TaskNotSupported:
+            return False
+        return True
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Weighted terms without the task's loss; each is a scalar attached to the graph. `epoch` starts at 0."""
@@ -162,6 +187,13 @@ class Distiller(nn.Module):
         """Own parameters that move in a phase: all of them by default."""
         return [p for p in self.parameters() if p.requires_grad]
 
+    def on_step(self, step: int, num_steps: int) -> None:
+        """Called before each step of the student's own training, for what moves with time."""
+
+    def run_teacher(self, run: RunTeacher, x_BCHW: Tensor, is_fake_B: Tensor, phase: str) -> Outputs:
+        """The outputs that `losses` or `phase_losses` get as the teacher's; a wrapper may put others in their place."""
+        return run(x_BCHW)
+
     def no_decay(self) -> set[str]:
         """Names of own parameters that take no weight decay beside biases and norms."""
         return set()
@@ -171,11 +203,26 @@ class Distiller(nn.Module):
         assert self.student_spec.net is not None, "built with the live student"
         return self.student_spec.net
 
+    def has_own(self, hook: str) -> bool:
+        """True where this method, or one inside it, overrides `run_teacher` or `student_for_inference`."""
+        return getattr(type(self), hook) is not getattr(Distiller, hook)
+
     @classmethod
     def options(cls) -> dict[str, Any]:
         """Names and defaults of the keyword options, from the constructor."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         return {p.name: p.default for p in parameters if p.name != "self" and p.kind is p.KEYWORD_ONLY}
+
+
+def mean_by_source(loss_B: Tensor, batch: Batch, fake_weight: float = 1.0) -> Tensor:
+    """Mean of per-sample losses in which a fake counts `fake_weight` times: sum_i w_i l_i / sum_i w_i, attached to the graph.
+
+    A batch in which every weight is zero gives 0. loss_B [B]; without `batch.is_fake` all rows are real.
+    """
+    if batch.is_fake is None or fake_weight == 1.0:
+        return loss_B.mean()
+    weight_B = torch.where(batch.is_fake, fake_weight, 1.0).to(loss_B)
+    return (weight_B * loss_B).sum() / weight_B.sum().clamp_min(torch.finfo(loss_B.dtype).tiny)
 
 
 def describe(method: type[Distiller]) -> list[dict[str, str]]:

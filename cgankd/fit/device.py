@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cgankd.types import Outputs
+
 CompileMode = Literal["off", "auto", "on"]
 
 COMPILE_FROM_FLOP = 2e14
@@ -112,3 +114,30 @@ def autocast(precision: str, device: str = "cpu") -> AbstractContextManager[obje
 def channels_last(net: nn.Module) -> nn.Module:
     """The net with channels-last weights, the faster layout for convolutions on CPUs."""
     return net.to(memory_format=torch.channels_last)
+
+
+class Forward:
+    """A net as an objective runs it: its forward pass in the precision of the training, its results in float32.
+
+    `images` are to come in training, by which `plan` decides whether to compile; features are taken uncompiled.
+    """
+
+    def __init__(self, net: nn.Module, precision: str, plan: Plan = PLAIN, images: int = 0) -> None:
+        self.net, self.precision, self.plan, self.images = net, precision, plan, images
+        self.run: Callable[..., Any] | None = None
+
+    def pred(self, unit_BCHW: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [0, 1] to outputs [B, O]."""
+        with autocast(self.precision):
+            x_BCHW = unit_BCHW.contiguous(memory_format=torch.channels_last)
+            self.run = self.run or self.plan.compiled(self.net, "predictor", (x_BCHW,), images=self.images, passes=3)
+            out_BO: Tensor = self.run(x_BCHW)
+        return out_BO.float()
+
+    def outputs(self, unit_BCHW: Tensor) -> Outputs:
+        """Images [B, C, H, W] in [0, 1] to outputs with the features that KD losses compare."""
+        with autocast(self.precision):
+            out: Outputs = self.net.outputs(unit_BCHW.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+        pooled = None if out.pooled is None else out.pooled.float()
+        stages = tuple(stage.float() for stage in out.stages)
+        return Outputs(out.pred.float(), pooled, stages, tuple(part.float() for part in out.preacts), out.head)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -11,22 +11,40 @@ from torch import Tensor, nn
 from cgankd.config import FitConfig
 from cgankd.data.batches import Batch, chunks
 from cgankd.data.pixels import to_unit
-from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
+from cgankd.fit.device import PLAIN, Forward, Plan, autocast, channels_last
 from cgankd.fit.schedule import make_schedule
 from cgankd.rng import generator, seed_all
 from cgankd.types import Checkpoint, Images, LogFn, PredictFn, Split, Task, silent
 
 
 class Objective(Protocol):
-    """Net outputs, the augmented images they came from and their batch, to {"loss": ..., parts}."""
+    """What a training minimises: the net, the augmented images and their batch, to {"loss": ..., parts}.
 
-    def __call__(self, out_BO: Tensor, unit_BCHW: Tensor, batch: Batch) -> Mapping[str, Tensor]: ...
+    `extra` holds modules of its own that move or are kept with the net (None where there are none); `parameters` are
+    those of `extra` that the optimiser moves, `no_decay` the ones among them without weight decay.
+    """
+
+    extra: nn.Module | None
+
+    def parameters(self) -> list[nn.Parameter]: ...
+
+    def no_decay(self) -> list[nn.Parameter]: ...
+
+    def __call__(self, net: Forward, unit_BCHW: Tensor, batch: Batch, step: int) -> Mapping[str, Tensor]: ...
 
 
-def make_optimizer(net: nn.Module, cfg: FitConfig) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or AdamW; weight decay on weights of two or more dimensions only."""
-    decay = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in net.parameters() if p.requires_grad and p.ndim <= 1]
+def make_optimizer(
+    net: nn.Module, cfg: FitConfig, extra: Sequence[nn.Parameter] = (), no_decay: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 or AdamW; weight decay on weights of two or more dimensions only.
+
+    `extra` parameters move with those of the net; `no_decay` names parameters that take no weight decay whatever their
+    shape.
+    """
+    exempt, seen = {id(p) for p in no_decay}, {id(p) for p in net.parameters()}
+    moving = [p for p in net.parameters() if p.requires_grad] + [p for p in extra if id(p) not in seen]
+    decay = [p for p in moving if p.ndim > 1 and id(p) not in exempt]
+    plain = [p for p in moving if p.ndim <= 1 or id(p) in exempt]
     groups = [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if cfg.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=0.9, nesterov=True, fused=True)
@@ -45,37 +63,43 @@ def fit_predictor(
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
     plan: Plan = PLAIN,
+    keep_last: bool = False,
+    save_every: int | None = None,
 ) -> None:
     """Train `net` in place for `cfg.num_steps` steps; images [B, C, H, W] uint8 come from `batch_of(step)`.
 
-    Every draw is a function of (seed, step), so a run resumed from `checkpoint` ends on the same weights.
+    Every draw is a function of (seed, step), so a run resumed from `checkpoint` ends on the same weights. With
+    `keep_last` the finished state is saved too, so that a later training need not repeat this one. `save_every` is in
+    steps (None = every 200 or a fifth of the training, whichever is more).
     Raises ValueError when the loss is no longer finite.
     """
     channels_last(net)
-    optimizer = make_optimizer(net, cfg)
+    extra = objective.extra
+    if extra is not None:
+        channels_last(extra)
+    optimizer = make_optimizer(net, cfg, objective.parameters(), objective.no_decay())
     factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
     start = 0
-    run: Callable[..., Tensor] | None = None
     state = checkpoint.load() if checkpoint else None
     if state is not None:
         net.load_state_dict(state["net"])  # type: ignore[arg-type]
         optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        if extra is not None:
+            extra.load_state_dict(state["extra"])  # type: ignore[arg-type]
         start = int(state["step"])  # type: ignore[call-overload]
     log_every = max(1, cfg.num_steps // 50)
-    save_every = max(200, cfg.num_steps // 5)
-    left = cfg.num_steps - start
+    save_every = save_every or max(200, cfg.num_steps // 5)
+    forward = Forward(net, cfg.precision, plan, (cfg.num_steps - start) * cfg.batch_size)
     for step in range(start, cfg.num_steps):
         net.train()
+        if extra is not None:
+            extra.train()
         seed_all(seed, "fit", step)
         batch = batch_of(step)
         unit_BCHW = augment(to_unit(batch.images_BCHW), generator(seed, "augment", step))
         for group in optimizer.param_groups:
             group["lr"] = cfg.learning_rate * factor(step)
-        with autocast(cfg.precision):
-            x_BCHW = unit_BCHW.contiguous(memory_format=torch.channels_last)
-            run = run or plan.compiled(net, "predictor", (x_BCHW,), images=left * len(x_BCHW), passes=3)
-            out_BO = run(x_BCHW)
-        parts = objective(out_BO.float(), unit_BCHW, batch)
+        parts = objective(forward, unit_BCHW, batch, step)
         optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -87,8 +111,9 @@ def fit_predictor(
             if validate and (done % (5 * log_every) == 0 or done == cfg.num_steps):
                 values["val"] = validate(net)
             log(done, values, cfg.num_steps)
-        if checkpoint and done % save_every == 0 and done < cfg.num_steps:
-            checkpoint.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict()})
+        if checkpoint and (keep_last if done == cfg.num_steps else done % save_every == 0):
+            kept: dict[str, object] = {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoint.save(done, kept if extra is None else kept | {"extra": extra.state_dict()})
 
 
 def make_predict(

@@ -11,7 +11,7 @@ import torch
 
 from cgankd.config import Config, FitConfig, TeacherConfig
 from cgankd.data.batches import Mixture
-from cgankd.distill.losses import Plain
+from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor, make_optimizer, make_predict, mean_score
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.zoo import make_predictor

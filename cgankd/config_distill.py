@@ -1,0 +1,76 @@
+"""Settings of a student arm and of its KD losses; what a method's options may be is its own matter (cgankd.distill)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cgankd.settings import ConfigError, require
+
+KD = "kd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """One student arm: a set of switches; everything is off by default."""
+
+    bank: bool = False
+    """Mix the bank's fakes into the batches."""
+    subsample: bool = False
+    filter: bool = False
+    replace: bool = False
+    strong: bool = False
+    """Strong instead of plain augmentation."""
+    kd: bool = False
+    """Add the loss of student.distiller."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillerConfig:
+    name: str
+    """Name of a KD loss (`cgankd distillers`)."""
+    weight: float = 1.0
+    """What its terms are multiplied by."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Its options (`cgankd distillers describe NAME`)."""
+
+    def __post_init__(self) -> None:
+        require(self.weight > 0, "student.distillers.weight", "positive", self.weight)
+
+
+def check_list(distillers: tuple[DistillerConfig, ...], options: Mapping[str, Any], task_weight: float | None) -> None:
+    """Raise ConfigError where options stand beside a list, or the task's weight is negative."""
+    if distillers and options:
+        raise ConfigError(
+            "student.distiller_options must be empty where student.distillers is given; write them as options of its"
+            " entries"
+        )
+    require(task_weight is None or task_weight >= 0, "student.task_weight", "null, zero or more", task_weight)
+
+
+def distiller_label(settings: Mapping[str, Any]) -> str:
+    """The KD loss of a student section in words: its name, or the names of a list joined by "+"."""
+    names = [str(entry["name"]) for entry in settings.get("distillers") or ()]
+    return "+".join(names) or str(settings["distiller"])
+
+
+def check_arms(arms: Mapping[str, ArmConfig]) -> None:
+    """Raise ConfigError unless there is the control `real` and every arm's name and switches make sense."""
+    require("real" in arms, "student.arms", "given an arm called real, the control", sorted(arms))
+    require(
+        arms["real"] == ArmConfig(),
+        "student.arms.real",
+        "free of switches, it is the control",
+        arms["real"],
+    )
+    for name, arm in arms.items():
+        require(
+            name.replace("_", "").isalnum(),
+            f"student.arms.{name}",
+            "named in letters, digits and underscores",
+            name,
+        )
+        if not arm.bank:
+            for switch in ("subsample", "filter", "replace"):
+                require(not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True)

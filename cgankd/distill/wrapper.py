@@ -1,0 +1,74 @@
+"""A KD loss around another one: what it does not change itself, the inner one does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from cgankd.distill.base import Batch, DataSpec, Distiller, ModelSpec, Phase, RunTeacher
+from cgankd.types import Outputs
+
+
+class Wrapper(Distiller):
+    """Base of the methods that take `method`, the name of another KD loss, and its `options`."""
+
+    scalar = True
+
+    def __init__(self, method: str, options: Mapping[str, Any] | None) -> None:
+        super().__init__()
+        from cgankd.distill.methods import checked_distiller  # methods.py imports this module
+
+        self.inner = checked_distiller(method, dict(options or {}), "method", "options")
+        cached = self.inner.needs.teacher_pred_only and not self.has_own("run_teacher")
+        self.needs = replace(self.inner.needs, teacher_pred_only=cached)  # type: ignore[misc]
+        self.scalar = self.inner.scalar  # type: ignore[misc]
+        self.task_weight = self.inner.task_weight
+        self.num_negatives = self.inner.num_negatives
+
+    def has_own(self, hook: str) -> bool:
+        """By this class, where it does more than to pass the call on, or by the inner method."""
+        return getattr(type(self), hook) is not getattr(Wrapper, hook) or self.inner.has_own(hook)
+
+    def check_task(self, data: DataSpec) -> None:
+        """As the inner method does."""
+        self.inner.check_task(data)
+
+    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
+        """Build the inner method. Raises TaskNotSupported where it cannot distil these labels."""
+        super().build(student, teacher, data)
+        self.inner.build(student, teacher, data)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
+        """Those of the inner method."""
+        return self.inner.losses(student, teacher, batch, epoch)
+
+    def phases(self) -> list[Phase]:
+        """Those of the inner method."""
+        return self.inner.phases()
+
+    def phase_losses(self, phase: str, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Those of the inner method."""
+        return self.inner.phase_losses(phase, student, teacher, batch)
+
+    def phase_parameters(self, phase: str) -> list[nn.Parameter]:
+        """Those of the inner method."""
+        return self.inner.phase_parameters(phase)
+
+    def on_step(self, step: int, num_steps: int) -> None:
+        """Tell the inner method."""
+        self.inner.on_step(step, num_steps)
+
+    def run_teacher(self, run: RunTeacher, x_BCHW: Tensor, is_fake_B: Tensor, phase: str) -> Outputs:
+        """As the inner method does."""
+        return self.inner.run_teacher(run, x_BCHW, is_fake_B, phase)
+
+    def no_decay(self) -> set[str]:
+        """Those of the inner method."""
+        return {f"inner.{name}" for name in self.inner.no_decay()}
+
+    def student_for_inference(self) -> nn.Module:
+        """That of the inner method."""
+        return self.inner.student_for_inference()

@@ -1,0 +1,70 @@
+"""KD losses as params.yaml names them: checked when it is read, built on a run's nets, and rebuilt from a student's config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from cgankd.config import Config, ConfigError
+from cgankd.config_distill import KD, DistillerConfig
+from cgankd.settings import from_dict
+
+MakeNet = Callable[[Mapping[str, Any]], nn.Module]
+"""A fresh predictor from {"net", "width"}."""
+
+
+def check_distillers(cfg: Config) -> None:
+    """Raise ConfigError where a KD loss or an option of one is unknown, or a method cannot distil these labels."""
+    student = cfg.student
+    if not student.distillers and student.distiller == KD and not student.distiller_options:
+        return  # The common case, decided without importing torch.
+    from cgankd.distill.methods import METHODS, distiller_of, make_distiller
+
+    distiller = distiller_of(student.kd_parts)
+    num_classes = 0 if cfg.scalar_labels else 2
+    for part in student.kd_parts:
+        if not make_distiller(part.name, **part.options).accepts(num_classes):
+            able = ", ".join(name for name in METHODS if make_distiller(name).accepts(num_classes))
+            field = "student.distillers" if student.distillers else "student.distiller"
+            why = (
+                "compares class logits, so it cannot distil scalar labels"
+                if cfg.scalar_labels
+                else "compares scalars, so it cannot distil classes"
+            )
+            raise ConfigError(f"{field} {part.name} {why} (data.task is {cfg.data.task}); those that can: {able}")
+    if cfg.student.teacher_view == "clean" and distiller.needs.views != frozenset({"plain"}):
+        raise ConfigError(
+            f"student.teacher_view must be augmented for {distiller.name}, which compares other views than the plain"
+            " one, but is 'clean'"
+        )
+
+
+def at_width(config: Mapping[str, Any], make_net: MakeNet, factor: float) -> nn.Module:
+    """A fresh net like the one of `config` with `factor` times its width, at least 1."""
+    return make_net({**config, "width": max(1, round(config["width"] * factor))})
+
+
+def inference_net(config: Mapping[str, Any], make_net: MakeNet) -> nn.Module:
+    """The fresh net of a saved student: a plain predictor, or where the KD loss predicts through modules of its own, those.
+
+    `config` is the student's config.json; its "distilled" part says how the KD loss was built.
+    """
+    net = make_net(config)
+    record = config.get("distilled")
+    if record is None:
+        return net
+    from cgankd.distill.base import DataSpec
+    from cgankd.distill.methods import distiller_of
+    from cgankd.distill.spec import model_spec
+
+    parts = [from_dict(DistillerConfig, part, "distilled.parts.") for part in record["parts"]]
+    distiller = distiller_of(parts)
+    data = DataSpec(**(record["data"] | {"image_shape": tuple(record["data"]["image_shape"])}))
+
+    def spec_of(own: Mapping[str, Any], module: nn.Module) -> Any:
+        return model_spec(module, data.image_shape, lambda factor: at_width(own, make_net, factor))
+
+    distiller.build(spec_of(config, net), spec_of(record["teacher"], make_net(record["teacher"])), data)
+    return distiller.student_for_inference()

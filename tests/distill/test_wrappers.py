@@ -1,0 +1,186 @@
+"""Speculative choices against M2's filter and exact rules; adapted statistics against torch's own batch norm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cgankd.bank.m2_filter import cutoff, keep
+from cgankd.distill import Batch, Outputs, make_distiller
+from cgankd.distill.adaptation import TeacherAdaptation
+from cgankd.distill.engine import Negatives
+from cgankd.distill.speculative import SpeculativeKD, speculate
+from cgankd.rng import generator
+from tests.distill.toys import pair
+
+
+def errors(name: str, num: int = 400) -> torch.Tensor:
+    return torch.rand(num, generator=generator(name))
+
+
+def choose(
+    share: float, replace: bool, temperature: float, accepted: torch.Tensor, group: torch.Tensor, seed: int = 0
+) -> torch.Tensor:
+    return speculate(
+        errors("student"),
+        errors("teacher"),
+        accepted,
+        group,
+        share=share,
+        temperature=temperature,
+        teacher_temperature=0.01,
+        replace=replace,
+        gen=generator("choice", seed),
+    ).rows
+
+
+def test_filtering_is_the_case_of_proposing_all_and_replacing_none() -> None:
+    group, teacher = torch.arange(400) % 4, errors("teacher")
+    limits = cutoff(teacher, group, 4, 0.7)
+    kept = keep(teacher, group, limits)
+    rows = choose(1.0, False, math.inf, kept, group)
+    assert torch.equal(rows, kept.nonzero()[:, 0])
+    uniform = choose(0.5, False, math.inf, kept, group)
+    assert kept[uniform].all() and len(uniform) == pytest.approx(0.5 * len(rows), rel=0.2)
+
+
+def test_refused_slots_go_to_the_teachers_best_of_the_rest() -> None:
+    group, accepted = torch.zeros(400, dtype=torch.long), torch.arange(400) % 2 == 0
+    found = speculate(
+        errors("student"),
+        errors("teacher"),
+        accepted,
+        group,
+        share=0.25,
+        temperature=math.inf,
+        teacher_temperature=1e-4,
+        replace=True,
+        gen=generator("slots"),
+    )
+    assert len(found.rows) == 100 == len(set(found.rows.tolist()))
+    assert found.acceptance == pytest.approx(0.5, abs=0.15) and found.correction == pytest.approx(1 - found.acceptance)
+
+
+def test_a_cold_student_proposes_its_hardest_of_each_label() -> None:
+    group = torch.arange(400) % 4
+    rows = choose(0.25, False, 1e-6, torch.ones(400, dtype=torch.bool), group)
+    for label in range(4):
+        members = (group == label).nonzero()[:, 0]
+        hardest = members[errors("student")[members].argsort(descending=True)[:25]]
+        assert set(hardest.tolist()) == set(rows[group[rows] == label].tolist())
+
+
+def test_an_empty_rest_leaves_slots_empty() -> None:
+    rows = choose(1.0, True, 1.0, torch.zeros(400, dtype=torch.bool), torch.zeros(400, dtype=torch.long))
+    assert len(rows) == 0
+
+
+def test_proposed_labels_follow_the_teachers_top_k() -> None:
+    torch.manual_seed(0)
+    student = torch.randn(500, 10)
+    teacher = torch.randn(500, 10)
+    own = make_distiller("skd_speculative", top_k=10)
+    only = make_distiller("skd_speculative", top_k=1)
+    assert isinstance(own, SpeculativeKD) and isinstance(only, SpeculativeKD)
+    torch.manual_seed(1)
+    mine = torch.multinomial(student.softmax(1), 1)[:, 0]
+    torch.manual_seed(1)
+    assert torch.equal(own.propose(student, teacher), mine)
+    torch.manual_seed(1)
+    label = only.propose(student, teacher)
+    best = teacher.argmax(1)
+    assert torch.equal(label[mine == best], mine[mine == best])
+    none = make_distiller("skd_speculative", top_k=0)
+    assert isinstance(none, SpeculativeKD) and not none.verified(teacher, best).any()
+
+
+def test_scalar_proposals_stay_where_the_teacher_is_near() -> None:
+    method = make_distiller("skd_speculative", tolerance=0.1)
+    assert isinstance(method, SpeculativeKD)
+    label = method.propose(torch.tensor([[0.5], [0.9]]), torch.tensor([[0.55], [0.2]]))
+    assert label.tolist() == pytest.approx([0.5, 0.2])
+
+
+def test_real_images_propose_nothing() -> None:
+    method = make_distiller("skd_speculative", hard_weight=1.0)
+    pred = torch.randn(4, 3, requires_grad=True)
+    batch = Batch({}, torch.tensor([0, 1, 2, 0]), is_fake=torch.zeros(4, dtype=torch.bool))
+    assert method.losses(Outputs(pred), Outputs(pred.detach()), batch)["proposed"].item() == 0
+
+
+class Normed(nn.Module):
+    """One batch norm that shows what it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.norm.running_mean = torch.tensor([0.3])
+
+    def outputs(self, x: torch.Tensor) -> Outputs:
+        y = self.norm(x)
+        return Outputs(y.mean((2, 3)), y.mean((2, 3)), (y,), (y,), None)
+
+
+def adapted(mode: str, rows: str = "fake", momentum: float = 0.1) -> tuple[TeacherAdaptation, Normed]:
+    made, net = make_distiller("teacher_adaptation", mode=mode, rows=rows, momentum=momentum), Normed().eval()
+    assert isinstance(made, TeacherAdaptation)
+    both = pair(False)
+    made.build(both.student, type(both.teacher)(1, 1, ((1, 4, 4),), net, None, (None,)), both.data)
+    return made, net
+
+
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(6, 1, 4, 4, generator=generator("norm")), torch.arange(6) >= 3
+
+
+def test_real_rows_see_the_teacher_as_trained_and_fakes_their_own_statistics() -> None:
+    (made, net), (x, is_fake) = adapted("batch"), images()
+    with torch.no_grad():
+        found = made.run_teacher(net.outputs, x, is_fake, "train").stages[0]
+        plain = net.outputs(x).stages[0]
+    assert torch.equal(found[:3], plain[:3])
+    own = nn.functional.batch_norm(x[3:], None, None, training=True)
+    torch.testing.assert_close(found[3:], own)
+    assert net.norm.running_mean is not None and net.norm.running_mean.item() == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("mode", "start"), [("adapt", (0.3, 1.0)), ("reset_then_adapt", (0.0, 1.0))])
+def test_adapted_statistics_are_the_moving_average(mode: str, start: tuple[float, float]) -> None:
+    (made, net), (x, is_fake) = adapted(mode, "all", 0.25), images()
+    mean, var = start
+    for _ in range(3):
+        with torch.no_grad():
+            found = made.run_teacher(net.outputs, x, is_fake, "train").stages[0]
+        mean, var = 0.75 * mean + 0.25 * x.mean().item(), 0.75 * var + 0.25 * x.var().item()
+        torch.testing.assert_close(found, (x - mean) / math.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+    assert net.norm.running_mean is not None and net.norm.running_mean.item() == pytest.approx(0.3)
+    assert net.norm.momentum == 0.1 and not net.norm.training
+
+
+def test_one_fake_takes_the_statistics_as_they_are() -> None:
+    (made, net), (x, _) = adapted("batch"), images()
+    with torch.no_grad():
+        found = made.run_teacher(net.outputs, x[:2], torch.tensor([False, True]), "train").stages[0]
+    assert torch.equal(found, net.outputs(x[:2]).stages[0])
+
+
+def test_a_teacher_without_batch_norms_is_named() -> None:
+    made, both = make_distiller("teacher_adaptation"), pair(False)
+    with pytest.raises(ValueError, match="needs a teacher with batch norms"):
+        made.build(both.student, type(both.teacher)(3, 1, (), nn.Flatten(), None, ()), both.data)
+
+
+def test_negatives_are_of_other_classes_and_cover_them() -> None:
+    label = torch.tensor([2, 0, 1, 1, 0, 2, 2, 1])
+    drawn = Negatives(label).draw(torch.arange(8), 500, generator("negatives"))
+    assert (label[drawn] != label[:, None]).all()
+    for row in range(8):
+        counts = torch.bincount(drawn[row], minlength=8)[label != label[row]]
+        assert counts.min() > 500 / len(counts) * 0.6
+    others = Negatives(torch.arange(5)).draw(torch.arange(5), 200, generator("others"))
+    assert all(set(others[i].tolist()) == set(range(5)) - {i} for i in range(5))
+    alone = Negatives(torch.zeros(4, dtype=torch.long)).draw(torch.arange(4), 9, generator("alone"))
+    assert alone.shape == (4, 9) and int(alone.max()) < 4
