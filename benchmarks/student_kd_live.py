@@ -1,4 +1,4 @@
-"""Training of ResNet-20 at 32 px with Hinton"s loss from ResNet-32x4, run on each augmented batch."""
+"""Training of ResNet-20 at 32 px with Hinton's loss from ResNet-32x4, run on each augmented batch."""
 
 from __future__ import annotations
 
