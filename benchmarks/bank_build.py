@@ -24,7 +24,7 @@ from cgankd.fit.predictor import make_predict
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask
-from cgankd.types import Draw, PredictFn, RatioFn
+from cgankd.types import Draw, Images, PredictFn, RatioFn
 
 BLOCK, NUM_LABELS = 128, 1
 """One class: the work is the same for each."""
@@ -57,9 +57,9 @@ def parts(side: Side, quick: bool) -> tuple[Draw, RatioFn, PredictFn, ClassTask]
     net = predictor("densenet121", 32, task.num_outputs, quick=quick).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def ratio(images_BCHW: Tensor, label_B: Tensor) -> Tensor:
+    def ratio(images_BCHW: Images, label_B: Tensor) -> Tensor:
         cost_B = mlp(embed(label_B), features(images_BCHW))
-        return fixed_ratio(images_BCHW) + 0 * cost_B
+        return fixed_ratio(images_BCHW[slice(None)]) + 0 * cost_B
 
     teacher = (
         plain_predict(net)
@@ -73,8 +73,8 @@ def plain_predict(net: nn.Module) -> PredictFn:
     """Outputs in float32, NCHW."""
 
     @torch.no_grad()
-    def predict(images_BCHW: Tensor) -> Tensor:
-        out: Tensor = net(to_unit(images_BCHW))
+    def predict(images_BCHW: Images) -> Tensor:
+        out: Tensor = net(to_unit(images_BCHW[slice(None)]))
         return out
 
     return predict

@@ -25,7 +25,7 @@ from cgankd.config import BankConfig
 from cgankd.data.store import BankWriter
 from cgankd.gan.sample import make_draw
 from cgankd.rng import seed_all
-from cgankd.types import Draw
+from cgankd.types import Draw, Images
 from pipelines.machine import set_threads
 
 SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (200, 400)
@@ -42,14 +42,14 @@ def make_source(quick: bool) -> Draw:
     return make_draw(generator_net(cfg, SIDE), embed, z_dim=cfg.z_dim, precision="auto", plan=plan, expected=10**9)
 
 
-def ratio(images_BCHW: Tensor, label_B: Tensor) -> Tensor:
+def ratio(images_BCHW: Images, label_B: Tensor) -> Tensor:
     """A ratio from 0.75 to 1.25, of which rejection keeps about four fifths."""
-    return 0.75 + (images_BCHW.flatten(1).long().sum(dim=1) % 101) / 202
+    return 0.75 + (images_BCHW[slice(None)].flatten(1).long().sum(dim=1) % 101) / 202
 
 
-def teacher(images_BCHW: Tensor) -> Tensor:
+def teacher(images_BCHW: Images) -> Tensor:
     """Outputs [B, 10] read off the pixels."""
-    return images_BCHW[:, 0, ::4, ::4].flatten(1)[:, :10].float() / 64
+    return images_BCHW[slice(None)][:, 0, ::4, ::4].flatten(1)[:, :10].float() / 64
 
 
 def build_pool(num_fakes: int, quick: bool) -> dict[str, float]:

@@ -22,7 +22,7 @@ from cgankd.fit.predictor import make_predict
 from cgankd.gan.sample import make_draw
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
-from cgankd.types import Draw, PredictFn
+from cgankd.types import Draw, Images, PredictFn
 
 NUM_FEATURES = 3 * 32 * 32
 NUM_REAL = 1024
@@ -35,8 +35,8 @@ def plain_features(net: nn.Module) -> PredictFn:
     """Features of uint8 images in float32, NCHW."""
 
     @torch.no_grad()
-    def features(images_BCHW: Tensor) -> Tensor:
-        out: Tensor = net.eval()(to_unit(images_BCHW)).relu()
+    def features(images_BCHW: Images) -> Tensor:
+        out: Tensor = net.eval()(to_unit(images_BCHW[slice(None)])).relu()
         return out
 
     return features
