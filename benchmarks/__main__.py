@@ -22,8 +22,8 @@ from cgankd.fit.device import this_machine
 from pipelines.machine import available_cores, set_threads
 
 NAMES = (
-    "sampling", "biggan_step", "ccgan_step", "ratio_step", "features", "bank_build", "student_plain", "student_kd",
-    "student_kd_wrn", "student_kd_live", "vicinity_search",
+    "sampling", "biggan_step", "ccgan_step", "ratio_step", "bank_build", "student_plain", "student_kd", "student_kd_live",
+    "features", "vicinity_search", "student_kd_wrn",
 )  # fmt: skip
 """Benchmarks of two sides, a row each."""
 TABLES: dict[str, Any] = {"final_metric": final_metric, "bank_scale": bank_scale}

@@ -11,7 +11,7 @@ def build(side: Side, quick: bool) -> Work:
 
 
 def agree(quick: bool) -> list[Agreement]:
-    return student_training.agree(quick, "resnet32x4")
+    return student_training.agree(quick, "resnet32x4", student_training.BATCH)
 
 
 CASE = Case(

@@ -129,11 +129,11 @@ def plain_step(student: nn.Module, guide: nn.Module | None, task: ClassTask, bat
     return step
 
 
-def agree(quick: bool, name: str) -> list[Agreement]:
-    """Outputs of a net under both arithmetics, the fast one compiled."""
-    train, task = class_data(32, 16 if quick else CHUNK)
+def agree(quick: bool, name: str, batch: int = CHUNK) -> list[Agreement]:
+    """Outputs of a net under both arithmetics, the fast one compiled for the batch of the row."""
+    train, task = class_data(32, 16 if quick else batch)
     net = predictor(name, 32, task.num_outputs, quick=quick).eval()
     with torch.no_grad():
         expected = net(to_unit(train.images))
-    found = make_predict(channels_last(net), "auto", CHUNK, plan=fast_plan(quick), expected=10**6)(train.images)
+    found = make_predict(channels_last(net), "auto", batch, plan=fast_plan(quick), expected=10**6)(train.images)
     return [Agreement(f"outputs of {name}, relative error", relative_error(found, expected), 0.05)]
