@@ -8,21 +8,26 @@ import importlib
 import json
 import platform
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import bank_scale
+from benchmarks import bank_scale, final_metric
 from benchmarks.timing import HEADER, compare, line, peak_gflops
 from cgankd.fit.device import this_machine
 from pipelines.machine import available_cores, set_threads
 
 NAMES = (
-    "sampling", "biggan_step", "ccgan_step", "ratio_step", "features", "bank_build", "student_plain", "student_kd",
-    "student_kd_wrn", "student_kd_live", "vicinity_search",
+    "sampling", "biggan_step", "ccgan_step", "ratio_step", "bank_build", "student_plain", "student_kd", "student_kd_live",
+    "features", "vicinity_search", "student_kd_wrn",
 )  # fmt: skip
-"""Benchmarks of two sides; bank_scale is a table of its own."""
+"""Benchmarks of two sides, a row each."""
+TABLES: dict[str, Any] = {"final_metric": final_metric, "bank_scale": bank_scale}
+"""Benchmarks that are a table each."""
 
 
 def machine_class() -> str:
@@ -42,47 +47,75 @@ def facts() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def report(about: dict[str, Any], rows: list[dict[str, Any]], scale: dict[str, Any] | None) -> str:
+def report(about: dict[str, Any], rows: list[dict[str, Any]], tables: dict[str, dict[str, Any]]) -> str:
     """The results as a Markdown page."""
     text = [f"# Benchmarks of {about['date']}", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
     text += [HEADER, *map(line, rows)]
-    if scale:
-        text += ["", scale["title"], "", bank_scale.table(scale)]
+    for name, found in tables.items():
+        text += [
+            "",
+            found["title"],
+            "",
+            f"FAILED: {found['failed']}" if "failed" in found else TABLES[name].table(found),
+        ]
     return "\n".join(text) + "\n"
 
 
+def attempt(name: str, title: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result of a benchmark, or what went wrong: one failure must not cost the others their place in the table."""
+    try:
+        return work()
+    except Exception as error:  # whatever it is, it becomes a row
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return {"name": name, "title": title, "failed": reason}
+
+
+def complaints(rows: list[dict[str, Any]], tables: list[dict[str, Any]], quick: bool) -> dict[str, list[str]]:
+    """Names of the benchmarks that failed, are below their target (not at quick sizes), or disagree."""
+    done = [row for row in rows if "failed" not in row]
+    disagree = [row["name"] for row in done if not all(a["holds"] for a in row["agreement"])]
+    disagree += [found["name"] for found in tables if not found.get("holds", True)]
+    below = [row["name"] for row in done if row["target"] and not quick and row["ratio"] < row["target"]]
+    failed = [found["name"] for found in [*rows, *tables] if "failed" in found]
+    return {"failed": failed, "below their target": below, "disagree": disagree}
+
+
 def run(names: list[str], quick: bool, folder: Path | None) -> int:
-    """Run the benchmarks named; returns 1 where a result disagrees or a target is missed."""
+    """Run the benchmarks named, to the last; returns 1 where one fails, disagrees or misses its target."""
     set_threads()
-    about, rows = facts(), []
+    about: dict[str, Any] = facts()
+    rows: list[dict[str, Any]] = []
+    tables: dict[str, dict[str, Any]] = {}
+    start = time.perf_counter()
     for name in names:
-        if name == "bank_scale":
-            continue
-        rows.append(compare(importlib.import_module(f"benchmarks.{name}").CASE, quick))
-        print(line(rows[-1]), file=sys.stderr, flush=True)
-    scale = bank_scale.compare(quick) if "bank_scale" in names else None
-    print(report(about, rows, scale))
-    if folder is not None:
-        stem = folder / f"results-{about['date']}-{machine_class()}"
-        stem.with_suffix(".json").write_text(
-            json.dumps({"about": about, "rows": rows, "scale": scale}, indent=1) + "\n"
-        )
-        stem.with_suffix(".md").write_text(report(about, rows, scale))
-    missed = [row["name"] for row in rows if row["target"] and not quick and row["ratio"] < row["target"]]
-    wrong = [row["name"] for row in rows if not all(a["holds"] for a in row["agreement"])]
-    for title, which in (("below their target", missed), ("disagree", wrong)):
+        if name in TABLES:
+            module = TABLES[name]
+            tables[name] = attempt(name, module.TITLE, partial(module.compare, quick))
+        else:
+            case = importlib.import_module(f"benchmarks.{name}").CASE
+            rows.append(attempt(name, case.title, partial(compare, case, quick)))
+            print(line(rows[-1]), file=sys.stderr, flush=True)
+        about["minutes"] = round((time.perf_counter() - start) / 60, 1)
+        if folder is not None:  # after each, so that a run cut short leaves what it has
+            stem = str(folder / f"results-{about['date']}-{machine_class()}")
+            record = {"about": about, "rows": rows, "tables": tables}
+            Path(f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
+            Path(f"{stem}.md").write_text(report(about, rows, tables))
+    print(report(about, rows, tables))
+    found = complaints(rows, list(tables.values()), quick)
+    for title, which in found.items():
         if which:
             print(f"{title}: {', '.join(which)}", file=sys.stderr)
-    return int(bool(missed or wrong))
+    return int(any(found.values()))
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=[*NAMES, "bank_scale"], help="which (default: all)")
+    parser.add_argument("names", nargs="*", default=[*NAMES, *TABLES], help="which (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing written")
     options = parser.parse_args()
-    known = (*NAMES, "bank_scale")
+    known = (*NAMES, *TABLES)
     for name in options.names:
         if name not in known:
             parser.error(f"there is no benchmark {name!r}; choose from {', '.join(known)}")

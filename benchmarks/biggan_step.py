@@ -11,10 +11,18 @@ def build(side: Side, quick: bool) -> Work:
 
 
 def agree(quick: bool) -> list[Agreement]:
-    return gan_training.agree(quick, "biggan", 16 if quick else 32)
+    return gan_training.agree(quick, "biggan", 16 if quick else 32, scalar=False)
 
 
-CASE = Case("biggan_step", "BigGAN 32 px, ch 64, training, 1 D + 1 G step, batch 64", 4.0, build, agree)
+CASE = Case(
+    "biggan_step",
+    "BigGAN 32 px, ch 64, training, 1 D + 1 G step, batch 64",
+    4.0,
+    build,
+    agree,
+    {"plain": 0, "fast": 2},
+    {"plain": 2, "fast": 5},
+)
 
 if __name__ == "__main__":
     main(CASE)

@@ -11,7 +11,7 @@ def build(side: Side, quick: bool) -> Work:
 
 
 def agree(quick: bool) -> list[Agreement]:
-    return gan_training.agree(quick, "sagan", 16 if quick else 64)
+    return gan_training.agree(quick, "sagan", 16 if quick else 64, scalar=True)
 
 
 CASE = Case(
@@ -21,7 +21,7 @@ CASE = Case(
     build,
     agree,
     warmup={"plain": 0, "fast": 2},
-    repeats={"plain": 2, "fast": 5},
+    repeats={"plain": 1, "fast": 3},
 )
 
 if __name__ == "__main__":

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
+from torch import Tensor, nn
 
 from benchmarks import plain
 from benchmarks.subjects import class_data, gan_config, scalar_data
 from benchmarks.timing import Agreement, Side, Work, fast_plan, of_loop, relative_error, repeated
 from cgankd.config import CganConfig
+from cgankd.data.pixels import to_signed
 from cgankd.fit.device import autocast, channels_last, forward_flop
 from cgankd.gan.train import train_cgan
 from cgankd.nets.gan_zoo import make_discriminator, make_generator
+from cgankd.nets.label_embed import embed_labels
 from cgankd.rng import seed_all
+from cgankd.types import Split
 
 
 def step_flop(cfg: CganConfig, size: int) -> float:
@@ -42,24 +49,33 @@ def build(side: Side, quick: bool, arch: str, size: int, d_steps: int, *, scalar
     return Work(of_loop(loop), cfg.batch_size, "auto", flop)
 
 
-def agree(quick: bool, arch: str, size: int) -> list[Agreement]:
-    """Scores and gradients of the discriminator for the same weights and images."""
-    cfg = gan_config(arch, quick=quick)
+def agree(quick: bool, arch: str, size: int, *, scalar: bool) -> list[Agreement]:
+    """Scores and gradients of the discriminator in its training step, for the same weights, images and labels."""
+    cfg, plan = gan_config(arch, quick=quick), fast_plan(quick)
+    split, task = scalar_data(size, 2 * cfg.batch_size) if scalar else class_data(size, 2 * cfg.batch_size)
     seed_all("agree")
-    net = make_discriminator(cfg, 3, size).eval()
-    x_BCHW, h_BE = torch.rand(8, 3, size, size) * 2 - 1, torch.randn(8, cfg.embed_dim)
-    results = []
-    for precision in ("fp32", "auto"):
-        if precision == "auto":
-            channels_last(net)
-        net.zero_grad()
-        with autocast(precision):
-            score_B = net(x_BCHW, h_BE)
-        score_B.square().mean().backward()  # type: ignore[no-untyped-call]
-        grads = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
-        results.append((score_B.detach(), grads))
-    (score, grad), (fast_score, fast_grad) = results
+    embed = task.label_embed(cfg.embed_dim)
+    exact = make_discriminator(cfg, 3, size).train()
+    fast = channels_last(copy.deepcopy(exact))
+    run = plan.compiled(fast, "discriminator", sample(split, embed), images=10**9)
+    found = scores_and_gradients(run, fast, split, embed, "auto")
+    expected = scores_and_gradients(plain.nchw(exact), exact, split, embed, "fp32")
     return [
-        Agreement("scores, relative error", relative_error(fast_score, score), 0.05),
-        Agreement("gradients, relative error", relative_error(fast_grad, grad), 0.1),
+        Agreement("scores, relative error", relative_error(found[0], expected[0]), 0.05),
+        Agreement("gradients, relative error", relative_error(found[1], expected[1]), 0.1),
     ]
+
+
+def sample(split: Split, embed: nn.Module) -> tuple[Tensor, Tensor]:
+    """Two images with their embedded labels."""
+    return to_signed(split.images[torch.arange(2)]), embed_labels(embed, split.labels[:2])
+
+
+def scores_and_gradients(
+    run: Callable[..., Tensor], net: nn.Module, split: Split, embed: nn.Module, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Scores [B], and the gradient of their mean square by all weights of the net, as one vector."""
+    with autocast(precision):
+        score_B = run(to_signed(split.images[torch.arange(len(split))]), embed_labels(embed, split.labels))
+    score_B.square().mean().backward()  # type: ignore[no-untyped-call]
+    return score_B.detach(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])

@@ -41,7 +41,15 @@ def agree(quick: bool) -> list[Agreement]:
     return [Agreement("pixels, relative error", relative_error(images[1], images[0]), 0.05)]
 
 
-CASE = Case("sampling", "BigGAN 32 px, ch 64, sampling, batch 256", 15.0, build, agree)
+CASE = Case(
+    "sampling",
+    "BigGAN 32 px, ch 64, sampling, batch 256",
+    15.0,
+    build,
+    agree,
+    {"plain": 0, "fast": 3},
+    {"plain": 2, "fast": 10},
+)
 
 if __name__ == "__main__":
     main(CASE)

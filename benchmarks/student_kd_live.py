@@ -1,4 +1,4 @@
-"""Training of ResNet-20 at 32 px with Hinton"s loss from ResNet-32x4, run on each augmented batch."""
+"""Training of ResNet-20 at 32 px with Hinton's loss from ResNet-32x4, run on each augmented batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def build(side: Side, quick: bool) -> Work:
 
 
 def agree(quick: bool) -> list[Agreement]:
-    return student_training.agree(quick, "resnet32x4")
+    return student_training.agree(quick, "resnet32x4", student_training.BATCH)
 
 
 CASE = Case(

@@ -1,4 +1,4 @@
-"""Training of ResNet-20 at 32 px with Hinton"s loss from WRN-40-2, whose outputs are cached."""
+"""Training of ResNet-20 at 32 px with Hinton's loss from WRN-40-2, whose outputs are cached."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def agree(quick: bool) -> list[Agreement]:
 
 CASE = Case(
     "student_kd_wrn",
-    "Student ResNet-20 from WRN-40-2, KD, teacher_view clean (cached)",
+    "Student ResNet-20 from WRN-40-2, KD, teacher_view clean (cached, another method)",
     None,
     build,
     agree,

@@ -11,7 +11,7 @@ def build(side: Side, quick: bool) -> Work:
 
 
 def agree(quick: bool) -> list[Agreement]:
-    return student_training.agree(quick, "resnet20")
+    return student_training.agree(quick, "resnet20", student_training.BATCH)
 
 
 CASE = Case("student_plain", "Student ResNet-20, batch 64, plain", 3.0, build, agree, repeats={"plain": 3, "fast": 20})

@@ -74,7 +74,7 @@ def ratio_config(*, quick: bool, **changes: object) -> RatioConfig:
         "label_weight": 1.0, "hidden": (32, 16) if quick else (2048, 1024, 512, 256, 128), "dropout": 0.5,
         "num_steps": 1, "batch_size": 16 if quick else 256, "learning_rate": 1e-4, "beta1": 0.5, "beta2": 0.999,
         "weight_decay": 1e-4, "ratio_penalty": 0.01, "penalty_per_label": False, "vicinity_drop": None,
-        "max_redraws": 10, "pool_size": 64 if quick else 4096, "pool_refresh_steps": 200, "eval_every_steps": 10**6,
-        "precision": "auto",
+        "max_redraws": 10, "pool_size": 64 if quick else 4096, "pool_refresh_steps": 10 if quick else 200,
+        "eval_every_steps": 10**6, "precision": "auto",
     }  # fmt: skip
     return RatioConfig(**(values | changes))  # type: ignore[arg-type]

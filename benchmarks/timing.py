@@ -33,12 +33,20 @@ PEAK_SIZE = 2048
 """Rows and columns of the matrix product that stands for the machine's peak."""
 
 
+CHILD_LIMIT_S = 600
+"""Longest time of one side of one benchmark."""
+
+
+class Failed(RuntimeError):
+    """A side ended without a result; the message is the last line of its errors."""
+
+
 @dataclass(frozen=True)
 class Work:
     """One way to do a piece of work.
 
     A repetition makes `images` images with `flop` floating-point operations in its networks (0 = not counted) and
-    takes `extra_s` more than measured: its share of what is done once for many.
+    takes `extra_s` more than measured: its share of what is done once for many. `note` says what else to know.
     """
 
     times: Times
@@ -144,26 +152,41 @@ def child(name: str, words: list[str], *, large_blocks: bool) -> Any:
     environment = {key: value for key, value in os.environ.items() if key not in SETTINGS}
     environment |= SETTINGS if large_blocks else {}
     command = [sys.executable, "-m", f"benchmarks.{name}", *words]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHILD_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{name} {' '.join(words)} took more than {CHILD_LIMIT_S} s") from None
+    if done.returncode:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise Failed(f"{name} {' '.join(words)}: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def compare(case: Case, quick: bool) -> dict[str, Any]:
     """Both sides, the ratio of their images a second, and the agreement of their results."""
+    start = time.perf_counter()
     if quick:
-        plain, fast = measure(case, "plain", True), measure(case, "fast", True)
-        agreements = [asdict(a) | {"holds": a.holds} for a in case.agree(True)]
+        plain, fast = measure(case, "plain", True), measure_and_agree(case, True)
     else:
         plain = child(case.name, ["--part", "plain"], large_blocks=False)
         fast = child(case.name, ["--part", "fast"], large_blocks=True)
-        agreements = child(case.name, ["--part", "agree"], large_blocks=True)
+    agreements = fast.pop("agreement")
     ratio = fast["images_per_s"] / plain["images_per_s"]
     found = {"name": case.name, "title": case.title, "quick": quick, "plain": plain, "fast": fast, "ratio": ratio}
-    return found | {"target": case.target, "agreement": agreements}
+    return found | {"target": case.target, "agreement": agreements, "took_s": time.perf_counter() - start}
+
+
+def measure_and_agree(case: Case, quick: bool) -> dict[str, Any]:
+    """Time the fast side, then compare its results with the plain ones: in one process, which compiles once."""
+    found = measure(case, "fast", quick)
+    return found | {"agreement": [asdict(a) | {"holds": a.holds} for a in case.agree(quick)]}
 
 
 def line(found: dict[str, Any]) -> str:
-    """A result as one row of the Markdown table."""
+    """A result, or a failure, as one row of the Markdown table."""
+    if "failed" in found:
+        reason = found["failed"].replace("|", "/").replace("\n", " ")
+        return f"| {found['title']} | {'- | ' * 7}FAILED: {reason} | - |"
     speeds = [f"{found[side]['images_per_s']:.4g}" for side in ("plain", "fast")]
     spans = [
         f"{found[side]['min_s']:.3g} / {found[side]['median_s']:.3g} / {found[side]['max_s']:.3g}"
@@ -176,7 +199,8 @@ def line(found: dict[str, Any]) -> str:
         for a in found["agreement"]
     )
     cells = [found["title"], *speeds, *spans, f"{found['ratio']:.1f}", target, f"{100 * share:.0f} %" if share else "-"]
-    return "| " + " | ".join([*cells, held, found["fast"]["note"] or "-"]) + " |"
+    notes = "; ".join(text for text in dict.fromkeys((found["plain"]["note"], found["fast"]["note"])) if text)
+    return "| " + " | ".join([*cells, held, notes or "-"]) + " |"
 
 
 HEADER = (
@@ -189,11 +213,11 @@ def main(case: Case) -> None:
     """The command line of one benchmark."""
     parser = argparse.ArgumentParser(description=case.title)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, not how fast")
-    parser.add_argument("--part", choices=("plain", "fast", "agree"), help="one part alone, as JSON")
+    parser.add_argument("--part", choices=("plain", "fast"), help="one side alone, as JSON")
     options = parser.parse_args()
     set_threads()
-    if options.part == "agree":
-        print(json.dumps([asdict(a) | {"holds": a.holds} for a in case.agree(options.quick)]))
+    if options.part == "fast":
+        print(json.dumps(measure_and_agree(case, options.quick)))
     elif options.part:
         print(json.dumps(measure(case, options.part, options.quick)))
     else:

@@ -18,6 +18,7 @@ from cgankd.distill.engine import Augment, Distillation, Negatives, Teacher, ear
 from cgankd.distill.methods import distiller_of
 from cgankd.distill.refresh import ChosenRows, chooser_of
 from cgankd.distill.spec import model_spec
+from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.predictor import fit_predictor, make_predict
 from cgankd.rng import derive, seed_all
 from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
@@ -45,6 +46,7 @@ def distilled_run(
     cfg: StudentConfig,
     seed: int,
     lookup: Callable[[PredictFn], Callable[[Tensor], Tensor]],
+    plan: Plan = PLAIN,
 ) -> DistilledRun:
     """Build the KD loss of the student section on the run's nets; `lookup` keeps the teacher's outputs on clean images.
 
@@ -64,7 +66,7 @@ def distilled_run(
         raise ConfigError(f"student.distiller: {error}") from error
     teacher.requires_grad_(False).eval()
     clean = cfg.teacher_view == "clean"
-    predict_teacher = make_predict(teacher, teacher_config["precision"])
+    predict_teacher = make_predict(teacher, teacher_config["precision"], plan=plan, expected=len(labels_N))
     table: Callable[[Tensor], Tensor] | None = None
     if clean and distiller.needs.teacher_pred_only and not distiller.has_own("run_teacher"):
         table = lookup(predict_teacher)
@@ -78,7 +80,9 @@ def distilled_run(
     objective = Distillation(
         task=task,
         distiller=distiller,
-        teacher=Teacher(teacher, teacher_config["precision"], table, clean),
+        teacher=Teacher(
+            teacher, teacher_config["precision"], table, clean, plan, cfg.num_steps * cfg.batch_size
+        ),
         augments=views,
         seed=seed,
         num_rows=len(labels_N),

@@ -36,13 +36,16 @@ def run(ctx: Context) -> None:
 
     split = read_split(dataset, "test", image_memory(ctx.cfg.data))
     teacher, teacher_config = load_predictor(teacher_path, info, task)
-    teacher_test = mean_score(task, make_predict(teacher, teacher_config["precision"]), split)
+    many = len(split)
+    predict = make_predict(teacher, teacher_config["precision"], plan=ctx.plan, expected=many)
+    teacher_test = mean_score(task, predict, split)
     log, total = ctx.progress("test"), sum(len(arm["runs"]) for arm in runs["arms"].values())
     test: dict[str, list[float]] = {name: [] for name in val}
     for name, arm in runs["arms"].items():
         for run_ in arm["runs"]:
             net, config = load_predictor(students / run_["file"], info, task)
-            test[name].append(mean_score(task, make_predict(net, config["precision"]), split))
+            predict = make_predict(net, config["precision"], plan=ctx.plan, expected=many)
+            test[name].append(mean_score(task, predict, split))
             log(sum(map(len, test.values())), {}, total)
 
     confidence = ctx.cfg.evaluate.confidence

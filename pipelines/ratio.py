@@ -61,6 +61,7 @@ def run(ctx: Context) -> None:
         log=ctx.progress("features"),
         checkpoint=ctx.checkpoint("features"),
         rows=rows,
+        plan=ctx.plan,
     )
     ctx.metrics({f"features.{name}": value for name, value in found.items()})
     nets["features"].requires_grad_(False)

@@ -18,6 +18,7 @@ from cgankd.data.batches import Batch, Mixture
 from cgankd.data.store import read_info, read_pool_scores, read_pool_stream, read_split
 from cgankd.data.store_stream import MemoryBudget
 from cgankd.distill.table import TeacherTable, rows_of
+from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
@@ -47,6 +48,7 @@ class Job:
     """What this run may fill with images at rest; changes no number."""
     teacher_key: dict[str, str]
     """Digests of all that the teacher's outputs on the images of this run depend on."""
+    compile: CompileMode = "off"
 
     @property
     def record(self) -> Path:
@@ -117,9 +119,14 @@ def teacher_lookup(
     return lookup
 
 
-def train_job(job: Job) -> None:
-    """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it."""
-    cfg = job.config.student
+def train_job(job: Job) -> list[str]:
+    """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it.
+
+    Returns what the plan said of compilation, for the log of the stage.
+    """
+    cfg, said = job.config.student, list[str]()
+    # On the processor, for jobs run side by side: one CUDA device has no use for several small students.
+    plan = Plan("cpu", job.compile, said.append)
     info = read_info(job.dataset)
     task = make_task(info, job.config)
     memory = MemoryBudget(job.memory_bytes)
@@ -148,7 +155,7 @@ def train_job(job: Job) -> None:
     batch_of: Callable[[int], Batch] = data.batch
     if job.arm.kd:
         lookup = teacher_lookup(job, task.num_outputs, train, bank)
-        run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup)
+        run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup, plan)
         train_phases(run, net, data, spec, fit, seed, job.checkpoint)
         objective, inference, batch_of = run.objective, run.inference, run.batch_of
         if run.record is not None:
@@ -163,6 +170,7 @@ def train_job(job: Job) -> None:
         validate=lambda n: mean_score(task, make_predict(inference, cfg.precision), val),
         log=log,
         checkpoint=job.checkpoint("train"),
+        plan=plan,
     )
     score = mean_score(task, make_predict(inference, cfg.precision), val)
     save_weights(job.out, inference, config | {"info": to_dict(info), "arm": job.name, "seed": job.seed})
@@ -171,3 +179,4 @@ def train_job(job: Job) -> None:
     temporary.replace(job.record)
     for path in job.out.parent.glob(f"{job.out.stem}-*.resume"):
         path.unlink()
+    return said

@@ -89,6 +89,7 @@ class Runner:
             "code": self.digests["code"],
             "stage": stage,
             "torch": torch.__version__,
+            "compile": self.ctx.plan.compile,
         }
         if arm.kd:
             inputs["teacher"] = self.digests["teacher"]
@@ -115,8 +116,9 @@ class Runner:
             memory_bytes=self.memory.left,
             teacher_key={
                 "teacher": self.digests["teacher"],
-                **{k: str(inputs.get(k)) for k in ("data", "bank", "code")},
+                **{k: str(inputs.get(k)) for k in ("data", "bank", "code", "compile")},
             },
+            compile=self.ctx.plan.compile,
         )
 
     def train(self, arms: dict[str, ArmConfig]) -> dict[str, list[dict[str, Any]]]:
@@ -143,10 +145,12 @@ class Runner:
         with ProcessPoolExecutor(
             workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            futures = [pool.submit(train_job, job) for job in todo]
+            futures, told = [pool.submit(train_job, job) for job in todo], set[str]()
             try:
                 for count, future in enumerate(as_completed(futures), start=1):
-                    future.result()
+                    for line in sorted(set(future.result()) - told):
+                        told.add(line)
+                        self.ctx.say(line)
                     log(count, {}, len(todo))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -34,7 +34,7 @@ CHUNK = 256
 
 
 def feature_loss(
-    net: FeatureNet, x_BCHW: Tensor, label_B: Tensor, task: Task, cfg: RatioConfig
+    net: Callable[..., Any], x_BCHW: Tensor, label_B: Tensor, task: Task, cfg: RatioConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """label_weight * hard loss + reconstruct_weight * pixel MSE + l1_weight * mean |features|, and its parts.
 
@@ -61,6 +61,7 @@ def train_features(
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
     rows: RowsFn = torch.empty,
+    plan: Plan = PLAIN,
 ) -> dict[str, float]:
     """Train the extractor in place, keep the weights best on validation, then fit its `scale` to the training features.
 
@@ -80,6 +81,7 @@ def train_features(
         start, best_score, best_step, best_net = (state[k] for k in ("step", "best_score", "best_step", "best_net"))
 
     net.train()
+    run: Callable[..., Any] | None = None
     for step in range(start, total):
         gen = generator(seed, "features", step)
         row_B = torch.randint(len(train), (cfg.feature_batch_size,), generator=gen)
@@ -88,7 +90,10 @@ def train_features(
             group["lr"] = cfg.feature_learning_rate * schedule(step)
         with autocast(cfg.precision):
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-            loss, parts = feature_loss(net, x_BCHW, train.labels[row_B], task, cfg)
+            # All steps count, done or not, so that a resumed training computes as one that was never stopped.
+            images = total * cfg.feature_batch_size
+            run = run or plan.compiled(net, "feature training", (x_BCHW,), images=images, passes=3)
+            loss, parts = feature_loss(run, x_BCHW, train.labels[row_B], task, cfg)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"ratio.feature_learning_rate: the loss of the feature extractor is {loss.item()} at step {step}; "

@@ -13,7 +13,7 @@ from cgankd.config import ConfigError
 from cgankd.data.batches import Batch as Rows
 from cgankd.data.pixels import to_unit
 from cgankd.distill.base import VIEWS, Batch, Distiller, Needs
-from cgankd.fit.device import Forward
+from cgankd.fit.device import PLAIN, Forward, Plan
 from cgankd.rng import generator
 from cgankd.types import Outputs, Task
 
@@ -54,6 +54,13 @@ class Teacher:
     cached: Callable[[Tensor], Tensor] | None = None
     clean: bool = False
     """It sees the un-augmented image."""
+    plan: Plan = PLAIN
+    images: int = 0
+    """So many are to come, by which the plan decides whether to compile the net."""
+
+    def forward(self) -> Forward:
+        """The net as the engine runs it."""
+        return Forward(self.net, self.precision, self.plan, self.images, passes=1)
 
 
 def wants_features(needs: Needs) -> bool:
@@ -82,9 +89,11 @@ class Distillation:
     negatives: Negatives | None = None
     phase: str = "train"
     extra: nn.Module | None = field(init=False)
+    run_teacher: Forward = field(init=False)
 
     def __post_init__(self) -> None:
         self.extra = self.distiller if self.distiller.state_dict() else None
+        self.run_teacher = self.teacher.forward()
         needs = self.distiller.needs
         if self.teacher.clean and needs.views != frozenset({"plain"}):
             raise ConfigError(
@@ -146,7 +155,7 @@ class Distillation:
         if self.teacher.clean:
             inputs = to_unit(batch.images_BCHW)
         needs = self.distiller.needs
-        run = Forward(self.teacher.net, self.teacher.precision)
+        run = self.run_teacher
         full = wants_features(needs) and not needs.teacher_pred_only
 
         def forward(x_BCHW: Tensor) -> Outputs:

@@ -119,18 +119,23 @@ def channels_last(net: nn.Module) -> nn.Module:
 class Forward:
     """A net as an objective runs it: its forward pass in the precision of the training, its results in float32.
 
-    `images` are to come in training, by which `plan` decides whether to compile; features are taken uncompiled.
+    `images` are to come, each for `passes` forward passes of work (3 = training), by which `plan` decides whether to
+    compile; features are taken uncompiled.
     """
 
-    def __init__(self, net: nn.Module, precision: str, plan: Plan = PLAIN, images: int = 0) -> None:
-        self.net, self.precision, self.plan, self.images = net, precision, plan, images
+    def __init__(
+        self, net: nn.Module, precision: str, plan: Plan = PLAIN, images: int = 0, passes: float = 3.0
+    ) -> None:
+        self.net, self.precision, self.plan, self.images, self.passes = net, precision, plan, images, passes
         self.run: Callable[..., Any] | None = None
 
     def pred(self, unit_BCHW: Tensor) -> Tensor:
         """Images [B, C, H, W] in [0, 1] to outputs [B, O]."""
         with autocast(self.precision):
             x_BCHW = unit_BCHW.contiguous(memory_format=torch.channels_last)
-            self.run = self.run or self.plan.compiled(self.net, "predictor", (x_BCHW,), images=self.images, passes=3)
+            if self.run is None:
+                images, passes = self.images, self.passes
+                self.run = self.plan.compiled(self.net, "predictor", (x_BCHW,), images=images, passes=passes)
             out_BO: Tensor = self.run(x_BCHW)
         return out_BO.float()
 

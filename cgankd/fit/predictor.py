@@ -89,7 +89,8 @@ def fit_predictor(
         start = int(state["step"])  # type: ignore[call-overload]
     log_every = max(1, cfg.num_steps // 50)
     save_every = save_every or max(200, cfg.num_steps // 5)
-    forward = Forward(net, cfg.precision, plan, (cfg.num_steps - start) * cfg.batch_size)
+    # All steps count, done or not, so that a resumed training computes as one that was never stopped.
+    forward = Forward(net, cfg.precision, plan, cfg.num_steps * cfg.batch_size)
     for step in range(start, cfg.num_steps):
         net.train()
         if extra is not None:

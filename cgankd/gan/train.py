@@ -67,7 +67,7 @@ def train_cgan(
     }  # fmt: skip
     start, values = resume(parts, checkpoint)
     num = cfg.batch_size
-    run_g, run_d = compile_both(plan, net_g, net_d, cfg, (channels, size), cfg.num_steps - start)
+    run_g, run_d = compile_both(plan, net_g, net_d, cfg, (channels, size))
 
     for step in range(start, cfg.num_steps):
         gen = generator(seed, "cgan", step)
@@ -141,12 +141,15 @@ def train_cgan(
 
 
 def compile_both(
-    plan: Plan, net_g: nn.Module, net_d: nn.Module, cfg: CganConfig, shape: tuple[int, int], steps: int
+    plan: Plan, net_g: nn.Module, net_d: nn.Module, cfg: CganConfig, shape: tuple[int, int]
 ) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """Generator and discriminator, compiled where the plan finds that the steps ahead are worth it."""
+    """Generator and discriminator, compiled where the plan finds that the training is worth it.
+
+    All its steps count, done or not, so that a resumed training computes as one that was never stopped.
+    """
     channels, size = shape
     h_BE, z_BZ = torch.zeros(2, cfg.embed_dim), torch.zeros(2, cfg.z_dim)
-    images = steps * cfg.batch_size
+    images = cfg.num_steps * cfg.batch_size
     # Passes for each image of a batch: the discriminator's steps take no gradient of the generator.
     passes_g, passes_d = cfg.d_steps + 3, 6 * cfg.d_steps + 2
     run_g = plan.compiled(net_g, "generator", (z_BZ, h_BE), images=images, passes=passes_g)

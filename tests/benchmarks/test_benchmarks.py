@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import bank_scale, plain, timing
+from benchmarks import bank_scale, final_metric, plain, timing
 from benchmarks.subjects import gan_config, generator_net
 from cgankd.data.pixels import signed_to_u8
 from cgankd.rng import generator
@@ -43,6 +45,49 @@ def test_a_result_that_disagrees_or_is_slow_ends_with_one(monkeypatch: pytest.Mo
         found = row | {"agreement": [agreement | {"holds": holds}]}
         monkeypatch.setattr(bench, "compare", lambda case, quick, found=found: found)
         assert bench.run(["sampling"], quick, None) == code
+
+
+def test_a_row_that_fails_is_a_row_and_the_others_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "facts", lambda: {"date": "2026-01-01"})
+    real = timing.compare
+
+    def compare(case: timing.Case, quick: bool) -> dict[str, object]:
+        if case.name == "sampling":
+            raise timing.Failed("sampling --part fast: RuntimeError: a | b")
+        return real(case, True)
+
+    monkeypatch.setattr(bench, "compare", compare)
+    monkeypatch.setattr(bank_scale, "compare", lambda quick: 1 / 0)
+    assert bench.run(["sampling", "vicinity_search", "bank_scale"], True, tmp_path) == 1
+    page = capsys.readouterr().out
+    failed = next(text for text in page.splitlines() if "FAILED: Failed: sampling" in text)
+    assert failed.count("|") == timing.HEADER.splitlines()[0].count("|")
+    assert "Vicinity search" in page and "FAILED: ZeroDivisionError" in page
+    written = json.loads(next(tmp_path.glob("results-2026-01-01-*.json")).read_text())
+    assert [row["name"] for row in written["rows"]] == ["sampling", "vicinity_search"]
+    assert next(tmp_path.glob("results-2026-01-01-*.md")).read_text() == page.removesuffix("\n")
+
+
+def test_a_child_that_ends_badly_tells_its_last_line() -> None:
+    with pytest.raises(timing.Failed, match="no_such_benchmark --part fast: .*No module named"):
+        timing.child("no_such_benchmark", ["--part", "fast"], large_blocks=False)
+
+
+def test_the_final_metric_is_unchanged_within_its_interval_or_a_point() -> None:
+    same = final_metric.row("s", [5.0, 6.0, 7.0], [5.5, 5.6, 7.1])
+    # Mean difference 0.2 / 3, t_2 = 4.3027.
+    half = 4.302652729911275 * 0.4509249752822894 / math.sqrt(3)
+    assert same["low"] == pytest.approx(0.2 / 3 - half) and same["high"] == pytest.approx(0.2 / 3 + half)
+    assert same["holds"] and final_metric.row("s", [5.0, 6.0, 7.0], [5.9, 6.9, 7.9])["holds"]
+    assert not final_metric.row("s", [5.0, 6.0, 7.0], [8.0, 9.0, 10.1])["holds"]
+
+
+def test_the_final_metric_runs_on_both_sides() -> None:
+    found = final_metric.compare(True)
+    assert len(found["rows"]) == 3 and all(len(row[side]) == 2 for row in found["rows"] for side in ("plain", "fast"))
+    assert len(final_metric.table(found).splitlines()) == 5
 
 
 def test_relative_error_is_that_of_the_whole() -> None:
