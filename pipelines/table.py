@@ -26,6 +26,9 @@ def render(result: dict[str, Any]) -> Group:
     table.add_column("arm", no_wrap=True)
     for name in ("val", "test", "gain over real", "over best real-only"):
         table.add_column(name, justify="right", no_wrap=True)
+    with_best = any("best" in arm for arm in arms.values())
+    if with_best:
+        table.add_column("test, best step", justify="right", no_wrap=True)
     table.add_row("teacher", f"{result['teacher_val']:.2f}", f"{result['teacher']:.2f}", "", "")
     table.add_section()
     previous_bank = False
@@ -40,6 +43,7 @@ def render(result: dict[str, Any]) -> Group:
             f"{arm['mean']:.2f}+-{arm['sd']:.2f}",
             _interval(arm, "gain"),
             _interval(arm, "rival_gain"),
+            *([_best(arm)] if with_best else []),
             style="bold green" if name == result["chosen_arm"] else "",
         )
     note = (
@@ -47,6 +51,8 @@ def render(result: dict[str, Any]) -> Group:
         " Gains are paired by seed, positive = better. Seeds vary the student alone: one data split, one teacher,"
         " one GAN, one bank."
     )
+    if with_best:
+        note += " Best step: the weights of each seed's best validation point, chosen without the test split."
     return Group(table, Text(result["verdict"], style="bold"), Text(note, style="dim"))
 
 
@@ -54,3 +60,8 @@ def _interval(arm: dict[str, Any], key: str) -> str:
     if key not in arm:
         return ""
     return f"{arm[key]:+.2f} [{arm[key + '_low']:+.2f},{arm[key + '_high']:+.2f}]"
+
+
+def _best(arm: dict[str, Any]) -> str:
+    best = arm.get("best")
+    return f"{best['mean']:.2f}+-{best['sd']:.2f}" if best else ""
