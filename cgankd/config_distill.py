@@ -69,7 +69,8 @@ def arm_label(settings: Mapping[str, Any], switches: Mapping[str, Any]) -> str |
     if not switches["kd"]:
         return None
     name = str(switches.get("distiller") or distiller_label(settings))
-    options = ", ".join(f"{key}={value}" for key, value in (switches.get("distiller_options") or {}).items())
+    own = (switches.get("distiller_options") or {}).items()
+    options = ", ".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in own)
     return f"{name} ({options})" if options else name
 
 
@@ -78,7 +79,9 @@ def check_own_loss(name: str, arm: ArmConfig, *, listed: bool) -> None:
     where = f"student.arms.{name}"
     if not arm.kd:
         require(arm.distiller is None, f"{where}.distiller", "null where kd is false", arm.distiller)
-        require(not arm.distiller_options, f"{where}.distiller_options", "empty where kd is false", arm.distiller_options)
+        require(
+            not arm.distiller_options, f"{where}.distiller_options", "empty where kd is false", arm.distiller_options
+        )
     if listed and arm.distiller is None and arm.distiller_options:
         raise ConfigError(
             f"{where}.distiller_options need {where}.distiller, as student.distillers is a list of several KD losses"

@@ -23,12 +23,13 @@ def render(result: dict[str, Any]) -> Group:
         padding=0,  # the box has a space between columns already; the table fits 80 letters
         title_style="bold",
     )
-    table.add_column("arm", no_wrap=True)
-    for name in ("val", "test", "gain over real", "over best real-only"):
-        table.add_column(name, justify="right", no_wrap=True)
+    # Five columns fit 80 letters, so the best step takes the place of the second gain, which evaluate.json has too.
     with_best = any("best" in arm for arm in arms.values())
-    if with_best:
-        table.add_column("test, best step", justify="right", no_wrap=True)
+    table.add_column("arm", no_wrap=True)
+    for name in ("val", "test", *(["best step"] if with_best else []), "gain over real"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if not with_best:
+        table.add_column("over best real-only", justify="right", no_wrap=True)
     table.add_row("teacher", f"{result['teacher_val']:.2f}", f"{result['teacher']:.2f}", "", "")
     table.add_section()
     previous_bank = False
@@ -37,13 +38,12 @@ def render(result: dict[str, Any]) -> Group:
             table.add_section()
         previous_bank = arm["uses_bank"]
         mark = "*" if name == result["chosen_arm"] else "o" if name == result["best_real_arm"] else " "
+        cells = [f"{mark} {name}", f"{arm['val_mean']:.2f}", f"{arm['mean']:.2f}+-{arm['sd']:.2f}"]
+        gains = [_interval(arm, "gain")] if with_best else [_interval(arm, "gain"), _interval(arm, "rival_gain")]
         table.add_row(
-            f"{mark} {name}",
-            f"{arm['val_mean']:.2f}",
-            f"{arm['mean']:.2f}+-{arm['sd']:.2f}",
-            _interval(arm, "gain"),
-            _interval(arm, "rival_gain"),
+            *cells,
             *([_best(arm)] if with_best else []),
+            *gains,
             style="bold green" if name == result["chosen_arm"] else "",
         )
     note = (
@@ -52,7 +52,7 @@ def render(result: dict[str, Any]) -> Group:
         " one GAN, one bank."
     )
     if with_best:
-        note += " Best step: the weights of each seed's best validation point, chosen without the test split."
+        note += " Best step: test with the weights of each seed's best validation point."
     return Group(table, Text(result["verdict"], style="bold"), Text(note, style="dim"))
 
 
