@@ -20,9 +20,9 @@ class Best:
         self.weights: dict[str, Tensor] = {}
 
     def see(self, step: int, score: float) -> None:
-        """Take a validation score of the module as it is now; the first one is always kept."""
+        """Take a validation score of the module as it is now; the first one is kept until a number beats it."""
         better = score > self.score if self.higher_is_better else score < self.score
-        if better or not self.weights:
+        if better or not self.weights or self.score != self.score:
             self.step, self.score = step, score
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
