@@ -39,7 +39,7 @@ from pipelines.search_space import check_space, first_difference, identity, in_r
 from pipelines.search_students import quiet_context
 from pipelines.student import bank_digests
 from pipelines.tracking_names import VIEWS
-from tests.conftest import ROOT, preset
+from tests.conftest import ROOT
 from tests.tiny import tiny, write_params
 
 QUIET = Console(quiet=True)
@@ -555,8 +555,3 @@ def test_a_switch_that_an_arm_lacks_can_be_written(tmp_path: Path) -> None:
     assert load_config(path).student.arms["filter"].replace and "# the published method" in path.read_text()
     with pytest.raises(ConfigError, match=r"student\.arms\.filtre is not in"):
         set_values(path, {"student.arms.filtre.replace": True})
-
-
-@pytest.mark.parametrize("name", ["digits", "chairs", "own-classes", "own-scalar"])
-def test_the_search_section_of_every_preset_works(name: str) -> None:
-    assert check_space(config_from_dict(preset(name))) == []
