@@ -17,6 +17,7 @@ from cgankd.config import Config, to_dict
 from cgankd.config_distill import arm_label
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
+from cgankd.distill.engine import early_phases
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor
 from cgankd.rng import generator, seed_all
@@ -68,9 +69,10 @@ def cost(cfg: Config, arm: str | None, teacher: Path, steps: int) -> dict[str, f
     objective, batch_of, before = Plain(task), data.batch, 0.0
     if arm is not None:
         run = distilled_run(net, config, teacher, INFO, task, data, student, 0, no_table)
-        start = time.perf_counter()
-        train_phases(run, net, data, student.augment, student, 0)
-        before = (time.perf_counter() - start) / steps
+        if early_phases(run.objective, net):
+            start = time.perf_counter()
+            train_phases(run, net, data, student.augment, student, 0)
+            before = (time.perf_counter() - start) / steps
         objective, batch_of = run.objective, run.batch_of  # type: ignore[assignment]
     stamps = [time.perf_counter()]
 

@@ -33,7 +33,7 @@ ARMS = {
     "real": {},
     "real_kd": {"kd": True},
     "raw": {"bank": True},
-    "raw_dkd": {"bank": True, "kd": True, "distiller": "dkd", "distiller_options": {"beta": 2.0}},
+    "raw_dkd": {"bank": True, "kd": True, "distiller": "dkd", "distiller_options": {"non_target_weight": 2.0}},
 }
 
 
@@ -52,7 +52,7 @@ def own(run: Job, **arm: Any) -> Job:
 
 
 def test_an_arms_loss_is_the_sections_bit_for_bit(place: Path) -> None:
-    options = {"beta": 2.0}
+    options = {"non_target_weight": 2.0}
     section = weights(job(place, settings(False, distiller="dkd", distiller_options=options), "section"))
     arm = weights(own(job(place, settings(False), "arm"), distiller="dkd", distiller_options=options))
     other = weights(job(place, settings(False), "other"))
@@ -192,7 +192,7 @@ def test_evaluate_states_the_last_and_the_best_weights(work: Path) -> None:
         "real": None,
         "real_kd": "kd",
         "raw": None,
-        "raw_dkd": "dkd (beta=2.0)",
+        "raw_dkd": "dkd (non_target_weight=2.0)",
     }
     info = read_info(work / "artifacts/dataset.h5")
     task = make_task(info, cfg)
