@@ -91,7 +91,8 @@ def cost(cfg: Config, arm: str | None, teacher: Path, steps: int) -> dict[str, f
 def compare(quick: bool) -> dict[str, Any]:
     """A row for plain training and one for each KD loss of the preset."""
     cfg = load_config(PRESET)
-    steps, rows = QUICK_STEPS if quick else STEPS, []
+    steps = QUICK_STEPS if quick else STEPS
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         teacher = Path(folder) / "teacher.safetensors"
         config = {"net": cfg.teacher.net, "width": cfg.teacher.width, "precision": cfg.teacher.precision}
