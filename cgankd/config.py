@@ -7,14 +7,14 @@ it is read, and how mistakes are named, is in cgankd.settings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cgankd.config_cgan import CganConfig as CganConfig
 from cgankd.config_cgan import LabelInputConfig as LabelInputConfig
 from cgankd.config_cgan import VicinityConfig as VicinityConfig
 from cgankd.config_data import DataConfig as DataConfig
-from cgankd.config_distill import KD, DistillerConfig, check_arms, check_list
+from cgankd.config_distill import KD, DistillerConfig, check_arms, check_list, check_own_loss
 from cgankd.config_distill import ArmConfig as ArmConfig
 from cgankd.config_nets import NETS as NETS
 from cgankd.config_nets import OwnTeacherConfig, check_net
@@ -217,6 +217,16 @@ class StudentConfig(FitConfig):
     """Several KD losses at once, in place of `distiller`."""
     task_weight: float | None = None
     """Weight of the task's own loss in arms with `kd`; null = the method's own."""
+    keep_best: bool = False
+    """Also keep each student as it was at its best validation point, for `evaluate` to report; the last one ships."""
+
+    def for_arm(self, arm: ArmConfig) -> StudentConfig:
+        """These settings with the arm's own KD loss and options in place of the section's."""
+        if not arm.own_loss:
+            return self
+        if arm.distiller is None:
+            return replace(self, distiller_options=self.distiller_options | arm.distiller_options)
+        return replace(self, distiller=arm.distiller, distiller_options=arm.distiller_options, distillers=())
 
     @property
     def kd_parts(self) -> tuple[DistillerConfig, ...]:
@@ -247,6 +257,8 @@ class StudentConfig(FitConfig):
         )
         require(self.workers >= 0, "student.workers", "zero or more", self.workers)
         check_arms(self.arms)
+        for name, arm in self.arms.items():
+            check_own_loss(name, arm, listed=bool(self.distillers))
 
 
 @dataclass(frozen=True, kw_only=True)

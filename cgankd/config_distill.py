@@ -23,7 +23,16 @@ class ArmConfig:
     strong: bool = False
     """Strong instead of plain augmentation."""
     kd: bool = False
-    """Add the loss of student.distiller."""
+    """Add a KD loss: that of student.distiller unless `distiller` names another."""
+    distiller: str | None = None
+    """KD loss of this arm in place of the section's (`cgankd distillers`); null = the section's."""
+    distiller_options: dict[str, Any] = field(default_factory=dict)
+    """Options of `distiller`; where that is null, laid over student.distiller_options."""
+
+    @property
+    def own_loss(self) -> bool:
+        """True where the arm's KD loss or an option of it is not the section's."""
+        return self.distiller is not None or bool(self.distiller_options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,30 @@ def distiller_label(settings: Mapping[str, Any]) -> str:
     """The KD loss of a student section in words: its name, or the names of a list joined by "+"."""
     names = [str(entry["name"]) for entry in settings.get("distillers") or ()]
     return "+".join(names) or str(settings["distiller"])
+
+
+def arm_label(settings: Mapping[str, Any], switches: Mapping[str, Any]) -> str | None:
+    """The KD loss of one arm in words, with the options of its own in brackets; None where it has no KD loss."""
+    if not switches["kd"]:
+        return None
+    name = str(switches.get("distiller") or distiller_label(settings))
+    own = (switches.get("distiller_options") or {}).items()
+    options = ", ".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in own)
+    return f"{name} ({options})" if options else name
+
+
+def check_own_loss(name: str, arm: ArmConfig, *, listed: bool) -> None:
+    """Raise ConfigError where an arm's own KD loss has no effect, or its options have no one loss to belong to."""
+    where = f"student.arms.{name}"
+    if not arm.kd:
+        require(arm.distiller is None, f"{where}.distiller", "null where kd is false", arm.distiller)
+        require(
+            not arm.distiller_options, f"{where}.distiller_options", "empty where kd is false", arm.distiller_options
+        )
+    if listed and arm.distiller is None and arm.distiller_options:
+        raise ConfigError(
+            f"{where}.distiller_options need {where}.distiller, as student.distillers is a list of several KD losses"
+        )
 
 
 def check_arms(arms: Mapping[str, ArmConfig]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cgankd.bank.build import selection_name
 from cgankd.config import Config, ConfigError
-from cgankd.config_distill import distiller_label
+from cgankd.config_distill import arm_label
 from cgankd.data.store import read_attributes, read_pool_scores, read_split
 from cgankd.data.store_stream import MemoryBudget
 from cgankd.measure.predictive import mean_interval
@@ -36,7 +36,7 @@ class Lineage:
     real: dict[str, int]
     fakes: int
     drawn: int
-    switches: dict[str, bool]
+    switches: dict[str, Any]
     rho: float | None
     seed: int
     digests: dict[str, str]
@@ -144,6 +144,7 @@ def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
     else:
         fakes = "none: this student was trained on real images alone"
     settings = student.config["settings"]
+    loss = arm_label(settings, origin.switches)
     rows = [
         ("real images", f"{real} from `{origin.source}` (`{origin.root}`)"),
         ("fake images", fakes),
@@ -151,7 +152,7 @@ def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
         (
             "teacher",
             f"{net_words(teacher.config)}, {teacher.num_parameters:,} parameters"
-            f"{'; KD loss ' + distiller_label(settings) if origin.switches['kd'] else '; no KD loss'}",
+            f"{f'; KD loss {loss}' if loss else '; no KD loss'}",
         ),
         (
             "training",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,13 +26,19 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="distillers", rich_help_panel=PANEL)
 
 
-def distillers(ctx: typer.Context) -> None:
+def distillers(
+    ctx: typer.Context,
+    markdown: Annotated[bool, typer.Option(help="All of it as a Markdown page (docs/distillers.md).")] = False,
+) -> None:
     """All KD losses: which labels they distil, what they look at, where they come from; a row each."""
     if ctx.invoked_subcommand is not None:
         return
     with plain_errors():
         from cgankd.distill.methods import METHODS
 
+        if markdown:
+            typer.echo(page(), nl=False)
+            return
         rows = [row(method) for method in METHODS.values()]
         show(COLUMNS, rows)
 
@@ -89,6 +96,44 @@ def plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(plain, value))}]"
     return str(value)
+
+
+INTRODUCTION = """# KD losses
+
+Made by `cgankd distillers --markdown`; change the code, not this page.
+
+`student.distiller` names the KD loss of all arms with `kd: true`, `student.arms.NAME.distiller` that of one arm;
+`distiller_options` beside either takes the options below, and what is left out keeps the default. `student.distillers`
+is a weighted list of several at once. *task*: the labels a loss distils. *needs*: what it looks at beside both nets'
+outputs. *status*: `published` follows the paper's formulas, `reconstruction` fills in what the paper leaves open,
+`adaptation` carries an idea over from another setting.
+
+"""
+
+
+def page() -> str:
+    """The KD losses as Markdown: a table of all, then each with its equation, options and flows."""
+    from cgankd.distill.base import describe as flows_of
+    from cgankd.distill.methods import METHODS
+
+    rows = [row(method) for method in METHODS.values()]
+    parts = [INTRODUCTION, markdown_table(COLUMNS, [(f"[{name}](#{name})", *rest) for name, *rest in rows])]
+    for name, method in METHODS.items():
+        text = "\n".join(line.strip() for line in (method.__doc__ or "").strip().splitlines())
+        parts.append(f"\n## {name}\n\n{method.source}; {method.status}.\n\n```text\n{text}\n```\n")
+        options = [(f"`{key}`", f"`{plain(value)}`") for key, value in method.options().items()]
+        parts.append("\n" + markdown_table(("option", "default"), options) if options else "\nIt has no options.\n")
+        flows = flows_of(method)
+        if flows:
+            parts.append("\n" + markdown_table(tuple(flows[0]), [tuple(flow.values()) for flow in flows]))
+    return "".join(parts)
+
+
+def markdown_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as a Markdown table; a bar within a cell is escaped."""
+    lines = [columns, ("---",) * len(columns), *rows]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def show(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -47,13 +47,14 @@ def distilled_run(
     seed: int,
     lookup: Callable[[PredictFn], Callable[[Tensor], Tensor]],
     plan: Plan = PLAIN,
+    field: str = "student",
 ) -> DistilledRun:
     """Build the KD loss of the student section on the run's nets; `lookup` keeps the teacher's outputs on clean images.
 
-    Raises ConfigError where the loss does not suit the nets.
+    Raises ConfigError, naming the loss below `field`, where it does not suit the nets.
     """
     teacher, teacher_config = load_predictor(teacher_path, info, task)
-    distiller = distiller_of(cfg.kd_parts)
+    distiller = distiller_of(cfg.kd_parts, field)
     seed_all(seed, "distiller")
     spec, labels_N, fake_N = data_spec(data, info, task, cfg)
     try:
@@ -63,7 +64,7 @@ def distilled_run(
             replace(spec, labels=labels_N, fake=fake_N),
         )
     except ValueError as error:  # TaskNotSupported, or nets that the method cannot use
-        raise ConfigError(f"student.distiller: {error}") from error
+        raise ConfigError(f"{field}.distiller: {error}") from error
     teacher.requires_grad_(False).eval()
     clean = cfg.teacher_view == "clean"
     predict_teacher = make_predict(teacher, teacher_config["precision"], plan=plan, expected=len(labels_N))
@@ -80,9 +81,7 @@ def distilled_run(
     objective = Distillation(
         task=task,
         distiller=distiller,
-        teacher=Teacher(
-            teacher, teacher_config["precision"], table, clean, plan, cfg.num_steps * cfg.batch_size
-        ),
+        teacher=Teacher(teacher, teacher_config["precision"], table, clean, plan, cfg.num_steps * cfg.batch_size),
         augments=views,
         seed=seed,
         num_rows=len(labels_N),

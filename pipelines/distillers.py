@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from cgankd.config import Config, ConfigError
+from cgankd.config import ArmConfig, Config, ConfigError, StudentConfig
 from cgankd.config_distill import KD, DistillerConfig
 from cgankd.settings import from_dict
 
@@ -16,28 +16,44 @@ MakeNet = Callable[[Mapping[str, Any]], nn.Module]
 
 
 def check_distillers(cfg: Config) -> None:
-    """Raise ConfigError where a KD loss or an option of one is unknown, or a method cannot distil these labels."""
-    student = cfg.student
+    """Raise ConfigError where a KD loss or an option of one is unknown, or a method cannot distil these labels.
+
+    The section's own loss is looked at first, then those that arms name for themselves.
+    """
+    check_section(cfg, cfg.student, "student")
+    for name, arm in cfg.student.arms.items():
+        if arm.own_loss:
+            check_section(cfg, cfg.student.for_arm(arm), own_field(name, arm))
+
+
+def own_field(name: str, arm: ArmConfig) -> str:
+    """Where the KD loss of an arm is written: its own place, or the section."""
+    return f"student.arms.{name}" if arm.own_loss else "student"
+
+
+def check_section(cfg: Config, student: StudentConfig, where: str) -> None:
+    """`check_distillers` for the loss of one section or arm; `where` is its dotted place."""
     if not student.distillers and student.distiller == KD and not student.distiller_options:
         return  # The common case, decided without importing torch.
     from cgankd.distill.methods import METHODS, distiller_of, make_distiller
 
-    distiller = distiller_of(student.kd_parts)
+    distiller = distiller_of(student.kd_parts, where)
     num_classes = 0 if cfg.scalar_labels else 2
     for part in student.kd_parts:
         if not make_distiller(part.name, **part.options).accepts(num_classes):
             able = ", ".join(name for name in METHODS if make_distiller(name).accepts(num_classes))
-            field = "student.distillers" if student.distillers else "student.distiller"
+            field = f"{where}.distillers" if student.distillers else f"{where}.distiller"
             why = (
                 "compares class logits, so it cannot distil scalar labels"
                 if cfg.scalar_labels
                 else "compares scalars, so it cannot distil classes"
             )
             raise ConfigError(f"{field} {part.name} {why} (data.task is {cfg.data.task}); those that can: {able}")
-    if cfg.student.teacher_view == "clean" and distiller.needs.views != frozenset({"plain"}):
+    if student.teacher_view == "clean" and distiller.needs.views != frozenset({"plain"}):
+        user = distiller.name if where == "student" else f"{distiller.name} of {where}"
         raise ConfigError(
-            f"student.teacher_view must be augmented for {distiller.name}, which compares other views than the plain"
-            " one, but is 'clean'"
+            f"student.teacher_view must be augmented for {user}, which compares other views than the plain one, but is"
+            " 'clean'"
         )
 
 

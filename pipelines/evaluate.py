@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from cgankd.config_distill import distiller_label
+from cgankd.config_distill import arm_label, distiller_label
 from cgankd.data.store import read_info, read_split
 from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
@@ -41,12 +41,19 @@ def run(ctx: Context) -> None:
     teacher_test = mean_score(task, predict, split)
     log, total = ctx.progress("test"), sum(len(arm["runs"]) for arm in runs["arms"].values())
     test: dict[str, list[float]] = {name: [] for name in val}
+    best: dict[str, dict[str, Any]] = {}
+
+    def score(file: str) -> float:
+        net, config = load_predictor(students / file, info, task)
+        return mean_score(task, make_predict(net, config["precision"], plan=ctx.plan, expected=many), split)
+
     for name, arm in runs["arms"].items():
         for run_ in arm["runs"]:
-            net, config = load_predictor(students / run_["file"], info, task)
-            predict = make_predict(net, config["precision"], plan=ctx.plan, expected=many)
-            test[name].append(mean_score(task, predict, split))
+            test[name].append(score(run_["file"]))
             log(sum(map(len, test.values())), {}, total)
+        kept = [run_["best"] for run_ in arm["runs"] if "best" in run_]
+        if kept:
+            best[name] = _best([score(one["file"]) for one in kept], [one["step"] for one in kept])
 
     confidence = ctx.cfg.evaluate.confidence
     result = {
@@ -63,7 +70,8 @@ def run(ctx: Context) -> None:
         "teacher_val": runs["teacher_val"],
         "arms": {
             name: _arm(name, test, val, uses_bank, choice, task.headline, confidence)
-            | {"distiller": distiller_label(runs["settings"]) if runs["arms"][name]["switches"]["kd"] else None}
+            | {"distiller": arm_label(runs["settings"], runs["arms"][name]["switches"])}
+            | ({"best": best[name]} if name in best else {})
             for name in test
         },
         "chosen_arm": choice.chosen,
@@ -106,6 +114,12 @@ def _arm(
             )
             entry |= {key: gain.gain, f"{key}_low": gain.low, f"{key}_high": gain.high}
     return entry
+
+
+def _best(values: list[float], steps: list[int]) -> dict[str, Any]:
+    """Test scores of the weights of the best validation points, and at which steps those were."""
+    mean, sd = mean_sd(values)
+    return {"mean": mean, "sd": sd, "values": values, "steps": steps}
 
 
 def _ship(ctx: Context, runs: dict[str, Any], chosen: str, test: dict[str, list[float]], headline: Headline) -> None:

@@ -183,7 +183,8 @@ def label_marginal(real_N: Tensor, bank_M: Tensor, *, unit: str = "") -> Figure:
 def learning_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], ylabel: str) -> Figure:
     """One line a series, name -> (steps, values); series are named at the right end as well as in the legend."""
     with rc_context(STYLE):
-        figure, axes = one_axes(width=8.5)
+        # A legend of many arms is as high as the figure has to be.
+        figure, axes = one_axes(width=8.5, height=max(4.2, 0.19 * len(curves) + 0.8))
         for i, (name, (steps, values)) in enumerate(curves.items()):
             dash = DASHES[(i // len(SERIES)) % len(DASHES)]
             axes.plot(steps, values, color=SERIES[i % len(SERIES)], linestyle=dash, linewidth=1.5, label=name)
@@ -258,9 +259,9 @@ def gains_with_intervals(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def one_axes(width: float = 7.5) -> tuple[Figure, Axes]:
+def one_axes(width: float = 7.5, height: float = 4.2) -> tuple[Figure, Axes]:
     """A figure with one plot."""
-    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cgankd.data.batches import Batch, Mixture
 from cgankd.data.store import read_info, read_pool_scores, read_pool_stream, read_split
 from cgankd.data.store_stream import MemoryBudget
 from cgankd.distill.table import TeacherTable, rows_of
+from cgankd.fit.best import Best
 from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
@@ -26,6 +27,7 @@ from cgankd.task import make_task
 from cgankd.types import PredictFn, Split
 from pipelines.artifacts import ResumeFile, load_weights, save_weights
 from pipelines.distil_arm import distilled_run, train_phases
+from pipelines.distillers import own_field
 from pipelines.networks import build_predictor
 from pipelines.teacher_outputs import cached_table, end_to_end, table_of_pool
 
@@ -54,18 +56,30 @@ class Job:
     def record(self) -> Path:
         return self.out.with_suffix(".json")
 
+    @property
+    def best(self) -> Path:
+        """The weights of the best validation point, where student.keep_best asks for them."""
+        return self.out.with_name(f"{self.out.stem}-best.safetensors")
+
     def finished(self) -> bool:
         """Weights and record are complete (the record is written last)."""
-        return self.record.exists() and self.out.exists()
+        files = [self.record, self.out, *([self.best] if self.config.student.keep_best else [])]
+        return all(path.exists() for path in files)
 
     def result(self) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self.record.read_text())
-        return record | {"weights": str(self.out), "seed": self.seed}
+        found = record | {"weights": str(self.out), "seed": self.seed}
+        return found | ({"best_weights": str(self.best)} if "best" in record else {})
 
-    def checkpoint(self, phase: str) -> ResumeFile:
+    def checkpoint(
+        self,
+        phase: str,
+        on_save: Callable[[], object] = lambda: None,
+        on_load: Callable[[int, Any], None] = lambda step, companion: None,
+    ) -> ResumeFile:
         """Resume storage of one training of this run, beside `out`, whose name is the fingerprint."""
-        safe = phase.replace(".", "-")
-        return ResumeFile(self.out.with_name(f"{self.out.stem}-{safe}.resume"), self.out.stem)
+        path = self.out.with_name(f"{self.out.stem}-{phase.replace('.', '-')}.resume")
+        return ResumeFile(path, self.out.stem, on_save=on_save, on_load=on_load)
 
     def starting_from(self, init: Path) -> Job:
         return replace(self, init=init)
@@ -124,7 +138,7 @@ def train_job(job: Job) -> list[str]:
 
     Returns what the plan said of compilation, for the log of the stage.
     """
-    cfg, said = job.config.student, list[str]()
+    cfg, said = job.config.student.for_arm(job.arm), list[str]()
     # On the processor, for jobs run side by side: one CUDA device has no use for several small students.
     plan = Plan("cpu", job.compile, said.append)
     info = read_info(job.dataset)
@@ -143,23 +157,20 @@ def train_job(job: Job) -> list[str]:
     if job.stage == "base":
         fit = replace(cfg, num_steps=cfg.base_steps, learning_rate=cfg.base_learning_rate)
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
-    curves: dict[str, list[tuple[int, float]]] = {}
-
-    def log(step: int, values: Any, total: int) -> None:
-        for name, value in values.items():
-            curves.setdefault(name, []).append((step, float(value)))
-
     data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed)
     objective: Objective = Plain(task)
     inference: nn.Module = net
     batch_of: Callable[[int], Batch] = data.batch
     if job.arm.kd:
         lookup = teacher_lookup(job, task.num_outputs, train, bank)
-        run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup, plan)
+        where = own_field(job.name, job.arm)
+        run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup, plan, where)
         train_phases(run, net, data, spec, fit, seed, job.checkpoint)
         objective, inference, batch_of = run.objective, run.inference, run.batch_of
         if run.record is not None:
             config["distilled"] = run.record
+    best = Best(inference, higher_is_better=task.headline.higher_is_better) if cfg.keep_best else None
+    history = History(best)
     fit_predictor(
         net,
         objective,
@@ -168,15 +179,45 @@ def train_job(job: Job) -> list[str]:
         fit,
         seed=seed,
         validate=lambda n: mean_score(task, make_predict(inference, cfg.precision), val),
-        log=log,
-        checkpoint=job.checkpoint("train"),
+        log=history.log,
+        checkpoint=job.checkpoint("train", history.state, history.load),
         plan=plan,
     )
     score = mean_score(task, make_predict(inference, cfg.precision), val)
-    save_weights(job.out, inference, config | {"info": to_dict(info), "arm": job.name, "seed": job.seed})
+    config |= {"info": to_dict(info), "arm": job.name, "seed": job.seed}
+    save_weights(job.out, inference, config)
+    record: dict[str, Any] = {"val": score, "curves": history.curves}
+    if best is not None:
+        save_weights(job.best, best.weights, config | {"step": best.step})
+        record["best"] = {"val": best.score, "step": best.step}
     temporary = job.record.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"val": score, "curves": curves}))
+    temporary.write_text(json.dumps(record))
     temporary.replace(job.record)
     for path in job.out.parent.glob(f"{job.out.stem}-*.resume"):
         path.unlink()
     return said
+
+
+class History:
+    """The curves of a training and its best point, which a resumed run takes up where they were."""
+
+    def __init__(self, best: Best | None) -> None:
+        self.curves: dict[str, list[tuple[int, float]]] = {}
+        self.best = best
+
+    def log(self, step: int, values: Mapping[str, float], total: int) -> None:
+        """One more point of each curve; called right after validation, so that the weights are those of the score."""
+        for name, value in values.items():
+            self.curves.setdefault(name, []).append((step, float(value)))
+        if self.best is not None and "val" in values:
+            self.best.see(step, float(values["val"]))
+
+    def state(self) -> dict[str, Any]:
+        """What a resume file keeps beside the training's own state."""
+        return {"curves": self.curves, "best": None if self.best is None else self.best.state()}
+
+    def load(self, step: int, state: Mapping[str, Any]) -> None:
+        """Go on from a resume file written after `step` steps."""
+        self.curves = {name: [(int(at), float(v)) for at, v in points] for name, points in state["curves"].items()}
+        if self.best is not None:
+            self.best.load(state["best"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
 
 from cgankd.bank.build import QuotaError
-from cgankd.config import ArmConfig, Config, ConfigError
+from cgankd.config import Config, ConfigError
 from cgankd.measure.predictive import Gain, paired_gain
 from cgankd.measure.verdict import describe
 from pipelines import pictures_search
@@ -32,7 +32,8 @@ def curves(search: Search, console: Console, number: int | None, num_seeds: int 
     if len(seeds) < 2:
         raise ConfigError("a curve with intervals needs at least 2 seeds; name more by --seeds")
     arm = cfg.student.arms[cfg.search.arm]
-    control = scores(search, cfg, seeds, ArmConfig(strong=arm.strong, kd=arm.kd))
+    real_only = replace(arm, bank=False, subsample=False, filter=False, replace=False)
+    control = scores(search, cfg, seeds, real_only)
     grids: dict[str, list[float]] = {"bank.num_fakes": fakes_grid(cfg)}
     if arm.filter:
         grids = {"bank.rho": sorted({*(round(0.1 * i, 1) for i in range(1, 11)), cfg.bank.rho})} | grids

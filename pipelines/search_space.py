@@ -10,6 +10,7 @@ from typing import Any
 from cgankd.config import ArmConfig, Config, ConfigError, config_from_dict, to_dict
 from cgankd.config_search import Knob
 from cgankd.settings import nearest
+from pipelines.distillers import check_distillers
 from pipelines.params import flatten
 
 SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
@@ -17,6 +18,7 @@ SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
 SWITCHES = ("subsample", "filter", "replace")
 """Keys of `bank` that the searched arm follows, because the section alone only decides what goes into bank.h5."""
 NO_EFFECT = ("student.seeds", "student.workers", "student.best_with_kd", "bank.refuse_worthless")
+KD_KEYS = ("student.soft_weight", "student.temperature", "student.distiller")
 FREE = ("search.num_trials", "search.fresh_seeds", "search.storage", "search.study", *NO_EFFECT[:3])
 """Settings that may change while a study goes on: no score depends on them."""
 
@@ -39,8 +41,8 @@ def with_searched_arm(cfg: Config) -> Config:
     return dataclasses.replace(cfg, student=student)
 
 
-def written_out(arm: ArmConfig) -> dict[str, bool]:
-    """The switches of an arm that are on, as params.yaml has them."""
+def written_out(arm: ArmConfig) -> dict[str, Any]:
+    """The switches of an arm that are on and its own KD loss, as params.yaml has them."""
     return {switch: on for switch, on in to_dict(arm).items() if on}
 
 
@@ -71,7 +73,7 @@ def moved_along(cfg: Config, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_values(cfg: Config, values: Mapping[str, Any]) -> Config:
-    """The settings of a trial. Raises ConfigError where they do not fit together."""
+    """The settings of a trial. Raises ConfigError where they do not fit together, KD losses and their options too."""
     nested = copy.deepcopy(to_dict(cfg))
     for dotted, value in moved_along(cfg, values).items():
         *path, last = dotted.split(".")
@@ -79,7 +81,9 @@ def with_values(cfg: Config, values: Mapping[str, Any]) -> Config:
         for key in path:
             node = node[key]
         node[last] = value
-    return config_from_dict(nested)
+    found = config_from_dict(nested)
+    check_distillers(found)
+    return found
 
 
 def check_space(cfg: Config) -> list[str]:
@@ -144,10 +148,13 @@ def notices(cfg: Config) -> list[str]:
     found: list[str] = []
     switch = f"student.arms.{cfg.search.arm}"
     if not arm.kd and f"{switch}.kd" not in space:
-        found += [key for key in ("student.soft_weight", "student.temperature") if key in space]
+        found += [key for key in KD_KEYS if key in space]
+    if arm.kd and arm.distiller is not None and "student.distiller" in space:
+        found.append("student.distiller")
     if not arm.strong and f"{switch}.strong" not in space and "student.strong_augment" in space:
         found.append("student.strong_augment")
-    return [f"{key} does nothing for the arm {cfg.search.arm!r}: its kd or strong is off" for key in found]
+    why = "it names a KD loss of its own" if arm.distiller is not None else "its kd or strong is off"
+    return [f"{key} does nothing for the arm {cfg.search.arm!r}: {why}" for key in found]
 
 
 def overruled(cfg: Config, settings: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, to_dict
+from cgankd.config_distill import arm_label
 from cgankd.data.store import read_attributes, read_info, read_pool_scores, read_split
 from cgankd.fit.predictor import make_predict
 from cgankd.measure.verdict import best_arm
@@ -27,6 +28,12 @@ from pipelines.tracking_names import child_name
 
 RUN_CODE = ("run_arm", "distil_arm", "distillers", "networks", "teacher_outputs")
 """Modules of pipelines that a run's numbers depend on."""
+
+KD_SETTINGS = (
+    "distiller", "distiller_options", "distillers", "task_weight", "temperature", "soft_weight", "teacher_view",
+    "teacher_cache",
+)  # fmt: skip
+"""Settings of the student section that only arms with `kd` read."""
 
 
 def run(ctx: Context) -> None:
@@ -81,8 +88,9 @@ class Runner:
     def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm") -> Job:
         """One run with the fingerprint of all that its numbers depend on: the real arms do not depend on the bank."""
         cfg = self.ctx.cfg
-        settings = to_dict(cfg.student)
-        for key in ("arms", "seeds", "workers", "best_with_kd"):
+        settings = to_dict(cfg.student.for_arm(arm))
+        # Arms without KD stay as they are whatever loss the others take.
+        for key in ("arms", "seeds", "workers", "best_with_kd", *(() if arm.kd else KD_SETTINGS)):
             del settings[key]
         inputs: dict[str, Any] = {
             "data": self.digests["dataset"],
@@ -184,18 +192,26 @@ def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict
     record["teacher_val"] = float(runner.task.score(predict(val.images), val.labels).double().mean())
     for name, runs in results.items():
         entries = []
+        loss = {"distiller": arm_label(record["settings"], to_dict(arms[name])) or "none"}
         for result in runs:
             file = f"student-{name}-{result['seed']}.safetensors"
             ctx.copy_weights(Path(result["weights"]), f"students/{file}")
-            entries.append({"seed": result["seed"], "val": result["val"], "file": file})
+            entry: dict[str, Any] = {"seed": result["seed"], "val": result["val"], "file": file}
+            if "best" in result:
+                best_file = f"student-{name}-{result['seed']}-best.safetensors"
+                ctx.copy_weights(Path(result["best_weights"]), f"students/{best_file}")
+                entry["best"] = result["best"] | {"file": best_file}
+            entries.append(entry)
             child = ctx.tracker.child(
                 f"{name} seed {result['seed']}",
                 {"arm": name, "seed": result["seed"]} | to_dict(arms[name]),
-                {"arm": name, "seed": str(result["seed"]), "group": child_name(ctx.tracker.name, name)},
+                {"arm": name, "seed": str(result["seed"]), "group": child_name(ctx.tracker.name, name)} | loss,
             )
             for curve, points in result["curves"].items():
                 child.curve(f"student/{curve}", points)
             child.metrics({"result/val": result["val"]})
+            if "best" in result:
+                child.metrics({f"result/best_{key}": float(value) for key, value in result["best"].items()})
             child.dataset(f"{ctx.cfg.data.source}/dataset.h5", runner.digests["dataset"], "training")
             child.close("FINISHED")
         record["arms"][name] = {"switches": to_dict(arms[name]), "runs": entries}

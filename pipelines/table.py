@@ -23,9 +23,13 @@ def render(result: dict[str, Any]) -> Group:
         padding=0,  # the box has a space between columns already; the table fits 80 letters
         title_style="bold",
     )
+    # Five columns fit 80 letters, so the best step takes the place of the second gain, which evaluate.json has too.
+    with_best = any("best" in arm for arm in arms.values())
     table.add_column("arm", no_wrap=True)
-    for name in ("val", "test", "gain over real", "over best real-only"):
+    for name in ("val", "test", *(["best step"] if with_best else []), "gain over real"):
         table.add_column(name, justify="right", no_wrap=True)
+    if not with_best:
+        table.add_column("over best real-only", justify="right", no_wrap=True)
     table.add_row("teacher", f"{result['teacher_val']:.2f}", f"{result['teacher']:.2f}", "", "")
     table.add_section()
     previous_bank = False
@@ -34,12 +38,12 @@ def render(result: dict[str, Any]) -> Group:
             table.add_section()
         previous_bank = arm["uses_bank"]
         mark = "*" if name == result["chosen_arm"] else "o" if name == result["best_real_arm"] else " "
+        cells = [f"{mark} {name}", f"{arm['val_mean']:.2f}", f"{arm['mean']:.2f}+-{arm['sd']:.2f}"]
+        gains = [_interval(arm, "gain")] if with_best else [_interval(arm, "gain"), _interval(arm, "rival_gain")]
         table.add_row(
-            f"{mark} {name}",
-            f"{arm['val_mean']:.2f}",
-            f"{arm['mean']:.2f}+-{arm['sd']:.2f}",
-            _interval(arm, "gain"),
-            _interval(arm, "rival_gain"),
+            *cells,
+            *([_best(arm)] if with_best else []),
+            *gains,
             style="bold green" if name == result["chosen_arm"] else "",
         )
     note = (
@@ -47,6 +51,8 @@ def render(result: dict[str, Any]) -> Group:
         " Gains are paired by seed, positive = better. Seeds vary the student alone: one data split, one teacher,"
         " one GAN, one bank."
     )
+    if with_best:
+        note += " Best step: test with the weights of each seed's best validation point."
     return Group(table, Text(result["verdict"], style="bold"), Text(note, style="dim"))
 
 
@@ -54,3 +60,8 @@ def _interval(arm: dict[str, Any], key: str) -> str:
     if key not in arm:
         return ""
     return f"{arm[key]:+.2f} [{arm[key + '_low']:+.2f},{arm[key + '_high']:+.2f}]"
+
+
+def _best(arm: dict[str, Any]) -> str:
+    best = arm.get("best")
+    return f"{best['mean']:.2f}+-{best['sd']:.2f}" if best else ""

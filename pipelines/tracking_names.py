@@ -45,6 +45,8 @@ def evaluate_names(result: Mapping[str, Any]) -> dict[str, float]:
     numbers |= {"test/teacher": result["teacher"], "val/teacher": result["teacher_val"]}
     for name, arm in result["arms"].items():
         numbers |= {f"test/{name}": arm["mean"], f"test_sd/{name}": arm["sd"], f"val/{name}": arm["val_mean"]}
+        if "best" in arm:
+            numbers |= {f"test_best_step/{name}": arm["best"]["mean"]}
         for key in ("gain", "rival_gain"):
             if key in arm:
                 ends = {f"{key}/{name}.{end}": arm[f"{key}_{end}"] for end in ("low", "high")}

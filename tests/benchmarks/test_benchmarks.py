@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import bank_scale, final_metric, plain, timing
+from benchmarks import bank_scale, distillers, final_metric, plain, timing
 from benchmarks.subjects import gan_config, generator_net
 from cgankd.data.pixels import signed_to_u8
 from cgankd.rng import generator
+from pipelines.params import load_config
 
 
 @pytest.mark.parametrize("name", bench.NAMES)
@@ -34,6 +35,19 @@ def test_the_scale_of_a_bank_has_a_row_a_size() -> None:
     assert [row["fakes"] for row in found["rows"]] == list(bank_scale.QUICK_SIZES)
     assert all(row["draws"] >= row["fakes"] and row["peak_rss_mb"] > 0 for row in found["rows"])
     assert len(bank_scale.table(found).splitlines()) == 2 + len(bank_scale.QUICK_SIZES)
+
+
+def test_the_cost_of_a_kd_loss_is_beside_that_of_plain_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = distillers.losses
+    kept = ("plain", "kd", "takd", "sskd", "crd (num_negatives=1024)")
+    monkeypatch.setattr(distillers, "losses", lambda cfg: {k: v for k, v in every(cfg).items() if k in kept})
+    found = distillers.compare(True)
+    assert [row["name"] for row in found["rows"]] == [
+        name for name in every(load_config(distillers.PRESET)) if name in kept
+    ]
+    assert found["rows"][0]["ratio"] == 1.0 and all(row["step_s"] > 0 for row in found["rows"])
+    assert {row["name"] for row in found["rows"] if row["phases_s"] > 0} == {"takd", "sskd"}
+    assert len(distillers.table(found).splitlines()) == 2 + len(kept)
 
 
 def test_a_result_that_disagrees_or_is_slow_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from cgankd.distill.methods import METHODS
 from pipelines.cli import app
+from pipelines.cli_distill import markdown_table
+from tests.conftest import ROOT
 
 RUNNER = CliRunner()
 
@@ -32,3 +34,18 @@ def test_each_method_is_described(name: str) -> None:
 def test_a_typo_names_the_nearest() -> None:
     result = RUNNER.invoke(app, ["distillers", "describe", "takf"])
     assert result.exit_code == 2 and "there is no KD loss 'takf'; did you mean 'takd'?" in result.output
+
+
+def test_the_page_of_the_documentation_is_current() -> None:
+    result = RUNNER.invoke(app, ["distillers", "--markdown"])
+    assert result.exit_code == 0, result.output
+    page = (ROOT / "docs/distillers.md").read_text(encoding="utf-8")
+    assert result.stdout == page, "run: python -m cgankd distillers --markdown > docs/distillers.md"
+    assert all(f"\n## {name}\n" in page and f"| [{name}](#{name}) |" in page for name in METHODS)
+    for name, method in METHODS.items():
+        section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        assert method.source in section and all(f"| `{option}` |" in section for option in method.options())
+
+
+def test_bars_do_not_break_a_table() -> None:
+    assert markdown_table(("a", "b"), [("x|y", "z")]) == "| a | b |\n| --- | --- |\n| x\\|y | z |\n"

@@ -115,3 +115,45 @@ def test_the_history_is_scaled_to_full_students() -> None:
     assert shades == sorted(shades) and shades[0] < shades[1]
     legend = axes.get_legend()
     assert legend.get_window_extent().y1 <= axes.get_window_extent().y0, "the legend is outside the data"
+
+
+@pytest.mark.parametrize("arm", ["filter", "filter_kd"])
+@pytest.mark.parametrize(
+    ("choices", "student", "words"),
+    [
+        (["kd", "dkdd"], {}, r"search\.space\.student\.distiller .*student\.distiller must be one of .*mean 'dkd'"),
+        (
+            ["kd", "crd"],
+            {"distiller_options": {"soft_weight": 0.5}},
+            r"search\.space\.student\.distiller .*student\.distiller_options\.soft_weight is not an option of crd",
+        ),
+        (
+            ["kd", "sskd"],
+            {"teacher_view": "clean"},
+            r"search\.space\.student\.distiller .*teacher_view must be augmented",
+        ),
+    ],
+)
+def test_a_kd_loss_that_cannot_be_is_refused_before_the_first_trial(
+    digits: dict[str, Any], arm: str, choices: list[str], student: dict[str, Any], words: str
+) -> None:
+    digits["student"] |= student
+    knob = {"student.distiller": {"kind": "categorical", "choices": choices}}
+    with pytest.raises(ConfigError, match=words):
+        check_space(with_searched_arm(search_config(digits, arm=arm, space=knob)))
+
+
+def test_a_knob_of_the_section_does_nothing_for_an_arm_with_its_own_loss(digits: dict[str, Any]) -> None:
+    section = {"student.distiller": {"kind": "categorical", "choices": ["kd", "dkd"]}}
+    arm = {"student.arms.own.distiller": {"kind": "categorical", "choices": ["fitnet", "dkd"]}}
+    digits["student"]["arms"]["own"] = {"bank": True, "kd": True, "distiller": "dkd"}
+    assert check_space(search_config(digits, arm="own", space=section)) == [
+        "student.distiller does nothing for the arm 'own': it names a KD loss of its own"
+    ]
+    assert check_space(search_config(digits, arm="own", space=arm)) == []
+    assert check_space(search_config(digits, arm="filter", space=section)) == [
+        "student.distiller does nothing for the arm 'filter': its kd or strong is off"
+    ]
+    arm["student.arms.own.distiller"]["choices"] = ["fitnett", "dkd"]
+    with pytest.raises(ConfigError, match=r"student\.arms\.own\.distiller must be one of .*mean 'fitnet'"):
+        check_space(search_config(digits, arm="own", space=arm))
