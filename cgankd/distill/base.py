@@ -11,11 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from cgankd.types import Outputs
-from cgankd.types import wrapped as wrapped
 
 VIEWS = ("plain", "weak", "strong", "rot4")
 """Views a loss may ask for, in the order in which outputs hold them."""
@@ -158,6 +156,12 @@ class Distiller(nn.Module):
         self.check_task(data)
         self.student_spec, self.teacher_spec, self.data_spec = student, teacher, data
 
+    @property
+    def period(self) -> float | None:
+        """Length of the circle in normalised units where labels lie on one; None before `build`."""
+        data: DataSpec | None = getattr(self, "data_spec", None)
+        return None if data is None else data.period
+
     def check_task(self, data: DataSpec) -> None:
         """Raise TaskNotSupported where the labels are scalars and this loss compares class logits."""
         if data.num_classes == 0 and not self.scalar:
@@ -212,17 +216,6 @@ class Distiller(nn.Module):
         """Names and defaults of the keyword options, from the constructor."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         return {p.name: p.default for p in parameters if p.name != "self" and p.kind is p.KEYWORD_ONLY}
-
-
-def mean_by_source(loss_B: Tensor, batch: Batch, fake_weight: float = 1.0) -> Tensor:
-    """Mean of per-sample losses in which a fake counts `fake_weight` times: sum_i w_i l_i / sum_i w_i, attached to the graph.
-
-    A batch in which every weight is zero gives 0. loss_B [B]; without `batch.is_fake` all rows are real.
-    """
-    if batch.is_fake is None or fake_weight == 1.0:
-        return loss_B.mean()
-    weight_B = torch.where(batch.is_fake, fake_weight, 1.0).to(loss_B)
-    return (weight_B * loss_B).sum() / weight_B.sum().clamp_min(torch.finfo(loss_B.dtype).tiny)
 
 
 def describe(method: type[Distiller]) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.logit_terms import (
     above_zero,
     both,
@@ -16,9 +16,8 @@ from cgankd.distill.logit_terms import (
     nothing,
     row_weights,
     weighted_mean,
-    wrapped,
 )
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 def groups(rows_BO: Tensor, group_size: int) -> Tensor:
@@ -76,12 +75,6 @@ class Comparative(Distiller):
         self.relation_weight, self.label_weight, self.temperature = relation_weight, label_weight, temperature
         self.group_size, self.num_positive = group_size, num_positive
         self.task_weight, self.fake_weight = task_weight, fake_weight
-        self.period: float | None = None
-
-    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Remember whether labels lie on a circle."""
-        super().build(student, teacher, data)
-        self.period = data.period
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"relation"}, and {"labels"} of classes."""

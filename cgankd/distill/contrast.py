@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.feature_terms import in_range, one_of, pooled_pair
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 class ContrastiveDistillation(Distiller):
@@ -137,9 +137,7 @@ class ContrastiveDistillation(Distiller):
         """Which rows are negatives of which: another class, or for scalars another image, far enough in label."""
         if self.data_spec.num_classes:
             return y_B[:, None] != y_M[None]
-        gap = (y_B[:, None] - y_M[None]).abs()
-        if self.data_spec.period is not None:
-            gap = torch.minimum(gap, self.data_spec.period - gap)
+        gap = wrapped(y_B[:, None] - y_M[None], self.period).abs()
         return (index_B[:, None] != index_M[None]) & (gap >= self.min_label_gap)
 
     def _nce(self, score_BK: Tensor, keep_BK: Tensor, z: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.logit_terms import (
     a_share,
     above_zero,
@@ -18,9 +18,8 @@ from cgankd.distill.logit_terms import (
     split,
     standardized,
     wide,
-    wrapped,
 )
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 def warm_up(epoch: float, epochs: float) -> float:
@@ -119,12 +118,6 @@ class AdaptiveTeaching(Distiller):
         self.easy_weight, self.hard_quantile, self.reverse = easy_weight, hard_quantile, reverse
         self.temperature, self.uncertainty_temperature = temperature, uncertainty_temperature
         self.loss_weight, self.task_weight, self.fake_weight = loss_weight, task_weight, fake_weight
-        self.period: float | None = None
-
-    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Remember whether labels lie on a circle."""
-        super().build(student, teacher, data)
-        self.period = data.period
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"easy", "hard"}."""

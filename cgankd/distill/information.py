@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, Phase
-from cgankd.distill.feature_terms import Scope, in_range, one_of, over_sources, pooled_pair, round_circle, unit_rows
+from cgankd.distill.feature_terms import Scope, in_range, one_of, over_sources, pooled_pair, unit_rows
 from cgankd.distill.relations import SCOPES
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 class InformationFlow(Distiller):
@@ -107,7 +107,7 @@ class InformationFlow(Distiller):
     def _label_loss(self, pred_BO: Tensor, y_B: Tensor) -> Tensor:
         if self.data_spec.num_classes:
             return F.cross_entropy(pred_BO, y_B)
-        return round_circle(pred_BO[:, 0] - y_B, self.data_spec.period).abs().mean()
+        return wrapped(pred_BO[:, 0] - y_B, self.period).abs().mean()
 
     def _flow(self, s: Tensor, t: Tensor, batch: Batch) -> Tensor:
         return over_sources(flow_gap, s, t, batch, self.scope, self.normalize)

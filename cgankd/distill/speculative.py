@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Flow, ModelSpec, wrapped
+from cgankd.distill.base import Batch, DataSpec, Flow, ModelSpec
 from cgankd.distill.rows import hard_labels
 from cgankd.distill.wrapper import Wrapper
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,10 @@ class SpeculativeKD(Wrapper):
         self.level, self.top_k, self.tolerance, self.hard_weight = level, top_k, tolerance, hard_weight
         self.proposal_temperature, self.teacher_temperature = proposal_temperature, teacher_temperature
         self.pool_share, self.refresh_epochs, self.replace = pool_share, refresh_epochs, replace
-        self.period: float | None = None
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Make room for the rows in use: the numbers of the bank's rows, kept with the checkpoint."""
         super().build(student, teacher, data)
-        self.period = data.period
         num_fakes = 0 if data.fake is None else int(data.fake.sum())
         if self.level == "image":
             self.register_buffer("rows", torch.arange(num_fakes))

@@ -74,7 +74,7 @@ class TeacherAssistant(Distiller):
         """{"hard", "soft"} of the assistant."""
         self.assistant.train()
         pred_BO: Tensor = self.assistant(batch.x["plain"]).float()
-        hard = hard_labels(pred_BO, batch.y, self.data_spec.period).mean()
+        hard = hard_labels(pred_BO, batch.y, self.period).mean()
         return {"hard": self.task_weight * hard, **self.kd.losses(Outputs(pred_BO), teacher, batch)}
 
     def phase_parameters(self, phase: str) -> list[nn.Parameter]:

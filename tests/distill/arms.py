@@ -42,7 +42,9 @@ def workplace(folder: Path, scalar: bool) -> Path:
     torch.manual_seed(1)
     config = {"net": "convnet", "width": 8, "precision": "fp32"}
     save_weights(
-        folder / "teacher.safetensors", build_predictor(config, data.info, task), config | {"info": to_dict(data.info)}
+        folder / "teacher.safetensors",
+        build_predictor(config, data.info, task.num_outputs),
+        config | {"info": to_dict(data.info)},
     )
     num, gen = 12, generator("fakes")
     labels = data.train.labels[torch.randint(len(data.train), (num,), generator=gen)]
@@ -68,6 +70,8 @@ def job(folder: Path, cfg: Config, name: str = "run", *, bank: bool = True, kd: 
         pool=folder / "pool.h5",
         out=folder / f"{name}.safetensors",
         init=None,
+        memory_bytes=1e9,
+        teacher_key={"teacher": "toy", "dataset": "toy", "bank": "toy"},
     )
 
 
