@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, FitConfig, StudentConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
-from cgankd.distill.base import DataSpec, ModelSpec
+from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Augment, Distillation, Negatives, Teacher, early_phases, only_moving
 from cgankd.distill.methods import distiller_of
 from cgankd.distill.refresh import ChosenRows, chooser_of
-from cgankd.distill.spec import model_spec
 from cgankd.fit.predictor import fit_predictor, make_predict
 from cgankd.rng import derive, seed_all
 from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
-from pipelines.distillers import at_width
+from pipelines.distillers import spec_of
 from pipelines.networks import build_predictor, load_predictor
 
 
@@ -54,10 +53,14 @@ def distilled_run(
     distiller = distiller_of(cfg.kd_parts)
     seed_all(seed, "distiller")
     spec, labels_N, fake_N = data_spec(data, info, task, cfg)
+
+    def make_net(own: Mapping[str, Any]) -> nn.Module:
+        return build_predictor(dict(own), info, task.num_outputs)
+
     try:
         distiller.build(
-            spec_of(student, config, info, task),
-            spec_of(teacher, teacher_config, info, task),
+            spec_of(student, config, make_net, spec.image_shape),
+            spec_of(teacher, teacher_config, make_net, spec.image_shape),
             replace(spec, labels=labels_N, fake=fake_N),
         )
     except ValueError as error:  # TaskNotSupported, or nets that the method cannot use
@@ -101,14 +104,6 @@ def distilled_run(
             "data": {k: v for k, v in vars(spec).items() if k not in ("labels", "fake")},
         }
     return DistilledRun(objective, batch_of, inference, record)
-
-
-def spec_of(net: nn.Module, config: Mapping[str, Any], info: DatasetInfo, task: Task) -> ModelSpec:
-    """The spec of a run's net, with a maker of nets like it at other widths."""
-    shape = (info.channels, info.image_size, info.image_size)
-    return model_spec(
-        net, shape, lambda f: at_width(config, lambda c: build_predictor(dict(c), info, task.num_outputs), f)
-    )
 
 
 def data_spec(data: Mixture, info: DatasetInfo, task: Task, cfg: StudentConfig) -> tuple[DataSpec, Tensor, Tensor]:

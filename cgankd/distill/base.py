@@ -48,8 +48,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Shapes of one net, read off a dry run on two images; `net` is the live module, `make(width)` a fresh one like it.
+    """Shapes of one net, read off a dry run on two images; `net` is the live module.
 
+    make(factor): a fresh net like it with so many times its channels, None where those are fixed; named(name, width): a
+    fresh net by its name for the same images and outputs. pooled_dim is 0 and stages are empty where it shows none.
     stages: (C, H, W) of each stage map. `norms`: the batch norm (or None) whose output is each preact, for OFD's margins.
     """
 
@@ -59,6 +61,7 @@ class ModelSpec:
     net: nn.Module | None = None
     make: Callable[[float], nn.Module] | None = None
     norms: tuple[nn.Module | None, ...] = ()
+    named: Callable[[str, int | None], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,12 @@ class Distiller(nn.Module):
     data_spec: DataSpec
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Make auxiliary modules from the shapes; draws from torch's global generator. Raises TaskNotSupported."""
+        """Make auxiliary modules from the shapes; draws from torch's global generator.
+
+        Raises TaskNotSupported, and ValueError where the teacher does not show the features this loss compares.
+        """
         self.check_task(data)
+        self.check_teacher(teacher)
         self.student_spec, self.teacher_spec, self.data_spec = student, teacher, data
 
     @property
@@ -166,6 +173,16 @@ class Distiller(nn.Module):
         """Raise TaskNotSupported where the labels are scalars and this loss compares class logits."""
         if data.num_classes == 0 and not self.scalar:
             raise TaskNotSupported(f"{self.name} compares class logits, so it cannot distil scalar labels")
+
+    def check_teacher(self, teacher: ModelSpec) -> None:
+        """Raise ValueError where this loss compares features and the teacher shows none, as a program does."""
+        needs = self.needs
+        pooled, maps = needs.pooled and not teacher.pooled_dim, needs.stages or needs.preacts
+        if not needs.teacher_pred_only and (pooled or (maps and not teacher.stages)):
+            raise ValueError(
+                f"{self.name} compares features, but the teacher shows none (a program in teacher.file shows its outputs"
+                " alone); give a state dict of teacher.net, or choose a method on outputs such as kd"
+            )
 
     def accepts(self, num_classes: int) -> bool:
         """True where it can distil labels of so many classes (0 = scalars)."""

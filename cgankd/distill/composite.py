@@ -69,11 +69,17 @@ class CompositeDistiller(Distiller):
         for method in self.methods:
             method.check_task(data)
 
+    def check_teacher(self, teacher: ModelSpec) -> None:
+        """As each part does."""
+        for method in self.methods:
+            method.check_teacher(teacher)
+
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build each part. Raises TaskNotSupported of the first that cannot distil these labels."""
         super().build(student, teacher, data)
         for method in self.methods:
             method.build(student, teacher, data)
+        self.num_negatives = max(method.num_negatives for method in self.methods)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Terms by "<number>.<method>.<term>", each times the weight of its method."""

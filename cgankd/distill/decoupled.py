@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, Distiller, Flow, Needs
+from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.logit_terms import (
     a_share,
     above_zero,
@@ -118,6 +118,12 @@ class AdaptiveTeaching(Distiller):
         self.easy_weight, self.hard_quantile, self.reverse = easy_weight, hard_quantile, reverse
         self.temperature, self.uncertainty_temperature = temperature, uncertainty_temperature
         self.loss_weight, self.task_weight, self.fake_weight = loss_weight, task_weight, fake_weight
+
+    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
+        """Ask for the teacher's outputs alone where labels are classes, whose terms look at no features."""
+        if data.num_classes:
+            self.needs = Needs(teacher_pred_only=True)  # type: ignore[misc]
+        super().build(student, teacher, data)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"easy", "hard"}."""

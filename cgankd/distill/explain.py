@@ -27,7 +27,7 @@ class KDExplainer(Distiller):
     """
 
     name = "kdexplainer"
-    needs = Needs(logits=True, stages=True)
+    needs = Needs(logits=True, stages=True, teacher_pred_only=True)
     source = "Xue et al., IJCAI 2021, arXiv 2105.04181 (KDExplainer)"
     status = "adaptation"
     flows = (

@@ -26,7 +26,7 @@ class VirtualAttentionKD(Distiller):
     """
 
     name = "vam"
-    needs = Needs()
+    needs = Needs(teacher_pred_only=True)
     scalar = True
     source = "Xue et al., IJCAI 2021, arXiv 2105.04181 (KDExplainer), virtual attention"
     status = "reconstruction"

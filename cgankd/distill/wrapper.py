@@ -36,10 +36,15 @@ class Wrapper(Distiller):
         """As the inner method does."""
         self.inner.check_task(data)
 
+    def check_teacher(self, teacher: ModelSpec) -> None:
+        """As the inner method does."""
+        self.inner.check_teacher(teacher)
+
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build the inner method. Raises TaskNotSupported where it cannot distil these labels."""
         super().build(student, teacher, data)
         self.inner.build(student, teacher, data)
+        self.num_negatives = self.inner.num_negatives
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Those of the inner method."""
