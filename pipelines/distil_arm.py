@@ -32,6 +32,8 @@ class DistilledRun:
     batch_of: Callable[[int], Batch]
     inference: nn.Module
     record: dict[str, Any] | None
+    curves: Mapping[str, list[tuple[int, float]]]
+    """Curves beside those of the loss, which grow while batches are made."""
 
 
 def distilled_run(
@@ -90,12 +92,13 @@ def distilled_run(
         negatives=negatives,
     )
     inference = distiller.student_for_inference()
-    batch_of = data.batch
+    batch_of, curves = data.batch, {}
     chooser = chooser_of(distiller)
     if chooser is not None and data.bank is not None:
         outputs_MO = predict_teacher(data.bank.images)
         predict = make_predict(inference, cfg.precision)
-        batch_of = ChosenRows(data, chooser, task, predict, outputs_MO, seed).batch
+        chosen = ChosenRows(data, chooser, task, predict, outputs_MO, seed)
+        batch_of, curves = chosen.batch, chosen.curves
     record = None
     if inference is not student:
         record = {
@@ -103,7 +106,7 @@ def distilled_run(
             "teacher": {key: value for key, value in teacher_config.items() if key in config},
             "data": {k: v for k, v in vars(spec).items() if k not in ("labels", "fake")},
         }
-    return DistilledRun(objective, batch_of, inference, record)
+    return DistilledRun(objective, batch_of, inference, record, curves)
 
 
 def data_spec(data: Mixture, info: DatasetInfo, task: Task, cfg: StudentConfig) -> tuple[DataSpec, Tensor, Tensor]:

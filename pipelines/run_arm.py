@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,7 @@ def train_job(job: Job) -> None:
         fit = replace(cfg, num_steps=cfg.base_steps, learning_rate=cfg.base_learning_rate)
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
     curves: dict[str, list[tuple[int, float]]] = {}
+    more: Mapping[str, list[tuple[int, float]]] = {}
 
     def log(step: int, values: Any, total: int) -> None:
         for name, value in values.items():
@@ -151,6 +152,7 @@ def train_job(job: Job) -> None:
         run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup)
         train_phases(run, net, data, spec, fit, seed, job.checkpoint)
         objective, inference, batch_of = run.objective, run.inference, run.batch_of
+        more = run.curves
         if run.record is not None:
             config["distilled"] = run.record
     fit_predictor(
@@ -167,7 +169,7 @@ def train_job(job: Job) -> None:
     score = mean_score(task, make_predict(inference, cfg.precision), val)
     save_weights(job.out, inference, config | {"info": to_dict(info), "arm": job.name, "seed": job.seed})
     temporary = job.record.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"val": score, "curves": curves}))
+    temporary.write_text(json.dumps({"val": score, "curves": curves | dict(more)}))
     temporary.replace(job.record)
     for path in job.out.parent.glob(f"{job.out.stem}-*.resume"):
         path.unlink()
