@@ -219,6 +219,10 @@ class Distiller(nn.Module):
         """Names of own parameters that take no weight decay beside biases and norms."""
         return set()
 
+    def rates(self) -> dict[str, float]:
+        """Names of own parameters with a learning rate of their own, as a multiple of the student's."""
+        return {}
+
     def student_for_inference(self) -> nn.Module:
         """The net to ship: the student as it is, unless the method predicts through modules of its own."""
         assert self.student_spec.net is not None, "built with the live student"

@@ -130,6 +130,10 @@ class CompositeDistiller(Distiller):
         """Names with the prefix of their part."""
         return {f"parts.{i}.{name}" for i, method in enumerate(self.methods) for name in method.no_decay()}
 
+    def rates(self) -> dict[str, float]:
+        """Names with the prefix of their part."""
+        return {f"parts.{i}.{name}": rate for i, m in enumerate(self.methods) for name, rate in m.rates().items()}
+
     def student_for_inference(self) -> nn.Module:
         """That of the one part that ships a net of its own, else the student."""
         for method in self.methods:

@@ -74,6 +74,10 @@ class Wrapper(Distiller):
         """Those of the inner method."""
         return {f"inner.{name}" for name in self.inner.no_decay()}
 
+    def rates(self) -> dict[str, float]:
+        """Those of the inner method."""
+        return {f"inner.{name}": rate for name, rate in self.inner.rates().items()}
+
     def student_for_inference(self) -> nn.Module:
         """That of the inner method."""
         return self.inner.student_for_inference()
