@@ -76,6 +76,6 @@ def inference_net(config: Mapping[str, Any], make_net: MakeNet) -> nn.Module:
     distiller = distiller_of(parts)
     data = DataSpec(**(record["data"] | {"image_shape": tuple(record["data"]["image_shape"])}))
     taught_by = make_net(record["teacher"])
-    specs = [spec_of(n, c, make_net, data.image_shape) for n, c in ((net, config), (taught_by, record["teacher"]))]
-    distiller.build(*specs, data)
+    student = spec_of(net, config, make_net, data.image_shape)
+    distiller.build(student, spec_of(taught_by, record["teacher"], make_net, data.image_shape), data)
     return distiller.student_for_inference()

@@ -131,7 +131,7 @@ class ContrastiveDistillation(Distiller):
         if len(kept_ME) <= column_BK.numel():
             # All products of a few rows at a time: their size is bounded, and only those asked for are kept.
             kept_EM, rows = kept_ME.clone().T, max(1, PRODUCTS // len(kept_ME))
-            parts = zip(u_BE.split(rows), column_BK.split(rows), strict=True)
+            parts = zip(torch.split(u_BE, rows), torch.split(column_BK, rows), strict=True)
             dot = torch.cat([(u @ kept_EM).gather(1, column) for u, column in parts])
         else:  # Fewer rows are asked for than the memory has.
             dot = torch.einsum("be,bke->bk", u_BE, kept_ME[column_BK])

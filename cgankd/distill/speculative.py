@@ -50,7 +50,8 @@ def speculate(
     there are none left the slot stays empty. With share 1 and no replacing this is M2's filter. Returns sorted rows; all
     arguments [N].
     """
-    proposed, refused, filled, covered, rows = 0, 0, 0, 0, []
+    rows: list[Tensor] = []
+    proposed = refused = filled = covered = 0
     groups = sorted(set(group_N.tolist()))
     for group in groups:
         first = len(rows)
