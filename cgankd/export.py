@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError
 from cgankd.data.pixels import levels_to_unit
-from cgankd.types import Answer
+from cgankd.types import Answer, wrapped
 
 PIXELS, ANSWER = "pixels", "answer"
 """Names of the input and the output in every format."""
@@ -153,9 +153,9 @@ def open_torch_export(path: Path) -> Run:
     return run
 
 
-def worst_difference(left_BA: Tensor, right_BA: Tensor) -> float:
-    """Largest absolute difference between two sets of answers."""
-    return float((left_BA.double() - right_BA.double()).abs().max())
+def worst_difference(left_BA: Tensor, right_BA: Tensor, period: float | None = None) -> float:
+    """Largest absolute difference between two sets of answers, the short way round a circle of this length."""
+    return float(wrapped(left_BA.double() - right_BA.double(), period).abs().max())
 
 
 def median_ms(run: Run, images_BCHW: Tensor, *, repeats: int) -> float:

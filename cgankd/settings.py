@@ -105,7 +105,10 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """The nested dict of a config dataclass, tuples as lists, ready for YAML or JSON."""
+    """The nested dict of a config dataclass, tuples as lists, ready for YAML or JSON.
+
+    A field of its own with `left_out` in its metadata is not written while it has its default.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -116,4 +119,7 @@ def to_dict(config: object) -> dict[str, Any]:
 
     result = plain(dataclasses.asdict(config))  # type: ignore[call-overload]
     assert isinstance(result, dict)
+    for spec in dataclasses.fields(config):  # type: ignore[arg-type]
+        if "left_out" in spec.metadata and getattr(config, spec.name) == spec.default:
+            del result[spec.name]
     return result

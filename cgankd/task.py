@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
-from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity, wrapped
+from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity, onto_range, wrapped
 from cgankd.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 
 
@@ -76,7 +76,6 @@ class ScalarTask:
         vicinity: VicinityConfig,
         label_bin: float,
         num_conditions: int,
-        label_period: float | None = None,
     ) -> None:
         self.label_min, self.label_max = info.label_min, info.label_max
         self.span = info.label_max - info.label_min
@@ -84,7 +83,8 @@ class ScalarTask:
         self.vicinity_cfg = vicinity
         self.label_bin = label_bin
         self.num_conditions = num_conditions
-        self.period = None if label_period is None else label_period / self.span
+        self.label_period = info.label_period
+        self.period = None if info.label_period is None else info.label_period / self.span
 
     def targets(self, label_B: Tensor) -> Tensor:
         """Labels normalised to [0, 1], float32 [B]."""
@@ -111,16 +111,15 @@ class ScalarTask:
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, the short way round a circle, [B]."""
-        length = None if self.period is None else self.period * self.span
-        return wrapped(self.predict(out_BO) - label_B, length).abs()
+        return wrapped(self.predict(out_BO) - label_B, self.label_period).abs()
 
     def error(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, [B]."""
         return self.score(out_BO, label_B)
 
     def predict(self, out_BO: Tensor) -> Tensor:
-        """Label [B] in raw units, clipped to the range and never truncated to an integer."""
-        return self.raw(out_BO).clamp(self.label_min, self.label_max)
+        """Label [B] in raw units, clipped to the range (round a circle: `onto_range`), never truncated to an integer."""
+        return onto_range(self.raw(out_BO), self.label_min, self.label_max, self.label_period)
 
     def filter_groups(self, label_B: Tensor) -> Tensor:
         """Number of the label bin of width `bank.label_bin`, [B]."""
@@ -128,15 +127,18 @@ class ScalarTask:
         return (self.normalise(label_B) * num_bins).long().clamp(0, num_bins - 1)
 
     def conditions(self, label_N: Tensor) -> Tensor:
-        """`bank.num_conditions` evenly spaced labels over the range, [K]."""
+        """`bank.num_conditions` evenly spaced labels over the range, [K]; both its ends are one label of a whole circle."""
+        if self.label_period == self.span:
+            return torch.linspace(self.label_min, self.label_max, self.num_conditions + 1)[:-1]
         return torch.linspace(self.label_min, self.label_max, self.num_conditions)
 
     def vicinity(self, label_N: Tensor) -> Vicinity:
-        kernel = kernel_rules(label_N, self.vicinity_cfg)
+        kernel = kernel_rules(label_N, self.vicinity_cfg, self.span if self.label_period == self.span else None)
         if self.vicinity_cfg.kind == "hard":
-            return HardVicinity(label_N, kernel, self.label_min, self.label_max)
+            return HardVicinity(label_N, kernel, self.label_min, self.label_max, self.label_period)
         kind = DrawnVicinity if self.vicinity_cfg.draw == "proportional" else SoftVicinity
-        return kind(label_N, kernel, self.label_min, self.label_max, self.vicinity_cfg.weight_floor)
+        floor = self.vicinity_cfg.weight_floor
+        return kind(label_N, kernel, self.label_min, self.label_max, floor, self.label_period)
 
     def label_embed(self, dim: int) -> nn.Module:
         return ScalarEmbed(dim, self.label_min, self.label_max)
@@ -151,7 +153,12 @@ def make_task(info: DatasetInfo, cfg: Config) -> Task:
     if info.kind == "class":
         return ClassTask(info)
     assert cfg.cgan.vicinity and cfg.bank.label_bin and cfg.bank.num_conditions, "Config checks this"
-    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions, cfg.data.label_period)
+    if info.label_period != cfg.data.label_period:
+        raise ConfigError(
+            f"data.label_period is {cfg.data.label_period}, but artifacts/dataset.h5 was made with {info.label_period};"
+            " run `cgankd prepare` again"
+        )
+    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions)
 
 
 class ClassAnswer(nn.Module):
@@ -186,7 +193,7 @@ class ClassAnswer(nn.Module):
 
 
 class ScalarAnswer(nn.Module):
-    """The normalised output [B, 1] to the label in raw units [B, 1], clipped to the label range."""
+    """The normalised output [B, 1] to the label in raw units [B, 1], clipped to the label range or taken round its circle."""
 
     num_answers = 1
 
@@ -195,28 +202,42 @@ class ScalarAnswer(nn.Module):
         self.names: tuple[str, ...] = (f"label ({info.label_unit})" if info.label_unit else "label",)
         self.label_min, self.label_max = info.label_min, info.label_max
         self.scale = info.label_max - info.label_min
+        self.period = info.label_period
 
     def forward(self, out_BO: Tensor) -> Tensor:
         """Raw units, in float32."""
-        return (out_BO.float() * self.scale + self.label_min).clamp(self.label_min, self.label_max)
+        return onto_range(out_BO.float() * self.scale + self.label_min, self.label_min, self.label_max, self.period)
 
     def score(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, [B]."""
-        return (answer_BA[:, 0] - label_B).abs()
+        return wrapped(answer_BA[:, 0] - label_B, self.period).abs()
 
     def miss(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, [B]."""
         return self.score(answer_BA, label_B)
 
     def read(self, answer_BA: Tensor, margin: Margin | None) -> list[Reading]:
-        """The label; the region is the interval of the margin around it, cut to the label range."""
+        """The label; the region is the interval of the margin around it, cut to the label range.
+
+        On a circle it goes on beyond an end of the range, so that its first end may be the larger number.
+        """
         readings = []
         for value in answer_BA[:, 0].tolist():
-            ends: tuple[float, ...] = ()
-            if margin is not None:
-                ends = (max(self.label_min, value - margin.width), min(self.label_max, value + margin.width))
+            ends = () if margin is None else self.region(value, margin.width)
             readings.append(Reading(value, margin.level if margin else None, ends))
         return readings
+
+    def region(self, value: float, width: float) -> tuple[float, float]:
+        """First and last label at most `width` from a value; the whole range where they meet behind it."""
+        low, high = value - width, value + width
+        if self.period is not None:
+            if 2 * width >= self.period:
+                return self.label_min, self.label_max
+            if low < self.label_min and low + self.period <= self.label_max:
+                low += self.period
+            elif high > self.label_max and high - self.period >= self.label_min:
+                high -= self.period
+        return max(self.label_min, low), min(self.label_max, high)
 
 
 def make_answer(info: DatasetInfo) -> Answer:

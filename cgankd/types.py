@@ -7,7 +7,7 @@ O network outputs, E label embedding, Z latent, K conditions, G groups, F featur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -67,6 +67,8 @@ class DatasetInfo:
     class_names: tuple[str, ...] = ()
     label_min: float = 0.0
     label_max: float = 1.0
+    label_period: float | None = field(default=None, metadata={"left_out": True})
+    """Scalar labels on a circle: its length in raw units, at least the label range; None, a line, is not written."""
 
 
 class ImageShape(Protocol):
@@ -155,6 +157,9 @@ class Reading:
 
 class Vicinity(Protocol):
     """Which real images may stand in for a target label, and with what weight (METHOD: CcGAN; exact matching is zero width)."""
+
+    period: float | None
+    """Length of the circle in raw units where labels lie on one."""
 
     def targets(self, num: int, gen: torch.Generator) -> Tensor:
         """Draw target labels [num] in raw units from the smoothed training marginal."""
@@ -292,3 +297,11 @@ def wrapped(difference: Tensor, period: float | None) -> Tensor:
     if period is None:
         return difference
     return torch.remainder(difference + period / 2, period) - period / 2
+
+
+def onto_range(label: Tensor, low: float, high: float, period: float | None) -> Tensor:
+    """Labels in [low, high]: clipped on a line (period None), taken round a circle of this length to the nearest in it."""
+    if period is None:
+        return label.clamp(low, high)
+    middle = (low + high) / 2
+    return (middle + wrapped(label - middle, period)).clamp(low, high)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cgankd.config import VicinityConfig
-from cgankd.types import Pairing
+from cgankd.types import Pairing, onto_range, wrapped
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Kernel:
         return 1.0 / self.kappa**2
 
 
-def kernel_rules(label_N: Tensor, cfg: VicinityConfig) -> Kernel:
+def kernel_rules(label_N: Tensor, cfg: VicinityConfig, circle: float | None = None) -> Kernel:
     """Rule-of-thumb widths: sigma = 1.06 sd(y) N^(-1/5), kappa = m_k * (quantile of the gaps of distinct labels).
 
+    Labels that go round a whole circle of this length have one gap more, from the last to the first.
     Raises ValueError where all labels are equal.
     """
     label_N = label_N.double()
@@ -41,6 +42,8 @@ def kernel_rules(label_N: Tensor, cfg: VicinityConfig) -> Kernel:
     if len(distinct) < 2:
         raise ValueError("data: all training labels are equal, so a scalar label has no vicinity; give more labels")
     gaps = distinct.diff()
+    if circle is not None:
+        gaps = torch.cat([gaps, distinct[:1] + circle - distinct[-1:]])
     sigma = cfg.label_sigma or 1.06 * float(label_N.std()) * len(label_N) ** -0.2
     kappa = cfg.kappa or cfg.kappa_multiplier * float(torch.quantile(gaps, cfg.gap_quantile))
     return Kernel(sigma, kappa, float(gaps.max()), float(gaps.median()))
@@ -48,6 +51,8 @@ def kernel_rules(label_N: Tensor, cfg: VicinityConfig) -> Kernel:
 
 class ExactMatch:
     """Classes: a target is matched by the images of that very class, weight one."""
+
+    period: float | None = None
 
     def __init__(self, label_N: Tensor) -> None:
         self.label_N = label_N
@@ -75,17 +80,28 @@ class ExactMatch:
 
 
 class ScalarVicinity:
-    """Scalars: what HVDL and SVDL share. Targets are training labels plus N(0, sigma^2), clipped to the label range."""
+    """Scalars: what HVDL and SVDL share. Targets are training labels plus N(0, sigma^2), clipped to the label range.
 
-    def __init__(self, label_N: Tensor, kernel: Kernel, label_min: float, label_max: float) -> None:
-        self.kernel = kernel
+    On a circle of length `period` labels go round it, and every label stands in the sorted list three times, once a turn.
+    """
+
+    def __init__(
+        self, label_N: Tensor, kernel: Kernel, label_min: float, label_max: float, period: float | None = None
+    ) -> None:
+        self.kernel, self.period = kernel, period
         self.label_min, self.label_max = label_min, label_max
         self.label_N = label_N
-        self.order_N = torch.argsort(label_N, stable=True)
-        self.sorted_N = label_N[self.order_N].contiguous()
+        turns = label_N if period is None else torch.cat([label_N - period, label_N, label_N + period])
+        order = torch.argsort(turns, stable=True)
+        self.sorted_N = turns[order].contiguous()
+        self.order_N = order % len(label_N)
+
+    def reach(self, radius: float) -> float:
+        """A radius, at most half the circle, so that no label is within it twice."""
+        return radius if self.period is None else min(radius, 0.5 * self.period)
 
     def clip(self, label_B: Tensor) -> Tensor:
-        return label_B.clamp(self.label_min, self.label_max)
+        return onto_range(label_B, self.label_min, self.label_max, self.period)
 
     def targets(self, num: int, gen: torch.Generator) -> Tensor:
         """Labels [num]: a training label + N(0, sigma^2), clipped to the range."""
@@ -98,6 +114,7 @@ class ScalarVicinity:
 
     def draw_within(self, target_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
         """Row numbers [B], uniform among |y_i - y| <= radius; the nearest row where that interval is empty."""
+        radius = self.reach(radius)
         low_B = torch.searchsorted(self.sorted_N, target_B - radius)
         high_B = torch.searchsorted(self.sorted_N, target_B + radius, right=True)
         empty_B = high_B <= low_B
@@ -118,7 +135,7 @@ class HardVicinity(ScalarVicinity):
 
     def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
         index_B = self.draw_within(target_B, self.kernel.kappa, gen)
-        inside_B = (self.label_N[index_B] - target_B).abs() <= self.kernel.kappa
+        inside_B = wrapped(self.label_N[index_B] - target_B, self.period).abs() <= self.kernel.kappa
         return Pairing(index_B, inside_B.float())
 
     def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -134,14 +151,20 @@ class SoftVicinity(ScalarVicinity):
     """
 
     def __init__(
-        self, label_N: Tensor, kernel: Kernel, label_min: float, label_max: float, weight_floor: float
+        self,
+        label_N: Tensor,
+        kernel: Kernel,
+        label_min: float,
+        label_max: float,
+        weight_floor: float,
+        period: float | None = None,
     ) -> None:
-        super().__init__(label_N, kernel, label_min, label_max)
-        self.radius = math.sqrt(-math.log(weight_floor) / kernel.nu)
+        super().__init__(label_N, kernel, label_min, label_max, period)
+        self.radius = self.reach(math.sqrt(-math.log(weight_floor) / kernel.nu))
 
     def weight(self, label_B: Tensor, target_B: Tensor) -> Tensor:
         """exp(-nu (y_i - y)^2), [B]."""
-        return torch.exp(-self.kernel.nu * (label_B - target_B) ** 2)
+        return torch.exp(-self.kernel.nu * wrapped(label_B - target_B, self.period) ** 2)
 
     def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
         index_B = self.draw_within(target_B, self.radius, gen)
@@ -160,9 +183,15 @@ class DrawnVicinity(SoftVicinity):
     """
 
     def __init__(
-        self, label_N: Tensor, kernel: Kernel, label_min: float, label_max: float, weight_floor: float
+        self,
+        label_N: Tensor,
+        kernel: Kernel,
+        label_min: float,
+        label_max: float,
+        weight_floor: float,
+        period: float | None = None,
     ) -> None:
-        super().__init__(label_N, kernel, label_min, label_max, weight_floor)
+        super().__init__(label_N, kernel, label_min, label_max, weight_floor, period)
         self.distinct_D, count_D = torch.unique(self.sorted_N, return_counts=True)
         self.count_D, self.first_D = count_D, count_D.cumsum(0) - count_D
 
@@ -187,11 +216,12 @@ class DrawnVicinity(SoftVicinity):
         return Pairing(index_B, torch.where(empty_B, lonely_B, torch.ones_like(lonely_B)).float())
 
     def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Labels from N(target, kappa^2 / 2) cut to the radius and the label range, weight one."""
+        """Labels from N(target, kappa^2 / 2) cut to the radius and, but for a whole circle, the label range, weight one."""
         sd = self.kernel.kappa * math.sqrt(0.5)
         centre_B = target_B.double()
-        low_B = (centre_B - self.radius).clamp(min=self.label_min)
-        high_B = (centre_B + self.radius).clamp(max=self.label_max)
+        low_B, high_B = centre_B - self.radius, centre_B + self.radius
+        if self.period is None or self.period > self.label_max - self.label_min:
+            low_B, high_B = low_B.clamp(min=self.label_min), high_B.clamp(max=self.label_max)
         p_low_B, p_high_B = (torch.special.ndtr((edge_B - centre_B) / sd) for edge_B in (low_B, high_B))
         level_B = torch.rand(len(target_B), generator=gen, dtype=torch.float64)
         label_B = centre_B + sd * torch.special.ndtri(p_low_B + level_B * (p_high_B - p_low_B))

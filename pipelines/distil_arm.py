@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, FitConfig, StudentConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
-from cgankd.distill.base import DataSpec, ModelSpec
+from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Augment, Distillation, Negatives, Teacher, early_phases, only_moving
 from cgankd.distill.methods import distiller_of
 from cgankd.distill.refresh import ChosenRows, chooser_of
-from cgankd.distill.spec import model_spec
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.predictor import fit_predictor, make_predict
 from cgankd.rng import derive, seed_all
 from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
-from pipelines.distillers import at_width
+from pipelines.distillers import spec_of
 from pipelines.networks import build_predictor, load_predictor
 
 
@@ -34,6 +33,8 @@ class DistilledRun:
     batch_of: Callable[[int], Batch]
     inference: nn.Module
     record: dict[str, Any] | None
+    curves: Mapping[str, list[tuple[int, float]]]
+    """Curves beside those of the loss, which grow while batches are made."""
 
 
 def distilled_run(
@@ -57,10 +58,14 @@ def distilled_run(
     distiller = distiller_of(cfg.kd_parts, field)
     seed_all(seed, "distiller")
     spec, labels_N, fake_N = data_spec(data, info, task, cfg)
+
+    def make_net(own: Mapping[str, Any]) -> nn.Module:
+        return build_predictor(dict(own), info, task.num_outputs)
+
     try:
         distiller.build(
-            spec_of(student, config, info, task),
-            spec_of(teacher, teacher_config, info, task),
+            spec_of(student, config, make_net, spec.image_shape),
+            spec_of(teacher, teacher_config, make_net, spec.image_shape),
             replace(spec, labels=labels_N, fake=fake_N),
         )
     except ValueError as error:  # TaskNotSupported, or nets that the method cannot use
@@ -90,12 +95,13 @@ def distilled_run(
         negatives=negatives,
     )
     inference = distiller.student_for_inference()
-    batch_of = data.batch
+    batch_of, curves = data.batch, {}
     chooser = chooser_of(distiller)
     if chooser is not None and data.bank is not None:
         outputs_MO = predict_teacher(data.bank.images)
         predict = make_predict(inference, cfg.precision)
-        batch_of = ChosenRows(data, chooser, task, predict, outputs_MO, seed).batch
+        chosen = ChosenRows(data, chooser, task, predict, outputs_MO, seed)
+        batch_of, curves = chosen.batch, chosen.curves
     record = None
     if inference is not student:
         record = {
@@ -103,15 +109,7 @@ def distilled_run(
             "teacher": {key: value for key, value in teacher_config.items() if key in config},
             "data": {k: v for k, v in vars(spec).items() if k not in ("labels", "fake")},
         }
-    return DistilledRun(objective, batch_of, inference, record)
-
-
-def spec_of(net: nn.Module, config: Mapping[str, Any], info: DatasetInfo, task: Task) -> ModelSpec:
-    """The spec of a run's net, with a maker of nets like it at other widths."""
-    shape = (info.channels, info.image_size, info.image_size)
-    return model_spec(
-        net, shape, lambda f: at_width(config, lambda c: build_predictor(dict(c), info, task.num_outputs), f)
-    )
+    return DistilledRun(objective, batch_of, inference, record, curves)
 
 
 def data_spec(data: Mixture, info: DatasetInfo, task: Task, cfg: StudentConfig) -> tuple[DataSpec, Tensor, Tensor]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from cgankd.config import ArmConfig, Config, ConfigError, StudentConfig
 from cgankd.config_distill import KD, DistillerConfig
 from cgankd.settings import from_dict
+
+if TYPE_CHECKING:
+    from cgankd.distill.base import ModelSpec
 
 MakeNet = Callable[[Mapping[str, Any]], nn.Module]
 """A fresh predictor from {"net", "width"}."""
@@ -57,9 +60,20 @@ def check_section(cfg: Config, student: StudentConfig, where: str) -> None:
         )
 
 
-def at_width(config: Mapping[str, Any], make_net: MakeNet, factor: float) -> nn.Module:
-    """A fresh net like the one of `config` with `factor` times its width, at least 1."""
-    return make_net({**config, "width": max(1, round(config["width"] * factor))})
+def spec_of(
+    net: nn.Module, config: Mapping[str, Any], make_net: MakeNet, image_shape: tuple[int, int, int]
+) -> ModelSpec:
+    """The spec of a run's net, with makers of nets like it at other widths and of nets by name."""
+    from cgankd.distill.spec import model_spec
+
+    def at_width(factor: float) -> nn.Module:
+        return make_net({**config, "width": max(1, round(config["width"] * factor))})
+
+    def named(name: str, width: int | None) -> nn.Module:
+        return make_net({"net": name, "width": width})
+
+    scaled = config.get("width") is not None and "program" not in config
+    return model_spec(net, image_shape, at_width if scaled else None, named)
 
 
 def inference_net(config: Mapping[str, Any], make_net: MakeNet) -> nn.Module:
@@ -73,14 +87,11 @@ def inference_net(config: Mapping[str, Any], make_net: MakeNet) -> nn.Module:
         return net
     from cgankd.distill.base import DataSpec
     from cgankd.distill.methods import distiller_of
-    from cgankd.distill.spec import model_spec
 
     parts = [from_dict(DistillerConfig, part, "distilled.parts.") for part in record["parts"]]
     distiller = distiller_of(parts)
     data = DataSpec(**(record["data"] | {"image_shape": tuple(record["data"]["image_shape"])}))
-
-    def spec_of(own: Mapping[str, Any], module: nn.Module) -> Any:
-        return model_spec(module, data.image_shape, lambda factor: at_width(own, make_net, factor))
-
-    distiller.build(spec_of(config, net), spec_of(record["teacher"], make_net(record["teacher"])), data)
+    taught_by = make_net(record["teacher"])
+    student = spec_of(net, config, make_net, data.image_shape)
+    distiller.build(student, spec_of(taught_by, record["teacher"], make_net, data.image_shape), data)
     return distiller.student_for_inference()

@@ -81,7 +81,9 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
         parity = _write(student, folder / "student.onnx", images)
         graph = folder / "student.pt2"
         write_torch_export(program(student.model, images[:2]), graph)
-        parity["torch_export"] = worst_difference(open_torch_export(graph)(images), student.model.run(images))
+        parity["torch_export"] = worst_difference(
+            open_torch_export(graph)(images), student.model.run(images), student.info.label_period
+        )
         for name, worst in parity.items():
             _check_parity(name, worst, student.answer.scale)
         shown = {"student": student}
@@ -124,7 +126,7 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
 
 def _write(package: Package, path: Path, images: Tensor) -> dict[str, float]:
     write_onnx(program(package.model, images[:2]), path)
-    return {"onnx": worst_difference(open_onnx(path)(images), package.model.run(images))}
+    return {"onnx": worst_difference(open_onnx(path)(images), package.model.run(images), package.info.label_period)}
 
 
 def _check_parity(name: str, worst: float, scale: float) -> None:

@@ -134,4 +134,9 @@ def _radius(cfg: CganConfig, vicinity: Vicinity) -> float:
     """How far a label may be off: the setting, else kappa; 0 where labels match exactly."""
     if not isinstance(vicinity, ScalarVicinity):
         return 0.0
+    if vicinity.period is not None:
+        raise ConfigError(
+            "data.label_period must be null where cgan.file is a set of images, which are looked up on a line of labels;"
+            " give a generator's program, or use null"
+        )
     return cfg.file_radius or vicinity.kernel.kappa

@@ -157,6 +157,7 @@ def train_job(job: Job) -> list[str]:
     if job.stage == "base":
         fit = replace(cfg, num_steps=cfg.base_steps, learning_rate=cfg.base_learning_rate)
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
+    more: Mapping[str, list[tuple[int, float]]] = {}
     data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed)
     objective: Objective = Plain(task)
     inference: nn.Module = net
@@ -167,6 +168,7 @@ def train_job(job: Job) -> list[str]:
         run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup, plan, where)
         train_phases(run, net, data, spec, fit, seed, job.checkpoint)
         objective, inference, batch_of = run.objective, run.inference, run.batch_of
+        more = run.curves
         if run.record is not None:
             config["distilled"] = run.record
     best = Best(inference, higher_is_better=task.headline.higher_is_better) if cfg.keep_best else None
@@ -186,7 +188,7 @@ def train_job(job: Job) -> list[str]:
     score = mean_score(task, make_predict(inference, cfg.precision), val)
     config |= {"info": to_dict(info), "arm": job.name, "seed": job.seed}
     save_weights(job.out, inference, config)
-    record: dict[str, Any] = {"val": score, "curves": history.curves}
+    record: dict[str, Any] = {"val": score, "curves": history.curves | dict(more)}
     if best is not None:
         save_weights(job.best, best.weights, config | {"step": best.step})
         record["best"] = {"val": best.score, "step": best.step}

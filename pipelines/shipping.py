@@ -44,10 +44,13 @@ class Package:
 
 
 def net_words(config: dict[str, Any]) -> str:
-    """A net as its config names it: "convnet, width 4", "resnet20", "a torch.export program"."""
+    """A net as its config names it: "convnet, width 4", "resnet20 with modules of simkd", "a torch.export program"."""
     if "program" in config:
         return f"a {config['program']} program"
-    return str(config["net"]) if config["width"] is None else f"{config['net']}, width {config['width']}"
+    words = str(config["net"]) if config["width"] is None else f"{config['net']}, width {config['width']}"
+    if "distilled" not in config:
+        return words
+    return f"{words} with modules of {'+'.join(part['name'] for part in config['distilled']['parts'])}"
 
 
 def load_package(path: Path) -> Package:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,10 @@ def test_scalar_answers_are_raw_labels_inside_the_range() -> None:
     assert answer.score(torch.tensor([[30.0]]), torch.tensor([27.5])).tolist() == [2.5]
 
 
-@pytest.mark.parametrize("info", [CLASSES, SCALARS], ids=["classes", "scalars"])
+ANGLES = replace(SCALARS, label_min=0.0, label_max=360.0, label_period=360.0)
+
+
+@pytest.mark.parametrize("info", [CLASSES, SCALARS, ANGLES], ids=["classes", "scalars", "angles"])
 def test_every_format_gives_the_answers_of_the_net(info: DatasetInfo, tmp_path: Path) -> None:
     shipped, x = model(info), images(info, 101)
     want, graph = shipped.run(x), program(model(info), images(info, 2))
@@ -82,14 +86,23 @@ def test_every_format_gives_the_answers_of_the_net(info: DatasetInfo, tmp_path: 
     write_onnx(graph, tmp_path / "m.onnx")
     write_torch_export(graph, tmp_path / "m.pt2")
     run = open_onnx(tmp_path / "m.onnx")
-    assert worst_difference(run(x), want) <= 1e-6 * shipped.answer.scale
-    assert worst_difference(open_torch_export(tmp_path / "m.pt2")(x), want) <= 1e-6 * shipped.answer.scale
+    assert worst_difference(run(x), want, info.label_period) <= 1e-6 * shipped.answer.scale
+    assert (
+        worst_difference(open_torch_export(tmp_path / "m.pt2")(x), want, info.label_period)
+        <= 1e-6 * shipped.answer.scale
+    )
     assert run(x[:1]).shape == (1, shipped.answer.num_answers)  # any batch size
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.pt2"]  # weights inside
     write_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", x[:64])
-    rough = worst_difference(open_onnx(tmp_path / "q.onnx")(x), want)
+    rough = worst_difference(open_onnx(tmp_path / "q.onnx")(x), want, info.label_period)
     assert 1e-6 * shipped.answer.scale < rough < 0.1 * shipped.answer.scale
     assert median_ms(run, x[:1], repeats=3) > 0
+
+
+def test_answers_on_either_side_of_the_seam_are_close() -> None:
+    left, right = torch.tensor([[359.9], [10.0]]), torch.tensor([[0.2], [11.0]])
+    assert worst_difference(left, right, 360.0) == pytest.approx(1.0)
+    assert worst_difference(left, right) == pytest.approx(359.7, rel=1e-4)
 
 
 def test_a_file_that_is_no_onnx_is_named(tmp_path: Path) -> None:

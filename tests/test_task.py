@@ -10,11 +10,13 @@ import torch
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss, mean_absolute_error, zero_one_loss
 
-from cgankd.config import Config, ConfigError
+from cgankd.config import Config, ConfigError, to_dict
 from cgankd.rng import generator
-from cgankd.task import make_task
-from cgankd.types import DatasetInfo
+from cgankd.settings import from_dict
+from cgankd.task import ScalarTask, make_answer, make_task
+from cgankd.types import DatasetInfo, Margin
 from cgankd.vicinity import ExactMatch, HardVicinity, SoftVicinity
+from tests.test_vicinity import CFG
 
 CLASSES = DatasetInfo("class", "digits", "", 1, 16, (0.5,), (0.2,), class_names=tuple("abcdefghij"))
 YAW = DatasetInfo("scalar", "chairs", "degrees", 3, 32, (0.5,) * 3, (0.2,) * 3, label_min=10.0, label_max=100.0)
@@ -100,3 +102,60 @@ def test_label_embeddings(digits_config: Config, chairs_config: Config) -> None:
 def test_data_of_another_kind_is_refused(digits_config: Config) -> None:
     with pytest.raises(ConfigError, match=r"data\.task is class, but artifacts/dataset.h5 holds scalar labels"):
         make_task(YAW, digits_config)
+
+
+ANGLE = replace(YAW, label_min=0.0, label_max=360.0, label_period=360.0)
+ARC = replace(YAW, label_min=-80.0, label_max=80.0, label_period=360.0)
+
+
+def turned(info: DatasetInfo) -> ScalarTask:
+    return ScalarTask(info, CFG, 10.0, 36)
+
+
+@pytest.mark.parametrize("info", [ANGLE, ARC])
+def test_angles_are_predicted_and_judged_round_the_circle(info: DatasetInfo) -> None:
+    task, answer = turned(info), make_answer(info)
+    out_BO = torch.linspace(-1.3, 2.3, 37)[:, None]
+    label_B = torch.linspace(info.label_min, info.label_max, 37)
+    raw = np.radians((out_BO[:, 0] * task.span + info.label_min).double().numpy())
+    grid = np.linspace(info.label_min, info.label_max, 20001)
+    # The nearest angle of the range, by the cosine of the difference.
+    nearest = grid[np.cos(raw[:, None] - np.radians(grid)[None]).argmax(1)]
+    away = np.degrees(np.abs(np.angle(np.exp(1j * np.radians(task.predict(out_BO).double().numpy() - nearest)))))
+    assert away.max() < 0.05
+    expected = np.degrees(np.abs(np.angle(np.exp(1j * np.radians(nearest - label_B.double().numpy())))))
+    np.testing.assert_allclose(task.score(out_BO, label_B), expected, atol=0.05)
+    np.testing.assert_allclose(answer.miss(answer(out_BO), label_B), task.score(out_BO, label_B), atol=1e-3)
+    assert (task.predict(out_BO) >= info.label_min).all() and (task.predict(out_BO) <= info.label_max).all()
+
+
+def test_regions_go_on_round_the_circle() -> None:
+    def ends(info: DatasetInfo, value: float, width: float) -> tuple[float, ...]:
+        region = make_answer(info).read(torch.tensor([[value]]), Margin(0.9, width, 40))[0].region
+        return tuple(float(end) for end in region)
+
+    assert ends(ANGLE, 355.0, 10.0) == (345.0, 5.0)
+    assert ends(ANGLE, 5.0, 10.0) == (355.0, 15.0)
+    assert ends(ANGLE, 180.0, 10.0) == (170.0, 190.0)
+    assert ends(ANGLE, 180.0, 180.0) == (0.0, 360.0)
+    assert ends(ARC, 75.0, 10.0) == (65.0, 80.0) and ends(ARC, -75.0, 10.0) == (-80.0, -65.0)
+
+
+def test_conditions_of_a_whole_circle_name_no_angle_twice() -> None:
+    angle_K = turned(ANGLE).conditions(torch.zeros(1))
+    assert len(angle_K) == 36 and angle_K.tolist() == pytest.approx(list(range(0, 360, 10)))
+    assert turned(ARC).conditions(torch.zeros(1))[[0, -1]].tolist() == [-80.0, 80.0]
+
+
+def test_a_period_is_written_where_there_is_one_alone() -> None:
+    assert "label_period" not in to_dict(YAW) and to_dict(ANGLE)["label_period"] == 360.0
+    assert from_dict(DatasetInfo, to_dict(ANGLE), "info.") == ANGLE and from_dict(DatasetInfo, to_dict(YAW), "") == YAW
+
+
+def test_a_period_that_the_data_set_was_not_made_with_is_named(chairs_config: Config) -> None:
+    cfg = replace(chairs_config, data=replace(chairs_config.data, label_period=360.0))
+    with pytest.raises(
+        ConfigError, match=r"data.label_period is 360.0, but .* was made with None; run `cgankd prepare`"
+    ):
+        make_task(YAW, cfg)
+    assert make_task(replace(YAW, label_period=360.0), cfg).period == pytest.approx(4.0)

@@ -178,3 +178,54 @@ def test_exact_match_pairs_within_the_class_and_uniformly() -> None:
     same, weight = vicinity.fake_labels(target, gen)
     assert torch.equal(same, target) and (weight == 1).all()
     assert torch.equal(vicinity.neighbours(target, 5.0, gen), target)
+
+
+def round_the_circle(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.rad2deg(torch.angle(torch.exp(1j * torch.deg2rad(y.double() - target.double())))).abs()
+
+
+ROUND = Kernel(4.0, 6.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "vicinity",
+    [
+        HardVicinity(torch.arange(0.0, 360.0), ROUND, 0.0, 360.0, 360.0),
+        SoftVicinity(torch.arange(0.0, 360.0), ROUND, 0.0, 360.0, 1e-3, 360.0),
+        DrawnVicinity(torch.arange(0.0, 360.0), ROUND, 0.0, 360.0, 1e-3, 360.0),
+    ],
+    ids=["hard", "soft", "drawn"],
+)
+def test_on_a_circle_every_label_has_neighbours_on_both_sides(vicinity: HardVicinity | SoftVicinity) -> None:
+    y, num = torch.arange(0.0, 360.0), 4000
+    for centre in (0.5, 359.5, 180.5):
+        target = torch.full((num,), centre)
+        pairing = vicinity.pair(target, generator("pair"))
+        labels, weights = vicinity.fake_labels(target, generator("fake"))
+        radius = getattr(vicinity, "radius", 6.0)
+        for found in (y[pairing.index], labels, vicinity.neighbours(target, 6.0, generator("near"))):
+            assert round_the_circle(found, target).max() <= max(radius, 6.0) + 1e-3
+            assert ((found >= 0) & (found <= 360)).all()
+            side = torch.remainder(found - target, 360.0) < 180
+            assert 0.45 < side.double().mean() < 0.55, "as many on either side of the seam"
+        expected = torch.exp(-ROUND.nu * round_the_circle(y[pairing.index], target) ** 2)
+        if isinstance(vicinity, SoftVicinity) and not isinstance(vicinity, DrawnVicinity):
+            torch.testing.assert_close(pairing.weight.double(), expected, rtol=1e-3, atol=1e-5)
+        else:
+            assert (pairing.weight == 1).all() and (weights == 1).all()
+    spread = vicinity.targets(20000, generator("targets"))
+    assert torch.histc(spread, 8, 0, 360).min() > 0.9 * 2500
+
+
+def test_a_circle_smaller_than_the_vicinity_holds_each_image_once() -> None:
+    y = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    vicinity = DrawnVicinity(y, Kernel(1.0, 50.0, 1.0, 1.0), 0.0, 4.0, 1e-3, 4.0)
+    index = vicinity.pair(torch.full((8000,), 0.1), generator("small")).index
+    assert torch.bincount(index, minlength=4).min() > 1800
+
+
+def test_the_gap_across_the_seam_counts_on_a_circle() -> None:
+    y = torch.tensor([10.0, 11.0, 12.0, 350.0])
+    assert kernel_rules(y, CFG).largest_gap == 338.0
+    assert kernel_rules(torch.tensor([5.0, 100.0, 200.0, 300.0]), CFG, 360.0).largest_gap == 100.0
+    assert kernel_rules(torch.tensor([100.0, 150.0, 200.0]), CFG, 360.0).largest_gap == 260.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cgankd.bank.m1_features import FeatureFn, LabelFn
-from cgankd.types import Draw, Vicinity
+from cgankd.types import Draw, Vicinity, wrapped
 
 CHUNK = 1024
 """Fakes held as images at a time; only their features are kept."""
@@ -90,4 +90,5 @@ def draw_inside(source: FakeSource, label_B: Tensor, gen: torch.Generator) -> tu
 
 def within(source: FakeSource, images_BCHW: Tensor, label_B: Tensor) -> Tensor:
     """True [B] where the predicted label is at most zeta from the real's label."""
-    return (source.predict_label(images_BCHW).float() - label_B.float()).abs() <= source.zeta
+    miss_B = source.predict_label(images_BCHW).float() - label_B.float()
+    return wrapped(miss_B, source.vicinity.period).abs() <= source.zeta

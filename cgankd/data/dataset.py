@@ -78,6 +78,7 @@ def make_dataset(
         class_names=class_names,
         label_min=low,
         label_max=high,
+        label_period=cfg.label_period,
     )
     return Dataset(splits["train"], splits["val"], splits["test"], info, dict(notes or {}))
 
@@ -90,6 +91,10 @@ def label_range(cfg: DataConfig, splits: Mapping[str, Split]) -> tuple[float, fl
     train = splits["train"].labels
     low = float(train.min()) if cfg.label_min is None else cfg.label_min
     high = float(train.max()) if cfg.label_max is None else cfg.label_max
+    if cfg.label_period is not None and cfg.label_period < high - low:
+        raise ConfigError(
+            f"data.label_period must be at least the label range, {low:g} to {high:g}, but is {cfg.label_period:g}"
+        )
     if not low < high:
         raise ConfigError(f"data.root {cfg.root!r}: training labels run from {low:g} to {high:g} only")
     for name, split in splits.items():

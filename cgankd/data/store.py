@@ -63,6 +63,8 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
             attributes |= {"num_classes": len(info.class_names), "class_names": json.dumps(info.class_names)}
         else:
             attributes |= {"label_min": info.label_min, "label_max": info.label_max}
+        if info.label_period is not None:
+            attributes["label_period"] = info.label_period
         put_attributes(file, attributes)
 
 
@@ -83,6 +85,7 @@ def read_info(path: Path) -> DatasetInfo:
             class_names=tuple(map(str, json.loads(str(values.get("class_names", "[]"))))),
             label_min=float(values.get("label_min", 0.0)),
             label_max=float(values.get("label_max", 1.0)),
+            label_period=float(values["label_period"]) if "label_period" in values else None,
         )
     except KeyError as problem:
         raise ValueError(f"{path}: attribute {problem} is missing, so this is no data set file of cgankd") from None

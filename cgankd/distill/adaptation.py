@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cgankd.distill.base import DataSpec, Flow, ModelSpec, RunTeacher
 from cgankd.distill.rows import join
+from cgankd.distill.spec import NORMS
 from cgankd.distill.wrapper import Wrapper
 from cgankd.types import Outputs
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 

@@ -11,11 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from cgankd.types import Outputs
-from cgankd.types import wrapped as wrapped
 
 VIEWS = ("plain", "weak", "strong", "rot4")
 """Views a loss may ask for, in the order in which outputs hold them."""
@@ -50,8 +48,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Shapes of one net, read off a dry run on two images; `net` is the live module, `make(width)` a fresh one like it.
+    """Shapes of one net, read off a dry run on two images; `net` is the live module.
 
+    make(factor): a fresh net like it with so many times its channels, None where those are fixed; named(name, width): a
+    fresh net by its name for the same images and outputs. pooled_dim is 0 and stages are empty where it shows none.
     stages: (C, H, W) of each stage map. `norms`: the batch norm (or None) whose output is each preact, for OFD's margins.
     """
 
@@ -61,6 +61,7 @@ class ModelSpec:
     net: nn.Module | None = None
     make: Callable[[float], nn.Module] | None = None
     norms: tuple[nn.Module | None, ...] = ()
+    named: Callable[[str, int | None], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,34 @@ class Distiller(nn.Module):
     data_spec: DataSpec
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Make auxiliary modules from the shapes; draws from torch's global generator. Raises TaskNotSupported."""
+        """Make auxiliary modules from the shapes; draws from torch's global generator.
+
+        Raises TaskNotSupported, and ValueError where the teacher does not show the features this loss compares.
+        """
         self.check_task(data)
+        self.check_teacher(teacher)
         self.student_spec, self.teacher_spec, self.data_spec = student, teacher, data
+
+    @property
+    def period(self) -> float | None:
+        """Length of the circle in normalised units where labels lie on one; None before `build`."""
+        data: DataSpec | None = getattr(self, "data_spec", None)
+        return None if data is None else data.period
 
     def check_task(self, data: DataSpec) -> None:
         """Raise TaskNotSupported where the labels are scalars and this loss compares class logits."""
         if data.num_classes == 0 and not self.scalar:
             raise TaskNotSupported(f"{self.name} compares class logits, so it cannot distil scalar labels")
+
+    def check_teacher(self, teacher: ModelSpec) -> None:
+        """Raise ValueError where this loss compares features and the teacher shows none, as a program does."""
+        needs = self.needs
+        pooled, maps = needs.pooled and not teacher.pooled_dim, needs.stages or needs.preacts
+        if not needs.teacher_pred_only and (pooled or (maps and not teacher.stages)):
+            raise ValueError(
+                f"{self.name} compares features, but the teacher shows none (a program in teacher.file shows its outputs"
+                " alone); give a state dict of teacher.net, or choose a method on outputs such as kd"
+            )
 
     def accepts(self, num_classes: int) -> bool:
         """True where it can distil labels of so many classes (0 = scalars)."""
@@ -198,6 +219,10 @@ class Distiller(nn.Module):
         """Names of own parameters that take no weight decay beside biases and norms."""
         return set()
 
+    def rates(self) -> dict[str, float]:
+        """Names of own parameters with a learning rate of their own, as a multiple of the student's."""
+        return {}
+
     def student_for_inference(self) -> nn.Module:
         """The net to ship: the student as it is, unless the method predicts through modules of its own."""
         assert self.student_spec.net is not None, "built with the live student"
@@ -212,17 +237,6 @@ class Distiller(nn.Module):
         """Names and defaults of the keyword options, from the constructor."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         return {p.name: p.default for p in parameters if p.name != "self" and p.kind is p.KEYWORD_ONLY}
-
-
-def mean_by_source(loss_B: Tensor, batch: Batch, fake_weight: float = 1.0) -> Tensor:
-    """Mean of per-sample losses in which a fake counts `fake_weight` times: sum_i w_i l_i / sum_i w_i, attached to the graph.
-
-    A batch in which every weight is zero gives 0. loss_B [B]; without `batch.is_fake` all rows are real.
-    """
-    if batch.is_fake is None or fake_weight == 1.0:
-        return loss_B.mean()
-    weight_B = torch.where(batch.is_fake, fake_weight, 1.0).to(loss_B)
-    return (weight_B * loss_B).sum() / weight_B.sum().clamp_min(torch.finfo(loss_B.dtype).tiny)
 
 
 def describe(method: type[Distiller]) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.logit_terms import (
     above_zero,
     both,
@@ -16,9 +16,8 @@ from cgankd.distill.logit_terms import (
     nothing,
     row_weights,
     weighted_mean,
-    wrapped,
 )
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 def groups(rows_BO: Tensor, group_size: int) -> Tensor:
@@ -39,7 +38,7 @@ class Comparative(Distiller):
     both weights 1. An adaptation: groups are made in the batch, the authors draw them from the data set. The student
     enters through differences alone: a vector added to all its logits changes nothing, and the task's own loss fixes
     it. Rows left over after the last full group take no part. A
-    group weighs the product of its rows' weights, so that of `fake_weight` 0 real images alone are compared.
+    group weighs the product of its rows' weights, and with `fake_weight` 0 groups are made of real images alone.
 
     Scalars: w_rel mean over pairs of |(s_i - s_j) - (t_i - t_j)| on normalised labels, round a circle the short way.
     """
@@ -76,12 +75,6 @@ class Comparative(Distiller):
         self.relation_weight, self.label_weight, self.temperature = relation_weight, label_weight, temperature
         self.group_size, self.num_positive = group_size, num_positive
         self.task_weight, self.fake_weight = task_weight, fake_weight
-        self.period: float | None = None
-
-    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Remember whether labels lie on a circle."""
-        super().build(student, teacher, data)
-        self.period = data.period
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"relation"}, and {"labels"} of classes."""
@@ -89,9 +82,13 @@ class Comparative(Distiller):
         weight_B = row_weights(batch.is_fake, self.fake_weight, student_BO)
         if is_one_number(student_BO):
             return {"relation": self.relation_weight * self.pairs(student_BO[:, 0], teacher_BO[:, 0], weight_B)}
+        y_B = batch.y.long()
+        if self.fake_weight == 0 and batch.is_fake is not None:  # A group would count for nothing with one fake in it.
+            real_B = ~batch.is_fake
+            student_BO, teacher_BO, y_B, weight_B = (rows[real_B] for rows in (student_BO, teacher_BO, y_B, weight_B))
         if len(student_BO) < self.group_size:
             return {"relation": nothing(student_BO), "labels": nothing(student_BO)}
-        one_hot_BO = F.one_hot(batch.y.long(), student_BO.shape[1]).to(student_BO)
+        one_hot_BO = F.one_hot(y_B, student_BO.shape[1]).to(student_BO)
         student_GO, teacher_GO, labels_GO = (self.differences(z_BO) for z_BO in (student_BO, teacher_BO, one_hot_BO))
         weight_G = groups(weight_B, self.group_size).prod(dim=1)
         return {

@@ -69,11 +69,17 @@ class CompositeDistiller(Distiller):
         for method in self.methods:
             method.check_task(data)
 
+    def check_teacher(self, teacher: ModelSpec) -> None:
+        """As each part does."""
+        for method in self.methods:
+            method.check_teacher(teacher)
+
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build each part. Raises TaskNotSupported of the first that cannot distil these labels."""
         super().build(student, teacher, data)
         for method in self.methods:
             method.build(student, teacher, data)
+        self.num_negatives = max(method.num_negatives for method in self.methods)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Terms by "<number>.<method>.<term>", each times the weight of its method."""
@@ -123,6 +129,10 @@ class CompositeDistiller(Distiller):
     def no_decay(self) -> set[str]:
         """Names with the prefix of their part."""
         return {f"parts.{i}.{name}" for i, method in enumerate(self.methods) for name in method.no_decay()}
+
+    def rates(self) -> dict[str, float]:
+        """Names with the prefix of their part."""
+        return {f"parts.{i}.{name}": rate for i, m in enumerate(self.methods) for name, rate in m.rates().items()}
 
     def student_for_inference(self) -> nn.Module:
         """That of the one part that ships a net of its own, else the student."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.logit_terms import (
     above_zero,
     both,
@@ -18,9 +18,8 @@ from cgankd.distill.logit_terms import (
     one_of,
     row_mean,
     soft_cross_entropy,
-    wrapped,
 )
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 class ConfidenceConditioned(Distiller):
@@ -69,12 +68,6 @@ class ConfidenceConditioned(Distiller):
         self.form, self.self_regulated, self.regulation_rate = form, self_regulated, regulation_rate
         self.temperature, self.scalar_spread = temperature, scalar_spread
         self.loss_weight, self.task_weight, self.fake_weight = loss_weight, task_weight, fake_weight
-        self.period: float | None = None
-
-    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Remember whether labels lie on a circle."""
-        super().build(student, teacher, data)
-        self.period = data.period
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"confidence"}."""

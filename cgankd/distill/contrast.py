@@ -10,7 +10,18 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.feature_terms import in_range, one_of, pooled_pair
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
+
+PRODUCTS = 2**24
+"""Products of embeddings that are held at a time."""
+
+
+def num_available(data: DataSpec) -> int:
+    """Rows that are negatives of every sample: those outside the largest class, or all others; at least 1."""
+    largest = 1
+    if data.num_classes and data.labels is not None:
+        largest = int(torch.bincount(data.labels.long()).max())
+    return max(1, data.num_samples - largest)
 
 
 class ContrastiveDistillation(Distiller):
@@ -20,10 +31,12 @@ class ContrastiveDistillation(Distiller):
     unit length), c = K / N + 1e-7 with N samples and K negatives; Z is fixed by the first batch (a buffer). Rows are
     averaged, so the batch size does not matter.
     storage "memory": every sample's last embeddings, N x `embed_dim` a net, moved by `momentum`; negatives are the rows of
-    `Batch.neg_index`. storage "queue": the last `queue_size` embeddings of both nets, a memory that does not grow with the
-    bank; the positive is the other net's embedding of the same image, negatives are all rows of batch and queue of another
-    class. Scalar labels have no classes: any other image is a negative (in the queue, one whose normalised label is at
-    least `min_label_gap` away, round the circle where labels are angles). The queue is an adaptation.
+    `Batch.neg_index`. K is `num_negatives`, at most the rows that are negatives of every sample (N less the largest class,
+    or N - 1 for scalars): more draws would only repeat them. storage "queue": the last `queue_size` embeddings of both
+    nets, a memory that does not grow with the bank; the positive is the other net's embedding of the same image, negatives
+    are all rows of batch and queue of another class. Scalar labels have no classes: any other image is a negative (in the
+    queue, one whose normalised label is at least `min_label_gap` away, round the circle where labels are angles). The
+    queue is an adaptation.
     """
 
     name = "crd"
@@ -74,6 +87,7 @@ class ContrastiveDistillation(Distiller):
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Make both embeddings and the memory, whose rows begin as random vectors; the queue begins empty."""
         super().build(student, teacher, data)
+        self.num_negatives = min(self.num_negatives, num_available(data))
         self.embed_s = nn.Linear(student.pooled_dim, self.embed_dim)
         self.embed_t = nn.Linear(teacher.pooled_dim, self.embed_dim)
         rows = self.queue_size if self.queued else data.num_samples
@@ -115,8 +129,11 @@ class ContrastiveDistillation(Distiller):
     def _scores(self, u_BE: Tensor, kept_ME: Tensor, column_BK: Tensor) -> Tensor:
         """exp(u . memory / temperature) [B, K + 1]; the memory is copied, as it changes before the backward pass."""
         if len(kept_ME) <= column_BK.numel():
-            dot = (u_BE @ kept_ME.clone().T).gather(1, column_BK)
-        else:
+            # All products of a few rows at a time: their size is bounded, and only those asked for are kept.
+            kept_EM, rows = kept_ME.clone().T, max(1, PRODUCTS // len(kept_ME))
+            parts = zip(torch.split(u_BE, rows), torch.split(column_BK, rows), strict=True)
+            dot = torch.cat([(u @ kept_EM).gather(1, column) for u, column in parts])
+        else:  # Fewer rows are asked for than the memory has.
             dot = torch.einsum("be,bke->bk", u_BE, kept_ME[column_BK])
         return (dot / self.temperature).exp()
 
@@ -137,9 +154,7 @@ class ContrastiveDistillation(Distiller):
         """Which rows are negatives of which: another class, or for scalars another image, far enough in label."""
         if self.data_spec.num_classes:
             return y_B[:, None] != y_M[None]
-        gap = (y_B[:, None] - y_M[None]).abs()
-        if self.data_spec.period is not None:
-            gap = torch.minimum(gap, self.data_spec.period - gap)
+        gap = wrapped(y_B[:, None] - y_M[None], self.period).abs()
         return (index_B[:, None] != index_M[None]) & (gap >= self.min_label_gap)
 
     def _nce(self, score_BK: Tensor, keep_BK: Tensor, z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.logit_terms import (
     above_zero,
     both,
@@ -133,12 +133,6 @@ class CorrelationMatching(Distiller):
         self.temperature, self.difficulty_temperature = temperature, difficulty_temperature
         self.rank_softness, self.weighting, self.top_classes = rank_softness, weighting, top_classes
         self.loss_weight, self.task_weight, self.fake_weight = loss_weight, task_weight, fake_weight
-        self.period: float | None = None
-
-    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Remember whether labels lie on a circle."""
-        super().build(student, teacher, data)
-        self.period = data.period
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"pearson", "spearman"}."""

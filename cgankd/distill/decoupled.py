@@ -18,9 +18,8 @@ from cgankd.distill.logit_terms import (
     split,
     standardized,
     wide,
-    wrapped,
 )
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 def warm_up(epoch: float, epochs: float) -> float:
@@ -119,12 +118,12 @@ class AdaptiveTeaching(Distiller):
         self.easy_weight, self.hard_quantile, self.reverse = easy_weight, hard_quantile, reverse
         self.temperature, self.uncertainty_temperature = temperature, uncertainty_temperature
         self.loss_weight, self.task_weight, self.fake_weight = loss_weight, task_weight, fake_weight
-        self.period: float | None = None
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Remember whether labels lie on a circle."""
+        """Ask for the teacher's outputs alone where labels are classes, whose terms look at no features."""
+        if data.num_classes:
+            self.needs = Needs(teacher_pred_only=True)  # type: ignore[misc]
         super().build(student, teacher, data)
-        self.period = data.period
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"easy", "hard"}."""

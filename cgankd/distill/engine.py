@@ -110,6 +110,11 @@ class Distillation:
         exempt = self.distiller.no_decay()
         return [p for name, p in self.distiller.named_parameters() if name in exempt]
 
+    def rates(self) -> list[tuple[nn.Parameter, float]]:
+        """Those of the distiller with a learning rate of their own, as a multiple of the student's."""
+        rates = self.distiller.rates()
+        return [(p, rates[name]) for name, p in self.distiller.named_parameters() if name in rates]
+
     def __call__(self, net: Forward, unit_BCHW: Tensor, batch: Rows, step: int) -> Mapping[str, Tensor]:
         """{"loss", "hard" (unweighted), and the distiller's weighted terms}."""
         self.distiller.on_step(step, self.num_steps)

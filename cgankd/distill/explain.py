@@ -22,12 +22,13 @@ class KDExplainer(Distiller):
     epoch e from 0: soft at first, one parent a child at last. In the last `hard_share` of the run d is the one-hot of its
     largest entry and only the weights move. `StudentTree.groups` says which classes hang below which block.
     An adaptation: the tree grows on the student's stage `root_stage` instead of its own stem, leaves are small
-    perceptrons, blocks have `block_channels` channels, weights and branches share one learning rate. task_weight is 0, as
-    the tree's own cross-entropy takes its place. Means, so the batch size does not matter.
+    perceptrons, blocks have `block_channels` channels. Branches learn at `branch_rate` times the rate of the weights (0.01
+    and 0.05 in the authors' program). task_weight is 0, as the tree's own cross-entropy takes its place. Means, so the
+    batch size does not matter.
     """
 
     name = "kdexplainer"
-    needs = Needs(logits=True, stages=True)
+    needs = Needs(logits=True, stages=True, teacher_pred_only=True)
     source = "Xue et al., IJCAI 2021, arXiv 2105.04181 (KDExplainer)"
     status = "adaptation"
     flows = (
@@ -47,17 +48,19 @@ class KDExplainer(Distiller):
         root_stage: int = 0,
         first_sharpness: float = 10.0,
         hard_share: float = 0.5,
+        branch_rate: float = 0.2,
     ) -> None:
         super().__init__()
         in_range(self.name, label_weight=label_weight, soft_weight=soft_weight)
         in_range(self.name, low=1e-3, temperature=temperature, first_sharpness=first_sharpness)
         in_range(self.name, high=1, hard_share=hard_share)
+        in_range(self.name, branch_rate=branch_rate)
         in_range(self.name, low=1, block_channels=block_channels, **{f"levels[{k}]": n for k, n in enumerate(levels)})
         if not levels:
             raise ValueError("kdexplainer.levels must name at least one level, such as [2, 4, 8], but is empty")
         self.label_weight, self.soft_weight, self.temperature = label_weight, soft_weight, temperature
         self.levels, self.block_channels, self.root_stage = tuple(levels), block_channels, root_stage
-        self.first_sharpness, self.hard_share = first_sharpness, hard_share
+        self.first_sharpness, self.hard_share, self.branch_rate = first_sharpness, hard_share, branch_rate
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Make the tree. Raises TaskNotSupported, and ValueError where the student has no such stage."""
@@ -89,6 +92,10 @@ class KDExplainer(Distiller):
     def no_decay(self) -> set[str]:
         """The branches."""
         return {name for name, _ in self.named_parameters() if ".branches." in name}
+
+    def rates(self) -> dict[str, float]:
+        """The branches at `branch_rate`."""
+        return dict.fromkeys(self.no_decay(), self.branch_rate)
 
     def student_for_inference(self) -> nn.Module:
         """The student up to the root, and the tree."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, ModelSpec
+from cgankd.distill.logit_terms import one_of as one_of
 from cgankd.types import Outputs
 
 Scope = Literal["mixed", "within_source"]
@@ -24,13 +26,6 @@ def in_range(method: str, low: float = 0.0, high: float = inf, **values: float) 
     for name, value in values.items():
         if not low <= value <= high:
             raise ValueError(f"{method}.{name} must be from {low:g} to {high:g}, but is {value}; set another value")
-
-
-def one_of(method: str, choices: Sequence[str], **values: str) -> None:
-    """Raise ValueError naming the option unless each value is one of the choices."""
-    for name, value in values.items():
-        if value not in choices:
-            raise ValueError(f"{method}.{name} must be one of {', '.join(choices)}, but is {value!r}")
 
 
 def pair_heights(student: Sequence[int], teacher: Sequence[int], method: str) -> Pairs:
@@ -128,11 +123,6 @@ def unit_rows(x_BF: Tensor, eps: float) -> Tensor:
     return x_BF / (length_B1 + eps)
 
 
-def round_circle(gap: Tensor, period: float | None) -> Tensor:
-    """Differences of labels the short way round a circle of this length; as they are on a line (None)."""
-    return gap if period is None else (gap + period / 2) % period - period / 2
-
-
 def connector(c_in: int, c_out: int) -> nn.Sequential:
     """1x1 convolution and batch norm, initialised by He's rule."""
     conv = nn.Conv2d(c_in, c_out, 1, bias=False)
@@ -140,16 +130,24 @@ def connector(c_in: int, c_out: int) -> nn.Sequential:
     return nn.Sequential(conv, Norm(c_out))
 
 
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """All of a net's modules in eval mode, then back as each was."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def probe(net: nn.Module, shape: tuple[int, int, int]) -> Outputs:
     """Outputs of a net in evaluation mode on two fixed images of this shape [C, H, W]; draws nothing, moves nothing."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
     like = next(net.parameters())
     x_BCHW = torch.linspace(0, 1, 2 * shape[0] * shape[1] * shape[2], device=like.device).view(2, *shape)
-    with torch.no_grad():
+    with evaluating(net), torch.no_grad():
         out: Outputs = net.outputs(x_BCHW)  # type: ignore[operator]
-    for module, mode in modes.items():
-        module.training = mode
     return out
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.feature_terms import evaluating
 from cgankd.distill.logit_terms import (
     above_zero,
     both,
@@ -18,24 +16,11 @@ from cgankd.distill.logit_terms import (
     not_negative,
     row_mean,
     wide,
-    wrapped,
 )
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 SOFTENING = 1e-6
 """Radius within which the norm of a difference of gradients is rounded off, so that 0 has a gradient."""
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """All of a net's modules in eval mode, then back as each was."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 class InputGradient(Distiller):
@@ -92,7 +77,7 @@ class InputGradient(Distiller):
         """{"soft", "input_gradient"}."""
         student_BO, teacher_BO = both(student, teacher)
         if is_one_number(student_BO):
-            soft = wrapped(student_BO[:, 0] - teacher_BO[:, 0], self.data_spec.period).abs()
+            soft = wrapped(student_BO[:, 0] - teacher_BO[:, 0], self.period).abs()
         else:
             soft = kl_terms(student_BO, teacher_BO, self.temperature) * self.temperature**2
         return {

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, Phase
-from cgankd.distill.feature_terms import Scope, in_range, one_of, over_sources, pooled_pair, round_circle, unit_rows
+from cgankd.distill.feature_terms import Scope, in_range, one_of, over_sources, pooled_pair, probe, unit_rows
 from cgankd.distill.relations import SCOPES
-from cgankd.types import Outputs
+from cgankd.distill.spec import another_net, check_named
+from cgankd.types import Outputs, wrapped
 
 
 class InformationFlow(Distiller):
@@ -19,10 +20,11 @@ class InformationFlow(Distiller):
 
     D is the Jeffreys divergence mean_ij (P_t - P_s)(log P_t - log P_s) of neighbour probabilities [B, B], summed over two
     kernels, (cosine + 1) / 2 and 1 / (1 + distance), rows over their sums. The auxiliary teacher is a net like the student,
-    `auxiliary_width` times as wide. Phase "auxiliary_start" trains it on the labels, phase "auxiliary" moves it towards the
-    teacher's pooled features by D. e counts whole epochs: early layers matter in the first ones (critical period). The
-    mean over B^2 shrinks as 1 / B; `normalize_by_batch` multiplies by B / 64. The paper transfers representations alone;
-    here the task's loss stays beside it. relational_scope as in `sp`.
+    `auxiliary_width` times as wide, or the net `auxiliary_net` with as many stages (with `auxiliary_channels` where that
+    one has a width), which a student of fixed channels needs. Phase "auxiliary_start" trains it on the labels, phase
+    "auxiliary" moves it towards the teacher's pooled features by D. e counts whole epochs: early layers matter in the
+    first ones (critical period). The mean over B^2 shrinks as 1 / B; `normalize_by_batch` multiplies by B / 64. The paper
+    transfers representations alone; here the task's loss stays beside it. relational_scope as in `sp`.
     """
 
     name = "ifm"
@@ -43,6 +45,8 @@ class InformationFlow(Distiller):
         early_weight: float = 100.0,
         early_decay: float = 0.7,
         auxiliary_width: float = 2.0,
+        auxiliary_net: str | None = None,
+        auxiliary_channels: int | None = None,
         auxiliary_start_share: float = 0.5,
         auxiliary_share: float = 0.8,
         auxiliary_learning_rate: float | None = None,
@@ -55,17 +59,25 @@ class InformationFlow(Distiller):
         in_range(self.name, low=1e-2, high=100, auxiliary_width=auxiliary_width)
         in_range(self.name, low=1e-6, high=10, auxiliary_share=auxiliary_share)
         in_range(self.name, low=1e-6, high=10, auxiliary_start_share=auxiliary_start_share)
+        check_named("auxiliary_net", auxiliary_net, "auxiliary_channels", auxiliary_channels)
         one_of(self.name, SCOPES, relational_scope=relational_scope)
         self.pooled_weight, self.early_weight, self.early_decay = pooled_weight, early_weight, early_decay
         self.auxiliary_width, self.auxiliary_start_share = auxiliary_width, auxiliary_start_share
+        self.auxiliary_net, self.auxiliary_channels = auxiliary_net, auxiliary_channels
         self.auxiliary_share, self.auxiliary_learning_rate = auxiliary_share, auxiliary_learning_rate
         self.scope, self.normalize = relational_scope, normalize_by_batch
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Make the auxiliary teacher."""
+        """Make the auxiliary teacher. Raises ValueError where the student cannot be scaled or the stages do not pair up."""
         super().build(student, teacher, data)
-        assert student.make is not None, "built with a way to make a net like the student"
-        self.auxiliary = student.make(self.auxiliary_width)
+        option = "student.distiller_options.auxiliary_net"
+        named = (self.auxiliary_net, self.auxiliary_channels)
+        self.auxiliary = another_net(student, "student", option, self.auxiliary_width, *named)
+        num, own = len(student.stages), len(probe(self.auxiliary, data.image_shape).stages)
+        if num == 0 or own != num:
+            raise ValueError(
+                f"{option} must be a net with as many stages as student.net, which has {num}, but has {own}"
+            )
 
     def phases(self) -> list[Phase]:
         """The auxiliary teacher on labels, the same towards the teacher, then the student."""
@@ -107,7 +119,7 @@ class InformationFlow(Distiller):
     def _label_loss(self, pred_BO: Tensor, y_B: Tensor) -> Tensor:
         if self.data_spec.num_classes:
             return F.cross_entropy(pred_BO, y_B)
-        return round_circle(pred_BO[:, 0] - y_B, self.data_spec.period).abs().mean()
+        return wrapped(pred_BO[:, 0] - y_B, self.period).abs().mean()
 
     def _flow(self, s: Tensor, t: Tensor, batch: Batch) -> Tensor:
         return over_sources(flow_gap, s, t, batch, self.scope, self.normalize)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.logit_terms import (
     above_zero,
     both,
@@ -13,9 +13,8 @@ from cgankd.distill.logit_terms import (
     not_negative,
     row_mean,
     standardized,
-    wrapped,
 )
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 class KD(Distiller):
@@ -51,12 +50,6 @@ class KD(Distiller):
         self.temperature, self.soft_weight, self.fake_weight = temperature, soft_weight, fake_weight
         self.standardize = standardize
         self.task_weight = 1 - soft_weight if task_weight is None else task_weight
-        self.period: float | None = None
-
-    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Remember whether labels lie on a circle."""
-        super().build(student, teacher, data)
-        self.period = data.period
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"soft"}."""

@@ -31,13 +31,6 @@ def is_one_number(pred_BO: Tensor) -> bool:
     return pred_BO.shape[1] == 1
 
 
-def wrapped(difference: Tensor, period: float | None) -> Tensor:
-    """Difference of labels, the short way round where they lie on a circle of this length (None: a line)."""
-    if period is None:
-        return difference
-    return difference - period * torch.round(difference / period)
-
-
 def nothing(pred_BO: Tensor) -> Tensor:
     """A zero attached to the graph, for a term no row of the batch takes part in."""
     return (pred_BO * 0).sum()

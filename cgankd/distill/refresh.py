@@ -36,8 +36,8 @@ class ChosenRows:
         assert epochs is not None
         num_rows = len(data.real) + len(data.bank)
         self.every = max(1, round(epochs * num_rows / data.batch_size))
-        self.shares: dict[int, tuple[float, float]] = {}
-        """Acceptance and correction by the step of each choice."""
+        self.curves: dict[str, list[tuple[int, float]]] = {}
+        """Numbers of each choice by name, with its step: see `Speculation`; `chosen` 0 kept the choice before it."""
 
     def batch(self, step: int) -> Batch:
         """The batch of a step; a choice is made first where one is due."""
@@ -45,7 +45,10 @@ class ChosenRows:
             outputs_MO, y_M = self.student(self.bank.images), self.task.targets(self.bank.labels)
             gen = generator(self.seed, "refresh", step)
             chosen = self.chooser.refresh(outputs_MO, self.teacher_MO, y_M, gen)
-            self.shares[step] = (chosen.acceptance, chosen.correction)
+            values = {"chosen": len(chosen.rows) / len(self.bank)}
+            values |= {name: getattr(chosen, name) for name in ("acceptance", "correction", "coverage")}
+            for name, value in values.items():
+                self.curves.setdefault(f"speculative_{name}", []).append((step, value))
         batch = self.data.batch(step)
         fake_B, first = batch.is_fake_B, len(self.data.real)
         rows_F = self.chooser.redirect(batch.index_B[fake_B] - first)

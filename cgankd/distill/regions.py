@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.decoupled import warm_up
-from cgankd.distill.gradient import evaluating
+from cgankd.distill.feature_terms import evaluating
 from cgankd.distill.logit_terms import (
     above_zero,
     both,

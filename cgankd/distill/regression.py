@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, TaskNotSupported
-from cgankd.distill.feature_terms import Norm, in_range, last_maps, one_of, pair_specs, round_circle, same_size
+from cgankd.distill.feature_terms import Norm, in_range, last_maps, one_of, pair_specs, same_size
+from cgankd.distill.logit_terms import row_mean
 from cgankd.distill.relations import angle_gap, distance_gap
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 DISTANCES = ("l1", "l2", "smooth_l1")
 
@@ -68,14 +69,8 @@ class RegressionKD(Distiller):
         self.mode, self.distance, self.soft_weight, self.fake_weight = mode, distance, soft_weight, fake_weight
         self.bound_weight, self.bound_margin, self.reject_deviations = bound_weight, bound_margin, reject_deviations
         self.task_weight = {"soft": 1 - soft_weight, "attentive": 1 - soft_weight, "bounded": 1.0}.get(mode, 0.0)
-        self.period: float | None = None
         self.register_buffer("largest", torch.tensor(attentive_scale or 0.0))
         self.fixed_scale = attentive_scale is not None
-
-    def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Remember whether labels lie on a circle. Raises TaskNotSupported."""
-        super().build(student, teacher, data)
-        self.period = data.period
 
     def check_task(self, data: DataSpec) -> None:
         """Raise TaskNotSupported for classes."""
@@ -92,13 +87,10 @@ class RegressionKD(Distiller):
             "attentive": self._attentive,
             "outlier_reject": self._outlier_reject,
         }[self.mode](s_B, t_B, y_B, batch.is_fake)
-        weight_B = torch.ones_like(loss_B)
-        if batch.is_fake is not None:
-            weight_B = torch.where(batch.is_fake, self.fake_weight, weight_B)
-        return {"response": (weight_B * loss_B).sum() / weight_B.sum().clamp_min(1e-12)}
+        return {"response": row_mean(loss_B, batch.is_fake, self.fake_weight)}
 
     def _gap(self, a_B: Tensor, b_B: Tensor) -> Tensor:
-        return round_circle(a_B - b_B, self.period)
+        return wrapped(a_B - b_B, self.period)
 
     def _distance(self, a_B: Tensor, b_B: Tensor) -> Tensor:
         gap_B = self._gap(a_B, b_B)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.decoupled import warm_up
 from cgankd.distill.feature_terms import Norm, in_range, pair_specs, same_size
 from cgankd.types import Outputs
 
@@ -62,7 +63,7 @@ class ReviewKD(Distiller):
         for fusion, s_BCHW, t_BCHW in zip(reversed(self.fusions), reversed(maps_s), reversed(maps_t), strict=True):
             out_BCHW, coarser = fusion(s_BCHW, coarser)
             terms.append(hierarchical_gap(*same_size(out_BCHW, t_BCHW)))
-        warm = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
+        warm = warm_up(epoch, self.warmup_epochs)
         return {"review": self.review_weight * warm * torch.stack(terms).sum()}
 
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import wrapped
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 def hard_labels(pred_BO: Tensor, y_B: Tensor, period: float | None = None) -> Tensor:

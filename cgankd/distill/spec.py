@@ -7,13 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from cgankd.config_nets import NETS, SCALED_NETS
 from cgankd.distill.base import ModelSpec
+from cgankd.settings import nearest
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def model_spec(
-    net: nn.Module, image_shape: tuple[int, int, int], make: Callable[[float], nn.Module] | None = None
+    net: nn.Module,
+    image_shape: tuple[int, int, int],
+    make: Callable[[float], nn.Module] | None = None,
+    named: Callable[[str, int | None], nn.Module] | None = None,
 ) -> ModelSpec:
     """The spec of a net with an `outputs` method, from two grey images [2, C, H, W]; its buffers and mode stay as they are.
 
@@ -35,4 +40,36 @@ def model_spec(
     norms = tuple(next((m for m, made in seen if made is before), None) for before in out.preacts)
     stages = tuple((int(s.shape[1]), int(s.shape[2]), int(s.shape[3])) for s in out.stages)
     pooled_dim = 0 if out.pooled is None else int(out.pooled.shape[1])
-    return ModelSpec(int(out.pred.shape[1]), pooled_dim, stages, net, make, norms)
+    return ModelSpec(int(out.pred.shape[1]), pooled_dim, stages, net, make, norms, named)
+
+
+def another_net(
+    like: ModelSpec, role: str, option: str, factor: float, net: str | None, width: int | None
+) -> nn.Module:
+    """A fresh net with `factor` times the channels of `like`, or the one called `net` at this width where given.
+
+    Raises ValueError naming `option`, where a name is to be set, if the channels of `like` are fixed; `role` says whose
+    net `like` is.
+    """
+    if net is not None:
+        assert like.named is not None, "built with a way to make nets by name"
+        return like.named(net, width)
+    if like.make is None:
+        raise ValueError(
+            f"{option} must name a net, as {role}.net has fixed channels and cannot be made {factor:g} times as wide"
+        )
+    return like.make(factor)
+
+
+def check_named(option: str, net: str | None, width_option: str, width: int | None) -> None:
+    """Raise ValueError unless the net of an option is known and the width of another goes with it."""
+    if net is None:
+        if width is not None:
+            raise ValueError(f"{width_option} must be null where {option} is null, but is {width}")
+        return
+    if ":" not in net and net not in NETS:
+        raise ValueError(f"{option} must be one of {', '.join(NETS)}, but is {net!r}{nearest(net, NETS)}")
+    if net in SCALED_NETS and (width is None or width < 1):
+        raise ValueError(f"{width_option} must be at least 1 for {net}, but is {width!r}")
+    if net not in SCALED_NETS and width is not None:
+        raise ValueError(f"{width_option} must be null for {net}, whose channels are fixed, but is {width}")

@@ -13,19 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Flow, ModelSpec, wrapped
+from cgankd.config import ConfigError
+from cgankd.distill.base import Batch, DataSpec, Flow, ModelSpec
 from cgankd.distill.rows import hard_labels
 from cgankd.distill.wrapper import Wrapper
-from cgankd.types import Outputs
+from cgankd.types import Outputs, wrapped
 
 
 @dataclass(frozen=True)
 class Speculation:
-    """Rows of a pool that train next, with the shares of proposals the teacher took and of slots it filled itself."""
+    """Rows of a pool that train next, with shares of proposals the teacher took, of slots it filled, of groups with rows."""
 
     rows: Tensor
     acceptance: float
     correction: float
+    coverage: float
 
 
 def speculate(
@@ -44,12 +46,15 @@ def speculate(
 
     Proposals are drawn without replacement with probability proportional to exp(student error / temperature), which
     at an infinite temperature is uniform; `accepted_N` says whom the teacher takes. With `replace` a slot it turns down
-    goes to a row that was not proposed, drawn in proportion to exp(-teacher error / teacher_temperature); an empty rest
-    leaves the slot empty. With share 1 and no replacing this is M2's filter. Returns sorted rows; all arguments [N].
+    goes to a row it takes that was not proposed, drawn in proportion to exp(-teacher error / teacher_temperature); where
+    there are none left the slot stays empty. With share 1 and no replacing this is M2's filter. Returns sorted rows; all
+    arguments [N].
     """
-    proposed, refused, rows = 0, 0, []
-    filled = 0
-    for group in sorted(set(group_N.tolist())):
+    rows: list[Tensor] = []
+    proposed = refused = filled = covered = 0
+    groups = sorted(set(group_N.tolist()))
+    for group in groups:
+        first = len(rows)
         members_G = (group_N == group).nonzero()[:, 0]
         num = max(1, round(share * len(members_G)))
         order_G = _gumbel_order(student_error_N[members_G] / temperature, gen)
@@ -58,11 +63,13 @@ def speculate(
         rows.append(ours_P[taken_P])
         proposed, refused = proposed + num, refused + int((~taken_P).sum())
         if replace:
+            rest_R = rest_R[accepted_N[rest_R]]
             order_R = _gumbel_order(-teacher_error_N[rest_R] / teacher_temperature, gen)
             drawn = rest_R[order_R[: int((~taken_P).sum())]]
             rows.append(drawn)
             filled += len(drawn)
-    return Speculation(torch.cat(rows).sort().values, 1 - refused / proposed, filled / proposed)
+        covered += any(len(part) for part in rows[first:])
+    return Speculation(torch.cat(rows).sort().values, 1 - refused / proposed, filled / proposed, covered / len(groups))
 
 
 def _gumbel_order(score_N: Tensor, gen: torch.Generator) -> Tensor:
@@ -80,7 +87,8 @@ class SpeculativeKD(Wrapper):
     of y_t (normalised units), else y_t. top_k 0 = always the teacher's label. Real images keep the wrapped loss alone.
     image: every `refresh_epochs` epochs the bank's rows that train are chosen anew (`speculate`): the student proposes
     `pool_share` of each label group, hardest first by `proposal_temperature`, the teacher keeps those whose label is
-    among its `top_k` (scalars: within `tolerance`) and replaces the others.
+    among its `top_k` (scalars, which are one group: within `tolerance`) and replaces the others by such as it takes.
+    A choice of no rows at all leaves the last one in use; without one it is an error.
     """
 
     name = "skd_speculative"
@@ -127,16 +135,15 @@ class SpeculativeKD(Wrapper):
         self.level, self.top_k, self.tolerance, self.hard_weight = level, top_k, tolerance, hard_weight
         self.proposal_temperature, self.teacher_temperature = proposal_temperature, teacher_temperature
         self.pool_share, self.refresh_epochs, self.replace = pool_share, refresh_epochs, replace
-        self.period: float | None = None
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Make room for the rows in use: the numbers of the bank's rows, kept with the checkpoint."""
         super().build(student, teacher, data)
-        self.period = data.period
         num_fakes = 0 if data.fake is None else int(data.fake.sum())
         if self.level == "image":
             self.register_buffer("rows", torch.arange(num_fakes))
             self.register_buffer("num_rows", torch.tensor(num_fakes))
+            self.register_buffer("has_chosen", torch.tensor(False))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Those of the wrapped method, and at level label {"proposed"} on the fakes."""
@@ -173,7 +180,10 @@ class SpeculativeKD(Wrapper):
         return self.refresh_epochs if self.level == "image" else None
 
     def refresh(self, student_MO: Tensor, teacher_MO: Tensor, y_M: Tensor, gen: torch.Generator) -> Speculation:
-        """Choose the bank's rows from both nets' outputs [M, O] and the labels [M] as in `Batch.y`; kept in `rows`."""
+        """Choose the bank's rows from both nets' outputs [M, O] and the labels [M] as in `Batch.y`; kept in `rows`.
+
+        Raises ConfigError where the first choice is empty. A later empty one keeps the rows of the choice before it.
+        """
         scalar = student_MO.shape[1] == 1
         group_M = torch.zeros(len(y_M), dtype=torch.long) if scalar else y_M
         chosen = speculate(
@@ -188,7 +198,15 @@ class SpeculativeKD(Wrapper):
             gen=gen,
         )
         assert isinstance(self.rows, Tensor) and isinstance(self.num_rows, Tensor)
+        assert isinstance(self.has_chosen, Tensor)
+        if not len(chosen.rows) and not self.has_chosen:
+            option = "tolerance" if scalar else "top_k"
+            raise ConfigError(
+                f"student.distiller skd_speculative: the teacher accepts none of the {len(y_M)} fakes that were up for"
+                f" choice, so that none is left to train on; raise the option {option} or pool_share, or make a better bank"
+            )
         if len(chosen.rows):
+            self.has_chosen.fill_(True)
             self.rows[: len(chosen.rows)] = chosen.rows
             self.num_rows.fill_(len(chosen.rows))
         return chosen

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, Phase, RunTeacher
 from cgankd.distill.kd import KD
 from cgankd.distill.rows import hard_labels
+from cgankd.distill.spec import another_net, check_named
 from cgankd.types import Outputs
 
 SOFT = "softmax at T (scalar: none)"
@@ -16,7 +17,8 @@ SOFT = "softmax at T (scalar: none)"
 class TeacherAssistant(Distiller):
     """kd from the teacher to an assistant, then kd from the assistant to the student (Mirzadeh et al., arXiv 1902.03393).
 
-    The assistant is a net like the teacher with `assistant_width` times its channels; it is trained for
+    The assistant is a net like the teacher with `assistant_width` times its channels, or the net `assistant_net` (with
+    `assistant_channels` where that one has a width), which a teacher of fixed channels needs. It is trained for
     `assistant_share` times the student's steps with (1 - soft_weight) * hard + soft_weight * soft. `losses` takes the
     assistant's outputs as the teacher's, which `run_teacher` puts there; the teacher itself is not run any more.
     """
@@ -35,6 +37,8 @@ class TeacherAssistant(Distiller):
         self,
         *,
         assistant_width: float = 0.5,
+        assistant_net: str | None = None,
+        assistant_channels: int | None = None,
         assistant_share: float = 1.0,
         assistant_learning_rate: float | None = None,
         temperature: float = 4.0,
@@ -45,19 +49,22 @@ class TeacherAssistant(Distiller):
         for name, value in (("assistant_width", assistant_width), ("assistant_share", assistant_share)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, but is {value!r}")
+        check_named("assistant_net", assistant_net, "assistant_channels", assistant_channels)
         if assistant_learning_rate is not None and not assistant_learning_rate > 0:
             raise ValueError(f"assistant_learning_rate must be null or positive, but is {assistant_learning_rate!r}")
         self.assistant_width, self.assistant_share = assistant_width, assistant_share
+        self.assistant_net, self.assistant_channels = assistant_net, assistant_channels
         self.assistant_learning_rate = assistant_learning_rate
         self.kd = KD(temperature=temperature, soft_weight=soft_weight, fake_weight=fake_weight)
         self.task_weight = self.kd.task_weight
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
-        """Make the assistant."""
+        """Make the assistant. Raises ValueError where the teacher cannot be scaled and no net is named."""
         super().build(student, teacher, data)
-        assert teacher.make is not None, "built with a teacher that can be made anew"
         self.kd.build(student, teacher, data)
-        self.assistant = teacher.make(self.assistant_width)
+        option = "student.distiller_options.assistant_net"
+        named = (self.assistant_net, self.assistant_channels)
+        self.assistant = another_net(teacher, "teacher", option, self.assistant_width, *named)
 
     def train(self, mode: bool = True) -> TeacherAssistant:
         """The assistant is in training mode in its own phase alone, where `phase_losses` sees to it."""
@@ -74,7 +81,7 @@ class TeacherAssistant(Distiller):
         """{"hard", "soft"} of the assistant."""
         self.assistant.train()
         pred_BO: Tensor = self.assistant(batch.x["plain"]).float()
-        hard = hard_labels(pred_BO, batch.y, self.data_spec.period).mean()
+        hard = hard_labels(pred_BO, batch.y, self.period).mean()
         return {"hard": self.task_weight * hard, **self.kd.losses(Outputs(pred_BO), teacher, batch)}
 
     def phase_parameters(self, phase: str) -> list[nn.Parameter]:

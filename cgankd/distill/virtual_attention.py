@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
-from cgankd.distill.feature_terms import in_range, round_circle
-from cgankd.types import Outputs
+from cgankd.distill.feature_terms import evaluating, in_range
+from cgankd.distill.logit_terms import kl_terms, row_mean
+from cgankd.types import Outputs, wrapped
 
 
 class VirtualAttentionKD(Distiller):
@@ -26,7 +26,7 @@ class VirtualAttentionKD(Distiller):
     """
 
     name = "vam"
-    needs = Needs()
+    needs = Needs(teacher_pred_only=True)
     scalar = True
     source = "Xue et al., IJCAI 2021, arXiv 2105.04181 (KDExplainer), virtual attention"
     status = "reconstruction"
@@ -72,16 +72,12 @@ class VirtualAttentionKD(Distiller):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"soft"}, and {"entropy"} of the built modules."""
-        terms = {"soft": self.soft_weight * soft_gap(student.pred, teacher.pred, self.temperature, self._period())}
+        terms = {"soft": self.soft_weight * soft_gap(student.pred, teacher.pred, self.temperature, self.period)}
         if self.attentions:
             rows = [module.matrix() for module in self.attentions if isinstance(module, VirtualAttention)]
             entropy = torch.stack([-(a.clamp_min(1e-12).log() * a).sum(1).mean() for a in rows])
             terms["entropy"] = self.entropy_weight * entropy.mean()
         return terms
-
-    def _period(self) -> float | None:
-        data: DataSpec | None = getattr(self, "data_spec", None)
-        return None if data is None else data.period
 
     def no_decay(self) -> set[str]:
         """The attention and its temperature."""
@@ -97,9 +93,8 @@ def soft_gap(student_BO: Tensor, teacher_BO: Tensor, temperature: float, period:
     """T^2 KL of the softened classes, or for one output the absolute difference, round the circle where there is one."""
     s_BO, t_BO = student_BO.float(), teacher_BO.detach().float()
     if s_BO.shape[1] == 1:
-        return round_circle(s_BO - t_BO, period).abs().mean()
-    log_s, log_t = F.log_softmax(s_BO / temperature, 1), F.log_softmax(t_BO / temperature, 1)
-    return temperature**2 * F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+        return wrapped(s_BO - t_BO, period).abs().mean()
+    return temperature**2 * row_mean(kl_terms(s_BO, t_BO, temperature), None, 1.0)
 
 
 class VirtualAttention(nn.Module):
@@ -161,17 +156,13 @@ def stage_modules(net: nn.Module, shape: tuple[int, int, int]) -> list[nn.Module
     """
     seen: list[tuple[nn.Module, object]] = []
     hooks = [m.register_forward_hook(lambda m, a, out: seen.append((m, out))) for m in net.modules() if m is not net]
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
     try:
-        with torch.no_grad():
+        with evaluating(net), torch.no_grad():
             like = next(net.parameters())
             stages: Sequence[Tensor] = net.outputs(torch.zeros(2, *shape, device=like.device)).stages  # type: ignore[operator]
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     runs = [module for module, _ in seen]
     places = []
     for number, stage in enumerate(stages):

@@ -36,10 +36,15 @@ class Wrapper(Distiller):
         """As the inner method does."""
         self.inner.check_task(data)
 
+    def check_teacher(self, teacher: ModelSpec) -> None:
+        """As the inner method does."""
+        self.inner.check_teacher(teacher)
+
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build the inner method. Raises TaskNotSupported where it cannot distil these labels."""
         super().build(student, teacher, data)
         self.inner.build(student, teacher, data)
+        self.num_negatives = self.inner.num_negatives
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Those of the inner method."""
@@ -68,6 +73,10 @@ class Wrapper(Distiller):
     def no_decay(self) -> set[str]:
         """Those of the inner method."""
         return {f"inner.{name}" for name in self.inner.no_decay()}
+
+    def rates(self) -> dict[str, float]:
+        """Those of the inner method."""
+        return {f"inner.{name}": rate for name, rate in self.inner.rates().items()}
 
     def student_for_inference(self) -> nn.Module:
         """That of the inner method."""

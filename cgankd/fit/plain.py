@@ -27,6 +27,10 @@ class Plain:
         """None beside the net's."""
         return []
 
+    def rates(self) -> list[tuple[nn.Parameter, float]]:
+        """None beside the net's."""
+        return []
+
     def __call__(self, net: Forward, unit_BCHW: Tensor, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """{"loss"}."""
         return {"loss": self.task.loss(net.pred(unit_BCHW), batch.labels_B)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ class Objective(Protocol):
     """What a training minimises: the net, the augmented images and their batch, to {"loss": ..., parts}.
 
     `extra` holds modules of its own that move or are kept with the net (None where there are none); `parameters` are
-    those of `extra` that the optimiser moves, `no_decay` the ones among them without weight decay.
+    those of `extra` that the optimiser moves, `no_decay` the ones among them without weight decay, `rates` those with a
+    learning rate of their own, as a multiple of the net's.
     """
 
     extra: nn.Module | None
@@ -30,22 +31,36 @@ class Objective(Protocol):
 
     def no_decay(self) -> list[nn.Parameter]: ...
 
+    def rates(self) -> list[tuple[nn.Parameter, float]]: ...
+
     def __call__(self, net: Forward, unit_BCHW: Tensor, batch: Batch, step: int) -> Mapping[str, Tensor]: ...
 
 
 def make_optimizer(
-    net: nn.Module, cfg: FitConfig, extra: Sequence[nn.Parameter] = (), no_decay: Sequence[nn.Parameter] = ()
+    net: nn.Module,
+    cfg: FitConfig,
+    extra: Sequence[nn.Parameter] = (),
+    no_decay: Sequence[nn.Parameter] = (),
+    rates: Sequence[tuple[nn.Parameter, float]] = (),
 ) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 or AdamW; weight decay on weights of two or more dimensions only.
 
     `extra` parameters move with those of the net; `no_decay` names parameters that take no weight decay whatever their
-    shape.
+    shape. `rates` gives parameters a multiple of the learning rate, kept as `rate` of their group.
     """
     exempt, seen = {id(p) for p in no_decay}, {id(p) for p in net.parameters()}
+    rate_of = {id(p): rate for p, rate in rates}
     moving = [p for p in net.parameters() if p.requires_grad] + [p for p in extra if id(p) not in seen]
-    decay = [p for p in moving if p.ndim > 1 and id(p) not in exempt]
-    plain = [p for p in moving if p.ndim <= 1 or id(p) in exempt]
-    groups = [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    for rate in (1.0, *sorted(set(rate_of.values()) - {1.0})):
+        ours = [p for p in moving if rate_of.get(id(p), 1.0) == rate]
+        decay = [p for p in ours if p.ndim > 1 and id(p) not in exempt]
+        plain = [p for p in ours if p.ndim <= 1 or id(p) in exempt]
+        own = {} if rate == 1.0 else {"rate": rate, "lr": cfg.learning_rate * rate}
+        groups += [
+            {"params": decay, "weight_decay": cfg.weight_decay} | own,
+            {"params": plain, "weight_decay": 0.0} | own,
+        ]
     if cfg.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=0.9, nesterov=True, fused=True)
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, fused=True)
@@ -77,7 +92,7 @@ def fit_predictor(
     extra = objective.extra
     if extra is not None:
         channels_last(extra)
-    optimizer = make_optimizer(net, cfg, objective.parameters(), objective.no_decay())
+    optimizer = make_optimizer(net, cfg, objective.parameters(), objective.no_decay(), objective.rates())
     factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
     start = 0
     state = checkpoint.load() if checkpoint else None
@@ -99,7 +114,7 @@ def fit_predictor(
         batch = batch_of(step)
         unit_BCHW = augment(to_unit(batch.images_BCHW), generator(seed, "augment", step))
         for group in optimizer.param_groups:
-            group["lr"] = cfg.learning_rate * factor(step)
+            group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0)
         parts = objective(forward, unit_BCHW, batch, step)
         optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()  # type: ignore[no-untyped-call]

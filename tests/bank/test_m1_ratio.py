@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.bank.m1_partners import FakeSource, draw_pool
+from cgankd.bank.m1_partners import FakeSource, draw_pool, within
 from cgankd.bank.m1_ratio import FLAT_LOSS, make_ratio, ratio_loss, train_ratio
 from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
+from cgankd.task import ScalarTask
 from cgankd.types import Split
-from tests.bank.toys import Interrupted, MemoryCheckpoint, class_task, ratio_config, scalar_task
+from tests.bank.toys import VICINITY, Interrupted, MemoryCheckpoint, class_task, info, ratio_config, scalar_task
 
 LEVELS = 24.0  # grey levels per unit of x
 P = (stats.norm(0.0, 1.0), stats.norm(0.8, 0.9))  # real density of each class
@@ -260,6 +262,17 @@ def test_scalar_fakes_outside_the_vicinity_are_redrawn_and_the_rest_dropped_with
         assert pool.redrawn_share > 0
         dropped.append(pool.dropped_share)
     assert 0.1 < dropped[0] < 0.6 and dropped[1] < 0.01
+
+
+def test_fakes_across_the_seam_of_a_circle_are_inside() -> None:
+    label_N = torch.linspace(0.0, 9.75, 40)
+    circle = replace(info("scalar", label_min=0.0, label_max=10.0), label_period=10.0)
+    vicinity = ScalarTask(circle, VICINITY, 1.0, 10).vicinity(label_N)
+    source, _ = scalar_source(0.4, 1)
+    label_B = torch.tensor([9.9, 9.9, 0.0, 5.0])
+    images = torch.tensor([1, 96, 98, 1], dtype=torch.uint8).reshape(-1, 1, 1, 1)  # labels 0.1, 9.6, 9.8 and 0.1
+    assert within(replace(source, vicinity=vicinity), images, label_B).tolist() == [True, True, True, False]
+    assert within(source, images, label_B).tolist() == [False, True, False, False]
 
 
 def test_partners_are_spread_evenly_over_the_real_images() -> None:

@@ -258,3 +258,15 @@ def test_wrong_types_and_shapes_name_file_and_dataset(tmp_path: Path, name: str,
         file[name] = values
     with pytest.raises(ValueError, match=f"dataset.h5: dataset '{name}'"):
         read_split(path, "train")
+
+
+def test_the_circle_of_labels_is_kept_where_there_is_one(tmp_path: Path) -> None:
+    labels = torch.tensor([0.0, 90.0, 350.0])
+    splits = {name: Split(torch.zeros(3, 1, 16, 16, dtype=torch.uint8), labels) for name in ("train", "val", "test")}
+    for period in (360.0, None):
+        cfg = data_config(task="scalar", source="csv", val_per_label=None, num_val=3, label_period=period)
+        data, path = make_dataset(cfg, splits, label_unit="degrees"), tmp_path / f"{period}.h5"
+        store.write_dataset(path, data)
+        assert read_info(path) == data.info and data.info.label_period == period
+        with h5py.File(path) as file:
+            assert ("label_period" in file.attrs) == (period is not None)

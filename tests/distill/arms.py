@@ -41,11 +41,8 @@ def workplace(folder: Path, scalar: bool) -> Path:
     task = make_task(data.info, settings(scalar))
     torch.manual_seed(1)
     config = {"net": "convnet", "width": 8, "precision": "fp32"}
-    save_weights(
-        folder / "teacher.safetensors",
-        build_predictor(config, data.info, task.num_outputs),
-        config | {"info": to_dict(data.info)},
-    )
+    teacher = build_predictor(config, data.info, task.num_outputs)
+    save_weights(folder / "teacher.safetensors", teacher, config | {"info": to_dict(data.info)})
     num, gen = 12, generator("fakes")
     labels = data.train.labels[torch.randint(len(data.train), (num,), generator=gen)]
     images = torch.randint(256, (num, 1, 16, 16), dtype=torch.uint8, generator=gen)
@@ -70,8 +67,8 @@ def job(folder: Path, cfg: Config, name: str = "run", *, bank: bool = True, kd: 
         pool=folder / "pool.h5",
         out=folder / f"{name}.safetensors",
         init=None,
-        memory_bytes=float("inf"),
-        teacher_key={"teacher": str(folder), "bank": str(bank)},
+        memory_bytes=1e9,
+        teacher_key=dict.fromkeys(("teacher", "data", "bank", "code"), folder.name),
     )
 
 

@@ -8,8 +8,9 @@ import torch
 from scipy.special import log_softmax
 
 from cgankd.distill import Batch, Outputs, make_distiller
-from cgankd.distill.base import Distiller, Needs, mean_by_source, wrapped
+from cgankd.distill.base import Distiller, Needs
 from cgankd.distill.composite import CompositeDistiller, joined_needs
+from cgankd.distill.logit_terms import row_mean
 from cgankd.distill.rows import hard_labels, join
 from cgankd.rng import generator
 
@@ -41,19 +42,13 @@ def test_fakes_weigh_apart() -> None:
     assert found["soft"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_mean_by_source_of_nothing_is_zero_and_attached() -> None:
+def test_a_mean_of_nothing_is_zero_with_gradients_of_zero() -> None:
     loss = torch.ones(3, requires_grad=True)
-    batch = Batch({}, LABELS[:3], is_fake=torch.ones(3, dtype=torch.bool))
-    mean = mean_by_source(loss, batch, 0.0)
-    assert mean.item() == 0 and mean.requires_grad
-    assert mean_by_source(loss, Batch({}, LABELS[:3]), 0.0).item() == 1
-
-
-def test_wrapped_is_the_short_way() -> None:
-    degrees = torch.tensor([0.0, 10, 180.0, 350, -350, 725])
-    expected = np.angle(np.exp(1j * np.radians(degrees.numpy())), deg=True)
-    np.testing.assert_allclose(wrapped(degrees, 360.0).abs(), np.abs(expected), atol=1e-4)
-    assert wrapped(degrees, None) is degrees
+    mean = row_mean(loss, torch.ones(3, dtype=torch.bool), 0.0)
+    assert mean.item() == 0
+    (1e6 * mean).backward()
+    assert loss.grad is not None and loss.grad.tolist() == [0, 0, 0]
+    assert row_mean(loss, None, 0.0).item() == 1
 
 
 def test_hard_labels_are_the_tasks_losses() -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from cgankd.distill import contrast
+from cgankd.distill.composite import CompositeDistiller
 from cgankd.distill.contrast import ContrastiveDistillation
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, mid_level
@@ -119,3 +121,38 @@ def test_evaluation_moves_nothing() -> None:
     b, s = toys.batch(6), draw(6, 8)
     method.losses(toys.only(pooled=s), toys.only(pooled=s), b)
     assert torch.equal(before, method.kept_s)
+
+
+def test_negatives_are_no_more_than_there_are() -> None:
+    labels = torch.tensor([0] * 7 + [1] * 9 + [2] * 4)
+    spec = replace(toys.data(3, 20), labels=labels)
+    for num, data, expected in (
+        (16384, spec, 11),  # 20 less the nine of the largest class
+        (5, spec, 5),
+        (16384, replace(spec, labels=torch.zeros(20)), 1),
+        (16384, replace(spec, num_classes=0, labels=torch.rand(20)), 19),
+    ):
+        method = ContrastiveDistillation(num_negatives=num, embed_dim=8)
+        toys.built(method, toys.net(), toys.net("plain-vgg", 8), data)
+        assert method.num_negatives == expected
+        both = CompositeDistiller([(1.0, ContrastiveDistillation(num_negatives=num, embed_dim=8))])
+        toys.built(both, toys.net(), toys.net("plain-vgg", 8), data)
+        assert both.num_negatives == expected
+
+
+def test_products_taken_in_parts_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    column = torch.randint(20, (6, 9), generator=torch.Generator().manual_seed(1))
+    found = []
+    for limit in (2**24, 45, 1):
+        monkeypatch.setattr(contrast, "PRODUCTS", limit)
+        u = nn.functional.normalize(draw(6, 8)).requires_grad_(True)
+        method = crd(temperature=0.5)
+        score = method._scores(u, method.kept_t, column)
+        score.sum().backward()  # type: ignore[no-untyped-call]
+        found.append((score.detach(), u.grad))
+    plain = (
+        torch.einsum("be,bke->bk", draw(6, 8) / draw(6, 8).norm(dim=1, keepdim=True), method.kept_t[column]) / 0.5
+    ).exp()
+    for score, grad in found:
+        torch.testing.assert_close(score, plain)
+        torch.testing.assert_close(grad, found[0][1])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from cgankd.distill.composite import CompositeDistiller
 from cgankd.distill.explain import KDExplainer, StudentTree
+from cgankd.distill.kd import KD
+from cgankd.fit.predictor import make_optimizer
 from tests.distill import feature_toys as toys
+from tests.distill.arms import settings
 
 
 def tree(hard: bool = False) -> StudentTree:
@@ -79,3 +84,31 @@ def test_the_shipped_net_is_the_tree_on_the_student() -> None:
 def test_a_root_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match=r"kdexplainer\.root_stage must be from -2 to 1"):
         toys.built(KDExplainer(root_stage=2), toys.net(), toys.net("plain-vgg", 8))
+
+
+def test_branches_learn_at_a_fifth_of_the_rate() -> None:
+    torch.manual_seed(0)
+    student, method = toys.net(), KDExplainer(block_channels=4)
+    toys.built(method, student, toys.net("plain-vgg", 8))
+    cfg = replace(settings(False).student, optimizer="sgd", learning_rate=0.5, weight_decay=0.1)
+    named = dict(method.named_parameters())
+    rates = [(named[name], rate) for name, rate in method.rates().items()]
+    optimizer = make_optimizer(student, cfg, list(method.parameters()), [p for p, _ in rates], rates)
+    for p in method.parameters():
+        p.grad = torch.ones_like(p)
+    before = {name: p.detach().clone() for name, p in named.items()}
+    optimizer.step()
+    for name, p in named.items():
+        branch = ".branches." in name
+        # The first step of Nesterov's momentum 0.9 goes 1.9 gradients far.
+        pull = 1.0 + 0.1 * before[name] if p.ndim > 1 and not branch else torch.ones_like(p)
+        torch.testing.assert_close(p.detach(), before[name] - (0.1 if branch else 0.5) * 1.9 * pull)
+    assert sorted({group.get("rate", 1.0) for group in optimizer.param_groups}) == [0.2, 1.0]
+
+
+def test_a_sum_keeps_the_rates_of_its_parts() -> None:
+    parts = [(1.0, KDExplainer(block_channels=4, branch_rate=0.5)), (2.0, KD())]
+    method = CompositeDistiller(parts)
+    toys.built(method, toys.net(), toys.net("plain-vgg", 8))
+    assert method.rates() == {f"parts.0.tree.branches.{k}": 0.5 for k in range(3)}
+    assert set(method.rates()) <= {name for name, _ in method.named_parameters()}

@@ -10,7 +10,7 @@ import torch
 
 from cgankd.distill import comparative, confidence, correlation, decoupled, gradient, kd, logit, multilevel, regions
 from cgankd.distill.base import Distiller, describe
-from cgankd.distill.logit_terms import pearson, row_mean, split, standardized, wrapped
+from cgankd.distill.logit_terms import pearson, row_mean, split, standardized
 from cgankd.types import Outputs
 from tests.distill.logit_toys import CLASSES, batch, build, labels, log_p, logits
 
@@ -109,9 +109,3 @@ def test_rows_without_spread_are_centred_and_uncorrelated() -> None:
     np.testing.assert_allclose(correlation_B.detach(), [0, 0, 1], atol=1e-3)
     (found.sum() + correlation_B.sum()).backward()
     assert torch.isfinite(z.grad).all()  # type: ignore[arg-type]
-
-
-def test_differences_on_a_circle_are_the_short_ones() -> None:
-    d = torch.tensor([0.9, -0.9, 0.3, 2.25])
-    np.testing.assert_allclose(wrapped(d, 1.0), [-0.1, 0.1, 0.3, 0.25], atol=1e-6)
-    assert wrapped(d, None) is d

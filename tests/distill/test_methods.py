@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +13,15 @@ from cgankd.config import ConfigError
 from cgankd.distill import make_distiller
 from cgankd.distill.base import Distiller, TaskNotSupported, describe
 from cgankd.distill.methods import METHODS
+from cgankd.types import Outputs
 from tests.distill.toys import Pair, outputs_of, pair, with_pred
 
 KINDS = [(name, scalar) for name in METHODS for scalar in (False, True) if METHODS[name]().accepts(0 if scalar else 3)]
 
 
-def ready(name: str, scalar: bool) -> tuple[Distiller, Pair]:
-    """A method with its defaults, built on the toy pair."""
-    both, distiller = pair(scalar), make_distiller(name)
+def ready(name: str, scalar: bool, **options: float) -> tuple[Distiller, Pair]:
+    """A method with its defaults but for these options, built on the toy pair."""
+    both, distiller = pair(scalar), make_distiller(name, **options)
     torch.manual_seed(4)
     distiller.build(both.student, both.teacher, both.data)
     return distiller, both
@@ -82,11 +85,18 @@ def test_every_trainable_tensor_moves_in_some_phase(name: str, scalar: bool) -> 
     assert not nets & {id(p) for p in distiller.parameters()}, "nets are not the distiller's to own"
 
 
-@pytest.mark.parametrize(("name", "scalar"), KINDS)
+def compares_outputs_as_they_are(name: str, scalar: bool) -> bool:
+    """True where the loss is a function of both nets' outputs alone, without modules, gradients or views of its own."""
+    distiller, _ = ready(name, scalar)
+    return not (list(distiller.parameters()) or distiller.needs.input_grad or distiller.needs.views != {"plain"})
+
+
+PURE = [kind for kind in KINDS if compares_outputs_as_they_are(*kind)]
+
+
+@pytest.mark.parametrize(("name", "scalar"), PURE)
 def test_a_student_that_says_what_the_teacher_says_is_better_than_a_mixed_up_one(name: str, scalar: bool) -> None:
     distiller, both = ready(name, scalar)
-    if list(distiller.parameters()) or distiller.needs.input_grad or distiller.needs.views != {"plain"}:
-        pytest.skip("its minimum depends on its own modules or on gradients; its own tests hold it")
     batch, x = both.batch(distiller)
     noise = torch.randn(6, both.teacher.num_outputs, generator=torch.Generator().manual_seed(7))
     knows = batch.y[:, None] if scalar else 3.0 * torch.eye(3)[batch.y]
@@ -104,25 +114,112 @@ def test_a_student_that_says_what_the_teacher_says_is_better_than_a_mixed_up_one
     assert math.isfinite(same) and same <= total(torch.tensor([1, 2, 0, 4, 5, 3])) + 1e-6
 
 
-@pytest.mark.parametrize("name", [n for n, scalar in KINDS if not scalar and "fake_weight" in METHODS[n].options()])
-def test_fakes_of_no_weight_say_nothing(name: str) -> None:
-    both, distiller = pair(False), make_distiller(name, fake_weight=0.0)
-    if distiller.needs.views != {"plain"} or not distiller.needs.teacher_pred_only or wants_more(distiller):
-        pytest.skip("its terms are not of single samples alone")
+@pytest.mark.parametrize(("name", "scalar"), [kind for kind in KINDS if kind not in PURE])
+def test_descent_on_student_and_own_modules_lowers_the_loss(name: str, scalar: bool) -> None:
+    """Of methods with modules, gradients or views of their own; the others are held to their minimum above."""
+    distiller, both = ready(name, scalar)
+    phase = distiller.phases()[0].name
+    student, still = both.student.net, len(distiller.phases()) > 1
+    assert student is not None
+    batch, x = both.batch(distiller)
+    moving = [*distiller.phase_parameters(phase), *student.parameters()]
+    optimizer, seen = torch.optim.Adam(moving, lr=1e-3), []
+    for _ in range(8):
+        torch.manual_seed(5)
+        with torch.set_grad_enabled(distiller.needs.input_grad):
+            teacher = outputs_of(both.teacher, x, distiller)
+        mine = outputs_of(both.student, x, distiller)
+        # A method with a first phase does its work there; the others have the one training.
+        found = distiller.phase_losses(phase, mine, teacher, batch) if still else distiller.losses(mine, teacher, batch)
+        loss = torch.stack(list(found.values())).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        seen.append(loss.item())
+    assert seen[-1] < seen[0], seen
+
+
+WEIGHED = [(n, s) for n, s in KINDS if "fake_weight" in METHODS[n].options()]
+RELATED = {("mlkd", False), ("dist", False), ("cmkd", True), ("atkd", True)}
+"""Whose terms relate rows to one another whatever their weights (`relational_scope` keeps real and fake apart)."""
+
+
+@pytest.mark.parametrize(("name", "scalar"), [kind for kind in WEIGHED if kind not in RELATED])
+def test_fakes_of_no_weight_say_nothing(name: str, scalar: bool) -> None:
+    distiller, both = ready(name, scalar, fake_weight=0.0)
+    batch, x = both.batch(distiller)
+    student, teacher = shown_to(distiller, both, x)
+    found = torch.stack(list(distiller.losses(student, teacher, batch, epoch=1.0).values())).sum()
+    found.backward()  # type: ignore[no-untyped-call]
+    assert batch.is_fake is not None
+    parts = [part for part in (student.pred, student.pooled, *student.stages) if part is not None]
+    grads = [part.grad for part in parts if part.grad is not None]
+    assert grads and all(not grad[batch.is_fake].any() for grad in grads)
+    assert any(grad[~batch.is_fake].any() for grad in grads)
+
+
+@pytest.mark.parametrize(("name", "scalar"), WEIGHED)
+def test_batches_without_any_weight_have_finite_gradients(name: str, scalar: bool) -> None:
+    distiller, both = ready(name, scalar, fake_weight=0.0)
+    batch, x = both.batch(distiller)
+    batch = replace(batch, is_fake=torch.ones(6, dtype=torch.bool))
+    student, teacher = shown_to(distiller, both, x)
+    found = torch.stack(list(distiller.losses(student, teacher, batch, epoch=1.0).values())).sum()
+    (1e6 * found).backward()
+    parts = [part for part in (student.pred, student.pooled, *student.stages) if part is not None]
+    assert found.isfinite() and all(part.grad is None or part.grad.isfinite().all() for part in parts)
+
+
+def shown_to(distiller: Distiller, both: Pair, x: torch.Tensor) -> tuple[Outputs, Outputs]:
+    """Outputs of both nets, the student's as leaves, so that each row's gradient can be read off."""
+    with torch.no_grad():
+        mine, teacher = outputs_of(both.student, x, distiller), outputs_of(both.teacher, x, distiller)
+
+    def leaf(part: torch.Tensor) -> torch.Tensor:
+        return part.detach().clone().requires_grad_(True)
+
+    pooled = None if mine.pooled is None else leaf(mine.pooled)
+    stages, preacts = tuple(map(leaf, mine.stages)), tuple(map(leaf, mine.preacts))
+    return Outputs(leaf(mine.pred), pooled, stages, preacts, mine.head), teacher
+
+
+@pytest.mark.parametrize("name", [name for name, scalar in KINDS if scalar])
+def test_labels_on_a_circle_are_compared_the_short_way_everywhere(name: str) -> None:
+    both, distiller = pair(True), make_distiller(name)
+    both.data = replace(both.data, period=1.0)
+    torch.manual_seed(4)
     distiller.build(both.student, both.teacher, both.data)
     batch, x = both.batch(distiller)
-    student, teacher = outputs_of(both.student, x, distiller), outputs_of(both.teacher, x, distiller)
-    assert batch.is_fake is not None
-    other = torch.where(batch.is_fake[:, None], student.pred + 1.0 + torch.arange(3), student.pred)
-    left = distiller.losses(student, teacher, batch)
-    right = distiller.losses(type(student)(other), teacher, batch)
-    for key in left:
-        torch.testing.assert_close(left[key], right[key])
+
+    def taken(turn_s: float, turn_t: float, turn_y: float) -> list[float]:
+        torch.manual_seed(5)
+        student, teacher = outputs_of(both.student, x, distiller), outputs_of(both.teacher, x, distiller)
+        student, teacher = (with_pred(o, o.pred + turn) for o, turn in ((student, turn_s), (teacher, turn_t)))
+        turned = replace(batch, y=batch.y + turn_y)
+        return [value.item() for value in copy.deepcopy(distiller).losses(student, teacher, turned, epoch=1.0).values()]
+
+    plain = taken(0, 0, 0)
+    # A whole turn of any of the three is the same angle.
+    for turns in ((1.0, 0, 0), (0, -1.0, 0), (0, 0, 2.0), (-3.0, 1.0, 1.0)):
+        assert taken(*turns) == pytest.approx(plain, rel=1e-3, abs=1e-5), turns
 
 
-def wants_more(distiller: Distiller) -> bool:
-    needs = distiller.needs
-    return needs.pooled or needs.stages or needs.preacts or "relational_scope" in type(distiller).options()
+@pytest.mark.parametrize("name", ["takd", "ifm"])
+def test_phases_compare_labels_on_a_circle_the_short_way(name: str) -> None:
+    both, distiller = pair(True), make_distiller(name)
+    both.data = replace(both.data, period=1.0)
+    torch.manual_seed(4)
+    distiller.build(both.student, both.teacher, both.data)
+    batch, x = both.batch(distiller)
+    teacher = outputs_of(both.teacher, x, distiller)
+    phase = distiller.phases()[0].name
+
+    def taken(turn_t: float, turn_y: float) -> float:
+        shown = with_pred(teacher, teacher.pred + turn_t)
+        found = copy.deepcopy(distiller).phase_losses(phase, teacher, shown, replace(batch, y=batch.y + turn_y))
+        return sum(value.item() for value in found.values())
+
+    assert taken(1.0, -2.0) == pytest.approx(taken(0.0, 0.0), rel=1e-4)
 
 
 @pytest.mark.parametrize(

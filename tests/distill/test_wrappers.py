@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cgankd.bank.m2_filter import cutoff, keep
+from cgankd.config import ConfigError
 from cgankd.distill import Batch, Outputs, make_distiller
 from cgankd.distill.adaptation import TeacherAdaptation
 from cgankd.distill.engine import Negatives
@@ -35,6 +36,44 @@ def choose(
         replace=replace,
         gen=generator("choice", seed),
     ).rows
+
+
+def test_replacements_are_rows_the_teacher_takes() -> None:
+    accepted, group = errors("teacher") < 0.3, torch.arange(400) % 4
+    rows = choose(0.25, True, 1.0, accepted, group)
+    assert accepted[rows].all() and len(rows) == 100 and len(rows.unique()) == 100
+    few = torch.arange(400) < 20
+    rows = choose(0.25, True, 1.0, few, group)
+    assert set(rows.tolist()) <= set(range(20))
+
+
+def test_coverage_is_the_share_of_groups_with_rows() -> None:
+    group = torch.arange(40) % 4
+    found = speculate(
+        torch.zeros(40),
+        torch.zeros(40),
+        group < 3,
+        group,
+        share=0.5,
+        temperature=1.0,
+        teacher_temperature=1.0,
+        replace=True,
+        gen=generator("coverage"),
+    )
+    assert (found.coverage, found.acceptance, found.correction) == (0.75, 0.75, 0)
+
+
+def test_an_empty_choice_keeps_the_one_before_and_is_an_error_without_one() -> None:
+    both, made = pair(False), make_distiller("skd_speculative", level="image", top_k=1, pool_share=1.0)
+    assert isinstance(made, SpeculativeKD)
+    made.build(both.student, both.teacher, both.data)
+    y, right = torch.arange(12) % 3, torch.eye(3)[torch.arange(12) % 3]
+    with pytest.raises(ConfigError, match="accepts none of the 12 fakes .* raise the option top_k"):
+        made.refresh(right, right.roll(1, 1), y, generator("none"))
+    half = torch.where(torch.arange(12)[:, None] < 6, right, right.roll(1, 1))
+    assert made.refresh(right, half, y, generator("half")).rows.tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(made.refresh(right, right.roll(1, 1), y, generator("none again")).rows) == 0
+    assert set(made.redirect(torch.arange(12)).tolist()) == {0, 1, 2, 3, 4, 5}
 
 
 def test_filtering_is_the_case_of_proposing_all_and_replacing_none() -> None:

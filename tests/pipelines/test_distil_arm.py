@@ -138,6 +138,7 @@ def test_a_killed_run_ends_on_the_same_weights(places: dict[bool, Path], name: s
 def test_speculative_runs_resume_with_their_choice(
     places: dict[bool, Path], scalar: bool, options: dict[str, Any]
 ) -> None:
+    options = options | {"tolerance": 2.0} if scalar else options
     cfg = settings(scalar, distiller="skd_speculative", distiller_options=options, num_steps=5)
     run = job(places[scalar], cfg)
     straight, saved = trained(run, Saved()), Saved(kill=("train", 3))
@@ -307,7 +308,7 @@ def test_settings_of_kd_are_those_of_the_section() -> None:
 def test_labels_on_a_circle_are_compared_the_short_way(places: dict[bool, Path]) -> None:
     cfg = settings(True)
     cfg = replace(cfg, data=replace(cfg.data, label_period=10.0))
-    info = read_info(places[True] / "dataset.h5")
+    info = replace(read_info(places[True] / "dataset.h5"), label_period=10.0)
     task = make_task(info, cfg)
     assert task.period == pytest.approx(1.0)
     out, label = torch.tensor([[0.95], [0.5]]), torch.tensor([0.5, 5.0])

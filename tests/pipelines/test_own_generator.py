@@ -17,15 +17,18 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cgankd.bank import build
-from cgankd.config import ConfigError
+from cgankd.config import ConfigError, config_from_dict
 from cgankd.data.store import read_info, read_pool_images, read_split
 from cgankd.gan.own_images import ImageDraw
 from cgankd.rng import generator
 from cgankd.types import Split
+from cgankd.vicinity import HardVicinity, Kernel
+from pipelines import own_generator
 from pipelines.context import open_context
 from pipelines.doctor import look_at_generator
 from pipelines.networks import load_draw
 from pipelines.search_pool import Remembered
+from tests.conftest import preset
 from tests.gan.test_own_program import torchscript
 from tests.gan.toys import class_toy
 from tests.tiny import tiny, write_params
@@ -227,3 +230,12 @@ def test_blocks_remembered_by_the_search_are_those_of_the_stage(tmp_path: Path) 
     for shard, block in plain.items():
         assert torch.equal(again[shard], block)
     assert all(torch.equal(block, plain[shard]) for shard, block in blocks(scorer(), list(range(5))).items())
+
+
+def test_images_on_a_circle_of_labels_are_refused() -> None:
+    label_N = torch.linspace(0.0, 350.0, 36)
+    kernel = Kernel(5.0, 5.0, 10.0, 10.0)
+    cfg = config_from_dict(preset("chairs")).cgan
+    assert own_generator._radius(cfg, HardVicinity(label_N, kernel, 0.0, 360.0)) == 5.0
+    with pytest.raises(ConfigError, match="data.label_period must be null where cgan.file is a set of images"):
+        own_generator._radius(cfg, HardVicinity(label_N, kernel, 0.0, 360.0, 360.0))
