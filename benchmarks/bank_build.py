@@ -9,6 +9,7 @@ enough. Fast: one burn-in a class, then blocks until the quota is full.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -20,6 +21,7 @@ from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, main, repe
 from cgankd.bank import build as bank
 from cgankd.config import BankConfig
 from cgankd.data.pixels import to_unit
+from cgankd.fit.device import forward_flop
 from cgankd.fit.predictor import make_predict
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
@@ -96,13 +98,42 @@ def plain_call(draw: Draw, ratio: RatioFn, label: int, num: int, cfg: BankConfig
     return torch.cat(kept)[:num]
 
 
-def plain_bank(quick: bool) -> Callable[[], int]:
+@dataclass
+class Counted:
+    """Images that the networks have seen since the count was last set to zero."""
+
+    drawn: int = 0
+    judged: int = 0
+
+    def wrap(self, draw: Draw, teacher: PredictFn) -> tuple[Draw, PredictFn]:
+        """Both functions, counting."""
+
+        def counted_draw(label_B: Tensor, gen: torch.Generator) -> Tensor:
+            self.drawn += len(label_B)
+            return draw(label_B, gen)
+
+        def counted_teacher(images_BCHW: Images) -> Tensor:
+            self.judged += len(images_BCHW)
+            return teacher(images_BCHW)
+
+        return counted_draw, counted_teacher
+
+    def flop(self, quick: bool) -> float:
+        """Floating-point operations for the images counted: each drawn one passes generator, features and ratio."""
+        one = ratio_step.flop(quick)
+        judge = predictor("densenet121", 32, 10, quick=quick)
+        judged = forward_flop(judge, torch.zeros(2, 3, 32, 32)) / 2
+        return self.drawn * (one.draw + one.features + one.mlp) + self.judged * judged
+
+
+def plain_bank(quick: bool, count: Counted) -> Callable[[], int]:
     """The whole bank in the plain way; returns the number kept."""
     draw, ratio, teacher, task = parts("plain", quick)
+    draw, teacher = count.wrap(draw, teacher)
     cfg, gen = config(quick), generator("plain bank")
 
     def make() -> int:
-        kept = 0
+        kept = count.drawn = count.judged = 0
         for label in range(NUM_LABELS):
             have, quota = 0, cfg.num_fakes // NUM_LABELS
             while have < quota:
@@ -115,14 +146,16 @@ def plain_bank(quick: bool) -> Callable[[], int]:
     return make
 
 
-def fast_bank(quick: bool) -> Callable[[], int]:
+def fast_bank(quick: bool, count: Counted) -> Callable[[], int]:
     """The same bank by the functions of the bank stage."""
     draw, ratio, teacher, task = parts("fast", quick)
+    draw, teacher = count.wrap(draw, teacher)
     cfg = config(quick)
     score_fn = partial(bank.score, draw, ratio, teacher, task)
     conditions = bank.arrange(task, torch.arange(NUM_LABELS), cfg, seed=0)
 
     def make() -> int:
+        count.drawn = count.judged = 0
         limits = bank.burn_in(score_fn, conditions, cfg, seed=0)
         blocks = list(bank.grow_pool(score_fn, conditions, limits, cfg, ["filter"], seed=0))
         columns = [
@@ -138,12 +171,14 @@ def fast_bank(quick: bool) -> Callable[[], int]:
 
 
 def build(side: Side, quick: bool) -> Work:
-    make = plain_bank(quick) if side == "plain" else fast_bank(quick)
+    count = Counted()
+    make = (plain_bank if side == "plain" else fast_bank)(quick, count)
     cfg = config(quick)
     note = (
         f"a bank of {cfg.num_fakes} fakes of {NUM_LABELS} class, burn-in of {cfg.burn_in}, blocks of {cfg.block_size}"
     )
-    return Work(repeated(make), cfg.num_fakes, "fp32" if side == "plain" else "auto", note=note)
+    precision = "fp32" if side == "plain" else "auto"
+    return Work(repeated(make), cfg.num_fakes, precision, partial(count.flop, quick), note=note)
 
 
 def agree(quick: bool) -> list[Agreement]:
@@ -152,7 +187,7 @@ def agree(quick: bool) -> list[Agreement]:
     (_, _, plain_teacher, task), (_, _, fast_teacher, _) = parts("plain", quick), parts("fast", quick)
     found, expected = (task.error(teacher(images), label_B) for teacher in (fast_teacher, plain_teacher))
     error = float((found - expected).abs().max())
-    short = float(config(quick).num_fakes - fast_bank(quick)())
+    short = float(config(quick).num_fakes - fast_bank(quick, Counted())())
     return [Agreement("teacher error, largest difference in nats", error, 0.1), Agreement("fakes missing", short, 0.0)]
 
 

@@ -108,6 +108,7 @@ def subsampled_fakes(side: Side, data: Dataset, task: ClassTask, seed: int, quic
     settings = ratio_config(
         quick=True, feature_width=64, feature_channels=8, feature_steps=few, hidden=(64, 32), num_steps=few, batch_size=64,
         pool_size=512, pool_refresh_steps=50, eval_every_steps=few, precision=kind, learning_rate=1e-3,
+        ratio_penalty=0.5, penalty_per_label=True,
     )  # fmt: skip
     seed_all(seed, "ratio")
     features = FeatureNet(1, 16, 8, 64, task.num_outputs, decode=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from benchmarks import plain
 from benchmarks.subjects import class_data, gan_config, generator_net, predictor, ratio_config
 from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, main, relative_error, repeated
-from cgankd.bank.m1_ratio import ratio_loss, train_ratio
+from cgankd.bank.m1_ratio import EVAL_FAKES, ratio_loss, train_ratio
 from cgankd.data.pixels import to_unit
+from cgankd.fit.device import forward_flop
 from cgankd.fit.predictor import make_predict
 from cgankd.gan.sample import make_draw
 from cgankd.nets.ratio_mlp import RatioMLP
@@ -57,6 +59,28 @@ def parts(side: Side, quick: bool) -> tuple[Draw, PredictFn, nn.Module]:
     return draw, lambda images: predict(images).relu(), embed
 
 
+@dataclass(frozen=True)
+class Flop:
+    """Floating-point operations for one image of 32 px: a fake, its features, a forward pass of the ratio network."""
+
+    draw: float
+    features: float
+    mlp: float
+
+
+def flop(quick: bool) -> Flop:
+    """What the networks of this row cost."""
+    cfg, width = gan_config("biggan", quick=quick), 64 if quick else NUM_FEATURES
+    extractor = predictor("resnet34", 32, width, quick=quick)
+    mlp = RatioMLP(cfg.embed_dim, width, ratio_config(quick=quick).hidden, 0.5)
+    found = (
+        forward_flop(generator_net(cfg, 32), torch.zeros(2, cfg.z_dim), torch.zeros(2, cfg.embed_dim)),
+        forward_flop(extractor, torch.zeros(2, 3, 32, 32)),
+        forward_flop(mlp, torch.zeros(2, cfg.embed_dim), torch.zeros(2, width)),
+    )
+    return Flop(*(value / 2 for value in found))
+
+
 def build(side: Side, quick: bool) -> Work:
     num_real = 64 if quick else NUM_REAL
     train, task = class_data(32, num_real)
@@ -81,7 +105,9 @@ def build(side: Side, quick: bool) -> Work:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-        return Work(repeated(step), cfg.batch_size, "fp32")
+        one = flop(quick)
+        cost = cfg.batch_size * (one.draw + 2 * one.features + 6 * one.mlp)
+        return Work(repeated(step), cfg.batch_size, "fp32", cost)
 
     steps = 20 if quick else STEPS
     settings = ratio_config(quick=quick, num_steps=steps, eval_every_steps=steps // 2)
@@ -99,7 +125,11 @@ def build(side: Side, quick: bool) -> Work:
         f"one run of {steps} steps, all of it counted: a pool of {settings.pool_size} fakes anew every "
         f"{settings.pool_refresh_steps} steps (each fake seen {seen:.3g} times), features of {num_real} reals once"
     )
-    return Work(times, cfg.batch_size, "auto", note=note)
+    one = flop(quick)
+    fakes = math.ceil(steps / settings.pool_refresh_steps) * settings.pool_size + EVAL_FAKES + max(EVAL_FAKES, num_real)
+    shared = fakes * (one.draw + one.features) + 2 * num_real * one.features
+    cost = shared / steps + settings.batch_size * 6 * one.mlp
+    return Work(times, cfg.batch_size, "auto", cost, note=note)
 
 
 def agree(quick: bool) -> list[Agreement]:

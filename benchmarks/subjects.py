@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from cgankd.config import CganConfig, RatioConfig, VicinityConfig
+from cgankd.data.pixels import to_unit
 from cgankd.nets.gan_zoo import make_generator
 from cgankd.nets.zoo import Predictor, make_predictor
 from cgankd.rng import generator, seed_all
@@ -59,11 +61,15 @@ def generator_net(cfg: CganConfig, size: int) -> nn.Module:
 
 
 def predictor(name: str, size: int, num_outputs: int, *, quick: bool) -> Predictor:
-    """A network of the zoo; its smallest stand-in, an 8-channel convnet, for a quick run."""
+    """A network of the zoo with batch-norm statistics of its own, without which the outputs of a deep one are astronomic;
+    its smallest stand-in, an 8-channel convnet, for a quick run.
+    """
     seed_all("benchmark predictor", name)
-    net, width = ("convnet", 8) if quick else (name, None)
+    kind, width = ("convnet", 8) if quick else (name, None)
     shape = {"num_outputs": num_outputs, "channels": 3, "image_size": size}
-    return make_predictor(net, width=width, mean=(0.5,) * 3, std=(0.25,) * 3, **shape)
+    net = make_predictor(kind, width=width, mean=(0.5,) * 3, std=(0.25,) * 3, **shape)
+    update_bn([to_unit(pixels(64, size))], net)
+    return net
 
 
 def ratio_config(*, quick: bool, **changes: object) -> RatioConfig:

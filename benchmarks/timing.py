@@ -45,14 +45,15 @@ class Failed(RuntimeError):
 class Work:
     """One way to do a piece of work.
 
-    A repetition makes `images` images with `flop` floating-point operations in its networks (0 = not counted) and
-    takes `extra_s` more than measured: its share of what is done once for many. `note` says what else to know.
+    A repetition makes `images` images with `flop` floating-point operations in its networks (0 = not counted; a function
+    where they are known only after a repetition) and takes `extra_s` more than measured: its share of what is done once
+    for many. `note` says what else to know.
     """
 
     times: Times
     images: float
     precision: str
-    flop: float = 0.0
+    flop: float | Callable[[], float] = 0.0
     extra_s: float = 0.0
     note: str = ""
 
@@ -141,9 +142,10 @@ def measure(case: Case, side: Side, quick: bool) -> dict[str, Any]:
         "images_per_s": work.images / median, "precision": "bf16" if is_bf16(work.precision) else "fp32",
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "note": work.note,
     }  # fmt: skip
-    if work.flop and not quick:
+    flop = work.flop() if callable(work.flop) else work.flop
+    if flop and not quick:
         found["peak_gflops"] = peak_gflops(work.precision)
-        found["share_of_peak"] = work.flop / median / 1e9 / found["peak_gflops"]
+        found["share_of_peak"] = flop / median / 1e9 / found["peak_gflops"]
     return found
 
 

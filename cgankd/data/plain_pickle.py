@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,14 +56,19 @@ def read_plain_pickle(data: bytes) -> object:
     """
     machine = _Machine()
     try:
-        for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
-            if count > MAX_MEMBERS:
-                raise PlainPickleError(f"it has more than {MAX_MEMBERS} members")
-            if opcode.name == "STOP":
-                return machine.result()
-            machine.step(opcode.name, argument, position or 0)
+        with warnings.catch_warnings():
+            # genops decodes texts with escapes before their opcode can be refused, and Python warns of a bad escape.
+            warnings.simplefilter("error", DeprecationWarning)
+            for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+                if count > MAX_MEMBERS:
+                    raise PlainPickleError(f"it has more than {MAX_MEMBERS} members")
+                if opcode.name == "STOP":
+                    return machine.result()
+                machine.step(opcode.name, argument, position or 0)
     except PlainPickleError:
         raise
+    except DeprecationWarning as problem:
+        raise PlainPickleError(f"it is broken ({problem})") from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as problem:
         raise PlainPickleError(f"it is broken ({type(problem).__name__}: {problem})") from None
     raise PlainPickleError("it ends before its end mark")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cgankd.data.plain_pickle import PlainPickleError, read_plain_pickle
@@ -84,6 +84,7 @@ def test_nothing_is_run(tmp_path: Path) -> None:
         (b"\x80\x02P1\n.", "opcode PERSID"),
         (b"\x80\x02cos\nsystem\n(K\x01o.", "asks for 'os.system'"),
         (b"(ios\nsystem\n.", "opcode INST"),
+        (b"\x80\x02S'\\y'\n.", r"is broken \(invalid escape sequence"),
         (b"", "is broken"),
         (b"\x80\x02]", "is broken"),
         (BATCH[:-40], "is broken"),
@@ -101,6 +102,7 @@ def test_everything_else_is_refused(data: bytes, words: str | None) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(BATCH) - 1), st.integers(0, 255))
+@example(86, 92)
 def test_a_changed_byte_gives_plain_data_or_an_error(place: int, byte: int) -> None:
     changed = BATCH[:place] + bytes([byte]) + BATCH[place + 1 :]
     try:
