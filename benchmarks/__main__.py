@@ -1,4 +1,7 @@
-"""All benchmarks in turn (`make bench`): one table, and benchmarks/results-<date>-<machine>.json and .md."""
+"""All benchmarks in turn (`make bench`): one table, and benchmarks/results-<date>-<machine>.json and .md.
+
+`python -m benchmarks NAME...` runs some of them and puts them in their places in the day's file of this machine.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,20 @@ from typing import Any
 
 import torch
 
-from benchmarks import bank_scale, final_metric
+from benchmarks import bank_scale, distillers, final_metric, profile, sampling_steps
 from benchmarks.timing import HEADER, compare, line, peak_gflops
 from cgankd.fit.device import this_machine
 from pipelines.machine import available_cores, set_threads
 
 NAMES = (
     "sampling", "biggan_step", "ccgan_step", "ratio_step", "bank_build", "student_plain", "student_kd", "student_kd_live",
-    "features", "vicinity_search", "student_kd_wrn",
+    "features", "vicinity_search", "student_kd_wrn", "student_kd_wrn16", "ccgan_sngan_step",
 )  # fmt: skip
 """Benchmarks of two sides, a row each."""
-TABLES: dict[str, Any] = {"final_metric": final_metric, "bank_scale": bank_scale}
+TABLES: dict[str, Any] = {
+    "final_metric": final_metric, "bank_scale": bank_scale, "sampling_steps": sampling_steps, "profile": profile,
+    "distillers": distillers,
+}  # fmt: skip
 """Benchmarks that are a table each."""
 
 
@@ -70,6 +76,17 @@ def attempt(name: str, title: str, work: Callable[[], dict[str, Any]]) -> dict[s
         return {"name": name, "title": title, "failed": reason}
 
 
+def earlier(path: Path, about: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Rows and tables of this day's file that are not run again; nothing of another torch, Python or machine."""
+    found = json.loads(path.read_text()) if path.is_file() else None
+    same = ("machine", "cores", "threads", "torch", "python")
+    if found is None or any(found["about"].get(key) != about.get(key) for key in same):
+        return {"rows": [], "tables": {}, "minutes": 0.0}
+    rows = [row for row in found["rows"] if row["name"] in NAMES and row["name"] not in names]
+    tables = {name: value for name, value in found["tables"].items() if name in TABLES and name not in names}
+    return {"rows": rows, "tables": tables, "minutes": found["about"]["minutes"] if rows or tables else 0.0}
+
+
 def complaints(rows: list[dict[str, Any]], tables: list[dict[str, Any]], quick: bool) -> dict[str, list[str]]:
     """Names of the benchmarks that failed, are below their target (not at quick sizes), or disagree."""
     done = [row for row in rows if "failed" not in row]
@@ -86,23 +103,30 @@ def run(names: list[str], quick: bool, folder: Path | None) -> int:
     """
     set_threads()
     about: dict[str, Any] = facts()
-    rows: list[dict[str, Any]] = []
-    tables: dict[str, dict[str, Any]] = {}
+    stem = f"results-{about['date']}-{machine_class()}"
+    kept = (
+        earlier(folder / f"{stem}.json", about, names)
+        if folder is not None
+        else {"rows": [], "tables": {}, "minutes": 0.0}
+    )
+    rows: list[dict[str, Any]] = kept["rows"]
+    tables: dict[str, dict[str, Any]] = kept["tables"]
     start = time.perf_counter()
     for name in names:
         if name in TABLES:
             module = TABLES[name]
             tables[name] = attempt(name, module.TITLE, partial(module.compare, quick))
+            tables = {known: tables[known] for known in TABLES if known in tables}
         else:
             case = importlib.import_module(f"benchmarks.{name}").CASE
-            rows.append(attempt(name, case.title, partial(compare, case, quick)))
+            rows.append({"name": name} | attempt(name, case.title, partial(compare, case, quick)))
             print(line(rows[-1]), file=sys.stderr, flush=True)
-        about["minutes"] = round((time.perf_counter() - start) / 60, 1)
+            rows.sort(key=lambda row: NAMES.index(row["name"]))
+        about["minutes"] = round(kept["minutes"] + (time.perf_counter() - start) / 60, 1)
         if folder is not None:  # after each, so that a run cut short leaves what it has
-            stem = str(folder / f"results-{about['date']}-{machine_class()}")
             record = {"about": about, "rows": rows, "tables": tables}
-            Path(f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
-            Path(f"{stem}.md").write_text(report(about, rows, tables))
+            (folder / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
+            (folder / f"{stem}.md").write_text(report(about, rows, tables))
     print(report(about, rows, tables))
     found = complaints(rows, list(tables.values()), quick)
     for title, which in found.items():

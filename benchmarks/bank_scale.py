@@ -30,6 +30,8 @@ from pipelines.machine import set_threads
 
 SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (200, 400)
 SIDE = 32
+MOST_TIMES, MOST_MORE_MB = 1.5, 256.0
+"""Largest growth of the time a kept fake, as a factor, and of the peak memory, from the smallest bank to the largest."""
 TITLE = "Bank of M fakes of 32 px with a small generator: linear time, flat memory"
 
 
@@ -85,7 +87,14 @@ def compare(quick: bool) -> dict[str, Any]:
         rows = [build_pool(size, True) for size in QUICK_SIZES]
     else:
         rows = [child("bank_scale", ["--size", str(size)], large_blocks=True) for size in SIZES]
-    return {"name": "bank_scale", "title": TITLE, "quick": quick, "rows": rows}
+    return {"name": "bank_scale", "title": TITLE, "quick": quick, "rows": rows, "holds": quick or is_flat(rows)}
+
+
+def is_flat(rows: list[dict[str, float]]) -> bool:
+    """Time a fake and peak memory do not grow from the smallest bank to the largest, within the limits above."""
+    first, last = rows[0], rows[-1]
+    times = last["seconds"] / last["fakes"] <= MOST_TIMES * first["seconds"] / first["fakes"]
+    return times and last["peak_rss_mb"] <= first["peak_rss_mb"] + MOST_MORE_MB
 
 
 def table(found: dict[str, Any]) -> str:

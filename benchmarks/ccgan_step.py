@@ -21,7 +21,7 @@ CASE = Case(
     build,
     agree,
     warmup={"plain": 0, "fast": 2},
-    repeats={"plain": 1, "fast": 3},
+    repeats={"plain": 2, "fast": 3},
 )
 
 if __name__ == "__main__":

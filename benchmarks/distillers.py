@@ -29,6 +29,7 @@ from pipelines.machine import set_threads
 from pipelines.networks import build_predictor
 from pipelines.params import load_config
 
+TITLE = "A step of the student with each KD loss: nets, batch and arms of the preset digits-distillers"
 PRESET = Path(__file__).parent.parent / "pipelines" / "presets" / "digits-distillers.yaml"
 STEPS, QUICK_STEPS = 40, 3
 WARMUP = 5
@@ -103,8 +104,7 @@ def compare(quick: bool) -> dict[str, Any]:
             rows.append({"name": label} | cost(cfg, arm, teacher, steps))
     for row in rows:
         row["ratio"] = row["step_s"] / rows[0]["step_s"]
-    title = f"A step of {cfg.student.batch_size} images with each KD loss"
-    return {"name": "distillers", "title": title, "quick": quick, "rows": rows, "num_steps": cfg.student.num_steps}
+    return {"name": "distillers", "title": TITLE, "quick": quick, "rows": rows, "num_steps": cfg.student.num_steps}
 
 
 def table(found: dict[str, Any]) -> str:

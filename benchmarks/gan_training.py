@@ -13,7 +13,7 @@ from benchmarks.subjects import class_data, gan_config, scalar_data
 from benchmarks.timing import Agreement, Side, Work, fast_plan, of_loop, relative_error, repeated
 from cgankd.config import CganConfig
 from cgankd.data.pixels import to_signed
-from cgankd.fit.device import autocast, channels_last, forward_flop
+from cgankd.fit.device import Plan, autocast, channels_last, forward_flop
 from cgankd.gan.train import train_cgan
 from cgankd.nets.gan_zoo import make_discriminator, make_generator
 from cgankd.nets.label_embed import embed_labels
@@ -50,7 +50,7 @@ def build(side: Side, quick: bool, arch: str, size: int, d_steps: int, *, scalar
 
 
 def agree(quick: bool, arch: str, size: int, *, scalar: bool) -> list[Agreement]:
-    """Scores and gradients of the discriminator in its training step, for the same weights, images and labels."""
+    """Scores and images, and gradients of both nets in training mode, for the same weights, images, latents and labels."""
     cfg, plan = gan_config(arch, quick=quick), fast_plan(quick)
     split, task = scalar_data(size, 2 * cfg.batch_size) if scalar else class_data(size, 2 * cfg.batch_size)
     seed_all("agree")
@@ -62,7 +62,32 @@ def agree(quick: bool, arch: str, size: int, *, scalar: bool) -> list[Agreement]
     expected = scores_and_gradients(plain.nchw(exact), exact, split, embed, "fp32")
     return [
         Agreement("scores, relative error", relative_error(found[0], expected[0]), 0.05),
-        Agreement("gradients, relative error", relative_error(found[1], expected[1]), 0.1),
+        Agreement("their gradients", relative_error(found[1], expected[1]), 0.1),
+        *generator_agrees(cfg, size, plan, split, embed),
+    ]
+
+
+def generator_agrees(cfg: CganConfig, size: int, plan: Plan, split: Split, embed: nn.Module) -> list[Agreement]:
+    """Images and gradients of the generator that push them towards fixed ones."""
+    exact = make_generator(cfg, 3, size).train()
+    fast = channels_last(copy.deepcopy(exact))
+    z_BZ, wanted_BCHW = torch.randn(len(split), cfg.z_dim), to_signed(split.images[torch.arange(len(split))])
+    h_BE = embed_labels(embed, split.labels).detach()
+    results = []
+    for net, run, precision in (
+        (fast, plan.compiled(fast, "generator", (z_BZ, h_BE), images=10**9), "auto"),
+        (exact, plain.nchw(exact), "fp32"),
+    ):
+        with autocast(precision):
+            image_BCHW = run(z_BZ, h_BE)
+        (image_BCHW.float() - wanted_BCHW).square().mean().backward()
+        results.append(
+            (image_BCHW.detach(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
+        )
+    (image, gradient), (exact_image, exact_gradient) = results
+    return [
+        Agreement("images", relative_error(image, exact_image), 0.05),
+        Agreement("their gradients", relative_error(gradient, exact_gradient), 0.1),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the student benchmarks share: ResNet-20 at 32 px, batch 64, alone or with a teacher.
+"""What the student benchmarks share: ResNet-20 (or another) at 32 px, batch 64, alone or with a teacher.
 
 Plain: float32, eager, NCHW, each image augmented by itself, the teacher run on each batch. Fast: the project's loop with
 its own KD objective; with `cached` the teacher's outputs on the un-augmented images are computed once
@@ -51,10 +51,10 @@ def mixed_loss(task: ClassTask, out_BO: Tensor, label_B: Tensor, teacher_BO: Ten
     return (1 - ALPHA) * hard + ALPHA * task.soft_loss(out_BO, teacher_BO, temperature=TEMPERATURE)
 
 
-def build(side: Side, quick: bool, teacher: str | None, *, cached: bool = False) -> Work:
+def build(side: Side, quick: bool, teacher: str | None, *, cached: bool = False, net: str = "resnet20") -> Work:
     train, task = class_data(32, 64 if quick else NUM_REAL)
     batch = 8 if quick else BATCH
-    student = predictor("resnet20", 32, task.num_outputs, quick=quick)
+    student = predictor(net, 32, task.num_outputs, quick=quick)
     guide = predictor(teacher, 32, task.num_outputs, quick=quick).eval().requires_grad_(False) if teacher else None
     one = to_unit(train.images[:2])
     flop = batch * (3 * forward_flop(student, one) + (forward_flop(guide, one) if guide and not cached else 0)) / 2

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import bank_scale, distillers, final_metric, plain, timing
+from benchmarks import bank_scale, distillers, final_metric, plain, profile, sampling_steps, timing
 from benchmarks.subjects import gan_config, generator_net
 from cgankd.data.pixels import signed_to_u8
 from cgankd.rng import generator
@@ -94,13 +94,45 @@ def test_a_child_that_ends_badly_tells_its_last_line() -> None:
         timing.child("no_such_benchmark", ["--part", "fast"], large_blocks=False)
 
 
-def test_the_final_metric_is_unchanged_within_its_interval_or_a_point() -> None:
+def test_the_final_metric_is_unchanged_where_its_whole_interval_is_small() -> None:
     same = final_metric.row("s", [5.0, 6.0, 7.0], [5.5, 5.6, 7.1])
     # Mean difference 0.2 / 3, t_2 = 4.3027.
     half = 4.302652729911275 * 0.4509249752822894 / math.sqrt(3)
     assert same["low"] == pytest.approx(0.2 / 3 - half) and same["high"] == pytest.approx(0.2 / 3 + half)
     assert same["holds"] and final_metric.row("s", [5.0, 6.0, 7.0], [5.9, 6.9, 7.9])["holds"]
     assert not final_metric.row("s", [5.0, 6.0, 7.0], [8.0, 9.0, 10.1])["holds"]
+    assert not final_metric.row("s", [5.0, 6.0, 7.0], [5.0, 9.0, 16.0])["holds"]  # Its interval contains 0, and 10.
+
+
+def test_a_bank_is_flat_where_neither_time_nor_memory_grows() -> None:
+    small = {"fakes": 10.0, "seconds": 1.0, "peak_rss_mb": 100.0}
+    assert bank_scale.is_flat([small, {"fakes": 1000.0, "seconds": 140.0, "peak_rss_mb": 300.0}])
+    assert not bank_scale.is_flat([small, {"fakes": 1000.0, "seconds": 160.0, "peak_rss_mb": 300.0}])
+    assert not bank_scale.is_flat([small, {"fakes": 1000.0, "seconds": 100.0, "peak_rss_mb": 400.0}])
+
+
+def test_what_each_measure_brings_and_where_the_time_goes() -> None:
+    found = sampling_steps.compare(True)
+    assert len(sampling_steps.table(found).splitlines()) == 2 + len(sampling_steps.STEPS)
+    images = [
+        sampling_steps.make(way, True)(torch.arange(8), generator("s")).float() for way in sampling_steps.STEPS.values()
+    ]
+    assert all(timing.relative_error(one - 127.5, images[0] - 127.5) < 0.05 for one in images[1:])
+    row = profile.shares("sampling", True)
+    assert sum(row["shares"].values()) == pytest.approx(1.0) and row["shares"]["convolutions and matrix products"] > 0
+    assert profile.kind_of("aten::mkldnn_convolution") == "convolutions and matrix products"
+    assert len(profile.table({"rows": [row]}).splitlines()) == 3
+
+
+def test_rows_of_the_day_that_are_not_run_again_stay(tmp_path: Path) -> None:
+    about = {"machine": "m", "cores": 2, "threads": 2, "torch": "2", "python": "3", "minutes": 5.0}
+    rows = [{"name": "sampling"}, {"name": "features"}, {"name": "of old"}]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"about": about, "rows": rows, "tables": {"bank_scale": {}, "profile": {}}}))
+    kept = bench.earlier(path, about, ["features", "profile"])
+    assert kept == {"rows": [{"name": "sampling"}], "tables": {"bank_scale": {}}, "minutes": 5.0}
+    assert bench.earlier(path, about | {"torch": "3"}, [])["rows"] == []
+    assert bench.earlier(tmp_path / "none.json", about, [])["rows"] == []
 
 
 def test_the_final_metric_runs_on_both_sides() -> None:
