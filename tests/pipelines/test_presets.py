@@ -24,10 +24,11 @@ PAPER = {
     "rc49-15": (64, 50_000, 0.8, None, "sngan", 350),
     "rc49-5": (64, 50_000, 0.9, None, "sngan", 350),
     "utkface": (64, 60_000, 0.7, 100, "sagan", 350),
+    "utkface-v1": (64, 80_000, 0.7, 100, "sagan", 350),
     "steering-angle": (64, 50_000, 0.7, 500, "sagan", 350),
 }
 """Section 6 of the method's facts: arXiv 2104.03164, first and published version."""
-REALS = {"cifar10-50k": 49_000, "cifar10-20k": 20_000, "cifar10-10k": 10_000, "rc49-25": 11_250, "rc49-5": 2250}
+REALS = {"cifar10-50k": 49_000, "cifar10-20k": 20_000, "cifar10-10k": 10_000, "rc49-25": 11_250, "rc49-5": 2250, "utkface-v1": 14_000}
 
 
 def load(name: str) -> Config:
@@ -60,6 +61,10 @@ def test_the_numbers_of_the_paper(name: str) -> None:
     assert burn_in is None or cfg.bank.burn_in == burn_in
     assert cfg.ratio.hidden == (2048, 1024, 512, 256, 128) and cfg.ratio.ratio_penalty == 0.01
     assert cfg.ratio.batch_size == 256 and cfg.ratio.learning_rate == 1e-4
+    assert cfg.search.space["bank.num_fakes"].high == fakes
+    if cfg.student.protocol == "finetune":  # the student it starts from saw the real images alone
+        base = {"cifar100": 49_000, "imagenet100": 125_000}[name]
+        assert cfg.student.base_steps == pytest.approx(epochs * base / cfg.student.batch_size, rel=1e-4)
     if name in REALS:
         samples = REALS[name] + fakes
         assert cfg.student.num_steps == pytest.approx(epochs * samples / cfg.student.batch_size, rel=1e-4)
@@ -67,7 +72,7 @@ def test_the_numbers_of_the_paper(name: str) -> None:
         assert (cfg.cgan.width, cfg.cgan.d_steps, cfg.cgan.lr_g, cfg.cgan.ema_start) == (64, 4, 2e-4, 1000)
     else:
         assert cfg.cgan.vicinity is not None and cfg.cgan.batch_size == 512 and cfg.cgan.vicinity.kind == "soft"
-    if name == "utkface":
+    if name.startswith("utkface"):
         assert cfg.cgan.num_steps == 20_000 and cfg.cgan.vicinity.kappa_multiplier == 2
     if name == "steering-angle":
         assert cfg.cgan.num_steps == 20_000 and cfg.cgan.vicinity.kappa_multiplier == 5
