@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import student_training
-from benchmarks.timing import Agreement, Case, Side, Work, main
+from benchmarks.student_training import case
+from benchmarks.timing import main
 
-
-def build(side: Side, quick: bool) -> Work:
-    return student_training.build(side, quick, "resnet32x4", cached=True)
-
-
-def agree(quick: bool) -> list[Agreement]:
-    return student_training.agree(quick, "resnet32x4")
-
-
-CASE = Case(
-    "student_kd",
-    "Student ResNet-20 from ResNet-32x4, KD, teacher_view clean (cached, another method)",
-    8.0,
-    build,
-    agree,
-    repeats={"plain": 3, "fast": 20},
-)
+CASE = case("student_kd", "resnet20", "resnet32x4", cached=True, target=8.0)
 
 if __name__ == "__main__":
     main(CASE)

@@ -8,13 +8,14 @@ its own KD objective; with `cached` the teacher's outputs on the un-augmented im
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import plain
 from benchmarks.subjects import class_data, predictor
-from benchmarks.timing import Agreement, Side, Work, fast_plan, of_loop, relative_error, repeated
+from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, of_loop, relative_error, repeated
 from cgankd.config import TeacherConfig
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
@@ -33,6 +34,7 @@ ALPHA, TEMPERATURE, BATCH, CHUNK = 0.7, 4.0, 64, 256
 NUM_REAL = 4 * CHUNK
 EPOCHS = 240
 """Passes of the published students over the data, over which cached teacher outputs are spread."""
+TITLES = {"resnet20": "ResNet-20", "resnet32x4": "ResNet-32x4", "wrn40-2": "WRN-40-2", "wrn16-2": "WRN-16-2"}
 CACHED_NOTE = "a change of method: the teacher sees the clean image, the live row is the like for like"
 
 
@@ -137,3 +139,17 @@ def agree(quick: bool, name: str, batch: int = CHUNK) -> list[Agreement]:
         expected = net(to_unit(train.images))
     found = make_predict(channels_last(net), "auto", batch, plan=fast_plan(quick), expected=10**6)(train.images)
     return [Agreement(f"outputs of {name}, relative error", relative_error(found, expected), 0.05)]
+
+
+def case(name: str, student: str, teacher: str, *, cached: bool, target: float | None = None) -> Case:
+    """The row of a student with Hinton's loss: the teacher's outputs from a table, or from a live teacher at each step."""
+    nets = f"Student {TITLES.get(student, student)} from {TITLES.get(teacher, teacher)}, KD"
+    view = "clean (cached, another method)" if cached else "augmented"
+    return Case(
+        name,
+        f"{nets}, teacher_view {view}",
+        target,
+        partial(build, teacher=teacher, cached=cached, net=student),
+        partial(agree, name=teacher, batch=CHUNK if cached else BATCH),
+        repeats={"plain": 3, "fast": 20},
+    )
