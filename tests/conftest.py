@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from ruamel.yaml import YAML
 
 from cgankd.config import Config, config_from_dict
+
+# The gate tries the same examples each time; HYPOTHESIS_PROFILE=explore draws new ones.
+settings.register_profile("gate", derandomize=True)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent

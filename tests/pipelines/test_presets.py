@@ -28,7 +28,14 @@ PAPER = {
     "steering-angle": (64, 50_000, 0.7, 500, "sagan", 350),
 }
 """Section 6 of the method's facts: arXiv 2104.03164, first and published version."""
-REALS = {"cifar10-50k": 49_000, "cifar10-20k": 20_000, "cifar10-10k": 10_000, "rc49-25": 11_250, "rc49-5": 2250, "utkface-v1": 14_000}
+REALS = {
+    "cifar10-50k": 49_000,
+    "cifar10-20k": 20_000,
+    "cifar10-10k": 10_000,
+    "rc49-25": 11_250,
+    "rc49-5": 2250,
+    "utkface-v1": 14_000,
+}
 
 
 def load(name: str) -> Config:
