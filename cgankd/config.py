@@ -316,6 +316,7 @@ class Config:
                 require(value is not None, name, "set for scalar labels (data.task is scalar)", value)
             else:
                 require(value is None, name, "null for class labels (data.task is class)", value)
+        check_augment(self.cgan.augment, "cgan.augment")
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
         require(attention is None or attention <= largest, "cgan.attention", rule, attention)

@@ -102,6 +102,9 @@ class CganConfig:
     """Spectral norm in the generator too (the discriminator always has it)."""
     accumulate: int = 1
     """Micro-batches that a batch is cut into, each with its own backward pass: less memory, the same step."""
+    augment: str = "none"
+    """Augmentation of the real images alone, names of AUGMENTS joined by "+": unlike DiffAugment's it is to show in the fakes,
+    so only what leaves the label true."""
     file: str | None = None
     """A generator of the user's own, so that no GAN is trained: a TorchScript file (.pt), a torch.export program (.pt2),
     a folder of labelled images, or an HDF5 file with `images` and `labels`; null = train one."""

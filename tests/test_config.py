@@ -107,6 +107,7 @@ def test_configs_are_frozen(digits: dict[str, Any]) -> None:
         ("cgan.attention", 8, r"null with cgan\.arch compact"),
         ("cgan.accumulate", 5, r"so small that cgan\.batch_size"),
         ("cgan.file", " ", "null or a path"),
+        ("cgan.augment", "shift+hu", "joined by .*did you mean 'hue'"),
         ("cgan.file_radius", 1.0, r"data\.task is class"),
     ],
 )

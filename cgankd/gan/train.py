@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config import CganConfig
-from cgankd.data.pixels import to_signed
+from cgankd.data.augment import augment
+from cgankd.data.pixels import to_signed, to_unit, unit_to_signed
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
 from cgankd.fit.ema import update_ema
 from cgankd.gan.augment import diff_augment
@@ -75,7 +76,7 @@ def train_cgan(
             target_B = vicinity.targets(num, gen)
             pairing = vicinity.pair(target_B, gen)
             fake_label_B, fake_weight_B = vicinity.fake_labels(target_B, gen)
-            real_BCHW = to_signed(train.images[pairing.index])
+            real_BCHW = real_images(train.images[pairing.index], cfg.augment, gen)
             with torch.no_grad(), autocast(cfg.precision):
                 fake_BCHW = run_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, fake_label_B))
             both = diff_augment(torch.cat([real_BCHW, fake_BCHW]), cfg.diffaugment, gen, cfg.cutout_share)
@@ -138,6 +139,13 @@ def train_cgan(
 
     settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
     return ema_g.eval(), ema_embed.eval(), {**values, "real_diversity": tau}
+
+
+def real_images(images_BCHW: Tensor, spec: str, gen: torch.Generator) -> Tensor:
+    """The uint8 images as the GAN sees them, float32 in [-1, 1], after the augmentation that its fakes are to show too."""
+    if spec == "none":
+        return to_signed(images_BCHW)
+    return unit_to_signed(augment(to_unit(images_BCHW), spec, gen))
 
 
 def compile_both(

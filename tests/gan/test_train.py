@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import cgankd.gan.train as train_module
+from cgankd.data.pixels import to_signed
 from cgankd.fit.ema import update_ema
 from cgankd.gan.diversity import fake_diversity
 from cgankd.gan.embed import fit_label_embed
@@ -147,6 +149,28 @@ def test_generator_and_discriminator_are_asked_for_the_right_labels(monkeypatch:
     assert bool((fake_label == -1).all()) and bool((d_target >= 0).all())
     assert torch.equal(g_label, d_label)
     assert torch.equal(g_label[:8], g_label[8:]), "half of the batch repeats the labels of the other half"
+
+
+def test_augmented_reals_are_what_the_generator_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The discriminator's reals are those of `data.augment`, its fakes are not; "none" leaves the pixels as they are."""
+    train, _ = class_toy()
+    seen: list[torch.Tensor] = []
+
+    def record(x_BCHW: torch.Tensor, *_: Any) -> torch.Tensor:
+        seen.append(x_BCHW.detach())
+        return x_BCHW
+
+    monkeypatch.setattr(train_module, "diff_augment", record)
+    class_run(cfg=gan_config(num_steps=1))
+    class_run(cfg=gan_config(num_steps=1, augment="shift"))
+    (plain, shifted) = (to_signed(train.images), seen[2][:16])
+    assert all(bool((plain == x).flatten(1).all(1).any()) for x in seen[0][:16])
+    moved = [bool((plain == x).flatten(1).all(1).any()) for x in shifted]
+    assert 0 < sum(moved) < 16, "one shift in nine is none at all"
+    windows = F.pad(plain, (1, 1, 1, 1), mode="replicate").unfold(2, 16, 1).unfold(3, 16, 1)
+    windows = windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    assert all(bool(((windows - x).abs() < 1e-6).flatten(1).all(1).any()) for x in shifted)
+    assert float(seen[3].abs().max()) <= 1.0
 
 
 def test_a_loss_that_is_not_finite_names_the_setting() -> None:
