@@ -12,6 +12,7 @@ import torch
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
+from cgankd.data.image_files import SUFFIXES
 from cgankd.data.image_folder import read_rows
 from cgankd.data.splits import split_scalars
 from cgankd.types import LogFn, silent
@@ -48,8 +49,8 @@ def load_steering_angle(cfg: DataConfig, seed: int, *, log: LogFn = silent, cach
 
     Angles in degrees outside data.label_min..label_max (null = -80..80, as in arXiv 2104.03164) are left out. The
     middle square of a frame is brought to data.image_size. There is no test part: `test_share` of the frames is set
-    aside, evenly over the angles. Check: every line has this form, names a file that is there, and none twice.
-    Raises ConfigError with the line at fault.
+    aside, evenly over the angles. Check: every line has this form, names a file that is there, and none twice; every
+    image has a line. Raises ConfigError with the line at fault.
     """
     entries = _frames(Path(cfg.root))
     cfg, kept, outside = _in_range(cfg, entries, ANGLES)
@@ -126,6 +127,11 @@ def _frames(root: Path) -> list[Entry]:
         entries.append((there[name], angle))
     if not entries:
         raise ConfigError(f"{listing} lists no images; add lines file.jpg angle")
+    left = sorted(str(path) for name, path in there.items() if name not in seen and path.suffix.lower() in SUFFIXES)
+    if left:
+        raise ConfigError(
+            f"{listing} has no line for {left[0]} ({len(left)} without one); add the line or remove the image"
+        )
     return entries
 
 

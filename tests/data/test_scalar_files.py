@@ -132,6 +132,11 @@ def test_bad_drives(drive: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ConfigError, match=r"17.jpg cannot be read as an image"):
         read("steering-angle", drive)
+    lines = (drive / "data.txt").read_text().splitlines()
+    (drive / "data.txt").write_text("\n".join(lines[:4] + lines[6:]))
+    (drive / "notes.md").write_text("no image")
+    with pytest.raises(ConfigError, match=r"data.txt has no line for .*4.jpg \(2 without one\); add the line"):
+        read("steering-angle", drive)
     (drive / "data.txt").write_text("\n")
     with pytest.raises(ConfigError, match="lists no images"):
         read("steering-angle", drive)
