@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.data.csv_list import label_number, read_list
 from cgankd.data.image_files import SUFFIXES, read_images
-from cgankd.data.store_files import WRITE_AGAIN, column, opening, read_rows, same_length
+from cgankd.data.store_files import WRITE_AGAIN, all_rows, column, opening, same_length
 from cgankd.types import DatasetInfo, LogFn, Split, silent
 
 LIST = "labels.csv"
@@ -49,7 +48,7 @@ def _rows_of(path: Path, info: DatasetInfo) -> Split:
                 f"cgan.file {str(path)!r} has images of shape {list(images.shape[1:])}, but those of the data set"
                 f" are {list(wanted)} (data.channels, data.image_size)"
             )
-        return Split(read_rows(images, np.arange(len(images))), torch.from_numpy(labels[...]))
+        return Split(torch.from_numpy(all_rows(images)), torch.from_numpy(all_rows(labels)))
 
 
 def _numbers(label_N: Tensor, info: DatasetInfo, path: Path) -> Tensor:

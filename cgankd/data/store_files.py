@@ -133,6 +133,12 @@ def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
     return torch.from_numpy(out)
 
 
+def all_rows(item: h5py.Dataset) -> Array:
+    """A whole dataset. Raises ValueError where packed bytes are broken."""
+    found: Array = read_rows(item, np.arange(len(item))).numpy()
+    return found
+
+
 def put_attributes(file: h5py.File, attributes: Attributes) -> None:
     for name in sorted(attributes):
         file.attrs[name] = attributes[name]

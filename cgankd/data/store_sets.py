@@ -13,7 +13,7 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.image_files import fit_arrays
 from cgankd.data.splits import capped, shuffled, split_parts, split_scalars
-from cgankd.data.store_files import Array, column, opening, read_rows, same_length
+from cgankd.data.store_files import Array, all_rows, column, opening, read_rows, same_length
 from cgankd.rng import generator
 from cgankd.types import LogFn, Split, silent
 
@@ -45,11 +45,11 @@ def load_rc49(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | 
         images = column(path, file, "images", "u", 4, cure=CURE)
         labels = column(path, file, "labels", "iuf", 1, cure=CURE)
         same_length(path, images, labels)
-        tenth_N = _tenths(path, labels[...])
+        tenth_N = _tenths(path, all_rows(labels))
         _check_complete(path, tenth_N)
         own = np.arange(len(tenth_N))
         if "indx_train" in file:
-            own = _own_rows(path, column(path, file, "indx_train", "iuf", 1, cure=CURE)[...], tenth_N)
+            own = _own_rows(path, all_rows(column(path, file, "indx_train", "iuf", 1, cure=CURE)), tenth_N)
         rows = _choose_rc49(cfg, seed, tenth_N, torch.from_numpy(own))
         degrees_N = (tenth_N.double() / 10).float()
         splits = {n: Split(_pixels(path, images, part, cfg), degrees_N[part]) for n, part in rows.items() if len(part)}
@@ -175,7 +175,7 @@ def _labels(path: Path) -> tuple[Tensor, list[str]]:
             images = column(path, file, f"images_{ending}", "u", 4, cure=CURE)
             own = column(path, file, f"labels_{ending}", "iuf", 1, cure=CURE)
             same_length(path, images, own)
-            labels.append(own[...])
+            labels.append(all_rows(own))
             parts += [part] * len(own)
     joined = np.concatenate(labels)
     whole = joined.dtype.kind in "iu" or bool((joined == np.floor(joined)).all())

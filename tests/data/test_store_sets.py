@@ -218,6 +218,20 @@ def test_bad_hdf5(tmp_path: Path) -> None:
         read("hdf5", path)
 
 
+def test_broken_packed_labels_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    write_hdf5(path)
+    with h5py.File(path, "a") as file:
+        del file["labels_train"]
+        file.create_dataset("labels_train", data=np.arange(40) * 0.5, chunks=(40,), compression="gzip", fletcher32=True)
+        place = file["labels_train"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[place.byte_offset + place.size // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"set.h5: dataset 'labels_train' cannot be read .*; write the file again"):
+        read("hdf5", path)
+
+
 def test_outside_and_virtual_storage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.h5"
     raw = tmp_path / "raw.bin"
