@@ -152,9 +152,13 @@ def test_an_incomplete_imagenet100_is_noticed(hundred: Path) -> None:
         ConfigError, match=r"has 2 val images of class n008 instead of 1; complete it, or set data.source"
     ):
         read(hundred, "imagenet100")
+    for i in (2, 3):
+        save_picture(hundred / f"train/n006/{i}.png", i)
     shutil.move(hundred / "val", hundred / "test")  # A split of the user's own may have any sizes.
     assert len(read(hundred, "imagenet100").test) == 101
     shutil.move(hundred / "test", hundred / "val")
+    with pytest.raises(ConfigError, match=r"has 4 train images of class n006 instead of 2 to 3"):
+        read(hundred, "imagenet100")
     (hundred / "train/n005/1.png").unlink()
     with pytest.raises(ConfigError, match=r"has 1 train images of class n005 instead of 2 to 3"):
         read(hundred, "imagenet100")

@@ -200,4 +200,6 @@ def test_the_students_of_the_paper(name: str) -> None:
         epochs, drops, rate = paper.base
         assert student.base.num_steps == steps_of(epochs, paper.reals, 128)
         assert student.base.learning_rate == rate and student.base.milestones == shares(drops, epochs)
-    assert cfg.teacher.num_steps == steps_of(paper.base[0] if paper.base else 350, paper.reals, cfg.teacher.batch_size)
+    epochs, drops = paper.base[:2] if paper.base else (350, (150, 250))
+    assert cfg.teacher.num_steps == steps_of(epochs, paper.reals, cfg.teacher.batch_size)
+    assert cfg.teacher.milestones == shares(drops, epochs)
