@@ -61,9 +61,9 @@ class Plan:
         return self.compile == "on" or (self.compile == "auto" and flop >= COMPILE_FROM_FLOP)
 
     def compiled(
-        self, net: nn.Module, name: str, example: tuple[Tensor, ...], *, images: int, passes: float = 1.0
+        self, net: nn.Module, name: str, example: tuple[Any, ...], *, images: int, passes: float = 1.0
     ) -> Callable[..., Any]:
-        """The net, compiled where that pays; `example` is one batch, `images` how many the loop will see.
+        """The net, compiled where that pays; `example` is one batch, a tensor first; `images` is how many the loop will see.
 
         `passes` is the work of one use in forward passes: 1 for inference, 3 for training.
         """
@@ -84,7 +84,7 @@ PLAIN = Plan()
 
 
 @torch.no_grad()
-def forward_flop(net: nn.Module, *example: Tensor) -> int:
+def forward_flop(net: nn.Module, *example: Any) -> int:
     """Floating-point operations of one forward pass in evaluation mode (two for each multiply-add); the net is unchanged."""
     was_training = net.training
     net.eval()
