@@ -33,11 +33,20 @@ class Machine:
 
 def this_machine() -> Machine:
     """The CUDA device where one is there, else the processor."""
-    compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
     if torch.cuda.is_available():
-        return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), compiler)
+        return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), has_compiler())
+    return processor()
+
+
+def processor() -> Machine:
+    """The processor, whatever else is there."""
     units = "AMX" if torch.cpu._is_amx_tile_supported() else "bf16 units" if has_bf16_units() else "no bf16 units"
-    return Machine("cpu", f"processor with {units}", has_bf16_units(), compiler)
+    return Machine("cpu", f"processor with {units}", has_bf16_units(), has_compiler())
+
+
+def has_compiler() -> bool:
+    """True where torch.compile finds a C++ compiler."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def ignore(text: str) -> None:
