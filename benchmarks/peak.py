@@ -56,7 +56,7 @@ def inner_taps(size: int, kernel: int, stride: int, padding: int, dilation: int)
 def convolution_flop(
     x: Any, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any, out_shape: Any
 ) -> int:
-    """Operations of a convolution without those on its padding, which a processor's kernels leave out.
+    """Operations of a convolution without those on its padding, which a kernel can leave out.
 
     At 4x4 pixels they are three in ten of a 3x3 convolution; counted as work, a fast row would pass the peak.
     """
