@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.sides import child
 from benchmarks.subjects import class_data, gan_config, generator_net
-from benchmarks.timing import child, fast_plan
+from benchmarks.timing import fast_plan
 from cgankd.bank import build as bank
 from cgankd.config import BankConfig
 from cgankd.data.store import BankWriter

@@ -21,7 +21,8 @@ CASE = Case(
     build,
     agree,
     {"plain": 0, "fast": 2},
-    {"plain": 2, "fast": 5},
+    {"plain": 3, "fast": 5},
+    rounds=1,
 )
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ CASE = Case(
     build,
     agree,
     warmup={"plain": 0, "fast": 2},
-    repeats={"plain": 1, "fast": 3},
+    repeats={"plain": 3, "fast": 3},
+    rounds=1,
 )
 
 if __name__ == "__main__":

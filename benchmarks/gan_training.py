@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import plain
+from benchmarks.peak import work_flop
 from benchmarks.subjects import class_data, gan_config, scalar_data
 from benchmarks.timing import Agreement, Side, Work, fast_plan, of_loop, relative_error, repeated
 from cgankd.config import CganConfig
 from cgankd.data.pixels import to_signed
-from cgankd.fit.device import Plan, autocast, channels_last, forward_flop
+from cgankd.fit.device import Plan, autocast, channels_last
 from cgankd.gan.train import train_cgan
 from cgankd.nets.gan_zoo import make_discriminator, make_generator
 from cgankd.nets.label_embed import embed_labels
@@ -25,8 +26,8 @@ def step_flop(cfg: CganConfig, size: int) -> float:
     """Operations of one step of both nets, a backward pass counted as two forward ones."""
     h_BE = torch.zeros(2, cfg.embed_dim)
     net_g, net_d = make_generator(cfg, 3, size), make_discriminator(cfg, 3, size)
-    flop_g = forward_flop(net_g, torch.zeros(2, cfg.z_dim), h_BE) / 2
-    flop_d = forward_flop(net_d, torch.zeros(2, 3, size, size), h_BE) / 2
+    flop_g = work_flop(net_g, torch.zeros(2, cfg.z_dim), h_BE) / 2
+    flop_d = work_flop(net_d, torch.zeros(2, 3, size, size), h_BE) / 2
     return cfg.batch_size * (flop_g * (cfg.d_steps + 3) + flop_d * (6 * cfg.d_steps + 2))
 
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
+from benchmarks.sides import child
 from benchmarks.subjects import class_data, gan_config, generator_net
-from benchmarks.timing import child, fast_plan, repeated
+from benchmarks.timing import fast_plan, repeated
 from cgankd.data.pixels import signed_to_u8
 from cgankd.fit.device import autocast, channels_last
 from cgankd.gan.sample import make_draw

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import plain
+from benchmarks.peak import work_flop
 from benchmarks.subjects import class_data, predictor
 from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, of_loop, relative_error, repeated
 from cgankd.config import TeacherConfig
@@ -24,7 +25,7 @@ from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Distillation, Teacher
 from cgankd.distill.kd import KD
 from cgankd.distill.spec import model_spec
-from cgankd.fit.device import Plan, channels_last, forward_flop
+from cgankd.fit.device import Plan, channels_last
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict
 from cgankd.rng import generator
@@ -59,9 +60,9 @@ def build(side: Side, quick: bool, teacher: str | None, *, cached: bool = False,
     student = predictor(net, 32, task.num_outputs, quick=quick)
     guide = predictor(teacher, 32, task.num_outputs, quick=quick).eval().requires_grad_(False) if teacher else None
     one = to_unit(train.images[:2])
-    flop = batch * (3 * forward_flop(student, one) + (forward_flop(guide, one) if guide and not cached else 0)) / 2
+    flop = batch * (3 * work_flop(student, one) + (work_flop(guide, one) if guide and not cached else 0)) / 2
     if side == "plain":
-        plain_flop = batch * (3 * forward_flop(student, one) + (forward_flop(guide, one) if guide else 0)) / 2
+        plain_flop = batch * (3 * work_flop(student, one) + (work_flop(guide, one) if guide else 0)) / 2
         return Work(repeated(plain_step(student, guide, task, batch)), batch, "fp32", plain_flop)
     plan = fast_plan(quick)
     objective = make_objective(student, guide, task, train.images, batch, plan, cached=cached)

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from cgankd.config import CganConfig, RatioConfig, VicinityConfig
-from cgankd.data.pixels import to_unit
+from cgankd.config import CganConfig, RatioConfig, VicinityConfig, to_dict
+from cgankd.data.pixels import to_signed, to_unit
+from cgankd.nets.features import Extractor
 from cgankd.nets.gan_zoo import make_generator
 from cgankd.nets.zoo import Predictor, make_predictor
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo, Split
+from pipelines.networks import build_extractor
 
 NUM_CLASSES = 10
 VICINITY = VicinityConfig(
@@ -21,10 +23,14 @@ VICINITY = VicinityConfig(
 )  # fmt: skip
 
 
+def class_info(size: int) -> DatasetInfo:
+    """Of random colour images with class labels."""
+    return DatasetInfo("class", "random", "", 3, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(NUM_CLASSES))))
+
+
 def class_data(size: int, num: int) -> tuple[Split, ClassTask]:
     """Random colour images with class labels."""
-    info = DatasetInfo("class", "random", "", 3, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(NUM_CLASSES))))
-    return Split(pixels(num, size), torch.arange(num) % NUM_CLASSES), ClassTask(info)
+    return Split(pixels(num, size), torch.arange(num) % NUM_CLASSES), ClassTask(class_info(size))
 
 
 def scalar_data(size: int, num: int) -> tuple[Split, ScalarTask]:
@@ -72,10 +78,23 @@ def predictor(name: str, size: int, num_outputs: int, *, quick: bool) -> Predict
     return net
 
 
+def extractor(*, quick: bool) -> Extractor:
+    """The extractor that the ratio stage builds for the paper's class presets, with batch-norm statistics of its own.
+
+    Its scale is left at one: features of random weights on random pixels hardly vary.
+    """
+    seed_all("benchmark extractor")
+    info = class_info(32)
+    net = build_extractor(to_dict(ratio_config(quick=quick)), info, ClassTask(info))
+    update_bn([to_signed(pixels(64, 32))], net)
+    return net.eval().requires_grad_(False)
+
+
 def ratio_config(*, quick: bool, **changes: object) -> RatioConfig:
-    """The published MLP-5 and batch; a pool of 4096 fakes drawn anew every 200 steps."""
+    """The published extractor, MLP-5 and batch; a pool of 4096 fakes drawn anew every 200 steps."""
     values: dict[str, object] = {
-        "feature_width": None, "feature_channels": 16, "feature_steps": 1, "feature_batch_size": 64,
+        "extractor": "compact" if quick else "resnet34", "feature_width": 64 if quick else None,
+        "feature_channels": 8 if quick else 64, "feature_steps": 1, "feature_batch_size": 64,
         "feature_learning_rate": 1e-3, "feature_augment": "none", "reconstruct_weight": 0.0, "l1_weight": 0.0,
         "label_weight": 1.0, "hidden": (32, 16) if quick else (2048, 1024, 512, 256, 128), "dropout": 0.5,
         "num_steps": 1, "batch_size": 16 if quick else 256, "learning_rate": 1e-4, "beta1": 0.5, "beta2": 0.999,

@@ -77,10 +77,13 @@ class TeacherConfig(FitConfig, OwnTeacherConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RatioConfig:
+    extractor: Literal["compact", "resnet34"] = "compact"
+    """The feature extractor: compact = the project's own, which is also the sparse auto-encoder of scalar labels; resnet34 =
+    the published one of class labels."""
     feature_width: int | None
     """Units of the feature map the ratio sees; null = C*H*W as in the paper."""
     feature_channels: int
-    """Channels of the first stage of the feature extractor."""
+    """Channels of the first stage of the feature extractor (64 for resnet34)."""
     feature_steps: int
     feature_batch_size: int
     feature_learning_rate: float
@@ -126,6 +129,11 @@ class RatioConfig:
             "multiples of 8",
             self.hidden,
         )
+        if self.extractor == "resnet34":
+            weight, channels = self.reconstruct_weight, self.feature_channels
+            rule = "0 for ratio.extractor resnet34, which has no decoder; the auto-encoder is ratio.extractor compact"
+            require(weight == 0, "ratio.reconstruct_weight", rule, weight)
+            require(channels == 64, "ratio.feature_channels", "64 for ratio.extractor resnet34", channels)
         for name in ("feature_batch_size", "batch_size"):
             require(getattr(self, name) >= 2, f"ratio.{name}", "at least 2", getattr(self, name))
         for name in ("feature_learning_rate", "learning_rate"):

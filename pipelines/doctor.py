@@ -89,7 +89,8 @@ def look_at_machine(workdir: Path) -> list[Finding]:
     except ConfigError as error:
         findings.append(Finding("plan", "problem", str(error), "unset that variable"))
     if torch.cuda.is_available():
-        text = f"{torch.cuda.get_device_name(0)} is there: fakes are drawn and teachers run on it, training runs on the processor"
+        does = "it draws fakes, takes their features and runs teachers; training runs on the processor"
+        text = f"{torch.cuda.get_device_name(0)} is there: {does}"
         findings.append(Finding("cuda", "ok", text))
     else:
         findings.append(Finding("cuda", "ok", "no CUDA device; training runs on the processor"))

@@ -11,7 +11,7 @@ import torch
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.store_stream import MemoryBudget
-from cgankd.fit.device import CompileMode, Plan, ignore, this_machine
+from cgankd.fit.device import CompileMode, Plan, ignore, is_bf16, processor, this_machine
 from pipelines import malloc
 
 
@@ -57,8 +57,8 @@ def _choice(name: str, known: tuple[str, ...], default: str = "auto") -> str:
 
 def plan_facts(plan: Plan) -> dict[str, str]:
     """The plan as tags of a run: device, what precision auto means, compilation, threads, allocator."""
-    machine = this_machine()
-    auto: Literal["bf16", "fp32"] = "bf16" if machine.bf16 else "fp32"
+    machine = processor() if plan.device == "cpu" else this_machine()
+    auto: Literal["bf16", "fp32"] = "bf16" if is_bf16("auto", plan.device) else "fp32"
     return {
         "compute.device": f"{plan.device} ({machine.name})",
         "compute.auto_precision": auto,

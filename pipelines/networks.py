@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cgankd.bank.m1_features import make_features
+from cgankd.bank.m1_features import FrozenExtractor
 from cgankd.bank.m1_ratio import make_ratio
 from cgankd.config import CganConfig, ConfigError, to_dict
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.gan.sample import make_draw
-from cgankd.nets.features import FeatureNet
+from cgankd.nets.features import Extractor, FeatureNet, ResNetFeatures
 from cgankd.nets.gan_zoo import make_generator
 from cgankd.nets.program import Program
 from cgankd.nets.ratio_mlp import RatioMLP
@@ -113,12 +113,12 @@ def load_draw(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, exp
     return load_source(path, info, task, reuse=False, plan=plan, expected=expected)[0]
 
 
-def build_ratio_nets(
-    ratio: dict[str, Any], embed: nn.Module, embed_dim: int, info: DatasetInfo, task: Task
-) -> nn.ModuleDict:
-    """Fresh feature extractor and ratio network; the label embedding starts from the GAN's."""
+def build_extractor(ratio: dict[str, Any], info: DatasetInfo, task: Task) -> Extractor:
+    """A fresh feature extractor of M1, by `ratio.extractor`; settings of older artifacts do not name it."""
     width = ratio["feature_width"] or info.channels * info.image_size**2
-    features = FeatureNet(
+    if ratio.get("extractor", "compact") == "resnet34":
+        return ResNetFeatures(info.channels, info.image_size, width, task.num_outputs)
+    return FeatureNet(
         info.channels,
         info.image_size,
         ratio["feature_channels"],
@@ -126,7 +126,14 @@ def build_ratio_nets(
         task.num_outputs,
         decode=ratio["reconstruct_weight"] > 0,
     )
-    mlp = RatioMLP(embed_dim, width, ratio["hidden"], ratio["dropout"])
+
+
+def build_ratio_nets(
+    ratio: dict[str, Any], embed: nn.Module, embed_dim: int, info: DatasetInfo, task: Task
+) -> nn.ModuleDict:
+    """Fresh feature extractor and ratio network; the label embedding starts from the GAN's."""
+    features = build_extractor(ratio, info, task)
+    mlp = RatioMLP(embed_dim, features.feature_width, ratio["hidden"], ratio["dropout"])
     return nn.ModuleDict({"features": features, "mlp": mlp, "embed": copy.deepcopy(embed)})
 
 
@@ -140,5 +147,5 @@ def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, ex
     nets.load_state_dict(weights)
     nets.eval().requires_grad_(False)
     mlp, features = nets["mlp"], nets["features"]
-    assert isinstance(mlp, RatioMLP) and isinstance(features, FeatureNet)
-    return make_ratio(mlp, nets["embed"], make_features(features, ratio["precision"], plan=plan, expected=expected))
+    assert isinstance(mlp, RatioMLP) and isinstance(features, Extractor)
+    return make_ratio(mlp, nets["embed"], FrozenExtractor(features, ratio["precision"], plan, expected))

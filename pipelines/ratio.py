@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
-from cgankd.bank.m1_features import make_features, make_predict_label, train_features
+from cgankd.bank.m1_features import FrozenExtractor, train_features
 from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.config import Config, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.store import read_info, read_split
 from cgankd.measure.health import check_ratio_informative, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
-from cgankd.nets.features import FeatureNet
+from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import derive, generator, seed_all
 from cgankd.task import make_task
@@ -49,7 +50,7 @@ def run(ctx: Context) -> None:
     settings = to_dict(cfg)
     nets = build_ratio_nets(settings, embed, embed_dim, info, task)
     features, mlp = nets["features"], nets["mlp"]
-    assert isinstance(features, FeatureNet) and isinstance(mlp, RatioMLP)
+    assert isinstance(features, Extractor) and isinstance(mlp, RatioMLP)
     found = train_features(
         features,
         train,
@@ -67,16 +68,17 @@ def run(ctx: Context) -> None:
     nets["features"].requires_grad_(False)
     nets["embed"].requires_grad_(bool(nets["embed"].trained_with_gan))
     zeta = drop_radius(ctx.cfg, vicinity)
+    frozen = FrozenExtractor(features, cfg.precision, ctx.plan, fakes + len(train))
     report = train_ratio(
         mlp,
         nets["embed"],
-        make_features(features, cfg.precision, plan=ctx.plan, expected=fakes + len(train)),
+        frozen,
         train,
         val,
         task,
         vicinity,
         draw,
-        make_predict_label(features, task, cfg.precision),
+        partial(frozen.judge, task=task),
         cfg,
         zeta,
         seed=seed,
@@ -95,7 +97,7 @@ def run(ctx: Context) -> None:
         "ratio", nets, {"ratio": settings, "embed_dim": embed_dim, "info": to_dict(info), "health": report}
     )
 
-    ratio = make_ratio(mlp, nets["embed"], make_features(features, cfg.precision))
+    ratio = make_ratio(mlp, nets["embed"], frozen)
     gen = generator(seed, "histogram")
     asked = vicinity.targets(2000, gen)
     shown = {

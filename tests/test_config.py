@@ -52,6 +52,8 @@ def change(values: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
         ("data.label_min", 1.0, ["data.label_min", "data.task is class"]),
         ("student.net", "convnt", ["student.net", "did you mean 'convnet'"]),
         ("ratio.feature_width", 0, ["ratio.feature_width", "null or at least 1"]),
+        ("ratio.extractor", "resnet43", ["ratio.extractor", "did you mean 'resnet34'"]),
+        ("ratio.extractor", "resnet34", ["ratio.feature_channels", "64 for ratio.extractor resnet34"]),
         ("cgan.lr_d", 0.0, ["cgan.lr_d", "positive"]),
         ("teacher", 3, ["teacher must be a mapping"]),
         ("tachyon", 3, ["tachyon is not a known setting", "teacher"]),
@@ -83,6 +85,15 @@ def test_params_of_the_other_task(chairs: dict[str, Any], dotted: str) -> None:
 def test_scalar_settings_have_ranges(chairs: dict[str, Any], dotted: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=dotted.replace(".", r"\.")):
         config_from_dict(change(chairs, dotted, value))
+
+
+def test_the_published_extractor_of_classes_is_no_auto_encoder(chairs: dict[str, Any]) -> None:
+    chairs["ratio"] |= {"extractor": "resnet34", "feature_channels": 64}
+    with pytest.raises(
+        ConfigError, match=r"ratio\.reconstruct_weight must be 0 .* ratio\.extractor compact, but is 1\.0"
+    ):
+        config_from_dict(chairs)
+    assert config_from_dict(change(chairs, "ratio.reconstruct_weight", 0.0)).ratio.extractor == "resnet34"
 
 
 def test_small_numbers_written_by_dvc_are_read(digits: dict[str, Any]) -> None:

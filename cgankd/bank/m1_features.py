@@ -15,14 +15,14 @@ from cgankd.data import pixels
 from cgankd.data.batches import chunks
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
 from cgankd.fit.schedule import make_schedule
-from cgankd.nets.features import FeatureNet
+from cgankd.nets.features import Extractor
 from cgankd.rng import generator
 from cgankd.types import Checkpoint, Images, LogFn, Split, Task, silent
 
 FeatureFn = Callable[[Images], Tensor]
 """uint8 images [B, C, H, W] to float32 standardised features [B, F]."""
-LabelFn = Callable[[Images], Tensor]
-"""uint8 images [B, C, H, W] to predicted labels [B] in raw units."""
+JudgeFn = Callable[[Images], tuple[Tensor, Tensor]]
+"""uint8 images [B, C, H, W] to float32 standardised features [B, F] and predicted labels [B] in raw units."""
 AugmentFn = Callable[[Tensor, torch.Generator], Tensor]
 """Augment a batch of [0, 1] pixels."""
 
@@ -50,7 +50,7 @@ def feature_loss(
 
 
 def train_features(
-    net: FeatureNet,
+    net: Extractor,
     train: Split,
     val: Split,
     task: Task,
@@ -120,7 +120,7 @@ def train_features(
     return features_report(net, val, task, cfg) | {"best_step": float(best_step)}
 
 
-def features_report(net: FeatureNet, val: Split, task: Task, cfg: RatioConfig) -> dict[str, float]:
+def features_report(net: Extractor, val: Split, task: Task, cfg: RatioConfig) -> dict[str, float]:
     """Flat numbers of a trained extractor on the validation split."""
     features_NF = raw_features(net, val.images, cfg.precision)
     report = {
@@ -136,22 +136,31 @@ def features_report(net: FeatureNet, val: Split, task: Task, cfg: RatioConfig) -
 
 @torch.no_grad()
 def forward_u8(
-    net: FeatureNet, images_BCHW: Tensor, precision: str, run: Callable[..., Any] | None = None
+    net: Extractor,
+    images_BCHW: Tensor,
+    precision: str,
+    run: Callable[..., Any] | None = None,
+    *,
+    decode: bool = False,
+    device: str = "cpu",
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One evaluation pass over uint8 images; the net's mode is put back. `run` is the net, perhaps compiled."""
     was_training = net.training
     net.eval()
-    with autocast(precision):
-        result: tuple[Tensor, Tensor, Tensor | None] = (run or net)(
-            pixels.to_signed(images_BCHW).contiguous(memory_format=torch.channels_last)
-        )
+    with autocast(precision, device):
+        result: tuple[Tensor, Tensor, Tensor | None] = (run or net)(signed_input(images_BCHW, device), decode)
     net.train(was_training)
     return result
 
 
-def raw_features(net: FeatureNet, images_BCHW: Images, precision: str, run: Callable[..., Any] | None = None) -> Tensor:
+def signed_input(images_BCHW: Tensor, device: str = "cpu") -> Tensor:
+    """uint8 images as an extractor takes them: pixels in [-1, 1], channels last."""
+    return pixels.to_signed(images_BCHW.to(device)).contiguous(memory_format=torch.channels_last)
+
+
+def raw_features(net: Extractor, images_BCHW: Images, precision: str) -> Tensor:
     """Features [B, F] before standardising."""
-    return torch.cat([forward_u8(net, chunk, precision, run)[0] for chunk in chunks(images_BCHW, CHUNK)])
+    return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in chunks(images_BCHW, CHUNK)])
 
 
 def feature_rows(features: FeatureFn, images_NCHW: Images, rows: RowsFn = torch.empty) -> Tensor:
@@ -167,46 +176,52 @@ def feature_rows(features: FeatureFn, images_NCHW: Images, rows: RowsFn = torch.
     return out_NF
 
 
-def validation_score(net: FeatureNet, val: Split, task: Task, precision: str) -> float:
+def validation_score(net: Extractor, val: Split, task: Task, precision: str) -> float:
     """Mean headline of the label head."""
     out_NO = torch.cat([forward_u8(net, chunk, precision)[1] for chunk in chunks(val.images, CHUNK)])
     return float(task.score(out_NO, val.labels).mean())
 
 
-def reconstruction_error(net: FeatureNet, images_BCHW: Images, precision: str) -> float:
+def reconstruction_error(net: Extractor, images_BCHW: Images, precision: str) -> float:
     """Mean squared error of the decoder in [-1, 1] pixels."""
     total = 0.0
     for chunk in chunks(images_BCHW, CHUNK):
-        recon_BCHW = forward_u8(net, chunk, precision)[2]
+        recon_BCHW = forward_u8(net, chunk, precision, decode=True)[2]
         assert recon_BCHW is not None, "the net has a decoder"
         total += float((recon_BCHW - pixels.to_signed(chunk)).square().mean()) * len(chunk)
     return total / len(images_BCHW)
 
 
-def make_features(net: FeatureNet, precision: str, *, plan: Plan = PLAIN, expected: int = 0) -> FeatureFn:
-    """The frozen extractor as a function of uint8 images: standardised, clamped features [B, F].
+class FrozenExtractor:
+    """A trained extractor as a function of uint8 images: standardised, clamped features [B, F], without its decoder.
 
-    `expected` images are to come, by which `plan` decides whether to compile.
+    `expected` images are to come, by which `plan` decides whether to compile; another device than the processor gets a
+    copy of the net.
     """
-    run: Callable[..., Any] | None = None
 
-    def features(images_BCHW: Images) -> Tensor:
-        nonlocal run
-        if run is None:
-            x_BCHW = pixels.to_signed(images_BCHW[:CHUNK]).contiguous(memory_format=torch.channels_last)
-            run = plan.compiled(net, "features", (x_BCHW,), images=expected)
-        with torch.no_grad():
-            scaled_BF: Tensor = net.scale(raw_features(net, images_BCHW, precision, run))
-        return scaled_BF
+    def __init__(self, net: Extractor, precision: str, plan: Plan = PLAIN, expected: int = 0) -> None:
+        self.net = net if plan.device == "cpu" else copy.deepcopy(net).to(plan.device)
+        self.precision, self.plan, self.expected = precision, plan, expected
+        self.run: Callable[..., Any] | None = None
 
-    return features
+    def __call__(self, images_BCHW: Images) -> Tensor:
+        """Features [B, F]."""
+        return self.outputs(images_BCHW)[0]
 
+    @torch.no_grad()
+    def outputs(self, images_BCHW: Images) -> tuple[Tensor, Tensor]:
+        """Features [B, F] and outputs of the label head [B, O], in one pass."""
+        device, parts = self.plan.device, []
+        for chunk in chunks(images_BCHW, CHUNK):
+            if self.run is None:
+                example = (signed_input(chunk, device), False)
+                self.run = self.plan.compiled(self.net, "features", example, images=self.expected)
+            features_BF, out_BO, _ = forward_u8(self.net, chunk, self.precision, self.run, device=device)
+            parts.append((self.net.scale(features_BF).cpu(), out_BO.cpu()))
+        features, outs = zip(*parts, strict=True)
+        return torch.cat(features), torch.cat(outs)
 
-def make_predict_label(net: FeatureNet, task: Task, precision: str) -> LabelFn:
-    """The extractor's label head as a function of uint8 images: raw-unit labels [B]."""
-
-    def predict_label(images_BCHW: Images) -> Tensor:
-        outs = [forward_u8(net, chunk, precision)[1] for chunk in chunks(images_BCHW, CHUNK)]
-        return task.predict(torch.cat(outs))
-
-    return predict_label
+    def judge(self, images_BCHW: Images, task: Task) -> tuple[Tensor, Tensor]:
+        """Features [B, F] and predicted labels [B] in raw units, in one pass."""
+        features_BF, out_BO = self.outputs(images_BCHW)
+        return features_BF, task.predict(out_BO)

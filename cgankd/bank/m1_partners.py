@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgankd.bank.m1_features import FeatureFn, LabelFn
+from cgankd.bank.m1_features import FeatureFn, JudgeFn
 from cgankd.types import Draw, Vicinity, wrapped
 
 CHUNK = 1024
@@ -24,7 +24,7 @@ class FakeSource:
 
     draw: Draw
     features: FeatureFn
-    predict_label: LabelFn
+    judge: JudgeFn
     vicinity: Vicinity
     zeta: float
     max_redraws: int
@@ -54,11 +54,11 @@ def draw_pool(source: FakeSource, label_N: Tensor, num: int, gen: torch.Generato
     partner_P = order_N[torch.arange(num) % len(label_N)]
     kept, features, redrawn = [], [], 0
     for chunk in torch.split(partner_P, CHUNK):
-        images_BCHW, inside_B, num_redrawn = draw_inside(source, label_N[chunk], gen)
+        features_BF, inside_B, num_redrawn = draw_inside(source, label_N[chunk], gen)
         redrawn += num_redrawn
         if inside_B.any():
             kept.append(chunk[inside_B])
-            features.append(source.features(images_BCHW[inside_B]))
+            features.append(features_BF[inside_B])
     if not kept:
         raise ValueError(
             f"ratio.vicinity_drop: all {num} fakes have a predicted label more than {source.zeta:g} from the label "
@@ -70,25 +70,24 @@ def draw_pool(source: FakeSource, label_N: Tensor, num: int, gen: torch.Generato
 
 
 def draw_inside(source: FakeSource, label_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """Images [B, C, H, W] for the labels, which of them [B] are inside the vicinity, and how many were redrawn."""
+    """Features [B, F] of fakes for the labels, which of them [B] are inside the vicinity, and how many were redrawn."""
     images_BCHW = source.draw(source.vicinity.neighbours(label_B, source.zeta, gen), gen)
-    inside_B = torch.ones(len(label_B), dtype=torch.bool)
     if math.isinf(source.zeta):
-        return images_BCHW, inside_B, 0
-    images_BCHW, redrawn = images_BCHW.clone(), 0
-    inside_B = within(source, images_BCHW, label_B)
+        return source.features(images_BCHW), torch.ones(len(label_B), dtype=torch.bool), 0
+    features_BF, inside_B = within(source, images_BCHW, label_B)
+    redrawn = 0
     for _ in range(source.max_redraws):
         if inside_B.all():
             break
         outside = torch.nonzero(~inside_B)[:, 0]
         redrawn += len(outside)
         fresh_BCHW = source.draw(source.vicinity.neighbours(label_B[outside], source.zeta, gen), gen)
-        images_BCHW[outside] = fresh_BCHW
-        inside_B[outside] = within(source, fresh_BCHW, label_B[outside])
-    return images_BCHW, inside_B, redrawn
+        features_BF[outside], inside_B[outside] = within(source, fresh_BCHW, label_B[outside])
+    return features_BF, inside_B, redrawn
 
 
-def within(source: FakeSource, images_BCHW: Tensor, label_B: Tensor) -> Tensor:
-    """True [B] where the predicted label is at most zeta from the real's label."""
-    miss_B = source.predict_label(images_BCHW).float() - label_B.float()
-    return wrapped(miss_B, source.vicinity.period).abs() <= source.zeta
+def within(source: FakeSource, images_BCHW: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [B, F], and True [B] where the predicted label is at most zeta from the real's label: one pass."""
+    features_BF, predicted_B = source.judge(images_BCHW)
+    miss_B = predicted_B.float() - label_B.float()
+    return features_BF, wrapped(miss_B, source.vicinity.period).abs() <= source.zeta

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.bank.m1_features import FeatureFn, LabelFn, RowsFn, feature_rows
+from cgankd.bank.m1_features import FeatureFn, JudgeFn, RowsFn, feature_rows
 from cgankd.bank.m1_partners import FakeSource, draw_pool
 from cgankd.config import RatioConfig
 from cgankd.fit.device import autocast
@@ -53,7 +53,7 @@ def train_ratio(
     task: Task,
     vicinity: Vicinity,
     draw: Draw,
-    predict_label: LabelFn,
+    judge: JudgeFn,
     cfg: RatioConfig,
     zeta: float,
     *,
@@ -65,12 +65,12 @@ def train_ratio(
     """Fit the ratio in place, keep the weights best on validation, calibrate `mlp.scale`; see `ratio_report`.
 
     `embed` must not be the generator's own module: where it is learned, this loop moves it together with the MLP.
-    zeta is the vicinity in raw units, infinite for exact matching. A pool of one batch refreshed each step is the
-    published procedure; a larger one spares the generator. Raises ValueError where the loss is not finite or every
-    fake leaves the vicinity. The features of all training images are kept in `rows(N, F)`.
+    zeta is the vicinity in raw units, infinite for exact matching, which asks for no `judge`. A pool of one batch
+    refreshed each step is the published procedure; a larger one spares the generator. Raises ValueError where the loss is
+    not finite or every fake leaves the vicinity. The features of all training images are kept in `rows(N, F)`.
     """
     total = cfg.num_steps
-    source = FakeSource(draw, features, predict_label, vicinity, zeta, cfg.max_redraws)
+    source = FakeSource(draw, features, judge, vicinity, zeta, cfg.max_redraws)
     real_NF, val_NF = feature_rows(features, train.images, rows), features(val.images)
     num_eval = max(EVAL_FAKES, len(val))
     held = draw_pool(source, val.labels, num_eval, generator(seed, "ratio evaluation"))

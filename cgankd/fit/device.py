@@ -33,11 +33,20 @@ class Machine:
 
 def this_machine() -> Machine:
     """The CUDA device where one is there, else the processor."""
-    compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
     if torch.cuda.is_available():
-        return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), compiler)
+        return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), has_compiler())
+    return processor()
+
+
+def processor() -> Machine:
+    """The processor, whatever else is there."""
     units = "AMX" if torch.cpu._is_amx_tile_supported() else "bf16 units" if has_bf16_units() else "no bf16 units"
-    return Machine("cpu", f"processor with {units}", has_bf16_units(), compiler)
+    return Machine("cpu", f"processor with {units}", has_bf16_units(), has_compiler())
+
+
+def has_compiler() -> bool:
+    """True where torch.compile finds a C++ compiler."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def ignore(text: str) -> None:
@@ -61,9 +70,9 @@ class Plan:
         return self.compile == "on" or (self.compile == "auto" and flop >= COMPILE_FROM_FLOP)
 
     def compiled(
-        self, net: nn.Module, name: str, example: tuple[Tensor, ...], *, images: int, passes: float = 1.0
+        self, net: nn.Module, name: str, example: tuple[Any, ...], *, images: int, passes: float = 1.0
     ) -> Callable[..., Any]:
-        """The net, compiled where that pays; `example` is one batch, `images` how many the loop will see.
+        """The net, compiled where that pays; `example` is one batch, a tensor first; `images` is how many the loop will see.
 
         `passes` is the work of one use in forward passes: 1 for inference, 3 for training.
         """
@@ -84,7 +93,7 @@ PLAIN = Plan()
 
 
 @torch.no_grad()
-def forward_flop(net: nn.Module, *example: Tensor) -> int:
+def forward_flop(net: nn.Module, *example: Any) -> int:
     """Floating-point operations of one forward pass in evaluation mode (two for each multiply-add); the net is unchanged."""
     was_training = net.training
     net.eval()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cgankd.nets.zoo import make_body
+
 
 class FeatureScale(nn.Module):
     """Standardise features by the mean and sd of the training images, then clamp to +-limit sds.
@@ -54,7 +56,41 @@ class ResidualDown(nn.Module):
         return F.relu(y_BCHW + self.short(F.avg_pool2d(x_BCHW, 2)))
 
 
-class FeatureNet(nn.Module):
+class Extractor(nn.Module):
+    """Pixels -> feature units -> a head that reads the label, and perhaps a decoder: what M1 asks of an extractor."""
+
+    to_features: nn.Linear
+    head: nn.Module
+    scale: FeatureScale
+    decoder: nn.Sequential | None
+
+    @property
+    def feature_width(self) -> int:
+        """Number of feature units F."""
+        return self.to_features.out_features
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to raw features [B, F] in float32."""
+        raise NotImplementedError
+
+    def reconstruct(self, features_BF: Tensor) -> Tensor | None:
+        """Pixels in [-1, 1] of the features, or None where there is no decoder."""
+        return None
+
+    def forward(self, x_BCHW: Tensor, decode: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pixels in [-1, 1] to raw features [B, F], outputs [B, O] and the reconstruction in [-1, 1] (or None).
+
+        Only training and its report ask to `decode`. The head runs in float32 whatever the autocast: a bfloat16 label is
+        off by 1/256 of the label range.
+        """
+        features_BF = self.features(x_BCHW)
+        recon_BCHW = self.reconstruct(features_BF) if decode else None
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            out_BO = self.head(features_BF)
+        return features_BF, out_BO, recon_BCHW
+
+
+class FeatureNet(Extractor):
     """Residual encoder -> Linear -> ReLU features -> linear head; optional decoder (extractors of arXiv 2103.11166).
 
     One network for both kinds of label: with `decode` and an L1 term it is the sparse auto-encoder with a label head,
@@ -79,24 +115,42 @@ class FeatureNet(nn.Module):
         self.from_features = nn.Linear(feature_width, flat) if decode else None
         self.decoder = nn.Sequential(*decoder_layers(widths[::-1], channels)) if decode else None
 
-    @property
-    def feature_width(self) -> int:
-        """Number of feature units F."""
-        return self.to_features.out_features
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to raw features [B, F] >= 0."""
+        return F.relu(self.to_features(self.encoder(x_BCHW).flatten(1))).float()
 
-    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pixels in [-1, 1] to raw features [B, F] >= 0, outputs [B, O] and the reconstruction in [-1, 1] (or None).
+    def reconstruct(self, features_BF: Tensor) -> Tensor | None:
+        """Pixels in [-1, 1]; tanh runs in float32 whatever the autocast."""
+        if self.from_features is None or self.decoder is None:
+            return None
+        top_BCHW = F.relu(self.from_features(features_BF)).reshape(-1, *self.top)
+        return torch.tanh(self.decoder(top_BCHW).float())
 
-        Head and tanh run in float32 whatever the autocast: a bfloat16 label is off by 1/256 of the label range.
-        """
-        features_BF = F.relu(self.to_features(self.encoder(x_BCHW).flatten(1))).float()
-        recon_BCHW = None
-        if self.from_features is not None and self.decoder is not None:
-            top_BCHW = F.relu(self.from_features(features_BF)).reshape(-1, *self.top)
-            recon_BCHW = torch.tanh(self.decoder(top_BCHW).float())
-        with torch.autocast(x_BCHW.device.type, enabled=False):
-            out_BO = self.head(features_BF)
-        return features_BF, out_BO, recon_BCHW
+
+class ResNetFeatures(Extractor):
+    """The published extractor of class labels: ResNet-34 -> a linear map to the features -> batch norm, ReLU, linear head.
+
+    The features are what stands before that norm, so of both signs. The published head has two hidden layers more.
+    """
+
+    decoder = None
+
+    def __init__(self, channels: int, image_size: int, feature_width: int, num_outputs: int) -> None:
+        super().__init__()
+        self.trunk = make_body(
+            "resnet34", width=None, num_outputs=num_outputs, channels=channels, image_size=image_size
+        )
+        last = self.trunk.head
+        assert isinstance(last, nn.Linear)
+        self.trunk.head = nn.Identity()  # so that the trunk gives its last map, averaged over places
+        self.to_features = nn.Linear(last.in_features, feature_width)
+        self.head = nn.Sequential(nn.BatchNorm1d(feature_width), nn.ReLU(), nn.Linear(feature_width, num_outputs))
+        self.scale = FeatureScale(feature_width)
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to raw features [B, F] of both signs."""
+        features_BF: Tensor = self.to_features(self.trunk(x_BCHW)).float()
+        return features_BF
 
 
 def decoder_layers(widths: list[int], channels: int) -> list[nn.Module]:

@@ -5,8 +5,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgankd.bank.m1_features import feature_loss, make_features, make_predict_label, raw_features, train_features
+from cgankd.bank.m1_features import (
+    CHUNK,
+    FrozenExtractor,
+    feature_loss,
+    raw_features,
+    reconstruction_error,
+    signed_input,
+    train_features,
+)
 from cgankd.data.pixels import to_signed
+from cgankd.fit.device import Plan, autocast
 from cgankd.nets.features import FeatureNet, FeatureScale
 from cgankd.rng import generator, seed_all
 from cgankd.types import Split
@@ -87,13 +96,13 @@ def test_scale_standardises_and_clamps_like_numpy() -> None:
 def test_classes_are_learned_and_features_are_standardised() -> None:
     net, report = class_fit(None)
     assert report["val_score"] == 0.0
-    features = make_features(net, "fp32")
+    features = FrozenExtractor(net, "fp32")
     train_NF, raw_NF = features(patches(64, 0).images), raw_features(net, patches(64, 0).images, "fp32")
     alive_F = raw_NF.std(dim=0) > 0.2 * raw_NF.std(dim=0).mean()
     assert train_NF[:, alive_F].mean(dim=0).abs().max() < 0.15
     assert float(train_NF.abs().max()) <= 5 and not train_NF.requires_grad
-    predict = make_predict_label(net, class_task(2), "fp32")
-    assert torch.equal(predict(patches(40, 2).images), patches(40, 2).labels)
+    _, predicted = features.judge(patches(40, 2).images, class_task(2))
+    assert torch.equal(predicted, patches(40, 2).labels)
 
 
 def test_the_sparse_auto_encoder_reads_a_scalar_and_rebuilds_the_image() -> None:
@@ -104,7 +113,7 @@ def test_the_sparse_auto_encoder_reads_a_scalar_and_rebuilds_the_image() -> None
     report = train_features(net, train, val, task, cfg, plain, seed=0)
     spread = float(to_signed(val.images).var())
     assert report["val_score"] < 0.6 and report["val_reconstruct_mse"] < 0.5 * spread
-    predicted = make_predict_label(net, task, "fp32")(val.images)
+    _, predicted = FrozenExtractor(net, "fp32").judge(val.images, task)
     assert float((predicted - val.labels).abs().mean()) == pytest.approx(report["val_score"], rel=1e-4)
     assert predicted.dtype == torch.float32 and bool((predicted != predicted.round()).any())
 
@@ -112,11 +121,50 @@ def test_the_sparse_auto_encoder_reads_a_scalar_and_rebuilds_the_image() -> None
 def test_features_do_not_depend_on_how_the_images_are_split() -> None:
     net, _ = class_fit(None)
     images = patches(300, 5).images
-    features = make_features(net, "fp32")
+    features = FrozenExtractor(net, "fp32")
     assert torch.allclose(features(images)[250:], features(images[250:]), atol=1e-4)
     net.train()
     features(images[:4])
     assert net.training, "the mode is put back"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_inference_leaves_the_decoder_out_and_gives_the_same_bits(precision: str) -> None:
+    net, task, images = FeatureNet(1, 16, 8, 32, 2, decode=True), class_task(2), patches(300, 5).images
+    net.scale.fit(torch.rand(50, 32))
+    net.eval()
+    with torch.no_grad(), autocast(precision):
+        whole = [net(signed_input(chunk)) for chunk in images.split(CHUNK)]
+    assert all(recon is not None for _, _, recon in whole)
+    raw_NF, out_NO = (torch.cat([part[i] for part in whole]) for i in (0, 1))
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the decoder ran")
+
+    assert net.decoder is not None and net.from_features is not None
+    hooks = [part.register_forward_pre_hook(refuse) for part in (net.decoder, net.from_features)]
+    frozen = FrozenExtractor(net, precision)
+    features_NF, label_N = frozen.judge(images, task)
+    assert torch.equal(raw_features(net, images, precision), raw_NF)
+    assert torch.equal(features_NF, net.scale(raw_NF)) and torch.equal(frozen(images), features_NF)
+    assert torch.equal(label_N, task.predict(out_NO))
+    with pytest.raises(AssertionError, match="the decoder ran"):
+        reconstruction_error(net, images, precision)
+    for hook in hooks:
+        hook.remove()
+    assert reconstruction_error(net, images, precision) > 0
+
+
+def test_another_device_gets_a_copy_of_the_net_and_the_images() -> None:
+    net, images = FeatureNet(1, 16, 8, 32, 2, decode=False).requires_grad_(False), patches(8, 0).images
+    frozen = FrozenExtractor(net, "fp32", Plan(device="meta"))
+    assert all(value.is_meta for value in frozen.net.state_dict().values())
+    assert not any(value.is_meta for value in net.state_dict().values()), "what is saved stays where it was"
+    asked: list[str] = []
+    frozen.net.register_forward_pre_hook(lambda net, args: asked.append(args[0].device.type))
+    with pytest.raises(RuntimeError):  # it computes nothing
+        frozen(images)
+    assert asked == ["meta"] and FrozenExtractor(net, "fp32").net is net
 
 
 def test_the_best_weights_on_validation_are_kept() -> None:

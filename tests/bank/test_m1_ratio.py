@@ -16,7 +16,7 @@ from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
 from cgankd.task import ScalarTask
-from cgankd.types import Split
+from cgankd.types import Images, Split
 from tests.bank.toys import VICINITY, Interrupted, MemoryCheckpoint, class_task, info, ratio_config, scalar_task
 
 LEVELS = 24.0  # grey levels per unit of x
@@ -48,7 +48,7 @@ def reals(num: int, seed: int) -> Split:
     return Split(draw_from(P, label_N, gen), label_N)
 
 
-def never(images_BCHW: Tensor) -> Tensor:
+def never(images_BCHW: Images) -> tuple[Tensor, Tensor]:
     raise AssertionError("exact matching predicts no label")
 
 
@@ -235,8 +235,12 @@ def test_a_loss_that_is_not_finite_names_the_cure() -> None:
 # Scalar labels: an "image" is its own label, ten grey levels a unit; the label head reads it back.
 
 
-def read_label(images_BCHW: Tensor) -> Tensor:
-    return images_BCHW.reshape(-1).float() / 10
+def grey(images_BCHW: Images) -> Tensor:
+    return images_BCHW[slice(None)].reshape(-1, 1).float()
+
+
+def judge(images_BCHW: Images) -> tuple[Tensor, Tensor]:
+    return grey(images_BCHW), grey(images_BCHW)[:, 0] / 10
 
 
 def draw_scalar(label_B: Tensor, gen: torch.Generator) -> Tensor:
@@ -247,8 +251,7 @@ def draw_scalar(label_B: Tensor, gen: torch.Generator) -> Tensor:
 def scalar_source(zeta: float, max_redraws: int) -> tuple[FakeSource, Tensor]:
     label_N = torch.linspace(0.5, 9.5, 37)
     vicinity = scalar_task().vicinity(label_N)
-    features = lambda images: images.reshape(-1, 1).float()  # noqa: E731
-    return FakeSource(draw_scalar, features, read_label, vicinity, zeta, max_redraws), label_N
+    return FakeSource(draw_scalar, grey, judge, vicinity, zeta, max_redraws), label_N
 
 
 def test_scalar_fakes_outside_the_vicinity_are_redrawn_and_the_rest_dropped_with_its_partner() -> None:
@@ -264,6 +267,23 @@ def test_scalar_fakes_outside_the_vicinity_are_redrawn_and_the_rest_dropped_with
     assert 0.1 < dropped[0] < 0.6 and dropped[1] < 0.01
 
 
+def test_a_fake_is_looked_at_once_for_its_label_and_its_features() -> None:
+    source, label_N = scalar_source(0.4, 20)
+    seen, drawn = [0], [0]
+
+    def counted_judge(images_BCHW: Images) -> tuple[Tensor, Tensor]:
+        seen[0] += len(images_BCHW)
+        return judge(images_BCHW)
+
+    def counted_draw(label_B: Tensor, gen: torch.Generator) -> Tensor:
+        drawn[0] += len(label_B)
+        return draw_scalar(label_B, gen)
+
+    once = replace(source, draw=counted_draw, judge=counted_judge, features=never)
+    pool = draw_pool(once, label_N, 300, torch.Generator().manual_seed(0))
+    assert seen == drawn and drawn[0] == 300 + round(300 * pool.redrawn_share) > 300
+
+
 def test_fakes_across_the_seam_of_a_circle_are_inside() -> None:
     label_N = torch.linspace(0.0, 9.75, 40)
     circle = replace(info("scalar", label_min=0.0, label_max=10.0), label_period=10.0)
@@ -271,8 +291,8 @@ def test_fakes_across_the_seam_of_a_circle_are_inside() -> None:
     source, _ = scalar_source(0.4, 1)
     label_B = torch.tensor([9.9, 9.9, 0.0, 5.0])
     images = torch.tensor([1, 96, 98, 1], dtype=torch.uint8).reshape(-1, 1, 1, 1)  # labels 0.1, 9.6, 9.8 and 0.1
-    assert within(replace(source, vicinity=vicinity), images, label_B).tolist() == [True, True, True, False]
-    assert within(source, images, label_B).tolist() == [False, True, False, False]
+    assert within(replace(source, vicinity=vicinity), images, label_B)[1].tolist() == [True, True, True, False]
+    assert within(source, images, label_B)[1].tolist() == [False, True, False, False]
 
 
 def test_partners_are_spread_evenly_over_the_real_images() -> None:
@@ -288,7 +308,7 @@ def test_a_generator_that_ignores_its_label_is_reported() -> None:
     blank = FakeSource(
         lambda label_B, gen: torch.full((len(label_B), 1, 1, 1), 255, dtype=torch.uint8),
         source.features,
-        read_label,
+        judge,
         source.vicinity,
         0.1,
         2,
@@ -313,7 +333,7 @@ def test_a_scalar_embedding_stays_frozen() -> None:
         task,
         task.vicinity(label_N),
         draw_scalar,
-        read_label,
+        lambda images: (judge(images)[0] / 128 - 1, judge(images)[1]),
         ratio_config(num_steps=30),
         1.5,
         seed=0,

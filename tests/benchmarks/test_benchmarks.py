@@ -6,12 +6,13 @@ import importlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import bank_scale, distillers, final_metric, plain, profile, sampling_steps, timing
+from benchmarks import bank_scale, digit_fakes, distillers, final_metric, plain, profile, sampling_steps, sides, timing
 from benchmarks.subjects import gan_config, generator_net
 from cgankd.data.pixels import signed_to_u8
 from cgankd.rng import generator
@@ -27,8 +28,8 @@ def test_both_sides_run_and_agree(name: str) -> None:
     for side in ("plain", "fast"):
         assert found[side]["min_s"] <= found[side]["median_s"] <= found[side]["max_s"]
         assert found[side]["images_per_s"] > 0 and math.isfinite(found["ratio"])
-        flop = case.build(side, True).flop
-        assert callable(flop) or flop > 0 or name == "vicinity_search"
+        assert found[side]["flop"] > 0 or name == "vicinity_search"
+        assert case.repeats[side] >= 3
     assert timing.line(found).count("|") == timing.HEADER.splitlines()[0].count("|")
 
 
@@ -58,12 +59,14 @@ def test_a_result_that_disagrees_ends_with_one_and_a_slow_one_is_named(
     side = {"min_s": 1.0, "median_s": 1.0, "max_s": 1.0, "images_per_s": 1.0, "note": "", "peak_rss_mb": 1.0}
     row = {"name": "sampling", "title": "t", "quick": True, "plain": side, "fast": side, "ratio": 1.0, "target": 15.0}
     agreement = {"what": "pixels", "value": 0.1, "tolerance": 0.2, "holds": True}
-    monkeypatch.setattr(bench, "facts", lambda: {"date": "2026-01-01"})
+    monkeypatch.setattr(bench, "facts", lambda: {"date": "2026-01-01", "peak_gflops": {}})
+    monkeypatch.setattr(bench, "finish", lambda rows, peaks: rows[0].__setitem__("target_here", 0.5) or peaks)
     for holds, quick, code in ((True, True, 0), (False, True, 1), (True, False, 0)):
         found = row | {"agreement": [agreement | {"holds": holds}]}
         monkeypatch.setattr(bench, "compare", lambda case, quick, found=found: found)
         assert bench.run(["sampling"], quick, None) == code
-        assert ("below their target: sampling" in capsys.readouterr().err) is not quick
+        said = capsys.readouterr().err
+        assert ("below their target: sampling" in said) is not quick and "target here: " not in said
 
 
 def test_a_row_that_fails_is_a_row_and_the_others_run(
@@ -74,7 +77,7 @@ def test_a_row_that_fails_is_a_row_and_the_others_run(
 
     def compare(case: timing.Case, quick: bool) -> dict[str, object]:
         if case.name == "sampling":
-            raise timing.Failed("sampling --part fast: RuntimeError: a | b")
+            raise sides.Failed("sampling --part fast: RuntimeError: a | b")
         return real(case, True)
 
     monkeypatch.setattr(bench, "compare", compare)
@@ -90,8 +93,8 @@ def test_a_row_that_fails_is_a_row_and_the_others_run(
 
 
 def test_a_child_that_ends_badly_tells_its_last_line() -> None:
-    with pytest.raises(timing.Failed, match="no_such_benchmark --part fast: .*No module named"):
-        timing.child("no_such_benchmark", ["--part", "fast"], large_blocks=False)
+    with pytest.raises(sides.Failed, match="no_such_benchmark --part fast: .*No module named"):
+        sides.child("no_such_benchmark", ["--part", "fast"], large_blocks=False)
 
 
 def test_the_final_metric_is_unchanged_where_its_whole_interval_is_small() -> None:
@@ -135,10 +138,49 @@ def test_rows_of_the_day_that_are_not_run_again_stay(tmp_path: Path) -> None:
     assert bench.earlier(tmp_path / "none.json", about, [])["rows"] == []
 
 
-def test_the_final_metric_runs_on_both_sides() -> None:
+def test_the_final_metric_runs_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     found = final_metric.compare(True)
-    assert len(found["rows"]) == 3 and all(len(row[side]) == 2 for row in found["rows"] for side in ("plain", "fast"))
-    assert len(final_metric.table(found).splitlines()) == 5
+    rows = {row["name"]: row for row in found["rows"]}
+    assert len(rows) == 5 and all(len(row[side]) == 2 for row in rows.values() for side in ("plain", "fast"))
+    assert len(final_metric.table(found).splitlines()) == 7
+    # A change of method may differ, and says so; arithmetic and pool may not.
+    bad = {name: [50.0] * 8 for name in rows}
+    for name in rows:
+        monkeypatch.setattr(
+            final_metric, "child", lambda module, words, large_blocks, name=name: (
+                bad if not large_blocks else bad | {name: [0.0] * 8}
+            ),
+        )  # fmt: skip
+        found = final_metric.compare(False)
+        assert found["holds"] == (name == final_metric.VIEW)
+        assert ("no, another method" if name == final_metric.VIEW else "| NO |") in final_metric.table(found)
+
+
+def test_one_gan_has_the_same_weights_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, list[tuple[int, str, dict[str, torch.Tensor]]]] = {"plain": [], "fast": []}
+    pools: dict[str, list[dict[str, int]]] = {"plain": [], "fast": []}
+    real, fakes = final_metric.Gan, final_metric.subsampled_fakes
+    for side in ("plain", "fast"):
+
+        def gan(data: Any, task: Any, seed: int, precision: str, quick: bool, side: str = side) -> Any:
+            found = real(data, task, seed, precision, quick)
+            made[side].append((seed, precision, found.net.state_dict()))
+            return found
+
+        def drawn(*args: Any, side: str = side) -> Any:
+            pools[side].append(args[6] if len(args) > 6 else digit_fakes.POOL)
+            return fakes(*args)
+
+        monkeypatch.setattr(final_metric, "Gan", gan)
+        monkeypatch.setattr(final_metric, "subsampled_fakes", drawn)
+        final_metric.errors(side, True)  # type: ignore[arg-type]
+    (seed, precision, plain_net), (_, other, fast_net) = made["plain"][0], made["fast"][0]
+    assert (seed, precision, other) == (0, "fp32", "fp32")
+    assert all(torch.equal(plain_net[name], fast_net[name]) for name in plain_net)
+    assert {precision for _, precision, _ in made["fast"][1:]} == {"bf16"}
+    assert pools["plain"][-1] == {"pool_size": 64, "pool_refresh_steps": 1}
+    long = pools["fast"][-1]
+    assert digit_fakes.BATCH * long["pool_refresh_steps"] / long["pool_size"] == 12.5
 
 
 def test_relative_error_is_that_of_the_whole() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from cgankd.bank import build as bank
-from cgankd.bank.m1_features import make_features, train_features
+from cgankd.bank.m1_features import FrozenExtractor, train_features
 from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.data.batches import Mixture
 from cgankd.distill.base import DataSpec
@@ -156,8 +156,8 @@ def bank_of(plan: Plan, train: Split, task: ClassTask) -> tuple[Tensor, Tensor, 
     features, mlp = FeatureNet(1, 16, 4, 16, 2, decode=False), RatioMLP(cfg.embed_dim, 16, (16,), 0.0)
     draw = make_draw(net, embed, z_dim=cfg.z_dim, precision="fp32", plan=plan, expected=100)
     train_features(features, train, train, task, settings, lambda unit, gen: unit, seed=0, plan=plan)
-    run = make_features(features.requires_grad_(False), "fp32", plan=plan, expected=100)
-    args = (run, train, train, task, task.vicinity(train.labels), draw, lambda images: torch.zeros(len(images)))
+    run = FrozenExtractor(features.requires_grad_(False), "fp32", plan, 100)
+    args = (run, train, train, task, task.vicinity(train.labels), draw, partial(run.judge, task=task))
     report = train_ratio(mlp, embed, *args, settings, math.inf, seed=0)
     teacher = make_predict(predictor(8).eval(), "fp32", plan=plan, expected=100)
     labels = torch.arange(16) % 2

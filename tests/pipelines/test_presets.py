@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from cgankd.config import Config, config_from_dict
+from cgankd.config import Config, config_from_dict, to_dict
+from cgankd.nets.features import ResNetFeatures
 from cgankd.nets.gan_zoo import make_discriminator, make_generator
 from cgankd.nets.zoo import make_body
+from cgankd.task import ClassTask
+from cgankd.types import DatasetInfo
+from pipelines.networks import build_extractor
 from pipelines.search_space import check_space
 from tests.conftest import ROOT, preset
 
@@ -133,9 +137,13 @@ def test_a_preset_is_whole(name: str) -> None:
 def test_its_nets_can_be_built(name: str) -> None:
     cfg = load(name)
     size, channels = cfg.data.image_size, cfg.data.channels
+    info = DatasetInfo("class", "any", "", channels, size, (0.5,), (0.5,), class_names=("a", "b"))
     with torch.device("meta"):
         make_generator(cfg.cgan, channels, size)
         make_discriminator(cfg.cgan, channels, size)
+        extractor = build_extractor(to_dict(cfg.ratio), info, ClassTask(info))
+        assert isinstance(extractor, ResNetFeatures) == (cfg.ratio.extractor == "resnet34")
+        assert extractor.feature_width == (cfg.ratio.feature_width or channels * size**2)
         for fit in (cfg.teacher, cfg.student):
             make_body(fit.net, width=fit.width, num_outputs=10, channels=channels, image_size=size)
 
@@ -155,6 +163,8 @@ def test_the_bank_and_the_ratio_of_the_paper(name: str) -> None:
     assert paper.burn_in is None or cfg.bank.burn_in == paper.burn_in
     assert cfg.bank.subsample and cfg.bank.filter and cfg.bank.replace == cfg.scalar_labels
     assert cfg.search.space["bank.num_fakes"].high == paper.fakes
+    assert cfg.ratio.extractor == ("compact" if cfg.scalar_labels else "resnet34")
+    assert (cfg.ratio.reconstruct_weight > 0) == cfg.scalar_labels, "the sparse auto-encoder is for scalars"
     epochs, batch, penalty = paper.ratio
     assert cfg.ratio.hidden == (2048, 1024, 512, 256, 128) and cfg.ratio.learning_rate == 1e-4
     assert (cfg.ratio.batch_size, cfg.ratio.ratio_penalty) == (batch, penalty)

@@ -1,0 +1,108 @@
+"""Small networks on the digits that come with scikit-learn, from a GAN through M1 to the fakes a student trains on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.subjects import ratio_config
+from cgankd.bank import build as bank
+from cgankd.bank.m1_features import FrozenExtractor, train_features
+from cgankd.bank.m1_ratio import make_ratio, train_ratio
+from cgankd.config import BankConfig, CganConfig, DataConfig
+from cgankd.data.dataset import Dataset
+from cgankd.data.digits import load_digits
+from cgankd.gan.sample import make_draw
+from cgankd.gan.train import train_cgan
+from cgankd.nets.features import FeatureNet
+from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.rng import seed_all
+from cgankd.task import ClassTask
+from cgankd.types import Split
+
+BATCH = 64
+POOL: dict[str, int] = {"pool_size": 512, "pool_refresh_steps": 50}
+"""Each fake is seen 6.25 times."""
+PUBLISHED_POOL: dict[str, int] = {"pool_size": BATCH, "pool_refresh_steps": 1}
+"""The published step: a batch of fakes drawn anew at each."""
+LONG_POOL: dict[str, int] = {"pool_size": 512, "pool_refresh_steps": 100}
+"""Each fake is seen 12.5 times, as in the row `ratio_step`."""
+
+
+def digits() -> tuple[Dataset, ClassTask]:
+    """20 training images a class."""
+    cfg = DataConfig(
+        task="class", source="digits", root="", image_size=16, channels=1, train_per_label=20, num_train=None,
+        val_per_label=10, num_val=None, test_share=None, num_test=None, label_min=None, label_max=None,
+    )  # fmt: skip
+    data = load_digits(cfg, 0)
+    return data, ClassTask(data.info)
+
+
+class Gan:
+    """A small GAN trained in a precision: its weights, and its settings."""
+
+    def __init__(self, data: Dataset, task: ClassTask, seed: int, precision: Any, quick: bool) -> None:
+        self.cfg = CganConfig(
+            width=8, z_dim=32, embed_dim=16, num_steps=10 if quick else 200, d_steps=1, batch_size=32, lr_g=3e-4, lr_d=4e-4,
+            beta1=0.0, beta2=0.99, ema=0.99, ema_start=50, diffaugment="translation,cutout", cutout_share=0.35,
+            diversity_weight=3.0, precision=precision, vicinity=None, label_input=None,
+        )  # fmt: skip
+        seed_all(seed, "embed")
+        vicinity, embed = task.vicinity(data.train.labels), task.label_embed(self.cfg.embed_dim)
+        self.net, self.embed, _ = train_cgan(data.train, task, vicinity, embed, self.cfg, seed=seed)
+
+
+def subsampled_fakes(
+    gan: Gan, data: Dataset, task: ClassTask, seed: int, precision: Any, quick: bool, pool: dict[str, int] = POOL
+) -> Split:
+    """Fakes of a GAN that passed M1, drawn and judged in a precision; the ratio network meets fakes of a pool."""
+    vicinity, train = task.vicinity(data.train.labels), data.train
+    draw = make_draw(gan.net, gan.embed, z_dim=gan.cfg.z_dim, precision=precision)
+    few = 5 if quick else 200
+    settings = ratio_config(
+        quick=True, feature_width=64, feature_channels=8, feature_steps=few // 2 + 1, hidden=(64, 32), num_steps=few,
+        batch_size=BATCH, eval_every_steps=few, precision=precision, learning_rate=1e-3, ratio_penalty=0.5,
+        penalty_per_label=True, **pool,
+    )  # fmt: skip
+    seed_all(seed, "ratio")
+    features = FeatureNet(1, 16, 8, 64, task.num_outputs, decode=False)
+    train_features(features, train, data.val, task, settings, plain_view, seed=seed)
+    run = FrozenExtractor(features.requires_grad_(False), precision)
+    mlp = RatioMLP(gan.cfg.embed_dim, 64, settings.hidden, 0.5)
+    embed = copy.deepcopy(gan.embed).requires_grad_(True)
+    judge = partial(run.judge, task=task)
+    train_ratio(mlp, embed, run, train, data.val, task, vicinity, draw, judge, settings, math.inf, seed=seed)
+    return cut_bank(partial(bank.score, draw, make_ratio(mlp, embed, run), no_teacher, task), task, seed, quick)
+
+
+def plain_view(unit_BCHW: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
+    """The images as they are."""
+    return unit_BCHW
+
+
+def no_teacher(images_BCHW: Any) -> torch.Tensor:
+    """Equal outputs: M2 is off."""
+    return torch.zeros(len(images_BCHW), 10)
+
+
+def cut_bank(score_fn: bank.ScoreFn, task: ClassTask, seed: int, quick: bool) -> Split:
+    """The subsampled bank, as the bank stage cuts it."""
+    cfg = BankConfig(
+        num_fakes=40 if quick else 400, subsample=True, filter=False, replace=False, rho=1.0, filter_scope="label",
+        label_bin=None, num_conditions=None, bound_quantile=0.95, burn_in=50, max_draws_factor=1000.0, batch_size=50,
+        block_size=50, refuse_worthless=False,
+    )  # fmt: skip
+    conditions = bank.arrange(task, torch.arange(10), cfg, seed=seed)
+    limits = bank.burn_in(score_fn, conditions, cfg, seed=seed)
+    blocks = list(bank.grow_pool(score_fn, conditions, limits, cfg, ["subsample"], seed=seed))
+    asked, ratio, error, uniform = (
+        torch.cat([getattr(s, name) for s in blocks]) for name in ("asked", "ratio", "teacher_error", "uniform")
+    )
+    columns = bank.Columns(task.filter_groups(asked), ratio, error, uniform)
+    rows = bank.select("subsample", columns, limits, conditions.quota_G)
+    return Split(torch.cat([s.images for s in blocks])[rows], asked[rows])
