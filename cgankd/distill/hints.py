@@ -130,9 +130,9 @@ class FactorTransfer(Distiller):
     """w mean |f(T(F_s)) - f(P(F_t))| on the last maps: a paraphraser P trained first, then a translator T (Kim et al.).
 
     Phase "paraphraser": an autoencoder of the teacher's map with a code of `code_share` of its channels, MSE. `factor`
-    "mean_square" (RepDistiller's program, weight 200): f = unit vector of the mean square over channels [B, H W].
-    "flat" (the paper; weight 500): f = unit vector of the whole code. In the student's training P is frozen and in
-    evaluation mode. Means, so the batch size does not matter.
+    "mean_square" (RepDistiller's program): f = unit vector of the mean square over channels [B, H W]. "flat" (the paper):
+    f = unit vector of the whole code [B, C H W]. w is 200, or 500 for "flat", where it is left out (null). In the
+    student's training P is frozen and in evaluation mode. Means, so the batch size does not matter.
     """
 
     name = "ft"
@@ -141,19 +141,20 @@ class FactorTransfer(Distiller):
     source = "Kim et al., NeurIPS 2018, arXiv 1802.04977"
     flows = (
         Flow("teacher.stage:last", "teacher.stage:last", "autoencoder", "MSE", "1", phase="paraphraser"),
-        Flow("teacher.stage:last", "student.stage:last", "code of P against translator, unit length", "mean L1", "200"),
+        Flow("teacher.stage:last", "student.stage:last", "code of P against translator, unit length", "mean L1", "200 or 500"),
     )
 
     def __init__(
         self,
         *,
-        factor_weight: float = 200.0,
+        factor_weight: float | None = None,
         code_share: float = 0.5,
         factor: Literal["mean_square", "flat"] = "mean_square",
         paraphraser_share: float = 0.125,
         paraphraser_learning_rate: float = 0.01,
     ) -> None:
         super().__init__()
+        factor_weight = (500.0 if factor == "flat" else 200.0) if factor_weight is None else factor_weight
         in_range(self.name, factor_weight=factor_weight, paraphraser_learning_rate=paraphraser_learning_rate)
         in_range(self.name, low=1e-3, high=4.0, code_share=code_share)
         in_range(self.name, low=1e-6, high=10.0, paraphraser_share=paraphraser_share)
