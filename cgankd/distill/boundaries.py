@@ -105,9 +105,10 @@ class FeatureOverhaul(Distiller):
 
     d sums (s - t)^2 over C, H, W where s > t or t > 0. The margin m [C] is the mean of the negative part of N(b, g^2), b
     and g shift and scale of the teacher's batch norm in front of the ReLU: m = b - g phi(b/g) / Phi(-b/g), and -3 g where
-    Phi(-b/g) <= 0.001. A stage without a batch norm takes the mean of its negative entries in the first batch. c: 1x1
-    convolution, batch norm. Mean over the batch, whose size does not matter. The published program trains with the
-    teacher's batch norms in training mode; here the teacher stays in evaluation mode.
+    Phi(-b/g) <= 0.001. Behind a sum it is the last norm of the branch, which leaves the shortcut out, as the authors do. A
+    stage without such a norm (channels joined, as in ShuffleNetV2) takes the mean of its negative entries in the first
+    batch, an adaptation. c: 1x1 convolution, batch norm. Mean over the batch, whose size does not matter. The published
+    program trains with the teacher's batch norms in training mode; here the teacher stays in evaluation mode.
     """
 
     name = "ofd"

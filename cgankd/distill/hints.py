@@ -141,7 +141,13 @@ class FactorTransfer(Distiller):
     source = "Kim et al., NeurIPS 2018, arXiv 1802.04977"
     flows = (
         Flow("teacher.stage:last", "teacher.stage:last", "autoencoder", "MSE", "1", phase="paraphraser"),
-        Flow("teacher.stage:last", "student.stage:last", "code of P against translator, unit length", "mean L1", "200 or 500"),
+        Flow(
+            "teacher.stage:last",
+            "student.stage:last",
+            "code of P against translator, unit length",
+            "mean L1",
+            "200 or 500",
+        ),
     )
 
     def __init__(
