@@ -45,6 +45,11 @@ class TeacherAdaptation(Wrapper):
         rows: Literal["fake", "all"] = "fake",
     ) -> None:
         super().__init__(method, options)
+        if mode != "frozen" and self.inner.has_own("run_teacher"):
+            raise ValueError(
+                f"method must look at the teacher itself, but {method} puts other outputs in its place, so that adapted"
+                " statistics would reach nothing; choose another method, or mode frozen"
+            )
         if not 0 < momentum <= 1:
             raise ValueError(f"momentum must be in (0, 1], but is {momentum!r}")
         self.mode, self.momentum, self.rows = mode, momentum, rows

@@ -78,6 +78,10 @@ class ActivationBoundaries(Distiller):
         """The connectors'; none in the student's training without `train_weight`."""
         return super().phase_parameters(phase) if phase == "boundaries" or self.train_weight else []
 
+    def uses_teacher(self, phase: str) -> bool:
+        """Not in the student's training without `train_weight`."""
+        return phase == "boundaries" or bool(self.train_weight)
+
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"boundary"}: zero without `train_weight`."""
         if not self.train_weight:

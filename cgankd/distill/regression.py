@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, TaskNotSupported
+from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.feature_terms import Norm, in_range, last_maps, one_of, pair_specs, same_size
 from cgankd.distill.logit_terms import row_mean
 from cgankd.distill.relations import angle_gap, distance_gap
@@ -72,10 +72,9 @@ class RegressionKD(Distiller):
         self.register_buffer("largest", torch.tensor(attentive_scale or 0.0))
         self.fixed_scale = attentive_scale is not None
 
-    def check_task(self, data: DataSpec) -> None:
-        """Raise TaskNotSupported for classes."""
-        if data.num_classes:
-            raise TaskNotSupported("reg_kd compares scalar predictions, so it cannot distil classes")
+    def refusal(self, data: DataSpec) -> str | None:
+        """Why it cannot distil classes."""
+        return "reg_kd compares scalar predictions, so it cannot distil classes" if data.num_classes else None
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"response"}."""

@@ -30,7 +30,6 @@ def ready(name: str, scalar: bool, **options: float) -> tuple[Distiller, Pair]:
 def terms(distiller: Distiller, both: Pair, num: int = 6, constant: bool = False) -> dict[str, torch.Tensor]:
     batch, x = both.batch(distiller, num, constant)
     torch.manual_seed(5)
-    distiller.on_step(0, 3)
     with torch.set_grad_enabled(distiller.needs.input_grad):
         teacher = distiller.run_teacher(
             lambda images: outputs_of(both.teacher, images, distiller),
