@@ -253,5 +253,8 @@ class Distiller(nn.Module):
 
 
 def describe(method: type[Distiller]) -> list[dict[str, str]]:
-    """The flows of a method as rows of text."""
-    return [{f.name: str(getattr(flow, f.name)) for f in fields(flow)} for flow in method.flows]
+    """The flows of a method as rows of text, last the task's own loss where the method does not replace it."""
+    weight, flows = method().task_weight, list(method.flows)
+    if weight:
+        flows.append(Flow("labels", "student.pred", "none", "task loss", f"task_weight, {weight:g}"))
+    return [{f.name: str(getattr(flow, f.name)) for f in fields(flow)} for flow in flows]

@@ -88,13 +88,13 @@ class SpeculativeKD(Wrapper):
     hard_weight * CE(z_s, y') is added to the wrapped method's and the task's loss on the fake's own label is left out, so
     that the two do not pull apart; both are means over the whole batch. A scalar's proposal is y_s, accepted within
     `tolerance` of y_t (normalised units), else y_t. top_k 0 = always the teacher's label. Real images keep the wrapped
-    loss alone.
-    image: every `refresh_epochs` epochs the bank's rows that train are chosen anew (`speculate`): the student proposes
-    `pool_share` of each label group, hardest first by `proposal_temperature`, the teacher keeps those it accepts and
-    replaces the others by such as it takes. `accept: top_k`: the label is among its `top_k` (scalars, which are one
+    loss alone. image: every `refresh_epochs` epochs the bank's rows that train are chosen anew (`speculate`): the student
+    proposes `pool_share` of each label group, hardest first by `proposal_temperature`, the teacher keeps those it accepts
+    and replaces the others by such as it takes. `accept: top_k`: the label is among its `top_k` (scalars, which are one
     group: within `tolerance`). `accept: quantile`: its error on the label is at most the `rho`-quantile of the group's,
-    which is cGAN-KD's filter; with pool_share 1 and replace false that filter is all there is. A choice of no rows at
-    all leaves the last one in use; without one it is an error. Without a bank there is nothing to choose.
+    which is cGAN-KD's filter (left out: top_k for classes, quantile for scalars); with pool_share 1 and replace false
+    that filter is all there is. A choice of no rows at all leaves the last one in use; without one it is an error.
+    Without a bank there is nothing to choose.
     """
 
     name = "skd_speculative"
@@ -114,7 +114,7 @@ class SpeculativeKD(Wrapper):
         method: str = "kd",
         options: Mapping[str, Any] | None = None,
         level: Literal["image", "label"] = "image",
-        accept: Literal["top_k", "quantile"] = "top_k",
+        accept: Literal["top_k", "quantile"] | None = None,
         rho: float = 0.7,
         top_k: int | None = None,
         tolerance: float = 0.05,
@@ -208,11 +208,12 @@ class SpeculativeKD(Wrapper):
         """
         scalar = student_MO.shape[1] == 1
         group_M = torch.zeros(len(y_M), dtype=torch.long) if scalar else y_M
+        rule = self.accept or ("quantile" if scalar else "top_k")
         error_M = hard_labels(teacher_MO, y_M, self.period)
         chosen = speculate(
             hard_labels(student_MO, y_M, self.period),
             error_M,
-            self.verified(teacher_MO, y_M) if self.accept == "top_k" else within(error_M, group_M, self.rho),
+            self.verified(teacher_MO, y_M) if rule == "top_k" else within(error_M, group_M, self.rho),
             group_M,
             share=self.pool_share,
             temperature=self.proposal_temperature,

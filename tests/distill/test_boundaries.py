@@ -14,11 +14,11 @@ from cgankd.distill.base import ModelSpec
 from cgankd.distill.boundaries import (
     ActivationBoundaries,
     FeatureOverhaul,
-    boundary_gap,
+    boundary_rows,
     fine_to_coarse,
     mean_negative,
     overhaul_margin,
-    partial_gap,
+    partial_rows,
 )
 from cgankd.distill.spec import model_spec
 from cgankd.nets.zoo import make_predictor
@@ -40,8 +40,8 @@ def test_ab_is_that_of_torchdistill() -> None:
 
 def test_ab_is_zero_beyond_the_margin_on_the_teachers_side() -> None:
     t = draw(4, 3, 5, 5)
-    assert float(boundary_gap(t.sign() * 1.01, t, 1.0)) == 0
-    assert float(boundary_gap(-t.sign(), t, 1.0)) == pytest.approx(4 * t.numel())
+    assert float(boundary_rows(t.sign() * 1.01, t, 1.0).sum()) == 0
+    assert float(boundary_rows(-t.sign(), t, 1.0).sum()) == pytest.approx(4 * t.numel())
 
 
 def test_ab_trains_first_and_then_keeps_still_unless_asked() -> None:
@@ -108,7 +108,7 @@ def test_small_terms() -> None:
     assert fine_to_coarse(3) == [0.25, 0.5, 1.0]
     assert torch.equal(mean_negative(torch.ones(2, 3, 2, 2)), torch.zeros(3))
     below = torch.full((1, 1, 2, 2), -3.0)
-    assert float(partial_gap(below, below + 1)) == 0 and float(partial_gap(below + 1, below)) == 4
+    assert float(partial_rows(below, below + 1).sum()) == 0 and float(partial_rows(below + 1, below).sum()) == 4
 
 
 def fixed(name: str) -> tuple[nn.Module, ModelSpec]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cgankd.distill.review import Fusion, ReviewKD, hierarchical_gap
+from cgankd.distill.review import Fusion, ReviewKD, hierarchical_rows
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, mid_level
 
@@ -15,7 +15,7 @@ from tests.distill.torchdistill_terms import draw, io, mid_level
 def test_hcl_is_that_of_torchdistill(size: int) -> None:
     s, t = draw(3, 5, size, size), draw(3, 5, size, size, seed=1)
     theirs = mid_level().HierarchicalContextLoss("x", "output", "x", "output")(io(x=(s, None)), io(x=t))
-    assert torch.allclose(hierarchical_gap(s, t), theirs, rtol=1e-5)
+    assert torch.allclose(hierarchical_rows(s, t).mean(), theirs, rtol=1e-5)
 
 
 def test_a_fusion_weighs_its_map_and_the_enlarged_coarser_one() -> None:
