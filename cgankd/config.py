@@ -225,8 +225,25 @@ class StudentConfig(FitConfig):
     """Several KD losses at once, in place of `distiller`."""
     task_weight: float | None = None
     """Weight of the task's own loss in arms with `kd`; null = the method's own."""
+    base_milestones: tuple[float, ...] | None = None
+    """finetune only: the milestones of that real-only student; null = those of the fine-tuning."""
     keep_best: bool = False
     """Also keep each student as it was at its best validation point, for `evaluate` to report; the last one ships."""
+
+    def _check_base(self) -> None:
+        steps, shares = self.base_milestones, self.base_milestones or ()
+        require(
+            steps is None or (self.schedule == "multistep" and bool(steps) and all(0 < share < 1 for share in shares)),
+            "student.base_milestones",
+            "null, or between 0 and 1 where student.schedule is multistep",
+            list(shares),
+        )
+
+    @property
+    def base(self) -> StudentConfig:
+        """These settings for the real-only student that fine-tuning starts from."""
+        milestones = self.milestones if self.base_milestones is None else self.base_milestones
+        return replace(self, num_steps=self.base_steps, learning_rate=self.base_learning_rate, milestones=milestones)
 
     def for_arm(self, arm: ArmConfig) -> StudentConfig:
         """These settings with the arm's own KD loss and options in place of the section's."""
@@ -253,6 +270,7 @@ class StudentConfig(FitConfig):
         check_list(self.distillers, self.distiller_options, self.task_weight)
         require(self.base_steps >= 1, "student.base_steps", "at least 1", self.base_steps)
         require(self.base_learning_rate > 0, "student.base_learning_rate", "positive", self.base_learning_rate)
+        self._check_base()
         share = self.real_share
         require(share is None or 0 < share < 1, "student.real_share", "null or between 0 and 1", share)
         require(self.temperature > 0, "student.temperature", "positive", self.temperature)

@@ -9,6 +9,8 @@ from cgankd.settings import require
 
 DOWNLOADS = ("cifar10", "cifar100")
 """Sources that `data.download` can fetch."""
+MADE_HERE = ("digits", "chairs")
+"""Sources that read no files; their data.root is the code that makes them, for DVC to watch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         size = self.image_size
         require(16 <= size <= 256 and size & (size - 1) == 0, "data.image_size", "a power of two from 16 to 256", size)
+        require(bool(self.root.strip()), "data.root", "the path of a folder or file", self.root)
         require(self.channels in (1, 3), "data.channels", "1 or 3", self.channels)
         for name in ("train_per_label", "num_train", "val_per_label", "num_val", "num_test"):
             value = getattr(self, name)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipelines import cli_bank, cli_distill, cli_report, cli_search, cli_ship
-from pipelines.cli_errors import Settings, console, plain_errors
+from pipelines.cli_errors import Root, Settings, console, plain_errors, with_root
 from pipelines.malloc import restart
 
 app = typer.Typer(
@@ -64,9 +64,9 @@ def one_stage(stage: str, settings: list[str] | None) -> None:
 
 
 @app.command(rich_help_panel="Stages")
-def prepare(settings: Settings = None) -> None:
+def prepare(settings: Settings = None, root: Root = None) -> None:
     """Read and split the images. Reads data.root; writes artifacts/dataset.h5."""
-    one_stage("prepare", settings)
+    one_stage("prepare", with_root(settings, root))
 
 
 @app.command(rich_help_panel="Stages")
@@ -103,6 +103,7 @@ def evaluate(settings: Settings = None) -> None:
 def run(
     start: Annotated[str, typer.Option("--from", metavar="STAGE", help="Begin at this stage.")] = "prepare",
     settings: Settings = None,
+    root: Root = None,
 ) -> None:
     """Run all stages in order without DVC; each one is run anew."""
     signal.signal(signal.SIGTERM, stop_on_terminate)
@@ -110,7 +111,7 @@ def run(
         check_stage(start)
         for stage in STAGES[STAGES.index(start) :]:
             console().rule(stage, align="left")
-            run_stage(stage, settings)
+            run_stage(stage, with_root(settings, root))
 
 
 def check_stage(name: str) -> None:
@@ -129,19 +130,26 @@ def check_stage(name: str) -> None:
 def use(
     preset: Annotated[str, typer.Argument(help="Name of a preset, such as digits or chairs.")],
     keep: Annotated[
-        bool, typer.Option("--keep", help="Change nothing when params.yaml already comes from this preset.")
+        bool,
+        typer.Option("--keep", help="Change nothing (but --root) when params.yaml already comes from this preset."),
     ] = False,
+    root: Annotated[
+        str | None, typer.Option("--root", metavar="PATH", help="Where the images are; written to data.root.")
+    ] = None,
 ) -> None:
     """Put a preset in place of params.yaml; what was there is kept as params.yaml.bak-N."""
     with plain_errors():
-        from pipelines.params import preset_text, read_params, write_preset
+        from pipelines.params import at_root, read_params, set_values, write_preset
 
-        path = Path("params.yaml")
-        preset_text(preset)
+        path, values = Path("params.yaml"), at_root(preset, root)
         if keep and path.exists() and (read_params(path).get("tracking") or {}).get("preset") == preset:
+            set_values(path, values)
             return
-        backup = write_preset(preset, path)
-        typer.echo(f"params.yaml is now the preset {preset}" + (f"; the former one is {backup}" if backup else ""))
+        backup = write_preset(preset, path, values)
+        where = f", data.root {root}" if values else ""
+        typer.echo(
+            f"params.yaml is now the preset {preset}{where}" + (f"; the former one is {backup}" if backup else "")
+        )
 
 
 @app.command(rich_help_panel="Settings and results")

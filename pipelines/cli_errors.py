@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over params.yaml for this run, e.g. bank.rho=0.8."),
 ]
+Root = Annotated[
+    str | None, typer.Option("--root", metavar="PATH", help="Where the images are; short for --set data.root=PATH.")
+]
+
+
+def with_root(settings: list[str] | None, root: str | None) -> list[str] | None:
+    """The settings of a run with data.root among them; a path is quoted, as the right side of a setting is YAML."""
+    return settings if root is None else [*(settings or ()), f"data.root={json.dumps(root, ensure_ascii=False)}"]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cgankd.config import ConfigError, TeacherConfig
+from cgankd.config import ConfigError, DataConfig, TeacherConfig
+from cgankd.config_data import MADE_HERE
 from pipelines.params import load_config, read_params
 
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "mlflow", "dvc", "matplotlib")
@@ -158,7 +160,21 @@ def look_at_params(workdir: Path) -> list[Finding]:
         cure = "correct the setting, or start again with `cgankd use PRESET`"
         return [Finding("params.yaml", "problem", str(error), cure)]
     good = Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")
-    return [good, *look_at_teacher(workdir, cfg.teacher)]
+    return [good, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher)]
+
+
+def look_at_data(workdir: Path, cfg: DataConfig) -> list[Finding]:
+    """The folder or file of the images must be there; DVC wants it even where `prepare` will fetch them."""
+    if cfg.source in MADE_HERE:
+        return []
+    path = workdir / cfg.root
+    if path.exists():
+        return [Finding("data.root", "ok", f"{cfg.root} is there")]
+    if cfg.download:
+        cure = f"run `mkdir -p {shlex.quote(cfg.root)}`: DVC asks for it before `prepare` fetches the archive"
+    else:
+        cure = "put the images there, or set data.root in params.yaml (`cgankd use PRESET --root PATH` writes it)"
+    return [Finding("data.root", "problem", f"{path} does not exist", cure)]
 
 
 def look_at_teacher(workdir: Path, cfg: TeacherConfig) -> list[Finding]:

@@ -14,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from cgankd.config import Config, ConfigError, config_from_dict, to_dict
+from cgankd.config_data import MADE_HERE
 from pipelines.distillers import check_distillers
 from pipelines.files import replacing
 
@@ -151,9 +152,27 @@ def preset_text(name: str) -> str:
     return (importlib.resources.files("pipelines") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def write_preset(name: str, path: Path) -> Path | None:
-    """Put a preset in place of a params file; returns where the former one was kept, None when nothing was lost."""
-    text = preset_text(name)
+def at_root(preset: str, root: str | None) -> dict[str, str]:
+    """What `--root` changes in a preset. Raises ConfigError where there is no such preset, or it reads no files."""
+    text = preset_text(preset)
+    if root is None:
+        return {}
+    source = parse(text, preset)["data"]["source"]
+    if source in MADE_HERE:
+        raise ConfigError(
+            f"--root does not go with the preset {preset}, as data.source {source} reads no files; leave it out"
+        )
+    if not root.strip():
+        raise ConfigError("--root is empty; name the folder or file with the images")
+    return {"data.root": root}
+
+
+def write_preset(name: str, path: Path, values: Mapping[str, Any] | None = None) -> Path | None:
+    """Put a preset, with `values` at dotted names, in place of a params file.
+
+    Returns where the former one was kept, None when nothing was lost.
+    """
+    text = changed(preset_text(name), f"preset {name}", values) if values else preset_text(name)
     if not path.exists():
         write_text(path, text)
         return None
@@ -179,25 +198,31 @@ def set_values(path: Path, values: Mapping[str, Any]) -> None:
     A switch of an arm may be absent from the file, where it is off, and so may a whole arm; any other setting has to
     be there.
     """
+    read_params(path)
+    if values:
+        write_text(path, changed(path.read_text(encoding="utf-8"), path.name, values))
+
+
+def changed(text: str, name: str, values: Mapping[str, Any]) -> str:
+    """The text of a params file with settings changed as by `set_values`; `name` stands for the file."""
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    read_params(path)
-    document = yaml.load(path.read_text(encoding="utf-8"))
+    document = yaml.load(text)
     for dotted, value in values.items():
         keys = dotted.split(".")
         node = document
         for depth, key in enumerate(keys):
             optional = depth in (2, 3) and depth == len(keys) - 1 and keys[:2] == ["student", "arms"]
             if not isinstance(node, Mapping) or (key not in node and not optional):
-                raise ConfigError(f"{'.'.join(keys[: depth + 1])} is not in {path.name}")
+                raise ConfigError(f"{'.'.join(keys[: depth + 1])} is not in {name}")
             if depth < len(keys) - 1:
                 node = node[key]
         node[keys[-1]] = in_one_line(value) if isinstance(value, Mapping) else value
     stream = io.StringIO()
     yaml.dump(document, stream)
-    write_text(path, stream.getvalue())
+    return stream.getvalue()
 
 
 def in_one_line(value: Mapping[str, Any]) -> CommentedMap:

@@ -19,6 +19,11 @@ def run(ctx: Context) -> None:
         f"{dataset.info.source}: {counts['train']} training, {counts['val']} validation and {counts['test']} test images"
         f" of {dataset.info.channels}x{dataset.info.image_size}x{dataset.info.image_size}"
     )
+    missing = int(dataset.notes.get("images_missing", 0))
+    if missing:
+        ctx.say(
+            f"WARNING: data.root {ctx.cfg.data.root!r} has {missing:,} images fewer than the public data set; it is used as it is"
+        )
     ctx.metrics({f"num_{name}": float(count) for name, count in counts.items()} | dict(dataset.notes))
     labels = dataset.train.labels
     order = labels.argsort(stable=True)

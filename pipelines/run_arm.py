@@ -153,9 +153,7 @@ def train_job(job: Job) -> list[str]:
     net = build_predictor(config, info, task.num_outputs)
     if job.init is not None:
         net.load_state_dict(load_weights(job.init)[0])
-    fit = cfg
-    if job.stage == "base":
-        fit = replace(cfg, num_steps=cfg.base_steps, learning_rate=cfg.base_learning_rate)
+    fit = cfg.base if job.stage == "base" else cfg
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
     more: Mapping[str, list[tuple[int, float]]] = {}
     data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed)

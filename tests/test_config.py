@@ -143,3 +143,23 @@ def test_a_hierarchical_latent_must_reach_every_block(digits: dict[str, Any]) ->
         config_from_dict(digits)
     digits["cgan"] |= {"shared_embed": False}
     assert config_from_dict(digits).cgan.z_dim == 6
+
+
+def test_the_base_student_has_a_schedule_of_its_own(digits: dict[str, Any]) -> None:
+    digits["student"] |= {"schedule": "multistep", "milestones": [0.5], "base_steps": 7, "base_learning_rate": 0.2}
+    student = config_from_dict(digits).student
+    assert (student.base.num_steps, student.base.learning_rate, student.base.milestones) == (7, 0.2, (0.5,))
+    digits["student"]["base_milestones"] = [0.25, 0.75]
+    student = config_from_dict(digits).student
+    assert student.base.milestones == (0.25, 0.75) and student.milestones == (0.5,)
+    for wrong in ([], [1.0]):
+        with pytest.raises(ConfigError, match=r"student\.base_milestones must be null, or between 0 and 1"):
+            config_from_dict(change(digits, "student.base_milestones", wrong))
+    digits["student"] |= {"schedule": "cosine", "milestones": []}
+    with pytest.raises(ConfigError, match=r"student\.base_milestones .* student\.schedule is multistep"):
+        config_from_dict(digits)
+
+
+def test_an_empty_path_is_no_root(digits: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root must be the path of a folder or file"):
+        config_from_dict(change(digits, "data.root", " "))

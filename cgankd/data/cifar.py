@@ -99,8 +99,8 @@ def load_cifar(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path |
     image files. The official test images are the test split; validation is taken out of training.
 
     Checks: the md5 of every file of the Python archive against the public list; exact file sizes, counts and label
-    ranges of the binary one; 10 or 100 class folders in train/ and in test/ of a tree, whose images are counted.
-    Raises ConfigError naming the file or setting at fault.
+    ranges of the binary one; 10 or 100 class folders in train/ and in test/ of a tree, whose images are counted: a part
+    of the set will do, and the note `images_missing` says so. Raises ConfigError naming the file or setting at fault.
     """
     edition, root = EDITIONS[cfg.source], Path(cfg.root)
     if (root / edition.py_folder).is_dir():
@@ -141,7 +141,9 @@ def _read_tree(cfg: DataConfig, seed: int, edition: Edition, log: LogFn) -> Data
                 f"{Path(cfg.root) / part} has {len(classes)} class folders ({found} images were found under"
                 f" {cfg.root!r}), but {cfg.source} has {edition.num_classes}; complete it, or set data.source to image-folder"
             )
-    return read_listing(replace(listing, notes={"images_found": float(found)}), cfg, seed, log)
+    missing = max(0, edition.num_train + edition.num_test - found)
+    notes = {"images_found": float(found), "images_missing": float(missing)}
+    return read_listing(replace(listing, notes=notes), cfg, seed, log)
 
 
 def _read_py(folder: Path, edition: Edition) -> tuple[Array, Array, list[str], tuple[str, ...]]:

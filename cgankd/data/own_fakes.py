@@ -10,7 +10,7 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.data.csv_list import label_number, read_list
 from cgankd.data.image_files import SUFFIXES, read_images
-from cgankd.data.store_files import column, opening, same_length
+from cgankd.data.store_files import WRITE_AGAIN, all_rows, column, opening, same_length
 from cgankd.types import DatasetInfo, LogFn, Split, silent
 
 LIST = "labels.csv"
@@ -23,13 +23,12 @@ def load_own_fakes(path: Path, info: DatasetInfo, *, log: LogFn = silent) -> Spl
     uint8 [N, C, H, W] and `labels` [N]. Raises ConfigError (a ValueError) naming the file or label at fault.
     """
     if not path.is_dir():
-        found = _rows_of(path)
-        wanted = (info.channels, info.image_size, info.image_size)
-        if found.images.shape[1:] != wanted:
-            raise ConfigError(
-                f"cgan.file {str(path)!r} has images of shape {list(found.images.shape[1:])}, but those of the data set"
-                f" are {list(wanted)} (data.channels, data.image_size)"
-            )
+        try:
+            found = _rows_of(path, info)
+        except ConfigError:
+            raise
+        except ValueError as problem:  # What the checks of the file say; they do not know which setting names it.
+            raise ConfigError(f"cgan.file {problem}") from None
         return Split(found.images, _numbers(found.labels, info, path))
     paths, labels = _listed(path, info) if (path / LIST).exists() else _sorted_by_class(path, info)
     if not paths:
@@ -37,11 +36,19 @@ def load_own_fakes(path: Path, info: DatasetInfo, *, log: LogFn = silent) -> Spl
     return Split(read_images(paths, info, log)[0], labels)
 
 
-def _rows_of(path: Path) -> Split:
-    with opening(path) as file:
-        images, labels = column(path, file, "images", "u", 4), column(path, file, "labels", "iuf", 1)
+def _rows_of(path: Path, info: DatasetInfo) -> Split:
+    """All rows of `images` and `labels`, the only datasets that are looked at. Raises ValueError."""
+    with opening(path, names=("images", "labels"), cure=WRITE_AGAIN) as file:
+        images = column(path, file, "images", "u", 4, cure=WRITE_AGAIN)
+        labels = column(path, file, "labels", "iuf", 1, cure=WRITE_AGAIN)
         same_length(path, images, labels)
-        return Split(torch.from_numpy(images[...]), torch.from_numpy(labels[...]))
+        wanted = (info.channels, info.image_size, info.image_size)
+        if images.shape[1:] != wanted:
+            raise ConfigError(
+                f"cgan.file {str(path)!r} has images of shape {list(images.shape[1:])}, but those of the data set"
+                f" are {list(wanted)} (data.channels, data.image_size)"
+            )
+        return Split(torch.from_numpy(all_rows(images)), torch.from_numpy(all_rows(labels)))
 
 
 def _numbers(label_N: Tensor, info: DatasetInfo, path: Path) -> Tensor:

@@ -12,12 +12,15 @@ import torch
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
+from cgankd.data.image_files import SUFFIXES
 from cgankd.data.image_folder import read_rows
 from cgankd.data.splits import split_scalars
 from cgankd.types import LogFn, silent
 
 FACE_NAME = re.compile(r"(\d{1,3})_[01]_[0-4]_\d{8,}(\.jpg)?(\.chip)?\.jpe?g", re.IGNORECASE)
 """age_gender_race_date.jpg, also as the aligned faces are called, age_gender_race_date.jpg.chip.jpg."""
+NUM_FACES = 23_708
+"""Files of the aligned and cropped archive, those with a malformed name included."""
 AGES = (1.0, 60.0)
 ANGLES = (-80.0, 80.0)
 Entry = tuple[Path, float]
@@ -27,9 +30,9 @@ def load_utkface(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path
     """Faces age_gender_race_date*.jpg anywhere under the root (Zhang et al. 2017), label the age in years.
 
     Ages outside data.label_min..label_max (null = 1..60, as in arXiv 2104.03164) are left out. There is no test part:
-    `test_share` of the faces is set aside, evenly over the ages. Checks: files whose name has another form are
-    counted in the notes; no file name twice, for the archives of UTKFace overlap. Raises ConfigError where nothing is
-    left or an image cannot be used.
+    `test_share` of the faces is set aside, evenly over the ages. Checks: the notes count the faces, those the public
+    archive has more (a part of the set will do) and files whose name has another form; no file name twice, for the
+    archives of UTKFace overlap. Raises ConfigError where nothing is left or an image cannot be used.
     """
     entries, malformed = _faces(Path(cfg.root))
     cfg, kept, outside = _in_range(cfg, entries, AGES)
@@ -39,7 +42,9 @@ def load_utkface(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path
             f" years ({malformed} .jpg files named otherwise, {outside} of other ages); check data.root, data.label_min"
             " and data.label_max"
         )
-    notes = {"names_malformed": float(malformed), "labels_out_of_range": float(outside)}
+    missing = max(0, NUM_FACES - len(entries) - malformed)
+    notes = {"images_found": float(len(entries)), "images_missing": float(missing)}
+    notes |= {"names_malformed": float(malformed), "labels_out_of_range": float(outside)}
     return _read(kept, cfg, seed, log, "years", notes, crop=False)
 
 
@@ -48,8 +53,8 @@ def load_steering_angle(cfg: DataConfig, seed: int, *, log: LogFn = silent, cach
 
     Angles in degrees outside data.label_min..label_max (null = -80..80, as in arXiv 2104.03164) are left out. The
     middle square of a frame is brought to data.image_size. There is no test part: `test_share` of the frames is set
-    aside, evenly over the angles. Check: every line has this form, names a file that is there, and none twice.
-    Raises ConfigError with the line at fault.
+    aside, evenly over the angles. Check: every line has this form, names a file that is there, and none twice; every
+    image has a line. Raises ConfigError with the line at fault.
     """
     entries = _frames(Path(cfg.root))
     cfg, kept, outside = _in_range(cfg, entries, ANGLES)
@@ -58,7 +63,8 @@ def load_steering_angle(cfg: DataConfig, seed: int, *, log: LogFn = silent, cach
             f"data.root {cfg.root!r}: none of {len(entries)} angles lies in {cfg.label_min:g} to {cfg.label_max:g}"
             " degrees; widen data.label_min and data.label_max"
         )
-    return _read(kept, cfg, seed, log, "degrees", {"labels_out_of_range": float(outside)}, crop=True)
+    notes = {"images_found": float(len(entries)), "labels_out_of_range": float(outside)}
+    return _read(kept, cfg, seed, log, "degrees", notes, crop=True)
 
 
 def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float]) -> tuple[DataConfig, list[Entry], int]:
@@ -126,6 +132,11 @@ def _frames(root: Path) -> list[Entry]:
         entries.append((there[name], angle))
     if not entries:
         raise ConfigError(f"{listing} lists no images; add lines file.jpg angle")
+    left = sorted(str(path) for name, path in there.items() if name not in seen and path.suffix.lower() in SUFFIXES)
+    if left:
+        raise ConfigError(
+            f"{listing} has no line for {left[0]} ({len(left)} without one); add the line or remove the image"
+        )
     return entries
 
 

@@ -21,7 +21,10 @@ SLAB_ROWS = 2048
 """Rows copied at a time, so that memory does not grow with the file."""
 MAX_BYTES = 2**38
 """Largest declared size of one dataset that is read (256 GiB)."""
+MAX_PACKED, PACKED_BYTES = 100, 2**26
+"""Packed datasets above PACKED_BYTES may unpack to MAX_PACKED times what they take: images pack some 2 to 20 times."""
 RUN_AGAIN = "run the stage that writes it again"
+WRITE_AGAIN = "write the file again"
 PLAIN_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 
 
@@ -51,15 +54,14 @@ def opening(path: Path, *, names: Sequence[str] | None = None, cure: str = RUN_A
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(h5py.File(path, "r"))
-            check_file(path, file, names)
+            check_file(path, file, names, cure=cure)
         except (OSError, KeyError, RuntimeError) as problem:
             raise ValueError(f"{path} is no whole HDF5 file ({problem}); {cure}") from None
         yield file
 
 
-def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, max_bytes: int = MAX_BYTES) -> None:
+def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, *, cure: str = RUN_AGAIN) -> None:
     """Raise ValueError on anything a file of ours never has: links, outside storage, objects, impossible sizes."""
-    file_bytes = path.stat().st_size
     for name in file if names is None else [name for name in names if name in file]:
         where = f"{path}: dataset {name!r}"
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -74,9 +76,21 @@ def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, 
         filters = item.id.get_create_plist()
         if any(filters.get_filter(i)[0] not in PLAIN_FILTERS for i in range(filters.get_nfilters())):
             raise ValueError(f"{where} is packed by a filter that is not read; only gzip is")
-        declared = math.prod(item.shape) * item.dtype.itemsize
-        if declared > max_bytes or declared > 1000 * file_bytes:
-            raise ValueError(f"{where} claims {declared} bytes in a file of {file_bytes}, so the file is broken")
+        _check_size(where, item, path.stat().st_size, packed=filters.get_nfilters() > 0, cure=cure)
+
+
+def _check_size(where: str, item: h5py.Dataset, file_bytes: int, *, packed: bool, cure: str) -> None:
+    """Raise ValueError unless what the dataset claims to hold is there: parts never written would be read as zeros."""
+    declared, stored = math.prod(item.shape) * item.dtype.itemsize, item.id.get_storage_size()
+    most = max(PACKED_BYTES, MAX_PACKED * stored) if packed else stored
+    if declared > min(most, MAX_BYTES) or stored > file_bytes:
+        raise ValueError(
+            f"{where} claims {declared} bytes in a file of {file_bytes}, which holds {stored} bytes of it; {cure}"
+        )
+    if packed:
+        chunks = math.prod(-(-size // chunk) for size, chunk in zip(item.shape, item.chunks, strict=True))
+        if item.id.get_num_chunks() != chunks:
+            raise ValueError(f"{where} has only {item.id.get_num_chunks()} of its {chunks} chunks; {cure}")
 
 
 def column(
@@ -100,7 +114,10 @@ def same_length(path: Path, *items: h5py.Dataset) -> None:
 
 
 def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
-    """Rows in the order asked; whole slabs are read, since HDF5 picks single rows slowly."""
+    """Rows in the order asked; whole slabs are read, since HDF5 picks single rows slowly.
+
+    Raises ValueError where packed bytes are broken.
+    """
     assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(images)), "row numbers lie in the file"
     out = np.empty((len(rows), *images.shape[1:]), images.dtype)
     slab_of_row = rows // SLAB_ROWS
@@ -108,8 +125,18 @@ def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
     borders = np.flatnonzero(np.diff(slab_of_row[order])) + 1
     for places in np.split(order, borders) if len(rows) else []:
         first, last = int(rows[places].min()), int(rows[places].max())
-        out[places] = images[first : last + 1][rows[places] - first]
+        try:
+            out[places] = images[first : last + 1][rows[places] - first]
+        except OSError as problem:
+            where = f"{images.file.filename}: dataset {images.name[1:]!r}"
+            raise ValueError(f"{where} cannot be read ({problem}); {WRITE_AGAIN}") from None
     return torch.from_numpy(out)
+
+
+def all_rows(item: h5py.Dataset) -> Array:
+    """A whole dataset. Raises ValueError where packed bytes are broken."""
+    found: Array = read_rows(item, np.arange(len(item))).numpy()
+    return found
 
 
 def put_attributes(file: h5py.File, attributes: Attributes) -> None:

@@ -13,12 +13,14 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.image_files import fit_arrays
 from cgankd.data.splits import capped, shuffled, split_parts, split_scalars
-from cgankd.data.store_files import Array, column, opening, read_rows, same_length
+from cgankd.data.store_files import Array, all_rows, column, opening, read_rows, same_length
 from cgankd.rng import generator
 from cgankd.types import LogFn, Split, silent
 
 RC49_NAMES = ("images", "labels", "types", "indx_train")
 RC49_FILE = "RC-49_64x64.h5"
+RC49_ANGLES, RC49_CHAIRS = 899, 49
+"""Angles, and images of each: one of every chair."""
 RESERVED_PER_ANGLE = 25
 """Images of each odd angle that only training may use, as many as the largest protocol takes."""
 PARTS = {"train": "train", "valid": "val", "test": "test"}
@@ -35,7 +37,7 @@ def load_rc49(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | 
     `num_val` images of odd angles after the first 25 of their order. Test: `num_test` images (null = all) of the rest.
 
     Checks: no link, no outside storage, no impossible size; uint8 images, one label an image, each a tenth of a degree
-    within 0.1..89.9. Raises ConfigError or ValueError naming the file or setting at fault.
+    within 0.1..89.9; 49 images of each of the 899 angles. Raises ConfigError or ValueError naming the file or setting at fault.
     """
     _check_rc49(cfg)
     path = Path(cfg.root) / RC49_FILE if Path(cfg.root).is_dir() else Path(cfg.root)
@@ -43,10 +45,11 @@ def load_rc49(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | 
         images = column(path, file, "images", "u", 4, cure=CURE)
         labels = column(path, file, "labels", "iuf", 1, cure=CURE)
         same_length(path, images, labels)
-        tenth_N = _tenths(path, labels[...])
+        tenth_N = _tenths(path, all_rows(labels))
+        _check_complete(path, tenth_N)
         own = np.arange(len(tenth_N))
         if "indx_train" in file:
-            own = _own_rows(path, column(path, file, "indx_train", "iuf", 1, cure=CURE)[...], tenth_N)
+            own = _own_rows(path, all_rows(column(path, file, "indx_train", "iuf", 1, cure=CURE)), tenth_N)
         rows = _choose_rc49(cfg, seed, tenth_N, torch.from_numpy(own))
         degrees_N = (tenth_N.double() / 10).float()
         splits = {n: Split(_pixels(path, images, part, cfg), degrees_N[part]) for n, part in rows.items() if len(part)}
@@ -74,6 +77,18 @@ def _tenths(path: Path, labels: Array) -> Tensor:
             f"{path}: label {labels[wrong[0]]:g} of row {wrong[0]} is no tenth of a degree within 0.1 to 89.9; {CURE}"
         )
     return torch.from_numpy(tenths.astype(np.int64))
+
+
+def _check_complete(path: Path, tenth_N: Tensor) -> None:
+    found, times = torch.unique(tenth_N, return_counts=True)
+    wrong = (times != RC49_CHAIRS).nonzero()[:, 0].tolist()
+    if not wrong and len(found) == RC49_ANGLES:
+        return
+    at = f", {int(times[wrong[0]])} of them at {int(found[wrong[0]]) / 10:g} degrees" if wrong else ""
+    raise ConfigError(
+        f"{path} has {len(tenth_N)} images at {len(found)} angles{at}, instead of {RC49_CHAIRS} at each of {RC49_ANGLES};"
+        " fetch the file again, or for a part of it write images_train and labels_train and set data.source to hdf5"
+    )
 
 
 def _own_rows(path: Path, rows: Array, tenth_N: Tensor) -> Array:
@@ -160,7 +175,7 @@ def _labels(path: Path) -> tuple[Tensor, list[str]]:
             images = column(path, file, f"images_{ending}", "u", 4, cure=CURE)
             own = column(path, file, f"labels_{ending}", "iuf", 1, cure=CURE)
             same_length(path, images, own)
-            labels.append(own[...])
+            labels.append(all_rows(own))
             parts += [part] * len(own)
     joined = np.concatenate(labels)
     whole = joined.dtype.kind in "iu" or bool((joined == np.floor(joined)).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cgankd.config import ConfigError, DataConfig
@@ -12,7 +12,25 @@ from cgankd.data.image_files import SUFFIXES
 from cgankd.data.image_folder import Listing, list_folder, read_listing
 from cgankd.types import LogFn, silent
 
-NUM_IMAGENET100 = 100
+PART = "for a part of the set give data.source csv a list of its images"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many images a public set has."""
+
+    classes: int
+    train: tuple[int, int]
+    """Least and most training images of a class."""
+    test: int
+    """Images of a class in the official val."""
+
+
+TINY = Size(classes=200, train=(500, 500), test=50)
+IMAGENET100 = Size(classes=100, train=(732, 1300), test=50)
+"""Every class of ImageNet-1k has 732 to 1,300 training images."""
+NUM_IMAGENET100 = 131_689
+"""Training and val images of the usual 100 classes, those of arXiv 1906.05849."""
 
 
 def load_tiny_imagenet(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
@@ -21,22 +39,31 @@ def load_tiny_imagenet(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache
     The official val is the test split (the labels of the official test are not public); validation is taken out of
     training. Classes are the sorted wnids under the first of their names in words.txt. Grey files become RGB.
 
-    Checks: every wnid has a training folder and as many images as the others; every image of val has one line of
-    annotations and every line its image. Raises ConfigError naming the file, line or class at fault.
+    Checks: 200 wnids, each with 500 training images; 10,000 images of val, 50 a class, each with one line of annotations
+    and every line with its image. Raises ConfigError naming the file, line or class at fault.
     """
     root = Path(cfg.root)
     wnids = sorted(set(_lines(root / "wnids.txt")))
-    if len(wnids) < 2:
-        raise ConfigError(f"{root / 'wnids.txt'} names {len(wnids)} class; unpack the archive again")
+    if len(wnids) != TINY.classes:
+        raise ConfigError(
+            f"{root / 'wnids.txt'} names {len(wnids)} classes instead of {TINY.classes}; unpack the archive again, or"
+            f" {PART}"
+        )
     train = {wnid: _images(root / "train" / wnid / "images") for wnid in wnids}
-    most = max(wnids, key=lambda wnid: len(train[wnid]))
     for wnid, found in train.items():
-        if len(found) != len(train[most]):
+        if len(found) != TINY.train[0]:
             raise ConfigError(
-                f"{root / 'train' / wnid / 'images'} has {len(found)} images, but class {most} has {len(train[most])};"
-                " unpack the archive again"
+                f"{root / 'train' / wnid / 'images'} has {len(found)} images instead of {TINY.train[0]}; unpack the"
+                f" archive again, or {PART}"
             )
     test = _annotated(root / "val", wnids)
+    times = Counter(label for _, label in test)
+    for number, wnid in enumerate(wnids):
+        if times[number] != TINY.test:
+            raise ConfigError(
+                f"{root / 'val'} has {times[number]} images of class {wnid} instead of {TINY.test} ({len(test)} in all);"
+                f" unpack the archive again, or {PART}"
+            )
     paths = [path for wnid in wnids for path in train[wnid]] + [path for path, _ in test]
     labels = [wnids.index(wnid) for wnid in wnids for _ in train[wnid]] + [label for _, label in test]
     parts = ["train"] * (len(paths) - len(test)) + ["test"] * len(test)
@@ -47,23 +74,40 @@ def load_tiny_imagenet(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache
 def load_imagenet100(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
     """Class folders in train/ and in val/ or test/; the middle square of each image is brought to data.image_size.
 
-    A val/ without test/ is the test split, as ImageNet's labelled val is in the literature. Check: 100 class folders
-    in each part, whose images are counted. Raises ConfigError naming the folder or file at fault.
+    A val/ without test/ is the test split, as ImageNet's labelled val is in the literature. Checks: 100 class folders
+    in each part; without test/, as ImageNet comes, 732 to 1,300 images of train and 50 of val in each. The note
+    `images_missing` says how many images the usual 100 classes have more. Raises ConfigError naming the folder or file at fault.
     """
     listing = list_folder(cfg.root)
+    if not {"val", "test"} & set(listing.parts):
+        raise ConfigError(f"data.root {cfg.root!r} has no val or test folder beside train; put one there")
+    _check_classes(cfg, listing)
     if "test" not in listing.parts:
-        if "val" not in listing.parts:
-            raise ConfigError(f"data.root {cfg.root!r} has no val or test folder beside train; put one there")
         listing = replace(listing, parts=["test" if part == "val" else part for part in listing.parts])
-    for part in sorted(set(listing.parts)):
-        classes = {label for label, own in zip(listing.labels, listing.parts, strict=True) if own == part}
-        if len(classes) != NUM_IMAGENET100:
-            raise ConfigError(
-                f"data.root {cfg.root!r} has {len(classes)} classes in its {part} images, but imagenet100 has"
-                f" {NUM_IMAGENET100}; complete it, or set data.source to image-folder"
-            )
-    listing = replace(listing, notes={"images_found": float(len(listing.paths))})
+    found = len(listing.paths)
+    notes = {"images_found": float(found), "images_missing": float(max(0, NUM_IMAGENET100 - found))}
+    listing = replace(listing, notes=notes)
     return read_listing(listing, cfg, seed, log, crop=True)
+
+
+def _check_classes(cfg: DataConfig, listing: Listing) -> None:
+    """Raise ConfigError unless each part has the classes, and each class its images where ImageNet's own parts are kept."""
+    bounds = {} if "test" in listing.parts else {"train": IMAGENET100.train, "val": (IMAGENET100.test,) * 2}
+    for part in sorted(set(listing.parts)):
+        times = Counter(label for label, own in zip(listing.labels, listing.parts, strict=True) if own == part)
+        if len(times) != IMAGENET100.classes:
+            raise ConfigError(
+                f"data.root {cfg.root!r} has {len(times)} classes in its {part} images, but imagenet100 has"
+                f" {IMAGENET100.classes}; complete it, or set data.source to image-folder"
+            )
+        low, high = bounds.get(part, (1, len(listing.paths)))
+        for label, count in sorted(times.items()):
+            if not low <= count <= high:
+                wanted = f"{low} to {high}" if low != high else str(low)
+                raise ConfigError(
+                    f"data.root {cfg.root!r} has {count} {part} images of class {listing.class_names[label]} instead of"
+                    f" {wanted}; complete it, or set data.source to image-folder"
+                )
 
 
 def _lines(path: Path) -> list[str]:

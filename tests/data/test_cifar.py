@@ -179,7 +179,7 @@ def test_image_tree(tmp_path: Path) -> None:
     tree(tmp_path, 10)
     data = read(tmp_path, image_size=16)
     assert {name: len(split) for name, split in data.splits().items()} == {"train": 20, "val": 10, "test": 10}
-    assert data.notes["images_found"] == 40.0
+    assert (data.notes["images_found"], data.notes["images_missing"]) == (40.0, 59_960.0)
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])

@@ -100,3 +100,28 @@ def test_hdf5_that_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "junk.h5").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"junk.h5 is no whole HDF5 file"):
         load_own_fakes(tmp_path / "junk.h5", CLASSES)
+
+
+def test_only_images_and_labels_of_an_hdf5_file_are_looked_at(tmp_path: Path) -> None:
+    path = hdf5(tmp_path / "f.h5", [0, 0, 1, 1])
+    with h5py.File(path, "a") as file:
+        file["prompts"] = ["a text of the generator"] * 4
+        file.create_group("extra")
+    assert load_own_fakes(path, CLASSES).labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_file_that_no_stage_writes_is_to_be_written_again(tmp_path: Path) -> None:
+    path = hdf5(tmp_path / "f.h5", [0, 0, 1, 1])
+    whole = path.read_bytes()
+    with h5py.File(path, "a") as file:
+        del file["labels"]
+    with pytest.raises(ConfigError, match=r"^cgan.file .*f.h5: dataset 'labels' is missing; write the file again$"):
+        load_own_fakes(path, CLASSES)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"^cgan.file .*f.h5 is no whole HDF5 file .*; write the file again$"):
+        load_own_fakes(path, CLASSES)
+    with h5py.File(path, "w") as file:
+        file["labels"] = np.zeros(10**6, np.int64)
+        file.create_dataset("images", (10**6, 1, 16, 16), np.uint8)
+    with pytest.raises(ConfigError, match=r"^cgan.file .*'images' claims 256000000 bytes .* holds 0 bytes of it"):
+        load_own_fakes(path, CLASSES)

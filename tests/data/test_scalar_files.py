@@ -42,7 +42,8 @@ def test_utkface(faces: Path) -> None:
     data = read("utkface", faces)
     assert labels(data) == [float(age) for age in range(1, 61, 2)]
     assert (data.info.label_min, data.info.label_max, data.info.label_unit) == (1.0, 60.0, "years")
-    assert data.notes == {"images_resized": 0.0, "names_malformed": 3.0, "labels_out_of_range": 10.0}
+    counts = {"images_found": 40.0, "images_missing": 23_708.0 - 43}
+    assert data.notes == counts | {"images_resized": 0.0, "names_malformed": 3.0, "labels_out_of_range": 10.0}
     assert len(data.test) == 6 and len(data.val) == 4
     files = {
         np.asarray(Image.open(p).convert("RGB")).tobytes(): int(p.name.split("_")[0])
@@ -98,7 +99,7 @@ def test_steering_angle(drive: Path) -> None:
     want = [5.5 * i - 100 for i in range(40) if -80 <= 5.5 * i - 100 <= 80]
     assert labels(data) == want
     assert (data.info.label_min, data.info.label_max, data.info.label_unit) == (-80.0, 80.0, "degrees")
-    assert data.notes["labels_out_of_range"] == 40 - len(want)
+    assert data.notes["labels_out_of_range"] == 40 - len(want) and data.notes["images_found"] == 40
     angle = 5.5 * 17 - 100
     with Image.open(drive / "data/17.jpg") as file:
         picture = np.asarray(file.convert("RGB").crop((10, 0, 35, 25)).resize((16, 16), Image.Resampling.BOX))
@@ -131,6 +132,11 @@ def test_bad_drives(drive: Path) -> None:
     path = drive / "data/17.jpg"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ConfigError, match=r"17.jpg cannot be read as an image"):
+        read("steering-angle", drive)
+    lines = (drive / "data.txt").read_text().splitlines()
+    (drive / "data.txt").write_text("\n".join(lines[:4] + lines[6:]))
+    (drive / "notes.md").write_text("no image")
+    with pytest.raises(ConfigError, match=r"data.txt has no line for .*4.jpg \(2 without one\); add the line"):
         read("steering-angle", drive)
     (drive / "data.txt").write_text("\n")
     with pytest.raises(ConfigError, match="lists no images"):

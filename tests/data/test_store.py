@@ -212,6 +212,22 @@ def huge(file: h5py.File, folder: Path) -> None:
     file.create_dataset("extra", (10**10,), np.uint8, chunks=(1024,))
 
 
+def hollow(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("extra", (100,), np.uint8)
+
+
+def half_hollow(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("extra", (64,), np.uint8, chunks=(8,))[:40] = 1
+
+
+def hollow_packed(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("extra", (64,), np.uint8, chunks=(8,), compression="gzip")[:40] = 1
+
+
+def bomb(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("extra", data=np.zeros(2**27, np.uint8), chunks=(2**22,), compression="gzip")
+
+
 def packed(file: h5py.File, folder: Path) -> None:
     file.create_dataset("extra", data=np.zeros(100), compression="lzf")
 
@@ -227,6 +243,10 @@ def packed(file: h5py.File, folder: Path) -> None:
         (group, "is a group"),
         (huge, "claims 10000000000 bytes"),
         (packed, "filter"),
+        (hollow, "claims 100 bytes .* holds 0 bytes of it"),
+        (half_hollow, "claims 64 bytes .* holds 40 bytes of it"),
+        (hollow_packed, "has only 5 of its 8 chunks"),
+        (bomb, "claims 134217728 bytes"),
     ],
 )
 def test_hostile_files_are_refused_before_reading(tmp_path: Path, attack: object, words: str) -> None:
@@ -237,6 +257,26 @@ def test_hostile_files_are_refused_before_reading(tmp_path: Path, attack: object
         attack(file, tmp_path)  # type: ignore[operator]
     with pytest.raises(ValueError, match=f"dataset.h5: dataset 'extra'.*{words}"):
         read_info(path)
+
+
+def test_whole_packed_and_empty_datasets_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.h5"
+    write_dataset(path, class_data())
+    with h5py.File(path, "a") as file:
+        images = file["images"][...]
+        del file["images"]
+        file.create_dataset("images", data=images, chunks=(4, 1, 16, 16), compression="gzip", fletcher32=True)
+        file.create_dataset("empty", (0, 3), np.uint8)
+        file.create_dataset("blank", data=np.zeros(2**20, np.uint8), compression="gzip")
+    split = read_split(path, "train")
+    assert torch.equal(split.images, class_data().train.images)
+    data = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        place = file["images"].id.get_chunk_info(0)
+    data[place.byte_offset + place.size // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"dataset.h5: dataset 'images' cannot be read .*; write the file again"):
+        read_split(path, "train")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cgankd.config import ConfigError
+from cgankd.data import store_sets
 from cgankd.data.dataset import Dataset
 from cgankd.data.sources import load
 from tests.data.builders import data_config
@@ -15,6 +16,12 @@ from tests.data.builders import data_config
 ANGLES = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 89.9])
 PER_ANGLE = 30
 SCALAR = {"task": "scalar", "channels": 3, "val_per_label": None, "num_val": 8}
+
+
+@pytest.fixture(autouse=True)
+def small_rc49(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_sets, "RC49_ANGLES", len(ANGLES))
+    monkeypatch.setattr(store_sets, "RC49_CHAIRS", PER_ANGLE)
 
 
 def read(source: str, root: Path, seed: int = 0, **changes: object) -> Dataset:
@@ -89,6 +96,25 @@ def replace_in(path: Path, name: str, value: object) -> None:
     with h5py.File(path, "a") as file:
         del file[name]
         file[name] = value
+
+
+def test_an_incomplete_rc49_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "RC-49_64x64.h5"
+    images, labels = write_rc49(path)
+    (row,) = np.flatnonzero(labels == 0.3)[:1]
+    replace_in(path, "labels", np.delete(labels, row))
+    replace_in(path, "images", np.delete(images, row, axis=0))
+    words = (
+        r"179 images at 6 angles, 29 of them at 0.3 degrees, instead of 30 at each of 6; fetch .*data.source to hdf5"
+    )
+    with pytest.raises(ConfigError, match=words):
+        read("rc49", path)
+    replace_in(path, "labels", labels[labels != 0.3])
+    replace_in(path, "images", images[labels != 0.3])
+    with pytest.raises(ConfigError, match=r"has 150 images at 5 angles, instead of 30 at each of 6"):
+        read("rc49", path)
+    monkeypatch.undo()
+    assert store_sets.RC49_ANGLES * store_sets.RC49_CHAIRS == 44_051
 
 
 def test_bad_rc49(tmp_path: Path) -> None:
@@ -189,6 +215,20 @@ def test_bad_hdf5(tmp_path: Path) -> None:
         del file["images_train"]
         file.create_dataset("images_train", (10**6, 3, 512, 512), np.uint8, chunks=(1, 3, 512, 512))
     with pytest.raises(ValueError, match="'images_train' claims 786432000000 bytes in a file of"):
+        read("hdf5", path)
+
+
+def test_broken_packed_labels_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    write_hdf5(path)
+    with h5py.File(path, "a") as file:
+        del file["labels_train"]
+        file.create_dataset("labels_train", data=np.arange(40) * 0.5, chunks=(40,), compression="gzip", fletcher32=True)
+        place = file["labels_train"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[place.byte_offset + place.size // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"set.h5: dataset 'labels_train' cannot be read .*; write the file again"):
         read("hdf5", path)
 
 

@@ -9,8 +9,10 @@ import torch
 from PIL import Image, ImageOps
 
 from cgankd.config import ConfigError
+from cgankd.data import tiny_imagenet
 from cgankd.data.dataset import Dataset
 from cgankd.data.sources import load
+from cgankd.data.tiny_imagenet import Size
 from tests.data.builders import data_config, save_picture
 
 WNIDS = ["n03", "n01", "n02"]
@@ -22,7 +24,8 @@ def read(root: Path, source: str = "tiny-imagenet", **changes: object) -> Datase
 
 
 @pytest.fixture()
-def tiny(tmp_path: Path) -> Path:
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tiny_imagenet, "TINY", Size(classes=3, train=(4, 4), test=2))
     root = tmp_path / "tiny-imagenet-200"
     for k, wnid in enumerate(WNIDS):
         for i in range(4):
@@ -75,13 +78,28 @@ def test_bad_tiny_imagenet(tiny: Path) -> None:
         read(tiny)
     listing.write_text("\n".join(lines))
     (tiny / "train/n02/images/n02_1.JPEG").unlink()
-    with pytest.raises(ConfigError, match="n02/images has 3 images, but class n0[13] has 4"):
+    with pytest.raises(ConfigError, match="n02/images has 3 images instead of 4; unpack .*data.source csv"):
         read(tiny)
     shutil.rmtree(tiny / "train/n02")
     with pytest.raises(ConfigError, match="n02/images does not exist; data.root must be"):
         read(tiny)
     with pytest.raises(ConfigError, match="wnids.txt does not exist"):
         read(tiny / "val")
+
+
+def test_an_incomplete_tiny_imagenet_is_noticed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = tiny / "val/val_annotations.txt"
+    lines = listing.read_text().splitlines()
+    listing.write_text("\n".join(lines[:-1]))
+    (tiny / "val/images/val_5.JPEG").unlink()
+    with pytest.raises(ConfigError, match=r"val has 1 images of class n02 instead of 2 \(5 in all\); unpack"):
+        read(tiny)
+    (tiny / "wnids.txt").write_text("n01\nn02\n")
+    with pytest.raises(ConfigError, match="wnids.txt names 2 classes instead of 3; unpack"):
+        read(tiny)
+    monkeypatch.undo()
+    size = tiny_imagenet.TINY
+    assert (size.classes, size.train, size.test) == (200, (500, 500), 50)
 
 
 def test_a_truncated_jpeg_is_named(tiny: Path) -> None:
@@ -97,7 +115,9 @@ def test_wrong_size_is_named(tiny: Path) -> None:
 
 
 @pytest.fixture()
-def hundred(tmp_path: Path) -> Path:
+def hundred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tiny_imagenet, "IMAGENET100", Size(classes=100, train=(2, 3), test=1))
+    monkeypatch.setattr(tiny_imagenet, "NUM_IMAGENET100", 302)
     for k in range(100):
         for part, num in (("train", 2), ("val", 1)):
             for i in range(num):
@@ -110,6 +130,7 @@ def test_imagenet100(hundred: Path) -> None:
     data = read(hundred, "imagenet100")
     assert {name: len(split) for name, split in data.splits().items()} == {"train": 100, "val": 100, "test": 100}
     assert data.notes["images_found"] == 300.0 and data.notes["images_resized"] == 300.0
+    assert data.notes["images_missing"] == 2.0
     for label in (0, 57):
         with Image.open(hundred / f"val/n{label:03d}/0.png") as file:
             # 34x18 -> the middle 18x18, averaged to 16x16.
@@ -125,9 +146,27 @@ def test_imagenet100_enlarges_small_images(hundred: Path) -> None:
     assert np.array_equal(data.test.images[data.test.labels == 5][0].numpy(), want)
 
 
+def test_an_incomplete_imagenet100_is_noticed(hundred: Path) -> None:
+    save_picture(hundred / "val/n008/1.png", 1)
+    with pytest.raises(
+        ConfigError, match=r"has 2 val images of class n008 instead of 1; complete it, or set data.source"
+    ):
+        read(hundred, "imagenet100")
+    for i in (2, 3):
+        save_picture(hundred / f"train/n006/{i}.png", i)
+    shutil.move(hundred / "val", hundred / "test")  # A split of the user's own may have any sizes.
+    assert len(read(hundred, "imagenet100").test) == 101
+    shutil.move(hundred / "test", hundred / "val")
+    with pytest.raises(ConfigError, match=r"has 4 train images of class n006 instead of 2 to 3"):
+        read(hundred, "imagenet100")
+    (hundred / "train/n005/1.png").unlink()
+    with pytest.raises(ConfigError, match=r"has 1 train images of class n005 instead of 2 to 3"):
+        read(hundred, "imagenet100")
+
+
 def test_bad_imagenet100(hundred: Path) -> None:
     shutil.rmtree(hundred / "val/n007")
-    with pytest.raises(ConfigError, match="has 99 classes in its test images, but imagenet100 has 100"):
+    with pytest.raises(ConfigError, match="has 99 classes in its val images, but imagenet100 has 100"):
         read(hundred, "imagenet100")
     shutil.rmtree(hundred / "val")
     with pytest.raises(ConfigError, match="has no val or test folder"):

@@ -18,7 +18,7 @@ from pipelines import cli_errors, teacher
 from pipelines.artifacts import STAGES
 from pipelines.cli import app
 from pipelines.journal import read_roots
-from pipelines.params import preset_text
+from pipelines.params import load_config, preset_text, set_value
 from tests.conftest import ROOT
 
 INVOKE = CliRunner()
@@ -88,6 +88,9 @@ def test_the_help_of_a_stage_says_what_it_reads_and_writes(stage: str) -> None:
         (["run", "--from", "teacher"], ["artifacts/dataset.h5 is missing", "cgankd prepare"]),
         (["run", "--from", "studnet"], ["no stage 'studnet'", "did you mean student"]),
         (["use", "digit"], ["no preset 'digit'", "did you mean digits"]),
+        (["use", "digits", "--root", "photos"], ["--root", "preset digits", "reads no files", "leave it out"]),
+        (["use", "cifar10-cpu", "--root", ""], ["--root is empty"]),
+        (["prepare", "--root", ""], ["data.root must be the path of a folder or file"]),
         (["show", "teachr"], ["did you mean teacher"]),
         (["show", "teacher"], ["metrics/teacher.json is missing", "cgankd teacher"]),
         (["doctor", "--only", "moon"], ["--only knows repository"]),
@@ -205,6 +208,34 @@ def test_use_keeps_the_former_file(workdir: Path) -> None:
     assert done.exit_code == 0 and "params.yaml.bak-1" in done.output
     assert (workdir / "params.yaml").read_text() == preset_text("chairs")
     assert (workdir / "params.yaml.bak-1").read_text() == before
+
+
+def test_use_writes_where_the_images_are(workdir: Path) -> None:
+    done = INVOKE.invoke(app, ["use", "cifar10-cpu", "--root", "/some where/a: b"])
+    assert done.exit_code == 0 and "data.root /some where/a: b" in done.output
+    before, after = preset_text("cifar10-cpu").splitlines(), (workdir / "params.yaml").read_text().splitlines()
+    (new,) = [line for line in after if line not in before]
+    (old,) = [line for line in before if line not in after]
+    assert len(before) == len(after) and old.split("#")[1] == new.split("#")[1] and old.lstrip().startswith("root:")
+    assert load_config(workdir / "params.yaml").data.root == "/some where/a: b"
+    # The same again changes nothing and keeps no copy; --keep lets other settings be.
+    backups = sorted(workdir.glob("*.bak-*"))
+    assert INVOKE.invoke(app, ["use", "cifar10-cpu", "--root", "/some where/a: b"]).exit_code == 0
+    set_value(workdir / "params.yaml", "bank.rho", 0.8)
+    assert INVOKE.invoke(app, ["use", "--keep", "cifar10-cpu", "--root", "here"]).output == ""
+    cfg = load_config(workdir / "params.yaml")
+    assert (cfg.bank.rho, cfg.data.root) == (0.8, "here") and sorted(workdir.glob("*.bak-*")) == backups
+
+
+def test_root_is_short_for_a_setting(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, Any]] = []
+    monkeypatch.setattr("pipelines.cli.run_stage", lambda stage, settings: seen.append((stage, settings)))
+    assert INVOKE.invoke(app, ["prepare", "--root", "a: b#c"]).exit_code == 0
+    assert INVOKE.invoke(app, ["prepare"]).exit_code == 0
+    assert INVOKE.invoke(app, ["run", "--from", "evaluate", "--set", "seed=3", "--root", "x"]).exit_code == 0
+    (_, rooted), plain, run = seen
+    assert plain == ("prepare", None) and run == ("evaluate", ["seed=3", 'data.root="x"'])
+    assert load_config(workdir / "params.yaml", rooted).data.root == "a: b#c"
 
 
 def test_run_goes_through_the_stages_in_order(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from pipelines import doctor, machine
 from pipelines.cli import app
 from pipelines.doctor import Finding, examine
+from pipelines.params import changed, preset_text, set_values
 
 INVOKE = CliRunner()
 
@@ -78,6 +79,26 @@ def test_bad_params_block_with_their_cure(repository: Path, text: str | None, sa
     path.unlink() if text is None else path.write_text(text)
     (found,) = levels(examine(repository), "problem").values()
     assert found.name == "params.yaml" and said in found.text and cure in found.cure
+
+
+def test_images_that_are_not_there_block_with_their_cure(repository: Path) -> None:
+    assert INVOKE.invoke(app, ["use", "cifar10-cpu", "--root", "the photos"]).exit_code == 0
+    (found,) = levels(examine(repository, only_repository=True), "problem").values()
+    assert found.name == "data.root" and str(repository / "the photos") in found.text
+    assert "cgankd use PRESET --root PATH" in found.cure
+    assert INVOKE.invoke(app, ["doctor", "--only", "repository"]).exit_code == 2
+    set_values(repository / "params.yaml", {"data.source": "csv"})
+    assert set(levels(examine(repository, only_repository=True), "problem")) == {"data.root"}
+    (repository / "the photos").mkdir()
+    assert levels(examine(repository, only_repository=True), "problem") == {}
+
+
+def test_a_folder_to_download_into_is_made_first(repository: Path) -> None:
+    params = repository / "params.yaml"
+    params.write_text(changed(preset_text("cifar10-cpu"), "preset", {"data.root": "my data"}))
+    params.write_text(params.read_text().replace("  root: my data", "  download: true\n  root: my data"))
+    (found,) = levels(examine(repository, only_repository=True), "problem").values()
+    assert "mkdir -p 'my data'" in found.cure
 
 
 def test_missing_and_unpaired_packages_block(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
