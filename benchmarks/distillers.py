@@ -6,18 +6,19 @@ import argparse
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cgankd.config import Config, to_dict
+from cgankd.config import ArmConfig, Config, to_dict
 from cgankd.config_distill import arm_label
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.distill.engine import early_phases
+from cgankd.distill.methods import METHODS
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor
 from cgankd.rng import generator, seed_all
@@ -31,17 +32,31 @@ from pipelines.params import load_config
 
 TITLE = "A step of the student with each KD loss: nets, batch and arms of the preset digits-distillers"
 PRESET = Path(__file__).parent.parent / "pipelines" / "presets" / "digits-distillers.yaml"
+SCALAR_PRESET = PRESET.with_name("chairs.yaml")
 STEPS, QUICK_STEPS = 40, 3
 WARMUP = 5
 NUM_REAL, NUM_FAKES = 50, 4000
 INFO = DatasetInfo("class", "random", "", 1, 16, (0.5,), (0.25,), tuple(map(str, range(10))))
+SCALAR_INFO = DatasetInfo("scalar", "random", "units", 1, 16, (0.5,), (0.25,), (), 0.0, 1.0)
 
 
-def images(name: str, num: int) -> Split:
-    """Random grey images of 10 classes: a step costs the same whatever they show."""
+@dataclass(frozen=True)
+class Row:
+    """What is timed: an arm with its KD loss (None = plain training), the labels, and whether the teacher is a convnet.
+
+    Losses that read class maps want a teacher without a hidden layer after pooling, which plain-vgg has.
+    """
+
+    arm: ArmConfig | None = None
+    scalar: bool = False
+    convnet: bool = False
+
+
+def images(name: str, num: int, scalar: bool = False) -> Split:
+    """Random grey images of 10 classes, or of labels from 0 to 1: a step costs the same whatever they show."""
     shape = (num, 1, INFO.image_size, INFO.image_size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator("pixels", name))
-    return Split(pixels, torch.arange(num) % len(INFO.class_names))
+    return Split(pixels, torch.linspace(0, 1, num) if scalar else torch.arange(num) % len(INFO.class_names))
 
 
 def no_table(predict: PredictFn) -> Any:
@@ -49,27 +64,32 @@ def no_table(predict: PredictFn) -> Any:
     raise AssertionError("teacher_view is augmented")
 
 
-def losses(cfg: Config) -> dict[str, str | None]:
-    """Label of each KD loss -> the bank arm of the preset that takes it; the plain one first."""
-    arms = {name: arm for name, arm in cfg.student.arms.items() if arm.bank and arm.kd}
-    found: dict[str, str | None] = {"plain": None}
-    return found | {str(arm_label(to_dict(cfg.student), to_dict(arm))): name for name, arm in arms.items()}
+def losses(cfg: Config) -> dict[str, Row]:
+    """Label of each KD loss -> what is timed: the bank arms of the preset, then the methods it leaves out; plain first."""
+    arms = [arm for arm in cfg.student.arms.values() if arm.bank and arm.kd]
+    found = {"plain": Row()} | {str(arm_label(to_dict(cfg.student), to_dict(arm))): Row(arm) for arm in arms}
+    left = [name for name in METHODS if name not in {arm.distiller for arm in arms}]
+    for name in left:
+        arm, maps = ArmConfig(bank=True, kd=True, distiller=name), METHODS[name].needs.teacher_head
+        found[name] = Row(arm, scalar=not maps, convnet=maps)
+    return found | {"plain, scalar labels": Row(scalar=True)}
 
 
-def cost(cfg: Config, arm: str | None, teacher: Path, steps: int) -> dict[str, float]:
+def cost(cfg: Config, row: Row, teacher: Path, steps: int) -> dict[str, float]:
     """Median seconds of a step, and seconds of the phases before it for each step of the student's own training."""
-    task = make_task(INFO, cfg)
-    student = replace(cfg.student if arm is None else cfg.student.for_arm(cfg.student.arms[arm]), num_steps=steps)
+    info, arm = SCALAR_INFO if row.scalar else INFO, row.arm
+    task = make_task(info, load_config(SCALAR_PRESET) if row.scalar else cfg)
+    student = replace(cfg.student if arm is None else cfg.student.for_arm(arm), num_steps=steps)
     data = Mixture(
-        images("real", NUM_REAL), images("fake", NUM_FAKES), real_share=student.real_share,
+        images("real", NUM_REAL, row.scalar), images("fake", NUM_FAKES, row.scalar), real_share=student.real_share,
         batch_size=student.batch_size, seed=0,
     )  # fmt: skip
     seed_all(0, "distillers")
     config = {"net": student.net, "width": student.width, "precision": student.precision}
-    net = build_predictor(config, INFO, task.num_outputs)
+    net = build_predictor(config, info, task.num_outputs)
     objective, batch_of, before = Plain(task), data.batch, 0.0
     if arm is not None:
-        run = distilled_run(net, config, teacher, INFO, task, data, student, 0, no_table)
+        run = distilled_run(net, config, teacher, info, task, data, student, 0, no_table)
         if early_phases(run.objective, net):
             start = time.perf_counter()
             train_phases(run, net, data, student.augment, student, 0)
@@ -89,21 +109,30 @@ def cost(cfg: Config, arm: str | None, teacher: Path, steps: int) -> dict[str, f
     return {"step_s": statistics.median(spans[min(WARMUP, steps - 1) :]), "phases_s": before}
 
 
+def save_teacher(cfg: Config, row: Row, path: Path) -> None:
+    """A teacher on random weights for the labels of a row."""
+    info, net = SCALAR_INFO if row.scalar else INFO, "convnet" if row.convnet else cfg.teacher.net
+    config = {"net": net, "width": cfg.teacher.width, "precision": cfg.teacher.precision}
+    seed_all(0, "distillers teacher")
+    made = build_predictor(config, info, 1 if row.scalar else len(info.class_names))
+    save_weights(path, made, config | {"info": to_dict(info)})
+
+
 def compare(quick: bool) -> dict[str, Any]:
-    """A row for plain training and one for each KD loss of the preset."""
+    """A row for plain training and one for each KD loss; scalar ones are compared with plain training on scalar labels."""
     cfg = load_config(PRESET)
     steps = QUICK_STEPS if quick else STEPS
     rows: list[dict[str, Any]] = []
+    chosen = losses(cfg)
     with tempfile.TemporaryDirectory() as folder:
-        teacher = Path(folder) / "teacher.safetensors"
-        config = {"net": cfg.teacher.net, "width": cfg.teacher.width, "precision": cfg.teacher.precision}
-        seed_all(0, "distillers teacher")
-        net = build_predictor(config, INFO, len(INFO.class_names))
-        save_weights(teacher, net, config | {"info": to_dict(INFO)})
-        for label, arm in losses(cfg).items():
-            rows.append({"name": label} | cost(cfg, arm, teacher, steps))
-    for row in rows:
-        row["ratio"] = row["step_s"] / rows[0]["step_s"]
+        for label, row in chosen.items():
+            teacher = Path(folder) / f"teacher-{row.scalar}-{row.convnet}.safetensors"
+            if not teacher.exists():
+                save_teacher(cfg, row, teacher)
+            rows.append({"name": label} | cost(cfg, row, teacher, steps))
+    plain = {chosen[found["name"]].scalar: found["step_s"] for found in rows if chosen[found["name"]].arm is None}
+    for found in rows:
+        found["ratio"] = found["step_s"] / plain[chosen[found["name"]].scalar]
     return {"name": "distillers", "title": TITLE, "quick": quick, "rows": rows, "num_steps": cfg.student.num_steps}
 
 

@@ -106,7 +106,17 @@ Made by `cgankd distillers --markdown`; change the code, not this page.
 `distiller_options` beside either takes the options below, and what is left out keeps the default. `student.distillers`
 is a weighted list of several at once. *task*: the labels a loss distils. *needs*: what it looks at beside both nets'
 outputs. *status*: `published` follows the paper's formulas, `reconstruction` fills in what the paper leaves open,
-`adaptation` carries an idea over from another setting.
+`adaptation` carries an idea over from another setting. An option whose default is `null` takes the usual value of its
+other options, which the text names. In Python a loss without modules of its own needs no `build`:
+
+```python
+import torch
+from cgankd.distill import Batch, Outputs, make_distiller
+
+logits, labels = torch.randn(8, 10, requires_grad=True), torch.arange(8)
+terms = make_distiller("dkd", standardize=True).losses(Outputs(logits), Outputs(torch.randn(8, 10)), Batch({}, labels))
+sum(terms.values()).backward()
+```
 
 """
 

@@ -23,7 +23,7 @@ class TeacherAdaptation(Wrapper):
     `frozen`: as trained. `batch`: each batch normalised by its own statistics, as published. `adapt`: the statistics
     follow the batches with `momentum` from those of the training, and normalise; `reset_then_adapt` starts from mean 0
     and variance 1. With `rows: fake` only the fakes of a batch are treated so and real rows see the teacher as trained,
-    so that targets do not depend on how a batch is mixed; fewer than two fakes take the statistics as they are.
+    so that targets [B, O] do not depend on how a batch is mixed; fewer than two fakes take the statistics as they are.
     Weights never move. The statistics are kept here and the teacher gets its own back after each step.
     """
 
@@ -45,6 +45,11 @@ class TeacherAdaptation(Wrapper):
         rows: Literal["fake", "all"] = "fake",
     ) -> None:
         super().__init__(method, options)
+        if mode != "frozen" and self.inner.has_own("run_teacher"):
+            raise ValueError(
+                f"method must look at the teacher itself, but {method} puts other outputs in its place, so that adapted"
+                " statistics would reach nothing; choose another method, or mode frozen"
+            )
         if not 0 < momentum <= 1:
             raise ValueError(f"momentum must be in (0, 1], but is {momentum!r}")
         self.mode, self.momentum, self.rows = mode, momentum, rows

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
-from cgankd.distill.feature_terms import how_pooled, in_range, one_of, pair_maps, probe, same_size, shrink
+from cgankd.distill.feature_terms import how_pooled, in_range, mse_rows, one_of, pair_maps, probe, same_size, shrink
+from cgankd.distill.logit_terms import row_mean
 from cgankd.types import Outputs
 
 
@@ -18,7 +19,8 @@ class AttentionTransfer(Distiller):
 
     form "code": d = mean over batch and positions of (q_s - q_t)^2, as in the authors' program, which the usual weight
     1000 belongs to. form "paper": d = mean over the batch of the Euclidean length of q_s - q_t. Maps of unlike size are
-    averaged down to the smaller. Neither form depends on the scale of the maps, nor on the batch size.
+    averaged down to the smaller. A fake counts `fake_weight` times. Neither form depends on the scale of the maps, nor on
+    the batch size.
     """
 
     name = "at"
@@ -27,23 +29,26 @@ class AttentionTransfer(Distiller):
     source = "Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928"
     flows = (Flow("teacher.stages", "student.stages", "mean of squares over channels, unit length", "MSE", "1000"),)
 
-    def __init__(self, *, attention_weight: float = 1000.0, form: Literal["code", "paper"] = "code") -> None:
+    def __init__(
+        self, *, attention_weight: float = 1000.0, form: Literal["code", "paper"] = "code", fake_weight: float = 1.0
+    ) -> None:
         super().__init__()
-        in_range(self.name, attention_weight=attention_weight)
+        in_range(self.name, attention_weight=attention_weight, fake_weight=fake_weight)
         one_of(self.name, ("code", "paper"), form=form)
-        self.attention_weight, self.form = attention_weight, form
+        self.attention_weight, self.form, self.fake_weight = attention_weight, form, fake_weight
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"attention"}."""
         terms = [self._distance(*same_size(s, t)) for s, t in pair_maps(student.stages, teacher.stages, self.name)]
-        return {"attention": self.attention_weight * torch.stack(terms).sum()}
+        attention = row_mean(torch.stack(terms, dim=1).sum(1), batch.is_fake, self.fake_weight)
+        return {"attention": self.attention_weight * attention}
 
     def _distance(self, s_BCHW: Tensor, t_BCHW: Tensor) -> Tensor:
         gap_BF = _attention(s_BCHW) - _attention(t_BCHW)
         if self.form == "code":
-            return gap_BF.square().mean()
+            return gap_BF.square().mean(1)
         length_B: Tensor = torch.linalg.vector_norm(gap_BF, dim=1)
-        return length_B.mean()
+        return length_B
 
 
 def _attention(map_BCHW: Tensor) -> Tensor:
@@ -65,11 +70,14 @@ class ClassAttention(Distiller):
     source = "Guo et al., CVPR 2023 (CAT-KD)"
     flows = (Flow("teacher.stage:last + head", "student.stage:last + head", "class maps, 2x2 mean", "MSE", "15"),)
 
-    def __init__(self, *, map_weight: float = 15.0, map_size: int = 2, unit_maps: bool = False) -> None:
+    def __init__(
+        self, *, map_weight: float = 15.0, map_size: int = 2, unit_maps: bool = False, fake_weight: float = 1.0
+    ) -> None:
         super().__init__()
-        in_range(self.name, map_weight=map_weight)
+        in_range(self.name, map_weight=map_weight, fake_weight=fake_weight)
         in_range(self.name, low=1, map_size=map_size)
         self.map_weight, self.map_size, self.unit_maps = map_weight, map_size, unit_maps
+        self.fake_weight = fake_weight
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Check that both nets' last layers look at their last maps. Raises TaskNotSupported and ValueError."""
@@ -85,7 +93,8 @@ class ClassAttention(Distiller):
         maps_s, maps_t = shrink(maps_s, size), shrink(maps_t, size)
         if self.unit_maps:
             maps_s, maps_t = F.normalize(maps_s.flatten(2), dim=2), F.normalize(maps_t.flatten(2), dim=2)
-        return {"class_maps": self.map_weight * F.mse_loss(maps_s, maps_t)}
+        rows_B = mse_rows(maps_s, maps_t)
+        return {"class_maps": self.map_weight * row_mean(rows_B, batch.is_fake, self.fake_weight)}
 
 
 def class_maps(out: Outputs, who: str) -> Tensor:

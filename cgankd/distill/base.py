@@ -135,7 +135,7 @@ class Distiller(nn.Module):
     """Base of all KD losses. Sub-classes are built from keyword options alone and own no module before `build`.
 
     A sub-class sets the class attributes, overrides `losses`, and where needed `build`, `phases`, `phase_losses`,
-    `on_step`, `run_teacher` and `student_for_inference`.
+    `run_teacher`, `uses_teacher` and `student_for_inference`.
     """
 
     name: ClassVar[str]
@@ -148,6 +148,8 @@ class Distiller(nn.Module):
     flows: ClassVar[Sequence[Flow]] = ()
     task_weight: float = 1.0
     """Weight of the task's own loss beside this one; 0 where the method replaces it."""
+    task_on_fakes: bool = True
+    """False where fakes take other labels than those of the batch, so that the task's loss is that of real rows alone."""
     num_negatives: int = 4096
     """K of `Batch.neg_index`, where the method needs it."""
     student_spec: ModelSpec
@@ -169,10 +171,20 @@ class Distiller(nn.Module):
         data: DataSpec | None = getattr(self, "data_spec", None)
         return None if data is None else data.period
 
-    def check_task(self, data: DataSpec) -> None:
-        """Raise TaskNotSupported where the labels are scalars and this loss compares class logits."""
+    def refusal(self, data: DataSpec) -> str | None:
+        """Why it cannot distil these labels; None where it can."""
         if data.num_classes == 0 and not self.scalar:
-            raise TaskNotSupported(f"{self.name} compares class logits, so it cannot distil scalar labels")
+            return f"{self.name} compares class logits, so it cannot distil scalar labels"
+        return None
+
+    def check_task(self, data: DataSpec) -> None:
+        """Raise TaskNotSupported, with the methods that can, where it cannot distil these labels."""
+        why = self.refusal(data)
+        if why is not None:
+            from cgankd.distill.methods import METHODS  # methods.py imports this module
+
+            able = ", ".join(name for name, method in METHODS.items() if method().refusal(data) is None)
+            raise TaskNotSupported(f"{why}; those that can: {able}")
 
     def check_teacher(self, teacher: ModelSpec) -> None:
         """Raise ValueError where this loss compares features and the teacher shows none, as a program does."""
@@ -186,11 +198,7 @@ class Distiller(nn.Module):
 
     def accepts(self, num_classes: int) -> bool:
         """True where it can distil labels of so many classes (0 = scalars)."""
-        try:
-            self.check_task(DataSpec(num_samples=1, num_classes=num_classes, image_shape=(1, 1, 1)))
-        except TaskNotSupported:
-            return False
-        return True
+        return self.refusal(DataSpec(num_samples=1, num_classes=num_classes, image_shape=(1, 1, 1))) is None
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Weighted terms without the task's loss; each is a scalar attached to the graph. `epoch` starts at 0."""
@@ -208,8 +216,13 @@ class Distiller(nn.Module):
         """Own parameters that move in a phase: all of them by default."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def on_step(self, step: int, num_steps: int) -> None:
-        """Called before each step of the student's own training, for what moves with time."""
+    def uses_teacher(self, phase: str) -> bool:
+        """False for a phase whose losses look at nothing of the teacher; the engine then gives empty outputs for it."""
+        return True
+
+    def refresh_every(self) -> float | None:
+        """Epochs between choices of the bank's rows, where the method chooses them."""
+        return None
 
     def run_teacher(self, run: RunTeacher, x_BCHW: Tensor, is_fake_B: Tensor, phase: str) -> Outputs:
         """The outputs that `losses` or `phase_losses` get as the teacher's; a wrapper may put others in their place."""
@@ -240,5 +253,8 @@ class Distiller(nn.Module):
 
 
 def describe(method: type[Distiller]) -> list[dict[str, str]]:
-    """The flows of a method as rows of text."""
-    return [{f.name: str(getattr(flow, f.name)) for f in fields(flow)} for flow in method.flows]
+    """The flows of a method as rows of text, last the task's own loss where the method does not replace it."""
+    weight, flows = method().task_weight, list(method.flows)
+    if weight:
+        flows.append(Flow("labels", "student.pred", "none", "task loss", f"task_weight, {weight:g}"))
+    return [{f.name: str(getattr(flow, f.name)) for f in fields(flow)} for flow in flows]

@@ -31,7 +31,7 @@ def groups(rows_BO: Tensor, group_size: int) -> Tensor:
 
 
 class Comparative(Distiller):
-    """w_rel T^2 KL(D_t || D_s) + w_cls T^2 KL(D_y || D_s), D the softmax at T of a difference of mean logits (CKD).
+    """w_rel T^2 KL(D_t || D_s) + w_cls T^2 KL(D_y || D_s), D [G, O] the softmax at T of a difference of mean logits (CKD).
 
     In groups of `group_size` images the difference is the mean of the first `num_positive` less the mean of the
     others; D_y takes one-hot labels for logits. Wilf et al., arXiv 2311.02253: group size 3 with 2 positives, T 4,

@@ -23,12 +23,17 @@ def joined_needs(methods: Sequence[Distiller]) -> Needs:
     return Needs(**values)  # type: ignore[arg-type]
 
 
+def chooses(method: Distiller) -> bool:
+    """True where the method, or one inside it, chooses the bank's rows."""
+    return any(isinstance(m, Distiller) and m.refresh_every() is not None for m in method.modules())
+
+
 class CompositeDistiller(Distiller):
     """sum_i weight_i * L_i of several KD losses, on one run of both nets.
 
     The task's loss has the smallest `task_weight` among them: a method that lowers it has said why. Phases come one
     method after the other. Raises ValueError where two methods cannot go together: two nets to ship, other views than
-    the plain one that differ, or two that stand in for the teacher.
+    the plain one that differ, two that stand in for the teacher, or two that choose the bank's rows.
     """
 
     name = "composite"
@@ -43,6 +48,7 @@ class CompositeDistiller(Distiller):
         self.parts = nn.ModuleList([distiller for _, distiller in parts])
         self.needs = joined_needs(self.methods)  # type: ignore[misc]
         self.task_weight = min(method.task_weight for method in self.methods)
+        self.task_on_fakes = all(method.task_on_fakes for method in self.methods)
         self.num_negatives = max(method.num_negatives for method in self.methods)
         if len({method.needs.views for method in self.methods}) > 1:
             names = ", ".join(f"{m.name} ({'+'.join(sorted(m.needs.views))})" for m in self.methods)
@@ -54,6 +60,9 @@ class CompositeDistiller(Distiller):
             own = [m.name for m in self.methods if m.has_own(hook)]
             if len(own) > 1:
                 raise ValueError(f"{' and '.join(own)} both {said}; keep one of them")
+        choosers = [m.name for m in self.methods if chooses(m)]
+        if len(choosers) > 1:
+            raise ValueError(f"{' and '.join(choosers)} both choose the bank's rows; keep one of them")
 
     @property
     def methods(self) -> list[Distiller]:
@@ -64,10 +73,9 @@ class CompositeDistiller(Distiller):
         """By any part."""
         return any(method.has_own(hook) for method in self.methods)
 
-    def check_task(self, data: DataSpec) -> None:
-        """As each part does."""
-        for method in self.methods:
-            method.check_task(data)
+    def refusal(self, data: DataSpec) -> str | None:
+        """That of the first part that has one."""
+        return next((why for why in (method.refusal(data) for method in self.methods) if why is not None), None)
 
     def check_teacher(self, teacher: ModelSpec) -> None:
         """As each part does."""
@@ -76,9 +84,11 @@ class CompositeDistiller(Distiller):
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build each part. Raises TaskNotSupported of the first that cannot distil these labels."""
-        super().build(student, teacher, data)
+        self.check_task(data)
         for method in self.methods:
             method.build(student, teacher, data)
+        self.needs = joined_needs(self.methods)  # type: ignore[misc]  # A part may ask for less once it knows the labels.
+        super().build(student, teacher, data)
         self.num_negatives = max(method.num_negatives for method in self.methods)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
@@ -113,10 +123,12 @@ class CompositeDistiller(Distiller):
             return method.phase_parameters(name)
         return [p for method in self.methods for p in method.phase_parameters(phase)]
 
-    def on_step(self, step: int, num_steps: int) -> None:
-        """Tell each part."""
-        for method in self.methods:
-            method.on_step(step, num_steps)
+    def uses_teacher(self, phase: str) -> bool:
+        """As the method does whose phase it is; in the last phase as any does."""
+        if "." in phase:
+            method, name = self._at(phase)
+            return method.uses_teacher(name)
+        return any(method.uses_teacher(phase) for method in self.methods)
 
     def run_teacher(self, run: RunTeacher, x_BCHW: Tensor, is_fake_B: Tensor, phase: str) -> Outputs:
         """By the one part that has its own way with the teacher, where there is one."""

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
-from cgankd.distill.feature_terms import in_range, one_of, pooled_pair
+from cgankd.distill.feature_terms import Scope, in_range, one_of, pooled_pair
+from cgankd.distill.logit_terms import row_mean
+from cgankd.distill.relations import SCOPES
 from cgankd.types import Outputs, wrapped
 
 PRODUCTS = 2**24
@@ -36,7 +38,8 @@ class ContrastiveDistillation(Distiller):
     nets, a memory that does not grow with the bank; the positive is the other net's embedding of the same image, negatives
     are all rows of batch and queue of another class. Scalar labels have no classes: any other image is a negative (in the
     queue, one whose normalised label is at least `min_label_gap` away, round the circle where labels are angles). The
-    queue is an adaptation.
+    queue is an adaptation. `relational_scope` within_source takes negatives among the real rows for a real image and among
+    the fakes for a fake one.
     """
 
     name = "crd"
@@ -71,8 +74,13 @@ class ContrastiveDistillation(Distiller):
         storage: Literal["memory", "queue"] = "memory",
         queue_size: int = 16384,
         min_label_gap: float = 0.0,
+        relational_scope: Scope = "mixed",
+        fake_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        in_range(self.name, fake_weight=fake_weight)
+        one_of(self.name, SCOPES, relational_scope=relational_scope)
+        self.scope, self.fake_weight = relational_scope, fake_weight
         in_range(self.name, contrast_weight=contrast_weight, min_label_gap=min_label_gap)
         in_range(self.name, low=1, embed_dim=embed_dim, num_negatives=num_negatives, queue_size=queue_size)
         in_range(self.name, low=1e-3, temperature=temperature)
@@ -110,18 +118,18 @@ class ContrastiveDistillation(Distiller):
         s, t = pooled_pair(student, teacher)
         u_s, u_t = F.normalize(self.embed_s(s)), F.normalize(self.embed_t(t))
         if self.queued:
-            loss = self._against_queue(u_s, u_t, batch.index, batch.y)
+            rows_B = self._against_queue(u_s, u_t, batch.index, batch.y)
         else:
-            loss = self._against_memory(u_s, u_t, batch.index, batch.neg_index)
+            rows_B = self._against_memory(u_s, u_t, batch.index, batch.neg_index)
         if self.training:
             with torch.no_grad():
                 self._keep(u_s.detach(), u_t.detach(), batch.index, batch.y)
-        return {"contrast": self.contrast_weight * loss}
+        return {"contrast": self.contrast_weight * row_mean(rows_B, batch.is_fake, self.fake_weight)}
 
     def _against_memory(self, u_s: Tensor, u_t: Tensor, index: Tensor, negatives: Tensor | None) -> Tensor:
         assert negatives is not None, "the engine draws negatives"
         column_BK = torch.cat([index[:, None], negatives], 1)
-        keep_BK = torch.ones_like(column_BK, dtype=torch.bool)
+        keep_BK = self._akin(index, column_BK)
         score_s = self._scores(u_s, self.kept_t, column_BK)
         score_t = self._scores(u_t, self.kept_s, column_BK)
         return self._nce(score_s, keep_BK, self.z_s) + self._nce(score_t, keep_BK, self.z_t)
@@ -141,8 +149,8 @@ class ContrastiveDistillation(Distiller):
         full = self.queue_index >= 0
         index_M = torch.cat([index, self.queue_index[full]])
         y_M = torch.cat([y.float(), self.queue_y[full]])
-        keep_BM = self._differ(index, y.float(), index_M, y_M)
-        loss = torch.zeros((), device=u_s.device)
+        keep_BM = self._differ(index, y.float(), index_M, y_M) & self._akin(index, index_M.expand(len(index), -1))
+        loss = torch.zeros(len(u_s), device=u_s.device)
         for own, other, kept, z in ((u_s, u_t, self.kept_t, self.z_s), (u_t, u_s, self.kept_s, self.z_t)):
             others_ME = torch.cat([other.detach(), kept[full]])
             positive_B1 = (own * other.detach()).sum(1, keepdim=True)
@@ -157,8 +165,16 @@ class ContrastiveDistillation(Distiller):
         gap = wrapped(y_B[:, None] - y_M[None], self.period).abs()
         return (index_B[:, None] != index_M[None]) & (gap >= self.min_label_gap)
 
+    def _akin(self, index_B: Tensor, index_BK: Tensor) -> Tensor:
+        """Which rows [B, K] a row is compared with as far as it matters whether they are real or fake."""
+        fake_N = self.data_spec.fake
+        if self.scope == "mixed" or fake_N is None:
+            return torch.ones_like(index_BK, dtype=torch.bool)
+        fake_N = fake_N.to(index_B.device)
+        return fake_N[index_B][:, None] == fake_N[index_BK]
+
     def _nce(self, score_BK: Tensor, keep_BK: Tensor, z: Tensor) -> Tensor:
-        """Noise-contrastive loss of scores whose first column is the positive; only kept columns count."""
+        """Noise-contrastive loss [B] of scores whose first column is the positive; only kept columns count."""
         num = self.data_spec.num_samples
         if float(z) < 0:
             mean = (score_BK.detach() * keep_BK).sum() / keep_BK.sum()
@@ -168,7 +184,7 @@ class ContrastiveDistillation(Distiller):
         positive = (p_BK[:, :1] / (p_BK[:, :1] + noise_B1 + 1e-7)).log()
         # Rows without a negative have no noise; their logarithm is not taken.
         negative = (noise_B1.clamp_min(1e-12) / (p_BK[:, 1:] + noise_B1 + 1e-7)).log()
-        return -(positive.sum() + torch.where(keep_BK[:, 1:], negative, 0.0).sum()) / len(p_BK)
+        return -(positive[:, 0] + torch.where(keep_BK[:, 1:], negative, 0.0).sum(1))
 
     def _keep(self, u_s: Tensor, u_t: Tensor, index: Tensor, y: Tensor) -> None:
         if not self.queued:

@@ -28,18 +28,18 @@ from cgankd.types import Outputs
 class DistKD(Distiller):
     """w T^2 (b (1 - mean_rows r) + g (1 - mean_classes r)), r the Pearson correlation of softened probabilities (DIST).
 
-    Rows compare the classes of one image, columns the images of one class, so the second term wants batches of many
-    images and is constant for one. A row or column without spread counts as uncorrelated. `relational_scope`
-    within_source relates real and fake images apart in the second term. Huang et al., arXiv 2205.10536; defaults of
-    its CIFAR-100 settings (w = loss_weight 2, b = g = 1, T 4).
+    Rows of probabilities [B, O] compare the classes of one image, columns the images of one class, so the second term
+    wants batches of many images and is constant for one. A row or column without spread counts as uncorrelated.
+    `relational_scope` within_source relates real and fake images apart in the second term. Huang et al., arXiv
+    2205.10536; defaults of its CIFAR-100 settings (w = loss_weight 2, b = g = 1, T 4).
     """
 
     name = "dist"
     needs = Needs(logits=True, teacher_pred_only=True)
     source = "Huang et al., NeurIPS 2022, arXiv 2205.10536"
     flows = (
-        Flow("teacher.logits", "student.logits", "softmax at T, each image", "1 - Pearson", "2"),
-        Flow("teacher.logits", "student.logits", "softmax at T, each class over the batch", "1 - Pearson", "2"),
+        Flow("teacher.logits", "student.logits", "softmax at T, each image", "1 - Pearson", "2 T^2"),
+        Flow("teacher.logits", "student.logits", "softmax at T, each class over the batch", "1 - Pearson", "2 T^2"),
     )
 
     def __init__(

@@ -31,8 +31,8 @@ class DecoupledKD(Distiller):
     """r(epoch) T^2 (a TCKD + b NCKD), mean over the batch (Zhao et al., arXiv 2203.08679).
 
     TCKD compares the label with the rest, NCKD the rest among itself; KL = TCKD + (1 - p_t[y]) NCKD. r ramps up
-    over `warmup_epochs`. Defaults of CIFAR-100: a = target_weight 1, b = non_target_weight 8 (2 and 6 for some
-    pairs), T 4, 20 epochs; with `standardize` (arXiv 2403.01427) both weights are nine times as large there.
+    over `warmup_epochs`. Logits are [B, O]. Left out (null), the options are those of CIFAR-100: a = target_weight 1,
+    b = non_target_weight 8 (2 and 6 for some pairs), T 4, 20 epochs; with `standardize` (arXiv 2403.01427) 9, 72 and T 2.
     """
 
     name = "dkd"
@@ -46,15 +46,19 @@ class DecoupledKD(Distiller):
     def __init__(
         self,
         *,
-        target_weight: float = 1.0,
-        non_target_weight: float = 8.0,
-        temperature: float = 4.0,
+        target_weight: float | None = None,
+        non_target_weight: float | None = None,
+        temperature: float | None = None,
         warmup_epochs: float = 20.0,
         standardize: bool = False,
         task_weight: float = 1.0,
         fake_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        times = 9.0 if standardize else 1.0
+        target_weight = times if target_weight is None else target_weight
+        non_target_weight = 8.0 * times if non_target_weight is None else non_target_weight
+        temperature = (2.0 if standardize else 4.0) if temperature is None else temperature
         above_zero(self.name, temperature=temperature)
         not_negative(self.name, target_weight=target_weight, non_target_weight=non_target_weight)
         not_negative(self.name, warmup_epochs=warmup_epochs, task_weight=task_weight, fake_weight=fake_weight)

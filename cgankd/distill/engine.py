@@ -73,7 +73,7 @@ class Distillation:
     """Objective of a student with a KD loss: task_weight * hard + sum of the distiller's terms.
 
     Terms are taken in float32 outside autocast. The teacher runs once a step, or not at all where its outputs are
-    cached; the student's features are taken only where the loss asks for them.
+    cached or not looked at; the student's features are taken only where the loss asks for them.
     """
 
     task: Task
@@ -117,19 +117,27 @@ class Distillation:
 
     def __call__(self, net: Forward, unit_BCHW: Tensor, batch: Rows, step: int) -> Mapping[str, Tensor]:
         """{"loss", "hard" (unweighted), and the distiller's weighted terms}."""
-        self.distiller.on_step(step, self.num_steps)
         views, inputs = self.views(unit_BCHW, batch, step)
         student = net.outputs(inputs) if wants_features(self.distiller.needs) else Outputs(net.pred(inputs))
         kd = self.batch(views, batch, step)
         teacher = self.teach(inputs, batch, kd)
         epoch = step * len(batch.labels_B) / self.num_rows
         terms = self.distiller.losses(student, teacher, kd, epoch)
-        hard = self.task.loss(student.pred[: len(batch.labels_B)], batch.labels_B)
+        hard = self.hard(student.pred[: len(batch.labels_B)], batch)
         weight = self.distiller.task_weight if self.task_weight is None else self.task_weight
         loss = weight * hard
         for term in terms.values():
             loss = loss + term
         return {"loss": loss, "hard": hard.detach()} | {name: term.detach() for name, term in terms.items()}
+
+    def hard(self, pred_BO: Tensor, batch: Rows) -> Tensor:
+        """The task's loss, mean over the batch; rows whose labels the method gives itself add nothing."""
+        if self.distiller.task_on_fakes:
+            return self.task.loss(pred_BO, batch.labels_B)
+        real_B = ~batch.is_fake_B
+        if not bool(real_B.any()):
+            return (pred_BO * 0).sum()
+        return self.task.loss(pred_BO[real_B], batch.labels_B[real_B]) * real_B.float().mean()
 
     def views(self, unit_BCHW: Tensor, batch: Rows, step: int) -> tuple[dict[str, Tensor], Tensor]:
         """The views of the batch by name, and those the loss asked for as one input, in the order of `VIEWS`."""
@@ -154,7 +162,12 @@ class Distillation:
         return Batch(views, self.task.targets(batch.labels_B), batch.index_B, negatives, batch.is_fake_B, cached)
 
     def teach(self, inputs: Tensor, batch: Rows, kd: Batch) -> Outputs:
-        """The teacher's outputs on the student's inputs, or on the un-augmented images, or from the cache."""
+        """The teacher's outputs on the student's inputs, or on the un-augmented images, or from the cache.
+
+        Empty outputs where the phase looks at none.
+        """
+        if not self.distiller.uses_teacher(self.phase):
+            return Outputs(inputs.new_zeros(0))
         if kd.teacher_cache is not None:
             return Outputs(kd.teacher_cache)
         if self.teacher.clean:

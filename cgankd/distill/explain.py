@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.feature_terms import Norm, in_range
-from cgankd.distill.virtual_attention import soft_gap
+from cgankd.distill.logit_terms import row_mean
+from cgankd.distill.virtual_attention import soft_rows
 from cgankd.types import Outputs
 
 
 class KDExplainer(Distiller):
-    """0.1 CE + 0.9 KD_4 of a tree of blocks on one of the student's stages; the tree is what is shipped (Xue et al.).
+    """0.1 CE + 0.9 KD_4 of a tree of blocks on a student's stage [B, C, H, W]; the tree is what is shipped (Xue et al.).
 
     Levels of `levels` blocks (two 3x3 convolutions with batch norm and ReLU, then a 2x2 maximum), then one leaf a class.
     Child i takes sum_j d_ij of its parents' outputs, d = softmax(log softmax(b / 0.5) / t) over j with t = 10 / (e + 1) in
@@ -49,8 +50,11 @@ class KDExplainer(Distiller):
         first_sharpness: float = 10.0,
         hard_share: float = 0.5,
         branch_rate: float = 0.2,
+        fake_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        in_range(self.name, fake_weight=fake_weight)
+        self.fake_weight = fake_weight
         in_range(self.name, label_weight=label_weight, soft_weight=soft_weight)
         in_range(self.name, low=1e-3, temperature=temperature, first_sharpness=first_sharpness)
         in_range(self.name, high=1, hard_share=hard_share)
@@ -79,9 +83,11 @@ class KDExplainer(Distiller):
         self.tree.sharpness.fill_(self.first_sharpness / (1 + int(epoch)))
         self.tree.hard.fill_(self._is_hard(epoch))
         logits_BO = self.tree(student.stages[self.root_stage].float())
+        label_B = F.cross_entropy(logits_BO, batch.y, reduction="none")
+        soft_B = soft_rows(logits_BO, teacher.pred, self.temperature)
         return {
-            "label": self.label_weight * F.cross_entropy(logits_BO, batch.y),
-            "soft": self.soft_weight * soft_gap(logits_BO, teacher.pred, self.temperature),
+            "label": self.label_weight * row_mean(label_B, batch.is_fake, self.fake_weight),
+            "soft": self.soft_weight * row_mean(soft_B, batch.is_fake, self.fake_weight),
         }
 
     def _is_hard(self, epoch: float) -> bool:

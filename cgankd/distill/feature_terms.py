@@ -105,6 +105,16 @@ def over_sources(
     return torch.stack(terms).sum()
 
 
+def row_means(x: Tensor) -> Tensor:
+    """Mean over all entries of each row [B, ...] to [B]."""
+    return x.flatten(1).mean(1)
+
+
+def mse_rows(s: Tensor, t: Tensor) -> Tensor:
+    """Mean squared difference of each row [B, ...] to [B]."""
+    return row_means((s - t).square())
+
+
 class Norm(nn.BatchNorm2d):
     """Batch norm that uses its running statistics where a batch has one value a channel, which has no variance."""
 

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, Phase
-from cgankd.distill.feature_terms import Norm, in_range, last_maps, one_of, pair_specs, same_size
+from cgankd.distill.feature_terms import Norm, in_range, last_maps, mse_rows, one_of, pair_specs, row_means, same_size
+from cgankd.distill.logit_terms import row_mean
 from cgankd.types import Outputs
 
 
 class FitNet(Distiller):
-    """w MSE(r(F_s), F_t) at one hint stage, r a convolution with batch norm and ReLU (Romero et al., section 2.2).
+    """w MSE(r(F_s), F_t) at one hint stage [B, C, H, W], r a convolution with batch norm and ReLU (Romero et al.).
 
     r: 3x3 of stride 2 where the student's map is twice as high, a 4x4 transposed one where it is half as high, else 1x1
     with both maps averaged down to the smaller size. `hint_stage` counts the paired stages from 0 (-1 the last). A mean
@@ -31,10 +32,10 @@ class FitNet(Distiller):
         Flow("teacher.stage:1", "student.stage:1", "convolution, batch norm, ReLU on the student's", "MSE", "100"),
     )
 
-    def __init__(self, *, hint_weight: float = 100.0, hint_stage: int = 1) -> None:
+    def __init__(self, *, hint_weight: float = 100.0, hint_stage: int = 1, fake_weight: float = 1.0) -> None:
         super().__init__()
-        in_range(self.name, hint_weight=hint_weight)
-        self.hint_weight, self.hint_stage = hint_weight, hint_stage
+        in_range(self.name, hint_weight=hint_weight, fake_weight=fake_weight)
+        self.hint_weight, self.hint_stage, self.fake_weight = hint_weight, hint_stage, fake_weight
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Make the regressor. Raises ValueError where there is no such stage."""
@@ -52,7 +53,8 @@ class FitNet(Distiller):
         """{"hint"}."""
         target = teacher.stages[self.pair[1]].detach().float()
         guess = self.regressor(student.stages[self.pair[0]].float())
-        return {"hint": self.hint_weight * F.mse_loss(*same_size(guess, target))}
+        rows_B = mse_rows(*same_size(guess, target))
+        return {"hint": self.hint_weight * row_mean(rows_B, batch.is_fake, self.fake_weight)}
 
 
 def _regressor(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Sequential:
@@ -84,9 +86,12 @@ class VariationalInformation(Distiller):
         ),
     )
 
-    def __init__(self, *, information_weight: float = 1.0, initial_variance: float = 5.0) -> None:
+    def __init__(
+        self, *, information_weight: float = 1.0, initial_variance: float = 5.0, fake_weight: float = 1.0
+    ) -> None:
         super().__init__()
-        in_range(self.name, information_weight=information_weight)
+        in_range(self.name, information_weight=information_weight, fake_weight=fake_weight)
+        self.fake_weight = fake_weight
         in_range(self.name, low=1e-3, high=1e3, initial_variance=initial_variance)
         self.information_weight, self.initial_variance = information_weight, initial_variance
 
@@ -105,18 +110,19 @@ class VariationalInformation(Distiller):
         terms = []
         for (i, j), mean, theta_C in zip(self.pairs, self.means, self.thetas, strict=True):
             s_BCHW, t_BCHW = same_size(student.stages[i].float(), teacher.stages[j].detach().float())
-            terms.append(gaussian_gap(mean(s_BCHW), F.softplus(theta_C) + 1e-5, t_BCHW))
-        return {"information": self.information_weight * torch.stack(terms).sum()}
+            terms.append(gaussian_rows(mean(s_BCHW), F.softplus(theta_C) + 1e-5, t_BCHW))
+        rows_B = torch.stack(terms, dim=1).sum(1)
+        return {"information": self.information_weight * row_mean(rows_B, batch.is_fake, self.fake_weight)}
 
     def no_decay(self) -> set[str]:
         """The variances' parameters."""
         return {f"thetas.{k}" for k in range(len(self.thetas))}
 
 
-def gaussian_gap(mean_BCHW: Tensor, variance_C: Tensor, target_BCHW: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the target, without the constant log(2 pi) / 2; one variance a channel."""
+def gaussian_rows(mean_BCHW: Tensor, variance_C: Tensor, target_BCHW: Tensor) -> Tensor:
+    """Mean negative log-likelihood [B] of the target, without the constant log(2 pi) / 2; one variance a channel."""
     variance = variance_C[None, :, None, None]
-    return 0.5 * ((mean_BCHW - target_BCHW).square() / variance + variance.log()).mean()
+    return 0.5 * row_means((mean_BCHW - target_BCHW).square() / variance + variance.log())
 
 
 def _mean_net(c_s: int, c_t: int) -> nn.Sequential:
@@ -130,9 +136,9 @@ class FactorTransfer(Distiller):
     """w mean |f(T(F_s)) - f(P(F_t))| on the last maps: a paraphraser P trained first, then a translator T (Kim et al.).
 
     Phase "paraphraser": an autoencoder of the teacher's map with a code of `code_share` of its channels, MSE. `factor`
-    "mean_square" (RepDistiller's program, weight 200): f = unit vector of the mean square over channels [B, H W].
-    "flat" (the paper; weight 500): f = unit vector of the whole code. In the student's training P is frozen and in
-    evaluation mode. Means, so the batch size does not matter.
+    "mean_square" (RepDistiller's program): f = unit vector of the mean square over channels [B, H W]. "flat" (the paper):
+    f = unit vector of the whole code [B, C H W]. w is 200, or 500 for "flat", where it is left out (null). In the
+    student's training P is frozen and in evaluation mode. Means, so the batch size does not matter.
     """
 
     name = "ft"
@@ -141,19 +147,29 @@ class FactorTransfer(Distiller):
     source = "Kim et al., NeurIPS 2018, arXiv 1802.04977"
     flows = (
         Flow("teacher.stage:last", "teacher.stage:last", "autoencoder", "MSE", "1", phase="paraphraser"),
-        Flow("teacher.stage:last", "student.stage:last", "code of P against translator, unit length", "mean L1", "200"),
+        Flow(
+            "teacher.stage:last",
+            "student.stage:last",
+            "code of P against translator, unit length",
+            "mean L1",
+            "200 or 500",
+        ),
     )
 
     def __init__(
         self,
         *,
-        factor_weight: float = 200.0,
+        factor_weight: float | None = None,
         code_share: float = 0.5,
         factor: Literal["mean_square", "flat"] = "mean_square",
         paraphraser_share: float = 0.125,
         paraphraser_learning_rate: float = 0.01,
+        fake_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        in_range(self.name, fake_weight=fake_weight)
+        self.fake_weight = fake_weight
+        factor_weight = (500.0 if factor == "flat" else 200.0) if factor_weight is None else factor_weight
         in_range(self.name, factor_weight=factor_weight, paraphraser_learning_rate=paraphraser_learning_rate)
         in_range(self.name, low=1e-3, high=4.0, code_share=code_share)
         in_range(self.name, low=1e-6, high=10.0, paraphraser_share=paraphraser_share)
@@ -190,11 +206,12 @@ class FactorTransfer(Distiller):
         with torch.no_grad():
             code_t = self.encoder.eval()(t_BCHW)
         code_s, code_t = same_size(self.translator(s_BCHW), code_t)
-        return {"factor": self.factor_weight * self.factor_gap(code_s, code_t)}
+        rows_B = self.factor_rows(code_s, code_t)
+        return {"factor": self.factor_weight * row_mean(rows_B, batch.is_fake, self.fake_weight)}
 
-    def factor_gap(self, s_BCHW: Tensor, t_BCHW: Tensor) -> Tensor:
-        """Mean absolute difference of the two codes' factors."""
-        return F.l1_loss(self._factor(s_BCHW), self._factor(t_BCHW))
+    def factor_rows(self, s_BCHW: Tensor, t_BCHW: Tensor) -> Tensor:
+        """Mean absolute difference [B] of the two codes' factors."""
+        return row_means((self._factor(s_BCHW) - self._factor(t_BCHW)).abs())
 
     def _factor(self, code_BCHW: Tensor) -> Tensor:
         if self.factor_form == "mean_square":

@@ -89,6 +89,10 @@ class InformationFlow(Distiller):
         """The auxiliary teacher's in its phases, none in the student's training."""
         return [] if phase == "train" else list(self.auxiliary.parameters())
 
+    def uses_teacher(self, phase: str) -> bool:
+        """Only where the auxiliary teacher learns from it."""
+        return phase == "auxiliary"
+
     def phase_losses(self, phase: str, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """{"label"} in "auxiliary_start", {"pooled"} in "auxiliary"."""
         self.auxiliary.train()

@@ -20,10 +20,10 @@ from cgankd.types import Outputs, wrapped
 class KD(Distiller):
     """w T^2 KL(p_t^T || p_s^T), mean over the batch (Hinton et al., arXiv 1503.02531, section 2).
 
-    `standardize` divides each row of logits by its spread first (Sun et al., arXiv 2403.01427; their CIFAR recipe is
-    temperature 2, soft_weight 9, task_weight 0.1). Scalars: w |s - t| on the label normalised to [0, 1], where
-    temperature and `standardize` say nothing; circular labels the short way round. The task's own loss weighs
-    1 - w unless `task_weight` is given; defaults are those of CIFAR-100 in RepDistiller (T 4, weights 0.9 and 0.1).
+    p are softmaxes of the logits [B, O]. `standardize` divides each row of logits by its spread first (Sun et al.,
+    arXiv 2403.01427). Scalars: w |s - t| on the label normalised to [0, 1], where temperature and `standardize` say
+    nothing; circular labels the short way round. Left out (null), the options are those of CIFAR-100: T 4, w = 0.9 and
+    for the task's own loss 1 - w (RepDistiller); with `standardize` T 2, w = 9 and 0.1 (Sun et al.).
     """
 
     name = "kd"
@@ -35,13 +35,16 @@ class KD(Distiller):
     def __init__(
         self,
         *,
-        temperature: float = 4.0,
-        soft_weight: float = 0.9,
+        temperature: float | None = None,
+        soft_weight: float | None = None,
         task_weight: float | None = None,
         standardize: bool = False,
         fake_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        temperature = (2.0 if standardize else 4.0) if temperature is None else temperature
+        soft_weight = (9.0 if standardize else 0.9) if soft_weight is None else soft_weight
+        task_weight = 0.1 if task_weight is None and standardize else task_weight
         above_zero(self.name, temperature=temperature)
         not_negative(self.name, soft_weight=soft_weight, fake_weight=fake_weight)
         if task_weight is None and soft_weight > 1:

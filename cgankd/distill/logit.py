@@ -67,9 +67,9 @@ class NormalizedKD(Distiller):
 class TransformedTeacher(Distiller):
     """b mean U KL(p_t^g / U || p_s) with U = sum_k p_t^g (Zheng and Yang, WTTM; `weighted: false` is TTM, U left out).
 
-    p_t^g / U is softmax(g z_t): only the teacher is softened, so there is no T^2. U is up to O^(1 - g), so a weight for TTM
-    is too large for WTTM: defaults g = `exponent` 0.2 and b = `loss_weight` 4 are the authors' CIFAR-100 example
-    beside CRD, that for TTM alone is 0.1 and 45; they tune both for each pair of nets.
+    p_t^g / U is softmax(g z_t), z [B, O] logits: only the teacher is softened, so there is no T^2. U is up to O^(1 - g),
+    so a weight for TTM is too large for WTTM: defaults g = `exponent` 0.2 and b = `loss_weight` 4 are the authors'
+    CIFAR-100 example beside CRD, that for TTM alone is 0.1 and 45; they tune both for each pair of nets.
     """
 
     name = "wttm"
@@ -106,9 +106,9 @@ class TransformedTeacher(Distiller):
 class CurriculumKD(Distiller):
     """w T^2 KL(p_t^T || p_s^T) with T = T_0 + R sigmoid(theta), theta trained to make the loss larger (Li et al., CTKD).
 
-    The gradient of theta is multiplied by lambda, which falls from 0 to -1 along a cosine over `ramp_epochs`: the
-    task gets harder as the student learns. T^2 is inside the graph, as in the authors' code; leaving it out turns
-    the sign of theta's gradient. Defaults of CIFAR-100: theta 1 at the start, so T is 15.6 of 1 to 21.
+    Logits are [B, O]. The gradient of theta is multiplied by lambda, which falls from 0 to -1 along a cosine over
+    `ramp_epochs`: the task gets harder as the student learns. T^2 is inside the graph, as in the authors' code; leaving
+    it out turns the sign of theta's gradient. Defaults of CIFAR-100: theta 1 at the start, so T is 15.6 of 1 to 21.
     """
 
     name = "ctkd"

@@ -35,6 +35,7 @@ class MultiLevel(Distiller):
     teacher confidence, the third times the share of classes at or below the median summed confidence; the strong
     view has the first part alone, with the weak view's logits at T 2 and 6.
 
+    The labels count on both views: the task's loss on the weak one, strong_label_weight CE(z_s, y) on the strong one.
     Outputs hold the rows of the weak view, then those of the strong one. `relational_scope` within_source keeps real
     and fake images apart in the second and third part; `fake_weight` weighs rows of the first.
     """
@@ -46,6 +47,7 @@ class MultiLevel(Distiller):
         Flow("teacher.logits", "student.logits", "softmax at each T", "KL T^2", "0.9"),
         Flow("teacher.logits", "student.logits", "products between images", "squared difference over B", "0.9"),
         Flow("teacher.logits", "student.logits", "products between classes", "squared difference over O", "0.9"),
+        Flow("labels", "student.logits", "strong view", "cross-entropy", "0.1"),
     )
 
     def __init__(
@@ -56,6 +58,7 @@ class MultiLevel(Distiller):
         soft_weight: float = 0.9,
         standardize: bool = False,
         relational_scope: Literal["mixed", "within_source"] = "mixed",
+        strong_label_weight: float = 0.1,
         task_weight: float = 0.1,
         fake_weight: float = 1.0,
     ) -> None:
@@ -66,17 +69,20 @@ class MultiLevel(Distiller):
             raise ValueError(f"{self.name}.temperatures must name one temperature at least")
         above_zero(self.name, temperatures=min(temperatures))
         not_negative(self.name, soft_weight=soft_weight, task_weight=task_weight, fake_weight=fake_weight)
+        not_negative(self.name, strong_label_weight=strong_label_weight)
         self.mode, self.temperatures, self.soft_weight = mode, tuple(temperatures), soft_weight
         self.standardize, self.scope = standardize, relational_scope
-        self.task_weight, self.fake_weight = task_weight, fake_weight
+        self.task_weight, self.fake_weight, self.strong_label_weight = task_weight, fake_weight, strong_label_weight
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
-        """{"instance", "images", "classes"}."""
+        """{"instance", "images", "classes", "strong_labels"}; labels are compared with the logits as they are."""
         pair = both(student, teacher)
+        shown_BO, y_B = pair[0].chunk(2)[1], batch.y[: len(pair[0]) // 2].long()
         if self.standardize:
             pair = standardized(pair[0]), standardized(pair[1])
         (weak_s, strong_s), (weak_t, strong_t) = (z_VO.chunk(2) for z_VO in pair)
         is_fake = None if batch.is_fake is None else batch.is_fake[: len(weak_t)]
+        label_B = F.cross_entropy(shown_BO, y_B, reduction="none")
         strong = weak_s.new_zeros(())
         weak, images, classes = self.levels(weak_s, weak_t, is_fake)
         if self.mode == "paper":
@@ -89,7 +95,8 @@ class MultiLevel(Distiller):
                 views = (weak_s, weak_t) if t in STRONG_TAKES_WEAK else (strong_s, strong_t)
                 strong = strong + self.instance(*views, is_fake, t)
         terms = {"instance": weak + strong, "images": images, "classes": classes}
-        return {name: self.soft_weight * term for name, term in terms.items()}
+        terms = {name: self.soft_weight * term for name, term in terms.items()}
+        return terms | {"strong_labels": self.strong_label_weight * row_mean(label_B, is_fake, self.fake_weight)}
 
     def instance(self, student_BO: Tensor, teacher_BO: Tensor, is_fake: Tensor | None, temperature: float) -> Tensor:
         """T^2 KL, mean over rows."""

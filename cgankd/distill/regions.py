@@ -61,10 +61,10 @@ def region_logits(logits_BOHW: Tensor, scales: tuple[int, ...]) -> Tensor:
 class ScaleDecoupled(Distiller):
     """KD or DKD between the logits of each region, mean over rows and regions (SDD).
 
-    Regions are the cells of m x m grids of the last map, m in `scales`, read through each net's own last layer; m = 1
-    is the whole image. A region where the teacher is right while it is wrong on the whole image, or the other way
-    round, counts `complementary_weight` times. Wei et al., CVPR 2024, CIFAR-100: scales 1, 2, 4, so the whole image
-    weighs 1/21; KD at T 4 with weights 0.9 and 0.1. With base dkd the authors take soft_weight and task_weight 1;
+    Logits are [B, R, O]. Regions are the cells of m x m grids of the last map, m in `scales`, read through each net's own
+    last layer; m = 1 is the whole image. A region where the teacher is right while it is wrong on the whole image, or the
+    other way round, counts `complementary_weight` times. Wei et al., CVPR 2024, CIFAR-100: scales 1, 2, 4, so the whole
+    image weighs 1/21; KD at T 4 with weights 0.9 and 0.1. With base dkd the authors take soft_weight and task_weight 1;
     `target_weight`, `non_target_weight` and `warmup_epochs` say something there alone.
     """
 

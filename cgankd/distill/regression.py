@@ -8,17 +8,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, TaskNotSupported
-from cgankd.distill.feature_terms import Norm, in_range, last_maps, one_of, pair_specs, same_size
+from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
+from cgankd.distill.feature_terms import (
+    Norm,
+    Scope,
+    in_range,
+    last_maps,
+    mse_rows,
+    one_of,
+    over_sources,
+    pair_specs,
+    same_size,
+)
 from cgankd.distill.logit_terms import row_mean
-from cgankd.distill.relations import angle_gap, distance_gap
+from cgankd.distill.relations import SCOPES, angle_gap, distance_gap
 from cgankd.types import Outputs, wrapped
 
 DISTANCES = ("l1", "l2", "smooth_l1")
 
 
 class RegressionKD(Distiller):
-    """Scalar response distillation in four modes; s, t, y student, teacher, label in normalised units, l the `distance`.
+    """Scalar response distillation in four modes; s, t, y [B] student, teacher, label in normalised units, l the `distance`.
 
     soft:           a l(s, t), the task's loss weighs 1 - a (a = `soft_weight`).
     bounded:        v (s - y)^2 where (s - y)^2 + m > (t - y)^2, else 0; v = `bound_weight`, m = `bound_margin` (Chen et
@@ -72,10 +82,9 @@ class RegressionKD(Distiller):
         self.register_buffer("largest", torch.tensor(attentive_scale or 0.0))
         self.fixed_scale = attentive_scale is not None
 
-    def check_task(self, data: DataSpec) -> None:
-        """Raise TaskNotSupported for classes."""
-        if data.num_classes:
-            raise TaskNotSupported("reg_kd compares scalar predictions, so it cannot distil classes")
+    def refusal(self, data: DataSpec) -> str | None:
+        """Why it cannot distil classes."""
+        return "reg_kd compares scalar predictions, so it cannot distil classes" if data.num_classes else None
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"response"}."""
@@ -130,7 +139,8 @@ class RegressionKD(Distiller):
 class SoapGuidance(Distiller):
     """a MSE(r(F_s), F_t) + b (25 RKD-D + 50 RKD-A)(r(F_s), F_t) on the last maps: the feature guidance of SOAP-KD.
 
-    r: 3x3 convolution, batch norm, ReLU; maps of unlike size are averaged down to the smaller and flattened. a = 100 and
+    r: 3x3 convolution, batch norm, ReLU; maps [B, C, H, W] of unlike size are averaged down to the smaller and flattened.
+    Angles take the first `max_angle_rows` rows; `relational_scope` as in `rkd`. a = 100 and
     b = 0 as in the authors' scripts for ship orientation (with the absolute error as the task's loss). Means, so the
     batch size does not matter.
     """
@@ -151,10 +161,16 @@ class SoapGuidance(Distiller):
         relation_weight: float = 0.0,
         distance_weight: float = 25.0,
         angle_weight: float = 50.0,
+        max_angle_rows: int = 256,
+        relational_scope: Scope = "mixed",
+        fake_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        in_range(self.name, feature_weight=feature_weight, relation_weight=relation_weight)
+        in_range(self.name, feature_weight=feature_weight, relation_weight=relation_weight, fake_weight=fake_weight)
         in_range(self.name, distance_weight=distance_weight, angle_weight=angle_weight)
+        in_range(self.name, low=3, max_angle_rows=max_angle_rows)
+        one_of(self.name, SCOPES, relational_scope=relational_scope)
+        self.max_angle_rows, self.scope, self.fake_weight = max_angle_rows, relational_scope, fake_weight
         self.feature_weight, self.relation_weight = feature_weight, relation_weight
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 
@@ -169,10 +185,12 @@ class SoapGuidance(Distiller):
         """{"feature"}, and {"relation"} where it has a weight."""
         s_BCHW, t_BCHW = last_maps(student, teacher, self.name)
         s, t = (m.flatten(1) for m in same_size(self.regressor(s_BCHW), t_BCHW))
-        terms = {"feature": self.feature_weight * F.mse_loss(s, t)}
+        terms = {"feature": self.feature_weight * row_mean(mse_rows(s, t), batch.is_fake, self.fake_weight)}
         if self.relation_weight:
-            relation = self.distance_weight * distance_gap(s, t) + self.angle_weight * angle_gap(s, t)
-            terms["relation"] = self.relation_weight * relation
+            rows = self.max_angle_rows
+            distance = over_sources(distance_gap, s, t, batch, self.scope)
+            angle = over_sources(lambda a, b: angle_gap(a[:rows], b[:rows]), s, t, batch, self.scope)
+            terms["relation"] = self.relation_weight * (self.distance_weight * distance + self.angle_weight * angle)
         return terms
 
 

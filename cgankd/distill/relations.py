@@ -55,9 +55,10 @@ def similarity_gap(s_BF: Tensor, t_BF: Tensor) -> Tensor:
 class RelationalKD(Distiller):
     """w (25 L_d + 50 L_a): smooth L1 of distances d_ij over their mean, and of cosines of the angles at i, of pooled features.
 
-    Means run over B^2 distances and B^3 angles, so neither depends on the batch size much and there is nothing to
-    normalise by it. Scale, shift and rotation of the features do not matter. Angles take the first `max_angle_rows`
-    rows, as their memory grows as the cube. Rows closer than 1e-6 give no direction, hence no angle and no gradient.
+    Features are [B, F]. Means run over B^2 distances and B^3 angles, so neither depends on the batch size much and there
+    is nothing to normalise by it. Scale, shift and rotation of the features do not matter. Angles take the first
+    `max_angle_rows` rows, as their memory grows as the cube. Rows closer than 1e-6 give no direction, hence no angle and
+    no gradient.
     """
 
     name = "rkd"
@@ -127,7 +128,7 @@ def _angles(x_BF: Tensor) -> Tensor:
 class ProbabilisticTransfer(Distiller):
     """w mean_ij P_t log((P_t + e) / (P_s + e)), P the rows of (cosine + 1) / 2 of pooled features over their sums, e = 1e-7.
 
-    The lengths of the features and a rotation do not matter. The mean over B^2 shrinks as 1 / B and its weight is that
+    Features are [B, F]. Their lengths and a rotation do not matter. The mean over B^2 shrinks as 1 / B and its weight is that
     of B = 64; `normalize_by_batch` multiplies by B / 64. `relational_scope` as in SP.
     """
 

@@ -8,16 +8,18 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.decoupled import warm_up
-from cgankd.distill.feature_terms import Norm, in_range, pair_specs, same_size
+from cgankd.distill.feature_terms import Norm, in_range, mse_rows, pair_specs, same_size
+from cgankd.distill.logit_terms import row_mean
 from cgankd.types import Outputs
 
 
 class ReviewKD(Distiller):
     """w(e) sum_l HCL(fused_l, F_t,l) over the paired stages and the pooled features as a 1x1 map.
 
-    Fusions go from coarse to fine; the teacher's maps are those before the last ReLU of a stage. w(e) = review_weight
-    min(1, (e + 1) / warmup_epochs). Published weights on CIFAR-100: 5 (resnet32x4 to 8x4, WRN pairs, ShuffleNetV1),
-    8 (ShuffleNetV2), 0.6 (resnet56 to 20), 1 (resnet110 to 32). HCL is a mean, so the batch size does not matter.
+    Fusions go from coarse to fine; the teacher's maps [B, C, H, W] are those before the last ReLU of a stage. w(e) =
+    review_weight min(1, (e + 1) / warmup_epochs). Published weights on CIFAR-100: 5 (resnet32x4 to 8x4, WRN pairs,
+    ShuffleNetV1), 8 (ShuffleNetV2), 0.6 (resnet56 to 20), 1 (resnet110 to 32). HCL is a mean, so the batch size does not
+    matter.
     """
 
     name = "reviewkd"
@@ -36,9 +38,17 @@ class ReviewKD(Distiller):
         Flow("teacher.pooled", "student.pooled", "fusion", "MSE", "1", "linear warm-up, 20 epochs"),
     )
 
-    def __init__(self, *, review_weight: float = 1.0, warmup_epochs: float = 20.0, max_channels: int = 512) -> None:
+    def __init__(
+        self,
+        *,
+        review_weight: float = 1.0,
+        warmup_epochs: float = 20.0,
+        max_channels: int = 512,
+        fake_weight: float = 1.0,
+    ) -> None:
         super().__init__()
-        in_range(self.name, review_weight=review_weight, warmup_epochs=warmup_epochs)
+        in_range(self.name, review_weight=review_weight, warmup_epochs=warmup_epochs, fake_weight=fake_weight)
+        self.fake_weight = fake_weight
         in_range(self.name, low=1, max_channels=max_channels)
         self.review_weight, self.warmup_epochs, self.max_channels = review_weight, warmup_epochs, max_channels
 
@@ -62,9 +72,10 @@ class ReviewKD(Distiller):
         coarser: Tensor | None = None
         for fusion, s_BCHW, t_BCHW in zip(reversed(self.fusions), reversed(maps_s), reversed(maps_t), strict=True):
             out_BCHW, coarser = fusion(s_BCHW, coarser)
-            terms.append(hierarchical_gap(*same_size(out_BCHW, t_BCHW)))
+            terms.append(hierarchical_rows(*same_size(out_BCHW, t_BCHW)))
         warm = warm_up(epoch, self.warmup_epochs)
-        return {"review": self.review_weight * warm * torch.stack(terms).sum()}
+        rows_B = torch.stack(terms, dim=1).sum(1)
+        return {"review": self.review_weight * warm * row_mean(rows_B, batch.is_fake, self.fake_weight)}
 
 
 class Fusion(nn.Module):
@@ -86,17 +97,17 @@ class Fusion(nn.Module):
         return self.leave(fused), fused
 
 
-def hierarchical_gap(s_BCHW: Tensor, t_BCHW: Tensor) -> Tensor:
-    """HCL: MSE of the maps and of their means on grids of 4, 2 and 1 with weights 1, 1/2, 1/4, 1/8, over their sum.
+def hierarchical_rows(s_BCHW: Tensor, t_BCHW: Tensor) -> Tensor:
+    """HCL [B]: MSE of the maps and of their means on grids of 4, 2 and 1 with weights 1, 1/2, 1/4, 1/8, over their sum.
 
     Grids that are not smaller than the map are left out.
     """
-    loss, total, weight = F.mse_loss(s_BCHW, t_BCHW), 1.0, 1.0
+    loss, total, weight = mse_rows(s_BCHW, t_BCHW), 1.0, 1.0
     for grid in (4, 2, 1):
         if grid < s_BCHW.shape[2]:
             weight /= 2
             pooled_s, pooled_t = F.adaptive_avg_pool2d(s_BCHW, grid), F.adaptive_avg_pool2d(t_BCHW, grid)
-            loss = loss + weight * F.mse_loss(pooled_s, pooled_t)
+            loss = loss + weight * mse_rows(pooled_s, pooled_t)
             total += weight
     return loss / total
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, Phase
 from cgankd.distill.feature_terms import in_range
+from cgankd.distill.logit_terms import kl_terms, row_mean
 from cgankd.types import Outputs
 
 
@@ -18,7 +19,8 @@ class SelfSupervisedKD(Distiller):
     image i: cosine of a two-layer head on the pooled features [B, F]. Phase "self_supervision" trains the teacher's head
     to find the image behind each turned one (cross-entropy of similarities); the teacher itself stays frozen. Turned rows
     the teacher gets wrong are kept from the least wrong (by the rank of the right answer) up to a share: `keep_wrong` of
-    those for the soft targets, `keep_wrong_similar` for the similarities. KL terms are means over the rows kept.
+    those for the soft targets, `keep_wrong_similar` for the similarities. KL terms are means over the rows kept,
+    in which those of a fake count `fake_weight` times (as an image that others are compared with it still counts).
     """
 
     name = "sskd"
@@ -52,8 +54,11 @@ class SelfSupervisedKD(Distiller):
         keep_wrong_similar: float = 0.75,
         head_share: float = 0.25,
         head_learning_rate: float = 0.05,
+        fake_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        in_range(self.name, fake_weight=fake_weight)
+        self.fake_weight = fake_weight
         in_range(self.name, task_weight=task_weight, soft_weight=soft_weight, turned_weight=turned_weight)
         in_range(self.name, similarity_weight=similarity_weight, head_learning_rate=head_learning_rate)
         in_range(self.name, low=1e-3, temperature=temperature, turned_temperature=turned_temperature)
@@ -96,11 +101,22 @@ class SelfSupervisedKD(Distiller):
         label = batch.y[: len(plain_s)].long().repeat_interleave(3)
         turned = least_wrong(turned_t, label, self.keep_wrong)
         similar = least_wrong(similar_t, _origin(similar_t), self.keep_wrong_similar)
+        fake = None if batch.is_fake is None else batch.is_fake[: len(plain_s)]
+        fake_3 = None if fake is None else fake.repeat_interleave(3)
+
+        def gap(s: Tensor, t: Tensor, temperature: float, rows: Tensor) -> Tensor:
+            if not len(rows):
+                return (s * 0).sum()
+            kl_B = temperature**2 * kl_terms(s[rows], t[rows], temperature).sum(1)
+            marks = fake if len(s) == len(plain_s) else fake_3
+            return row_mean(kl_B, None if marks is None else marks[rows], self.fake_weight)
+
+        every = torch.arange(len(plain_s), device=plain_s.device)
+        similarity = gap(similar_s, similar_t, self.similarity_temperature, similar)
         return {
-            "soft": self.soft_weight * _kl(plain_s, plain_t, self.temperature),
-            "turned": self.turned_weight * _kl(turned_s[turned], turned_t[turned], self.turned_temperature),
-            "similarity": self.similarity_weight
-            * _kl(similar_s[similar], similar_t[similar], self.similarity_temperature),
+            "soft": self.soft_weight * gap(plain_s, plain_t, self.temperature, every),
+            "turned": self.turned_weight * gap(turned_s, turned_t, self.turned_temperature, turned),
+            "similarity": self.similarity_weight * similarity,
         }
 
 
@@ -133,13 +149,6 @@ def least_wrong(score_BO: Tensor, right_B: Tensor, share: float) -> Tensor:
     num_wrong = int((rank_B > 0).sum())
     keep = len(rank_B) - num_wrong + int(num_wrong * share)
     return rank_B.argsort(stable=True)[:keep].sort().values
-
-
-def _kl(student_BO: Tensor, teacher_BO: Tensor, temperature: float) -> Tensor:
-    """T^2 KL of the softened rows, mean over rows; 0 without rows, attached to the graph."""
-    log_s, log_t = (x.div(temperature).log_softmax(1) for x in (student_BO, teacher_BO))
-    kl_B = (log_t.exp() * (log_t - log_s)).sum(1)
-    return temperature**2 * kl_B.sum() / max(1, len(kl_B))
 
 
 METHODS: dict[str, type[Distiller]] = {"sskd": SelfSupervisedKD}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
-from cgankd.distill.feature_terms import Norm, how_pooled, in_range, pair_specs, probe, shrink
+from cgankd.distill.feature_terms import Norm, how_pooled, in_range, mse_rows, pair_specs, probe, shrink
+from cgankd.distill.logit_terms import row_mean
 from cgankd.types import Outputs
 
 
@@ -32,9 +32,10 @@ class SimKD(Distiller):
     )
     task_weight = 0.0
 
-    def __init__(self, *, feature_weight: float = 1.0, bottleneck: int = 2) -> None:
+    def __init__(self, *, feature_weight: float = 1.0, bottleneck: int = 2, fake_weight: float = 1.0) -> None:
         super().__init__()
-        in_range(self.name, feature_weight=feature_weight)
+        in_range(self.name, feature_weight=feature_weight, fake_weight=fake_weight)
+        self.fake_weight = fake_weight
         in_range(self.name, low=1, bottleneck=bottleneck)
         self.feature_weight, self.bottleneck = feature_weight, bottleneck
 
@@ -63,7 +64,8 @@ class SimKD(Distiller):
         assert target is not None, "the engine gives pooled features"
         target = target.detach().float()
         target = shrink(target, self.projector.size) if target.ndim == 4 else target
-        return {"feature": self.feature_weight * F.mse_loss(guess, target)}
+        rows_B = mse_rows(guess, target)
+        return {"feature": self.feature_weight * row_mean(rows_B, batch.is_fake, self.fake_weight)}
 
     def phase_parameters(self, phase: str) -> list[nn.Parameter]:
         """The projector's; the head is frozen."""

@@ -22,7 +22,8 @@ def model_spec(
 ) -> ModelSpec:
     """The spec of a net with an `outputs` method, from two grey images [2, C, H, W]; its buffers and mode stay as they are.
 
-    A stage's norm is the batch norm whose very output is the stage's map before the ReLU, else None.
+    A stage's norm is the batch norm whose very output is the stage's map before the ReLU; where that map is a sum, the
+    one that ends its longer branch (a residual block's last one, as OFD's authors have it); else None.
     """
     seen: list[tuple[nn.Module, Tensor]] = []
 
@@ -30,17 +31,42 @@ def model_spec(
         seen.append((module, output))
 
     hooks = [m.register_forward_hook(keep) for m in net.modules() if isinstance(m, NORMS)]
-    was_training = net.training
+    was_training, image = net.training, torch.full((2, *image_shape), 0.5)
     net.eval()
     with torch.no_grad():
-        out = net.outputs(torch.full((2, *image_shape), 0.5))  # type: ignore[operator]
+        out = net.outputs(image)  # type: ignore[operator]
+    norms = tuple(next((m for m, made in seen if made is before), None) for before in out.preacts)
+    if None in norms:
+        seen.clear()
+        with torch.enable_grad():  # The graph tells what a sum was made of.
+            maps = net.outputs(image.requires_grad_()).preacts  # type: ignore[operator]
+        norms = tuple(
+            _last_norm(before, seen) if norm is None else norm for norm, before in zip(norms, maps, strict=True)
+        )
     net.train(was_training)
     for hook in hooks:
         hook.remove()
-    norms = tuple(next((m for m, made in seen if made is before), None) for before in out.preacts)
     stages = tuple((int(s.shape[1]), int(s.shape[2]), int(s.shape[3])) for s in out.stages)
     pooled_dim = 0 if out.pooled is None else int(out.pooled.shape[1])
     return ModelSpec(int(out.pred.shape[1]), pooled_dim, stages, net, make, norms, named)
+
+
+def _last_norm(sum_BCHW: Tensor, seen: list[tuple[nn.Module, Tensor]]) -> nn.Module | None:
+    """The norm whose output is an operand of the sum, of several the one with most behind it."""
+    added = [] if sum_BCHW.grad_fn is None else [fn for fn, _ in sum_BCHW.grad_fn.next_functions]
+    found = [(m, y) for m, y in seen if y.grad_fn in added and y.shape == sum_BCHW.shape]
+    return max(found, key=lambda pair: _num_behind(pair[1]))[0] if found else None
+
+
+def _num_behind(x: Tensor) -> int:
+    """Operations that made a tensor."""
+    known, left = set(), [x.grad_fn]
+    while left:
+        fn = left.pop()
+        if fn is not None and fn not in known:
+            known.add(fn)
+            left += [before for before, _ in fn.next_functions]
+    return len(known)
 
 
 def another_net(

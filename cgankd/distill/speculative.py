@@ -5,6 +5,7 @@ There is no published form for images: this carries the rule of Xu et al. (arXiv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from cgankd.config import ConfigError
 from cgankd.distill.base import Batch, DataSpec, Flow, ModelSpec
+from cgankd.distill.composite import chooses
 from cgankd.distill.rows import hard_labels
 from cgankd.distill.wrapper import Wrapper
 from cgankd.types import Outputs, wrapped
@@ -79,16 +81,20 @@ def _gumbel_order(score_N: Tensor, gen: torch.Generator) -> Tensor:
 
 
 class SpeculativeKD(Wrapper):
-    """Speculative KD on samples: `level: label` or `level: image` around another KD loss (`method`).
+    """Speculative KD on samples: `level: image` or `level: label` around another KD loss (`method`).
 
-    label: for each fake the student draws y' ~ softmax(z_s / proposal_temperature); the teacher accepts a class among
-    its `top_k` highest and else draws one itself from softmax(z_t / teacher_temperature); the term
-    hard_weight * CE(z_s, y') is added to the wrapped method's. A scalar's proposal is y_s, accepted within `tolerance`
-    of y_t (normalised units), else y_t. top_k 0 = always the teacher's label. Real images keep the wrapped loss alone.
-    image: every `refresh_epochs` epochs the bank's rows that train are chosen anew (`speculate`): the student proposes
-    `pool_share` of each label group, hardest first by `proposal_temperature`, the teacher keeps those whose label is
-    among its `top_k` (scalars, which are one group: within `tolerance`) and replaces the others by such as it takes.
-    A choice of no rows at all leaves the last one in use; without one it is an error.
+    label: for each fake the student draws y' ~ softmax(z_s / proposal_temperature), z [B, O] logits; the teacher accepts
+    a class among its `top_k` highest and else draws one itself from softmax(z_t / teacher_temperature); the term
+    hard_weight * CE(z_s, y') is added to the wrapped method's and the task's loss on the fake's own label is left out, so
+    that the two do not pull apart; both are means over the whole batch. A scalar's proposal is y_s, accepted within
+    `tolerance` of y_t (normalised units), else y_t. top_k 0 = always the teacher's label. Real images keep the wrapped
+    loss alone. image: every `refresh_epochs` epochs the bank's rows that train are chosen anew (`speculate`): the student
+    proposes `pool_share` of each label group, hardest first by `proposal_temperature`, the teacher keeps those it accepts
+    and replaces the others by such as it takes. `accept: top_k`: the label is among its `top_k` (scalars, which are one
+    group: within `tolerance`). `accept: quantile`: its error on the label is at most the `rho`-quantile of the group's,
+    which is cGAN-KD's filter (left out: top_k for classes, quantile for scalars); with pool_share 1 and replace false
+    that filter is all there is. A choice of no rows at all leaves the last one in use; without one it is an error.
+    Without a bank there is nothing to choose.
     """
 
     name = "skd_speculative"
@@ -107,7 +113,9 @@ class SpeculativeKD(Wrapper):
         *,
         method: str = "kd",
         options: Mapping[str, Any] | None = None,
-        level: Literal["label", "image"] = "label",
+        level: Literal["image", "label"] = "image",
+        accept: Literal["top_k", "quantile"] | None = None,
+        rho: float = 0.7,
         top_k: int | None = None,
         tolerance: float = 0.05,
         hard_weight: float = 0.1,
@@ -130,11 +138,21 @@ class SpeculativeKD(Wrapper):
             raise ValueError(f"top_k must be null, zero or more, but is {top_k!r}")
         if not hard_weight >= 0:
             raise ValueError(f"hard_weight must be zero or more, but is {hard_weight!r}")
+        if not 0 < rho <= 1:
+            raise ValueError(f"rho must be in (0, 1], but is {rho!r}")
+        if accept == "quantile" and level == "label":
+            raise ValueError("accept must be top_k at level label, but is 'quantile'; set level image or accept top_k")
+        if level == "image" and chooses(self.inner):
+            raise ValueError(
+                f"method must not choose the bank's rows itself, but {method} does; set its level to label"
+            )
         if not 0 < pool_share <= 1:
             raise ValueError(f"pool_share must be in (0, 1], but is {pool_share!r}")
         self.level, self.top_k, self.tolerance, self.hard_weight = level, top_k, tolerance, hard_weight
         self.proposal_temperature, self.teacher_temperature = proposal_temperature, teacher_temperature
         self.pool_share, self.refresh_epochs, self.replace = pool_share, refresh_epochs, replace
+        self.accept, self.rho = accept, rho
+        self.task_on_fakes = level == "image" and self.inner.task_on_fakes
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Make room for the rows in use: the numbers of the bank's rows, kept with the checkpoint."""
@@ -144,6 +162,10 @@ class SpeculativeKD(Wrapper):
             self.register_buffer("rows", torch.arange(num_fakes))
             self.register_buffer("num_rows", torch.tensor(num_fakes))
             self.register_buffer("has_chosen", torch.tensor(False))
+
+    def uses_teacher(self, phase: str) -> bool:
+        """As the inner method does, and at level label in the student's training."""
+        return super().uses_teacher(phase) or (self.level == "label" and phase == "train")
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Those of the wrapped method, and at level label {"proposed"} on the fakes."""
@@ -186,10 +208,12 @@ class SpeculativeKD(Wrapper):
         """
         scalar = student_MO.shape[1] == 1
         group_M = torch.zeros(len(y_M), dtype=torch.long) if scalar else y_M
+        rule = self.accept or ("quantile" if scalar else "top_k")
+        error_M = hard_labels(teacher_MO, y_M, self.period)
         chosen = speculate(
             hard_labels(student_MO, y_M, self.period),
-            hard_labels(teacher_MO, y_M, self.period),
-            self.verified(teacher_MO, y_M),
+            error_M,
+            self.verified(teacher_MO, y_M) if rule == "top_k" else within(error_M, group_M, self.rho),
             group_M,
             share=self.pool_share,
             temperature=self.proposal_temperature,
@@ -215,6 +239,16 @@ class SpeculativeKD(Wrapper):
         """Rows of the bank [B] that stand in for these: each chosen row serves an equal number of positions."""
         assert isinstance(self.rows, Tensor) and isinstance(self.num_rows, Tensor)
         return self.rows[fake_B % self.num_rows]
+
+
+def within(error_N: Tensor, group_N: Tensor, rho: float) -> Tensor:
+    """True [N] where an error is at most the rho-quantile of its group, which at least ceil(rho n) of n are (M2's rule)."""
+    accepted_N = torch.zeros(len(error_N), dtype=torch.bool)
+    for group in set(group_N.tolist()):
+        own_N = group_N == group
+        sorted_G = error_N[own_N].sort().values
+        accepted_N |= own_N & (error_N <= sorted_G[math.ceil((len(sorted_G) - 1) * rho)])
+    return accepted_N
 
 
 METHODS = {"skd_speculative": SpeculativeKD}

@@ -19,8 +19,9 @@ class TeacherAssistant(Distiller):
 
     The assistant is a net like the teacher with `assistant_width` times its channels, or the net `assistant_net` (with
     `assistant_channels` where that one has a width), which a teacher of fixed channels needs. It is trained for
-    `assistant_share` times the student's steps with (1 - soft_weight) * hard + soft_weight * soft. `losses` takes the
-    assistant's outputs as the teacher's, which `run_teacher` puts there; the teacher itself is not run any more.
+    `assistant_share` times the student's steps with (1 - soft_weight) * hard + soft_weight * soft; T 10 and soft_weight
+    0.5 are those of the cGAN-KD comparison. `losses` takes the assistant's outputs [B, O] as the teacher's, which
+    `run_teacher` puts there; the teacher itself is not run any more.
     """
 
     name = "takd"
@@ -41,8 +42,8 @@ class TeacherAssistant(Distiller):
         assistant_channels: int | None = None,
         assistant_share: float = 1.0,
         assistant_learning_rate: float | None = None,
-        temperature: float = 4.0,
-        soft_weight: float = 0.9,
+        temperature: float = 10.0,
+        soft_weight: float = 0.5,
         fake_weight: float = 1.0,
     ) -> None:
         super().__init__()

@@ -17,12 +17,12 @@ from cgankd.types import Outputs, wrapped
 class VirtualAttentionKD(Distiller):
     """a KD_T + g mean_l mean_i H(A_l,i) + (1 - a) task, with attention modules in the student (Xue et al., section 4).
 
-    A module stands behind each stage: channels are split into blocks X_j, X'_i = sum_j A_ij X_j with A = softmax(theta /
-    tau) by rows, then a 1x1 convolution within each block. theta begins at 3 I and the convolution at the identity, so the
-    student begins near itself; H, the entropy of a row, draws each block to few others. Scalars: KD_T is the absolute
-    difference of the normalised labels. A block count that does not divide the channels becomes their greatest common
-    divisor. The modules stay in the shipped net. The authors' program for this part is not public: a reconstruction, in
-    which num_blocks and entropy_weight are guesses. The entropy term is not zero where the nets agree.
+    A module stands behind each stage [B, C, H, W]: channels are split into blocks X_j, X'_i = sum_j A_ij X_j with A =
+    softmax(theta / tau) by rows, then a 1x1 convolution within each block. theta begins at 3 I and the convolution at the
+    identity, so the student begins near itself; H, the entropy of a row, draws each block to few others. Scalars: KD_T is
+    the absolute difference of the normalised labels. A block count that does not divide the channels becomes their
+    greatest common divisor. The modules stay in the shipped net. The authors' program for this part is not public: a
+    reconstruction, in which num_blocks and entropy_weight are guesses. The entropy term is not zero where the nets agree.
     """
 
     name = "vam"
@@ -48,8 +48,11 @@ class VirtualAttentionKD(Distiller):
         temperature: float = 4.0,
         entropy_weight: float = 0.005,
         num_blocks: int = 4,
+        fake_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        in_range(self.name, fake_weight=fake_weight)
+        self.fake_weight = fake_weight
         in_range(self.name, high=1, soft_weight=soft_weight)
         in_range(self.name, low=1e-3, temperature=temperature)
         in_range(self.name, entropy_weight=entropy_weight)
@@ -72,7 +75,8 @@ class VirtualAttentionKD(Distiller):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"soft"}, and {"entropy"} of the built modules."""
-        terms = {"soft": self.soft_weight * soft_gap(student.pred, teacher.pred, self.temperature, self.period)}
+        rows_B = soft_rows(student.pred, teacher.pred, self.temperature, self.period)
+        terms = {"soft": self.soft_weight * row_mean(rows_B, batch.is_fake, self.fake_weight)}
         if self.attentions:
             rows = [module.matrix() for module in self.attentions if isinstance(module, VirtualAttention)]
             entropy = torch.stack([-(a.clamp_min(1e-12).log() * a).sum(1).mean() for a in rows])
@@ -89,12 +93,12 @@ class VirtualAttentionKD(Distiller):
         return Attended(super().student_for_inference(), self.attentions)
 
 
-def soft_gap(student_BO: Tensor, teacher_BO: Tensor, temperature: float, period: float | None = None) -> Tensor:
-    """T^2 KL of the softened classes, or for one output the absolute difference, round the circle where there is one."""
+def soft_rows(student_BO: Tensor, teacher_BO: Tensor, temperature: float, period: float | None = None) -> Tensor:
+    """T^2 KL [B] of the softened classes, or for one output the absolute difference, round the circle where there is one."""
     s_BO, t_BO = student_BO.float(), teacher_BO.detach().float()
     if s_BO.shape[1] == 1:
-        return wrapped(s_BO - t_BO, period).abs().mean()
-    return temperature**2 * row_mean(kl_terms(s_BO, t_BO, temperature), None, 1.0)
+        return wrapped(s_BO[:, 0] - t_BO[:, 0], period).abs()
+    return temperature**2 * kl_terms(s_BO, t_BO, temperature).sum(1)
 
 
 class VirtualAttention(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cgankd.distill.base import Batch, DataSpec, Distiller, ModelSpec, Phase, RunTeacher
+from cgankd.distill.base import Batch, DataSpec, Distiller, ModelSpec, Needs, Phase, RunTeacher
 from cgankd.types import Outputs
 
 
@@ -22,19 +22,24 @@ class Wrapper(Distiller):
         from cgankd.distill.methods import checked_distiller  # methods.py imports this module
 
         self.inner = checked_distiller(method, dict(options or {}), "method", "options")
-        cached = self.inner.needs.teacher_pred_only and not self.has_own("run_teacher")
-        self.needs = replace(self.inner.needs, teacher_pred_only=cached)  # type: ignore[misc]
+        self.needs = self._needs()  # type: ignore[misc]
         self.scalar = self.inner.scalar  # type: ignore[misc]
         self.task_weight = self.inner.task_weight
+        self.task_on_fakes = self.inner.task_on_fakes
         self.num_negatives = self.inner.num_negatives
+
+    def _needs(self) -> Needs:
+        cached = self.inner.needs.teacher_pred_only and not self.has_own("run_teacher")
+        return replace(self.inner.needs, teacher_pred_only=cached)
 
     def has_own(self, hook: str) -> bool:
         """By this class, where it does more than to pass the call on, or by the inner method."""
         return getattr(type(self), hook) is not getattr(Wrapper, hook) or self.inner.has_own(hook)
 
-    def check_task(self, data: DataSpec) -> None:
-        """As the inner method does."""
-        self.inner.check_task(data)
+    def refusal(self, data: DataSpec) -> str | None:
+        """Why the inner method, named, cannot distil these labels."""
+        why = self.inner.refusal(data)
+        return None if why is None else f"{self.name} around {why}"
 
     def check_teacher(self, teacher: ModelSpec) -> None:
         """As the inner method does."""
@@ -42,8 +47,10 @@ class Wrapper(Distiller):
 
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Build the inner method. Raises TaskNotSupported where it cannot distil these labels."""
-        super().build(student, teacher, data)
+        self.check_task(data)
         self.inner.build(student, teacher, data)
+        self.needs = self._needs()  # type: ignore[misc]  # A method may ask for less once it knows the labels.
+        super().build(student, teacher, data)
         self.num_negatives = self.inner.num_negatives
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
@@ -62,9 +69,9 @@ class Wrapper(Distiller):
         """Those of the inner method."""
         return self.inner.phase_parameters(phase)
 
-    def on_step(self, step: int, num_steps: int) -> None:
-        """Tell the inner method."""
-        self.inner.on_step(step, num_steps)
+    def uses_teacher(self, phase: str) -> bool:
+        """As the inner method does."""
+        return self.inner.uses_teacher(phase)
 
     def run_teacher(self, run: RunTeacher, x_BCHW: Tensor, is_fake_B: Tensor, phase: str) -> Outputs:
         """As the inner method does."""

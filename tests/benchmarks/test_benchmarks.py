@@ -15,6 +15,7 @@ from benchmarks import __main__ as bench
 from benchmarks import bank_scale, digit_fakes, distillers, final_metric, plain, profile, sampling_steps, sides, timing
 from benchmarks.subjects import gan_config, generator_net
 from cgankd.data.pixels import signed_to_u8
+from cgankd.distill.methods import METHODS
 from cgankd.rng import generator
 from pipelines.params import load_config
 
@@ -42,13 +43,17 @@ def test_the_scale_of_a_bank_has_a_row_a_size() -> None:
 
 def test_the_cost_of_a_kd_loss_is_beside_that_of_plain_training(monkeypatch: pytest.MonkeyPatch) -> None:
     every = distillers.losses
-    kept = ("plain", "kd", "takd", "sskd", "crd (num_negatives=1024)")
+    kept = ("plain", "kd", "takd", "sskd", "crd (num_negatives=1024)", "sdd", "cat_kd", "reg_kd", "soap_kd")
+    kept = (*kept, "plain, scalar labels")
     monkeypatch.setattr(distillers, "losses", lambda cfg: {k: v for k, v in every(cfg).items() if k in kept})
     found = distillers.compare(True)
     assert [row["name"] for row in found["rows"]] == [
         name for name in every(load_config(distillers.PRESET)) if name in kept
     ]
-    assert found["rows"][0]["ratio"] == 1.0 and all(row["step_s"] > 0 for row in found["rows"])
+    assert {label.split(" ")[0].rstrip(",") for label in every(load_config(distillers.PRESET))} == {"plain", *METHODS}
+    assert found["rows"][0]["ratio"] == found["rows"][-1]["ratio"] == 1.0 and all(
+        row["step_s"] > 0 for row in found["rows"]
+    )
     assert {row["name"] for row in found["rows"] if row["phases_s"] > 0} == {"takd", "sskd"}
     assert len(distillers.table(found).splitlines()) == 2 + len(kept)
 

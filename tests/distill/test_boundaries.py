@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import truncnorm
 from torch import nn
 
+from cgankd.distill.base import ModelSpec
 from cgankd.distill.boundaries import (
     ActivationBoundaries,
     FeatureOverhaul,
-    boundary_gap,
+    boundary_rows,
     fine_to_coarse,
     mean_negative,
     overhaul_margin,
-    partial_gap,
+    partial_rows,
 )
+from cgankd.distill.spec import model_spec
+from cgankd.nets.zoo import make_predictor
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, maps, mid_level, pairs
 
@@ -35,8 +40,8 @@ def test_ab_is_that_of_torchdistill() -> None:
 
 def test_ab_is_zero_beyond_the_margin_on_the_teachers_side() -> None:
     t = draw(4, 3, 5, 5)
-    assert float(boundary_gap(t.sign() * 1.01, t, 1.0)) == 0
-    assert float(boundary_gap(-t.sign(), t, 1.0)) == pytest.approx(4 * t.numel())
+    assert float(boundary_rows(t.sign() * 1.01, t, 1.0).sum()) == 0
+    assert float(boundary_rows(-t.sign(), t, 1.0).sum()) == pytest.approx(4 * t.numel())
 
 
 def test_ab_trains_first_and_then_keeps_still_unless_asked() -> None:
@@ -103,4 +108,54 @@ def test_small_terms() -> None:
     assert fine_to_coarse(3) == [0.25, 0.5, 1.0]
     assert torch.equal(mean_negative(torch.ones(2, 3, 2, 2)), torch.zeros(3))
     below = torch.full((1, 1, 2, 2), -3.0)
-    assert float(partial_gap(below, below + 1)) == 0 and float(partial_gap(below + 1, below)) == 4
+    assert float(partial_rows(below, below + 1).sum()) == 0 and float(partial_rows(below + 1, below).sum()) == 4
+
+
+def fixed(name: str) -> tuple[nn.Module, ModelSpec]:
+    """A net of the KD literature with batch norms of random weights, frozen as a teacher is, and its spec."""
+    torch.manual_seed(0)
+    net = make_predictor(name, width=None, num_outputs=3, channels=3, image_size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.2, 2.0)
+            nn.init.normal_(m.bias)
+    net.requires_grad_(False)
+    return net, model_spec(net, toys.SHAPE)
+
+
+# A block of resnet8 has a norm in its shortcut too; a map of mobilenetv2 may be a sum of two norms' outputs.
+LAST_NORMS = {
+    "resnet20": r"layer{}\.2\.bn2",
+    "resnet8": r"layer{}\.0\.bn2",
+    "resnet50": r"layer{}\.\d\.bn3",
+    "shufflenetv1": r"stages\.{}\.\d\.expand\.1",
+    "mobilenetv2": r"blocks\.\d\.\d\.conv\.7",
+}
+
+
+@pytest.mark.parametrize("name", LAST_NORMS)
+def test_margins_of_a_residual_teacher_are_those_of_the_last_norm_of_the_branch(name: str) -> None:
+    net, spec = fixed(name)
+    places = {id(m): place for place, m in net.named_modules()}
+    assert all(norm is not None for norm in spec.norms)
+    ofd = FeatureOverhaul()
+    ofd.build(toys.spec(toys.net()), spec, toys.data())
+    assert len(spec.norms) == len(spec.stages)
+    for k, norm in enumerate(spec.norms):
+        number = k if name == "shufflenetv1" else k + 1
+        assert re.search(LAST_NORMS[name].format(number), places[id(norm)])
+        assert spec.norms[k].num_features == spec.stages[k][0]  # type: ignore[union-attr]
+    for k, (_, j) in enumerate(ofd.pairs):
+        norm = spec.norms[j]
+        expected = overhaul_margin(norm.weight, norm.bias)  # type: ignore[union-attr, arg-type]
+        assert torch.equal(ofd.get_buffer(f"margin_{k}"), expected)
+
+
+def test_the_spec_leaves_the_net_as_it_is_and_joined_channels_have_no_norm() -> None:
+    net, _ = fixed("resnet20")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    net.train()
+    model_spec(net, toys.SHAPE)
+    assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(not m._forward_hooks for m in net.modules())
+    assert fixed("shufflenetv2")[1].norms == (None, None, None)

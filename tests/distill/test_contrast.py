@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -156,3 +157,32 @@ def test_products_taken_in_parts_are_the_whole(monkeypatch: pytest.MonkeyPatch) 
     for score, grad in found:
         torch.testing.assert_close(score, plain)
         torch.testing.assert_close(grad, found[0][1])
+
+
+@pytest.mark.parametrize("storage", ["memory", "queue"])
+def test_negatives_of_the_other_source_do_not_count_within_source(storage: str) -> None:
+    fake = torch.arange(20) % 2 == 1
+    method = crd(storage=storage, relational_scope="within_source", num_negatives=8)
+    method.data_spec = replace(method.data_spec, fake=fake)
+    method.eval()
+    negatives = torch.stack([torch.arange(20)[torch.arange(20) != i][:8] for i in range(6)])
+    y = torch.arange(6)
+    b = replace(toys.batch(6), index=torch.arange(6), neg_index=negatives, y=y, is_fake=fake[:6])
+    s, t = (nn.functional.normalize(draw(6, 8, seed=k)) for k in (0, 10))
+
+    def real_loss(moved: torch.Tensor) -> float:
+        """Loss of the real rows alone, after what is kept of the fakes has moved."""
+        own = copy.deepcopy(method)
+        own.fake_weight = 0.0
+        own.z_s.fill_(3.0), own.z_t.fill_(3.0)
+        if storage == "memory":
+            for kept in (own.kept_s, own.kept_t):
+                kept[fake] += moved
+        teacher = t.clone()
+        if storage == "queue":
+            teacher[fake[:6]] += moved
+        return float(own.losses(toys.only(pooled=s), toys.only(pooled=teacher), b)["contrast"].detach())
+
+    assert real_loss(torch.tensor(0.5)) == pytest.approx(real_loss(torch.tensor(0.0)), rel=1e-6)
+    method.scope = "mixed"
+    assert real_loss(torch.tensor(0.5)) != pytest.approx(real_loss(torch.tensor(0.0)), rel=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from cgankd.distill.kd import KD
 from cgankd.fit.predictor import make_optimizer
 from tests.distill import feature_toys as toys
 from tests.distill.arms import settings
+from tests.distill.logit_toys import kl, log_p
 
 
 def tree(hard: bool = False) -> StudentTree:
@@ -112,3 +114,19 @@ def test_a_sum_keeps_the_rates_of_its_parts() -> None:
     toys.built(method, toys.net(), toys.net("plain-vgg", 8))
     assert method.rates() == {f"parts.0.tree.branches.{k}": 0.5 for k in range(3)}
     assert set(method.rates()) <= {name for name, _ in method.named_parameters()}
+
+
+def test_both_terms_are_their_formulas_with_weights_of_their_own() -> None:
+    torch.manual_seed(0)
+    method = toys.built(
+        KDExplainer(block_channels=4, label_weight=0.3, soft_weight=2.0), toys.net(), toys.net("plain-vgg")
+    )
+    method.eval()
+    b, student = toys.batch(), toys.net()
+    s, t = toys.shown(student.eval(), b), toys.only(pred=3 * torch.randn(6, 3))
+    found = {name: float(value.detach()) for name, value in method.losses(s, t, b).items()}
+    assert isinstance(method, KDExplainer)
+    z = method.tree(s.stages[0]).detach()
+    fine = log_p(z)[np.arange(6), b.y.numpy()]
+    assert found["label"] == pytest.approx(-0.3 * fine.mean(), rel=1e-5)
+    assert found["soft"] == pytest.approx(2.0 * 16 * kl(log_p(t.pred, 4), log_p(z, 4)).mean(), rel=1e-4)

@@ -83,7 +83,7 @@ def test_the_student_learns_and_neither_net_is_touched_otherwise(classes: int, n
     modes = [module.training for module in s.modules()]
     method, x = built(s, t, classes), X[:num].float()
     y = Y[:num] if classes else torch.rand(num)
-    method.alignment(Batch({"plain": x}, y)).backward()
+    method.alignment(Outputs(s(x)), Outputs(t(x)), Batch({"plain": x}, y)).backward()
     grads = {name: p.grad for name, p in s.named_parameters()}
     assert all(g is not None and torch.isfinite(g).all() for n, g in grads.items() if not n.endswith("bias"))
     assert any(g.abs().sum() > 0 for g in grads.values() if g is not None)
@@ -106,6 +106,26 @@ def test_one_images_gradient_does_not_depend_on_the_others() -> None:
     whole = image_gradient(net, X.float(), Y, keep_graph=False)
     alone = image_gradient(net, X[2:3].float(), Y[2:3], keep_graph=False)
     torch.testing.assert_close(whole[2:3], alone)
+
+
+def test_outputs_on_a_graph_do_without_the_nets() -> None:
+    s, t, x = linear(), linear(), X.clone().requires_grad_()
+    rows = np.linalg.norm(softmax_gradient(s) - softmax_gradient(t), axis=1)
+    given, batch = (Outputs(s(x)), Outputs(t(x))), Batch({"plain": x}, Y)
+    found = InputGradient(iga_fraction=0.5).losses(*given, batch)["input_gradient"]
+    assert number(found) == pytest.approx(rows[[0, 2, 4]].mean(), rel=1e-5)
+    found.backward()
+    assert s[1].weight.grad is not None and t[1].weight.grad is None  # type: ignore[index]
+    with pytest.raises(ValueError, match="kdiga differentiates both nets: call build with the nets, or give outputs"):
+        InputGradient().losses(Outputs(s(X)), Outputs(t(X)), Batch({"plain": X}, Y))
+
+
+def test_the_teachers_gradient_is_that_of_the_run_given() -> None:
+    s, t, x = linear(), linear(), X.clone().requires_grad_()
+    method = built(s, linear())  # Another teacher than the one whose outputs are given.
+    found = method.losses(Outputs(s(x)), Outputs(t(x)), Batch({"plain": x}, Y))["input_gradient"]
+    want = np.linalg.norm(softmax_gradient(s) - softmax_gradient(t), axis=1).mean()
+    assert number(found) == pytest.approx(want, rel=1e-5)
 
 
 def test_bad_options_and_missing_nets_are_named() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from cgankd.distill.base import DataSpec, ModelSpec
-from cgankd.distill.hints import FactorTransfer, FitNet, VariationalInformation, gaussian_gap
+from cgankd.distill.hints import FactorTransfer, FitNet, VariationalInformation, gaussian_rows
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, maps, mid_level, pairs
 
@@ -40,7 +40,7 @@ def test_fitnet_names_a_stage_that_is_not_there() -> None:
 def test_the_gaussian_of_vid_is_that_of_torchdistill() -> None:
     mean, target = [draw(3, 5, 4, 4), draw(3, 6, 2, 2)], [draw(3, 5, 4, 4, seed=1), draw(3, 6, 2, 2, seed=1)]
     var = [F.softplus(draw(5)) + 1e-5, F.softplus(draw(6)) + 1e-5]
-    ours = sum(gaussian_gap(m, v, t) for m, v, t in zip(mean, var, target, strict=True))
+    ours = sum(gaussian_rows(m, v, t).mean() for m, v, t in zip(mean, var, target, strict=True))
     wide = [(m, v[None, :, None, None]) for m, v in zip(mean, var, strict=True)]
     assert torch.allclose(torch.as_tensor(ours), mid_level().VIDLoss(pairs(2))(maps(wide), maps(target)), rtol=1e-5)  # type: ignore[arg-type]
 
@@ -60,14 +60,14 @@ def test_vid_starts_at_its_variance_trains_it_and_leaves_it_undecayed() -> None:
 
 def test_the_minimum_of_vid_is_half_the_log_variance() -> None:
     t = draw(2, 3, 4, 4)
-    assert torch.allclose(gaussian_gap(t, torch.full((3,), 0.1), t), torch.tensor(0.1).log() / 2)
+    assert torch.allclose(gaussian_rows(t, torch.full((3,), 0.1), t), torch.tensor(0.1).log() / 2)
 
 
 def test_flat_factors_are_those_of_torchdistill() -> None:
     s, t = draw(4, 6, 3, 3), draw(4, 6, 3, 3, seed=1)
-    ours = FactorTransfer(factor="flat").factor_gap(s, t)
+    ours = FactorTransfer(factor="flat").factor_rows(s, t).mean()
     assert torch.allclose(ours, mid_level().FTLoss()(io(translator=s), io(paraphraser=t)), rtol=1e-5)
-    ours = FactorTransfer().factor_gap(s, t)
+    ours = FactorTransfer().factor_rows(s, t).mean()
     rows = [(x.numpy() ** 2).mean(1).reshape(4, -1) for x in (s, t)]
     unit = [r / (r**2).sum(1, keepdims=True) ** 0.5 for r in rows]
     assert float(ours) == pytest.approx(abs(unit[0] - unit[1]).mean(), rel=1e-5)

@@ -46,9 +46,19 @@ def test_official_mode_weighs_by_shares_and_looks_at_the_weak_view_at_2_and_6() 
     )
 
 
+@pytest.mark.parametrize("fake", [None, [True, False, False, True]])
+def test_labels_count_on_the_strong_view_as_they_do_on_the_weak_one(fake: list[bool] | None) -> None:
+    found = terms(MultiLevel(standardize=True, fake_weight=0.25), S, T, batch(Y, fake))
+    rows = -log_p(S[STRONG])[np.arange(4), Y.numpy()]
+    want = np.average(rows, weights=np.where(fake, 0.25, 1.0) if fake else None)
+    assert found["strong_labels"] == pytest.approx(0.1 * want, rel=1e-9)
+    assert terms(MultiLevel(strong_label_weight=0.0), S, T, batch(Y))["strong_labels"] == 0
+
+
 @pytest.mark.parametrize("mode", ["official", "paper"])
-def test_it_is_zero_between_equals(mode: str) -> None:
-    assert total(MultiLevel(mode=mode), T, T, batch(Y)) == pytest.approx(0, abs=1e-12)  # type: ignore[arg-type]
+def test_it_is_zero_between_equals_but_for_the_labels(mode: str) -> None:
+    method = MultiLevel(mode=mode, strong_label_weight=0.0)  # type: ignore[arg-type]
+    assert total(method, T, T, batch(Y)) == pytest.approx(0, abs=1e-12)
 
 
 def test_real_and_fake_can_be_kept_apart_and_fakes_left_out_of_the_first_level() -> None:
@@ -61,7 +71,7 @@ def test_real_and_fake_can_be_kept_apart_and_fakes_left_out_of_the_first_level()
 
 
 def test_standardized_logits_have_no_scale() -> None:
-    method = MultiLevel(standardize=True)
+    method = MultiLevel(standardize=True, strong_label_weight=0.0)
     assert total(method, 5 * T + 1, T, batch(Y)) == pytest.approx(0, abs=1e-9)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from cgankd.distill.review import Fusion, ReviewKD, hierarchical_gap
+from cgankd.distill.review import Fusion, ReviewKD, hierarchical_rows
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, mid_level
 
@@ -15,7 +17,7 @@ from tests.distill.torchdistill_terms import draw, io, mid_level
 def test_hcl_is_that_of_torchdistill(size: int) -> None:
     s, t = draw(3, 5, size, size), draw(3, 5, size, size, seed=1)
     theirs = mid_level().HierarchicalContextLoss("x", "output", "x", "output")(io(x=(s, None)), io(x=t))
-    assert torch.allclose(hierarchical_gap(s, t), theirs, rtol=1e-5)
+    assert torch.allclose(hierarchical_rows(s, t).mean(), theirs, rtol=1e-5)
 
 
 def test_a_fusion_weighs_its_map_and_the_enlarged_coarser_one() -> None:
@@ -46,3 +48,15 @@ def test_review_warms_up_and_trains_every_fusion() -> None:
     assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in weights.values())
     instant = toys.built(ReviewKD(warmup_epochs=0), student, teacher)
     assert bool(instant.losses(s, t, b)["review"].isfinite())
+
+
+def test_the_teachers_maps_are_those_before_the_relu() -> None:
+    torch.manual_seed(0)
+    student, teacher = toys.net(), toys.net("plain-vgg", 8)
+    review = toys.built(ReviewKD(), student, teacher).eval()
+    b = toys.batch()
+    s, t = toys.shown(student.eval(), b), toys.frozen(teacher, b)
+    value = review.losses(s, t, b)["review"]
+    zero = tuple(torch.zeros_like(x) for x in t.stages)
+    assert torch.equal(review.losses(s, replace(t, stages=zero), b)["review"], value)
+    assert not torch.equal(review.losses(s, replace(t, preacts=t.stages), b)["review"], value)

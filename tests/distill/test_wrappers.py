@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from torch import nn
 
 from cgankd.bank.m2_filter import cutoff, keep
 from cgankd.config import ConfigError
+from cgankd.config_distill import DistillerConfig
 from cgankd.distill import Batch, Outputs, make_distiller
 from cgankd.distill.adaptation import TeacherAdaptation
 from cgankd.distill.engine import Negatives
+from cgankd.distill.methods import distiller_of
+from cgankd.distill.rows import hard_labels
 from cgankd.distill.speculative import SpeculativeKD, speculate
 from cgankd.rng import generator
 from tests.distill.toys import pair
@@ -121,8 +125,8 @@ def test_proposed_labels_follow_the_teachers_top_k() -> None:
     torch.manual_seed(0)
     student = torch.randn(500, 10)
     teacher = torch.randn(500, 10)
-    own = make_distiller("skd_speculative", top_k=10)
-    only = make_distiller("skd_speculative", top_k=1)
+    own = make_distiller("skd_speculative", level="label", top_k=10)
+    only = make_distiller("skd_speculative", level="label", top_k=1)
     assert isinstance(own, SpeculativeKD) and isinstance(only, SpeculativeKD)
     torch.manual_seed(1)
     mine = torch.multinomial(student.softmax(1), 1)[:, 0]
@@ -144,10 +148,71 @@ def test_scalar_proposals_stay_where_the_teacher_is_near() -> None:
 
 
 def test_real_images_propose_nothing() -> None:
-    method = make_distiller("skd_speculative", hard_weight=1.0)
+    method = make_distiller("skd_speculative", level="label", hard_weight=1.0)
     pred = torch.randn(4, 3, requires_grad=True)
     batch = Batch({}, torch.tensor([0, 1, 2, 0]), is_fake=torch.zeros(4, dtype=torch.bool))
     assert method.losses(Outputs(pred), Outputs(pred.detach()), batch)["proposed"].item() == 0
+
+
+@pytest.mark.parametrize("scalar", [False, True])
+@pytest.mark.parametrize("rho", [0.7, 1.0])
+def test_all_proposed_none_replaced_at_a_quantile_is_the_filter_of_cgan_kd(scalar: bool, rho: float) -> None:
+    options = {"level": "image", "accept": "quantile", "rho": rho, "pool_share": 1.0, "replace": False}
+    made, both, num = make_distiller("skd_speculative", **options), pair(scalar), 120
+    assert isinstance(made, SpeculativeKD)
+    both.data = replace(both.data, num_samples=num, labels=None, fake=torch.ones(num, dtype=torch.bool))
+    made.build(both.student, both.teacher, both.data)
+    y = torch.rand(num, generator=generator("y")) if scalar else torch.arange(num) % 3
+    student, teacher = (torch.randn(num, 1 if scalar else 3, generator=generator(name)) for name in "st")
+    group = torch.zeros(num, dtype=torch.long) if scalar else y
+    error = hard_labels(teacher, y)
+    kept = keep(error, group, cutoff(error, group, 1 if scalar else 3, rho))
+    assert torch.equal(made.refresh(student, teacher, y, generator("g")).rows, kept.nonzero()[:, 0])
+    assert int(kept.sum()) == num if rho == 1 else 0.7 * num <= int(kept.sum()) < 0.75 * num
+
+
+def test_two_choosers_and_a_quantile_of_labels_are_refused() -> None:
+    image, label = {"name": "skd_speculative"}, {"name": "skd_speculative", "options": {"level": "label"}}
+    both = [DistillerConfig(**entry) for entry in (image, image)]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="skd_speculative and skd_speculative both choose the bank's rows"):
+        distiller_of(both)
+    assert not distiller_of([DistillerConfig(**entry) for entry in (image, label)]).task_on_fakes  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="method must not choose the bank's rows itself, but skd_speculative does"):
+        make_distiller("skd_speculative", method="skd_speculative")
+    with pytest.raises(ConfigError, match="accept must be top_k at level label"):
+        make_distiller("skd_speculative", level="label", accept="quantile")
+    with pytest.raises(ConfigError, match=r"rho must be in \(0, 1\], but is 0.0"):
+        make_distiller("skd_speculative", rho=0.0)
+
+
+def test_fakes_train_on_the_proposed_label_and_on_no_other() -> None:
+    method = make_distiller("skd_speculative", level="label", hard_weight=0.5, top_k=0, teacher_temperature=1e-3)
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 3), 9 * torch.eye(3)[[2, 1, 0, 2]]
+    fake = torch.tensor([False, True, True, False])
+    found = method.losses(Outputs(student), Outputs(teacher), Batch({}, torch.zeros(4).long(), is_fake=fake))
+    miss = -student.log_softmax(1)[[1, 2], [1, 0]].sum() / 4
+    assert found["proposed"].item() == pytest.approx(0.5 * miss.item(), rel=1e-5)
+    assert not method.task_on_fakes and make_distiller("skd_speculative").task_on_fakes
+
+
+@pytest.mark.parametrize("method", ["takd", "teacher_adaptation"])
+@pytest.mark.parametrize("mode", ["batch", "adapt", "reset_then_adapt"])
+def test_statistics_that_would_reach_nothing_are_refused(method: str, mode: str) -> None:
+    with pytest.raises(ConfigError, match=f"method must look at the teacher itself, but {method} puts other outputs"):
+        make_distiller("teacher_adaptation", method=method, mode=mode)
+    with pytest.raises(ConfigError, match="but skd_speculative puts other outputs"):
+        make_distiller("teacher_adaptation", method="skd_speculative", options={"method": method}, mode=mode)
+
+
+@pytest.mark.parametrize("wrapper", ["skd_speculative", "teacher_adaptation"])
+def test_an_assistant_inside_a_wrapper_is_the_one_that_teaches(wrapper: str) -> None:
+    options = {"mode": "frozen"} if wrapper == "teacher_adaptation" else {"level": "label"}
+    made, both = make_distiller(wrapper, method="takd", **options), pair(False)
+    made.build(both.student, both.teacher, both.data)
+    x = torch.rand(4, 1, 16, 16, generator=generator("x"))
+    shown = made.run_teacher(lambda images: Outputs(images.new_zeros(4, 3)), x, torch.arange(4) > 1, "train")
+    assert torch.equal(shown.pred, made.inner.assistant(x))
 
 
 class Normed(nn.Module):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from typer.testing import CliRunner
 
 from cgankd.distill.methods import METHODS
 from pipelines.cli import app
-from pipelines.cli_distill import markdown_table
+from pipelines.cli_distill import INTRODUCTION, markdown_table
 from tests.conftest import ROOT
 
 RUNNER = CliRunner()
@@ -45,6 +47,13 @@ def test_the_page_of_the_documentation_is_current() -> None:
     for name, method in METHODS.items():
         section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
         assert method.source in section and all(f"| `{option}` |" in section for option in method.options())
+
+
+def test_the_example_of_the_page_runs() -> None:
+    code = INTRODUCTION.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert set(names["terms"]) == {"target", "non_target"} and names["logits"].grad.any()
 
 
 def test_bars_do_not_break_a_table() -> None:

@@ -181,7 +181,7 @@ def test_choices_of_fakes_are_curves_of_the_run(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_accepts_no_fake_ends_the_run_with_a_reason(tmp_path: Path) -> None:
-    options = {"level": "image", "tolerance": 1e-9}
+    options = {"level": "image", "accept": "top_k", "tolerance": 1e-9}
     run = job(workplace(tmp_path, True), settings(True, distiller="skd_speculative", distiller_options=options))
     with pytest.raises(ConfigError, match="accepts none of the 12 fakes .* raise the option tolerance"):
         train_job(run)

@@ -163,6 +163,8 @@ def test_the_bank_and_the_ratio_of_the_paper(name: str) -> None:
     assert paper.burn_in is None or cfg.bank.burn_in == paper.burn_in
     assert cfg.bank.subsample and cfg.bank.filter and cfg.bank.replace == cfg.scalar_labels
     assert cfg.search.space["bank.num_fakes"].high == paper.fakes
+    assert cfg.ratio.extractor == ("compact" if cfg.scalar_labels else "resnet34")
+    assert (cfg.ratio.reconstruct_weight > 0) == cfg.scalar_labels, "the sparse auto-encoder is for scalars"
     epochs, batch, penalty = paper.ratio
     assert cfg.ratio.hidden == (2048, 1024, 512, 256, 128) and cfg.ratio.learning_rate == 1e-4
     assert (cfg.ratio.batch_size, cfg.ratio.ratio_penalty) == (batch, penalty)
