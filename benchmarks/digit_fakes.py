@@ -36,7 +36,7 @@ LONG_POOL: dict[str, int] = {"pool_size": 512, "pool_refresh_steps": 100}
 def digits() -> tuple[Dataset, ClassTask]:
     """20 training images a class."""
     cfg = DataConfig(
-        task="class", source="digits", root="", image_size=16, channels=1, train_per_label=20, num_train=None,
+        task="class", source="digits", root="cgankd/data", image_size=16, channels=1, train_per_label=20, num_train=None,
         val_per_label=10, num_val=None, test_share=None, num_test=None, label_min=None, label_max=None,
     )  # fmt: skip
     data = load_digits(cfg, 0)

@@ -169,6 +169,8 @@ def test_the_bank_and_the_ratio_of_the_paper(name: str) -> None:
     assert cfg.ratio.hidden == (2048, 1024, 512, 256, 128) and cfg.ratio.learning_rate == 1e-4
     assert (cfg.ratio.batch_size, cfg.ratio.ratio_penalty) == (batch, penalty)
     assert cfg.ratio.num_steps == steps_of(epochs, paper.reals, batch)
+    assert cfg.ratio.extractor == ("compact" if cfg.scalar_labels else "resnet34")
+    assert (cfg.ratio.reconstruct_weight > 0) == cfg.scalar_labels, "the sparse auto-encoder is for scalars"
     if cfg.data.source in CLASSES:
         images, classes = CLASSES[cfg.data.source]
         assert cfg.data.val_per_label is not None
