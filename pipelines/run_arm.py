@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cgankd.bank.build import selection_name
@@ -131,6 +133,12 @@ def teacher_lookup(
         return lambda index_B: rows_of(tables, index_B)
 
     return lookup
+
+
+def begin_worker() -> None:
+    """First words of a worker process: one thread, and Ctrl-C is for the stage alone, which then ends its workers."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train_job(job: Job) -> list[str]:
