@@ -138,7 +138,8 @@ def use(
 
         path = Path("params.yaml")
         preset_text(preset)
-        if keep and path.exists() and (read_params(path).get("tracking") or {}).get("preset") == preset:
+        tracking = read_params(path).get("tracking") if keep and path.exists() else None
+        if isinstance(tracking, dict) and tracking.get("preset") == preset:
             return
         backup = write_preset(preset, path)
         typer.echo(f"params.yaml is now the preset {preset}" + (f"; the former one is {backup}" if backup else ""))

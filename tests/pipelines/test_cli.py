@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
@@ -19,6 +21,7 @@ from pipelines.artifacts import STAGES
 from pipelines.cli import app
 from pipelines.journal import read_roots
 from pipelines.params import preset_text
+from pipelines.table import render
 from tests.conftest import ROOT
 
 INVOKE = CliRunner()
@@ -106,6 +109,21 @@ def test_no_params_file_names_the_presets(workdir: Path) -> None:
     (workdir / "params.yaml").unlink()
     done = INVOKE.invoke(app, ["teacher"])
     assert done.exit_code == 2 and "cgankd use PRESET" in done.stderr and "digits" in done.stderr
+
+
+def test_use_keep_takes_a_damaged_tracking_section_for_another_preset(workdir: Path) -> None:
+    (workdir / "params.yaml").write_text("tracking: 5\n")
+    done = INVOKE.invoke(app, ["use", "--keep", "digits"])
+    assert done.exit_code == 0 and "the former one is params.yaml.bak-1" in done.output
+    assert (workdir / "params.yaml").read_text() == preset_text("digits")
+
+
+def test_a_table_of_two_seeds_says_that_they_prove_nothing() -> None:
+    for num_seeds, claimed in ((2, False), (3, True)):
+        screen = Console(file=io.StringIO(), width=120)
+        screen.print(render(result(num_seeds=num_seeds)))
+        assert isinstance(screen.file, io.StringIO)
+        assert ("too few seeds to claim" not in screen.file.getvalue()) == claimed
 
 
 def test_debug_shows_the_traceback(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
