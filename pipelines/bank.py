@@ -33,7 +33,7 @@ from cgankd.rng import derive
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines import pictures
-from pipelines.artifacts import file_digest, load_weights
+from pipelines.artifacts import config_path, file_digest, read_record
 from pipelines.bank_burn_in import burn_in_mark, kept_burn_in
 from pipelines.context import Context
 from pipelines.machine import image_memory
@@ -140,7 +140,7 @@ def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections
 
     Raises ConfigError unless bank.refuse_worthless is off.
     """
-    gan, ratio = load_weights(cgan_path)[1]["health"], load_weights(ratio_path)[1]["health"]
+    gan, ratio = (read_record(config_path(path), ("health",))["health"] for path in (cgan_path, ratio_path))
     checks = [] if gan["real"] is None else [check_diversity(gan["fake"], gan["real"])]
     if any(build.SELECTIONS[name][0] for name in selections):
         checks += [check_ratio_zeros(ratio["zero_share"]), check_ratio_mean(ratio["mean_fake"])]

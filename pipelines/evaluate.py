@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +14,7 @@ from cgankd.measure.verdict import Choice, best_arm, choose, verdict
 from cgankd.task import make_task
 from cgankd.types import Headline
 from pipelines import pictures
+from pipelines.artifacts import read_record
 from pipelines.context import Context
 from pipelines.machine import image_memory
 from pipelines.networks import load_predictor
@@ -27,7 +27,7 @@ def run(ctx: Context) -> None:
     dataset, teacher_path, students, _ = ctx.inputs(
         "dataset.h5", "teacher.safetensors", "students", "students/runs.json"
     )
-    runs: dict[str, Any] = json.loads((students / "runs.json").read_text())
+    runs = read_record(students / "runs.json", ("arms", "seeds", "settings", "teacher_val"))
     info = read_info(dataset)
     task = make_task(info, ctx.cfg)
     val = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
