@@ -13,7 +13,6 @@ from cgankd.bank.m2_replace import replace
 from cgankd.config import BankConfig, Config, ConfigError, to_dict
 from cgankd.data.store import (
     BankWriter,
-    read_info,
     read_pool_images,
     read_pool_scores,
     read_split,
@@ -53,7 +52,7 @@ def run(ctx: Context) -> None:
     dataset, teacher_path, cgan_path, ratio_path = ctx.inputs(
         "dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"
     )
-    info = read_info(dataset)
+    info = ctx.info(dataset)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cgankd.config import ConfigError, to_dict
-from cgankd.data.store import read_info, read_split
+from cgankd.data.store import read_split
 from cgankd.gan.diversity import fake_diversity, real_diversity
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
@@ -27,7 +27,7 @@ def run(ctx: Context) -> None:
     """Fit the label input (scalars), then G and D unless cgan.file is set; save the generator with its label embedding."""
     cfg = ctx.cfg.cgan
     (path,) = ctx.inputs("dataset.h5")
-    info = read_info(path)
+    info = ctx.info(path)
     task = make_task(info, ctx.cfg)
     train = read_split(path, "train", image_memory(ctx.cfg.data))
     vicinity = task.vicinity(train.labels)

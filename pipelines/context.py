@@ -15,8 +15,9 @@ from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
 from cgankd.config import Config, ConfigError, to_dict
+from cgankd.data.store import read_info
 from cgankd.measure.health import Check
-from cgankd.types import LogFn
+from cgankd.types import DatasetInfo, LogFn
 from pipelines.artifacts import (
     STAGES,
     ResumeFile,
@@ -111,6 +112,20 @@ class Context:
         self.digests |= found
         self.tracker.tags({f"input.{name}": digest[:12] for name, digest in found.items()})
         return paths
+
+    def info(self, dataset: Path) -> DatasetInfo:
+        """What the data set says of itself. Raises ConfigError where it is not the one that params.yaml describes.
+
+        Another kind of label is for `make_task` to refuse.
+        """
+        info = read_info(dataset)
+        for name in ("source", "image_size", "channels") if info.kind == self.cfg.data.task else ():
+            wanted, found = getattr(self.cfg.data, name), getattr(info, name)
+            if wanted != found:
+                raise ConfigError(
+                    f"data.{name} is {wanted}, but artifacts/dataset.h5 was made with {found}; run `cgankd prepare` again"
+                )
+        return info
 
     def save_weights(self, name: str, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
         """artifacts/<name>.safetensors and, beside it, the config that rebuilds the net."""

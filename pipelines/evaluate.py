@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cgankd.config_distill import arm_label, distiller_label
-from cgankd.data.store import read_info, read_split
+from cgankd.data.store import read_split
 from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.measure.verdict import Choice, best_arm, choose, verdict
@@ -28,7 +28,7 @@ def run(ctx: Context) -> None:
         "dataset.h5", "teacher.safetensors", "students", "students/runs.json"
     )
     runs = read_record(students / "runs.json", ("arms", "seeds", "settings", "teacher_val"))
-    info = read_info(dataset)
+    info = ctx.info(dataset)
     task = make_task(info, ctx.cfg)
     val = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
     uses_bank = {name: bool(arm["switches"]["bank"]) for name, arm in runs["arms"].items()}
