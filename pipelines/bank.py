@@ -24,6 +24,7 @@ from cgankd.measure.health import (
     Check,
     check_bound,
     check_diversity,
+    check_kappa,
     check_ratio_mean,
     check_ratio_overfit,
     check_ratio_zeros,
@@ -100,12 +101,30 @@ def run(ctx: Context) -> None:
     chosen = build.selection_name(cfg.subsample, cfg.filter)
     row = rows[chosen]
     labels = replace(asked[row], predicted[row]) if cfg.replace else asked[row]
-    write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | {"selection": chosen})
+    behind = made_from(ctx.cfg, cgan_path, ratio_path)
+    write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen})
     ctx.metrics(report)
     val_error = task.error(teacher(val.images), val.labels)
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
     say(ctx, task, report, selections, float(val_error.mean()))
     draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
+
+
+WHERE = ("root", "download", "memory_budget_gb")
+"""Settings of `data` that say where images come from and lie, and change none of them."""
+
+
+def made_from(cfg: Config, cgan_path: Path, ratio_path: Path) -> dict[str, str | int | float]:
+    """Attributes of a bank beside its own section: the seed, and the settings of data, GAN and ratio as JSON.
+
+    Those of the networks are the ones they were made with, whatever params.yaml says by now.
+    """
+    data = {name: value for name, value in to_dict(cfg.data).items() if name not in WHERE}
+    gan, ratio = read_record(config_path(cgan_path), ("cgan",)), read_record(config_path(ratio_path), ("ratio",))
+    sections = {"data": data, "cgan": gan["cgan"], "ratio": ratio["ratio"]}
+    return {"seed": cfg.seed} | {
+        f"config.{name}": json.dumps(found, sort_keys=True) for name, found in sections.items()
+    }
 
 
 def expected_draws(conditions: build.Conditions, cfg: BankConfig) -> int:
@@ -140,7 +159,8 @@ def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections
     Raises ConfigError unless bank.refuse_worthless is off.
     """
     gan, ratio = (read_record(config_path(path), ("health",))["health"] for path in (cgan_path, ratio_path))
-    checks = [] if gan["real"] is None else [check_diversity(gan["fake"], gan["real"])]
+    checks = [check_kappa(**gan["kernel"])] if "kernel" in gan else []
+    checks += [] if gan["real"] is None else [check_diversity(gan["fake"], gan["real"])]
     if any(build.SELECTIONS[name][0] for name in selections):
         checks += [check_ratio_zeros(ratio["zero_share"]), check_ratio_mean(ratio["mean_fake"])]
         checks.append(check_ratio_overfit(ratio["mean_train_real"], ratio["mean_val_real"]))

@@ -50,7 +50,7 @@ class Drawing(Protocol):
 SECTIONS = {
     "prepare": ("seed", "data"),
     "teacher": ("seed", "teacher"),
-    "cgan": ("seed", "cgan", "bank.refuse_worthless"),
+    "cgan": ("seed", "cgan"),
     "ratio": ("seed", "ratio", "bank.label_bin"),
     "bank": ("seed", "bank", "student.arms"),
     "student": ("seed", "student"),
@@ -207,9 +207,15 @@ class Context:
         self.tracker.metrics({result_name(name): value for name, value in values.items()})
 
     def check(self, check: Check) -> None:
-        """Log a health check and keep its value and verdict as metrics health.<name> and health.<name>.ok."""
-        mark = "ok" if check.ok else ("REFUSED" if check.fatal else "WARNING")
-        self.say(f"{mark}: {check.sentence}")
+        """Log a health check and keep its value and verdict as metrics health.<name> and health.<name>.ok.
+
+        A fatal one is refused by the bank stage alone, so that bank.refuse_worthless concerns no training.
+        """
+        refused = not check.ok and check.fatal and self.cfg.bank.refuse_worthless
+        mark = "ok" if check.ok else ("REFUSED" if refused and self.stage == "bank" else "WARNING")
+        self.say(
+            f"{mark}: {check.sentence}{' (the bank stage will refuse this)' if refused and mark == 'WARNING' else ''}"
+        )
         self.metrics({f"health.{check.name}": check.value, f"health.{check.name}.ok": int(check.ok)})
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:

@@ -215,16 +215,25 @@ def test_a_bad_setting_stops_a_stage_before_it_leaves_anything(workdir: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("ok", "fatal", "mark"), [(True, False, "ok: "), (False, False, "WARNING: "), (False, True, "REFUSED: ")]
+    ("name", "ok", "fatal", "refuse", "mark", "more"),
+    [
+        ("cgan", True, False, True, "ok: ", ""),
+        ("cgan", False, False, True, "WARNING: ", ""),
+        ("cgan", False, True, True, "WARNING: ", " (the bank stage will refuse this)"),
+        ("bank", False, True, True, "REFUSED: ", ""),
+        ("bank", False, True, False, "WARNING: ", ""),
+    ],
 )
-def test_checks_are_said_and_measured(workdir: Path, ok: bool, fatal: bool, mark: str) -> None:
-    text = io.StringIO()
-    with open_context("cgan", (), workdir, console=Console(file=text, width=40)) as ctx:
+def test_checks_are_said_and_measured(
+    workdir: Path, name: str, ok: bool, fatal: bool, refuse: bool, mark: str, more: str
+) -> None:
+    text, settings = io.StringIO(), [f"bank.refuse_worthless={str(refuse).lower()}"]
+    with open_context(name, settings, workdir, console=Console(file=text, width=40)) as ctx:
         ctx.check(
             Check("diversity", 0.3, 0.5, ok, fatal, "fakes differ by [0.3] of what they should, which is a long line")
         )
-    assert mark + "fakes differ by [0.3] of what they should, which is a long line\n" in text.getvalue()
-    metrics = json.loads((workdir / "metrics/cgan.json").read_text())
+    assert mark + "fakes differ by [0.3] of what they should, which is a long line" + more + "\n" in text.getvalue()
+    metrics = json.loads((workdir / f"metrics/{name}.json").read_text())
     assert metrics == {"health.diversity": 0.3, "health.diversity.ok": int(ok)}
 
 
