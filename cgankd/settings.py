@@ -106,14 +106,15 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
     if type(value) is not hint:
         words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
         raise ConfigError(f"{name} must be {words.get(hint.__name__, hint.__name__)}, but is {value!r}")
-    return check_finite(value, name) if hint is float else value
+    if isinstance(value, float):
+        check_finite(value, name)
+    return value
 
 
-def check_finite(value: float, name: str) -> float:
-    """The number itself. Raises ConfigError where it is NaN or infinite, which YAML and float("inf") let through."""
+def check_finite(value: float, name: str) -> None:
+    """Raise ConfigError where a number is NaN or infinite, which YAML and float("inf") let through."""
     if not math.isfinite(value):
         raise ConfigError(f"{name} must be a finite number, but is {'NaN' if math.isnan(value) else value}")
-    return value
 
 
 def to_dict(config: object) -> dict[str, Any]:

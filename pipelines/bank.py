@@ -122,9 +122,8 @@ def made_from(cfg: Config, cgan_path: Path, ratio_path: Path) -> dict[str, str |
     data = {name: value for name, value in to_dict(cfg.data).items() if name not in WHERE}
     gan, ratio = read_record(config_path(cgan_path), ("cgan",)), read_record(config_path(ratio_path), ("ratio",))
     sections = {"data": data, "cgan": gan["cgan"], "ratio": ratio["ratio"]}
-    return {"seed": cfg.seed} | {
-        f"config.{name}": json.dumps(found, sort_keys=True) for name, found in sections.items()
-    }
+    attributes: dict[str, str | int | float] = {"seed": cfg.seed}
+    return attributes | {f"config.{name}": json.dumps(found, sort_keys=True) for name, found in sections.items()}
 
 
 def expected_draws(conditions: build.Conditions, cfg: BankConfig) -> int:

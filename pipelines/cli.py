@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipelines import cli_bank, cli_distill, cli_report, cli_search, cli_ship
-from pipelines.cli_errors import Settings, console, plain_errors
+from pipelines.cli_errors import RESUMES, Settings, console, plain_errors
 from pipelines.malloc import restart
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ def run_stage(stage: str, settings: list[str] | None) -> None:
 def one_stage(stage: str, settings: list[str] | None) -> None:
     """A stage's command."""
     signal.signal(signal.SIGTERM, stop_on_terminate)
-    with plain_errors():
+    with plain_errors(RESUMES if stage not in ("prepare", "evaluate") else "stopped"):
         run_stage(stage, settings)
 
 
@@ -106,7 +106,7 @@ def run(
 ) -> None:
     """Run all stages in order without DVC; each one is run anew."""
     signal.signal(signal.SIGTERM, stop_on_terminate)
-    with plain_errors():
+    with plain_errors("stopped; `cgankd run --from STAGE` goes on with the stage that was under way"):
         check_stage(start)
         for stage in STAGES[STAGES.index(start) :]:
             console().rule(stage, align="left")

@@ -114,10 +114,7 @@ class Context:
         return paths
 
     def info(self, dataset: Path) -> DatasetInfo:
-        """What the data set says of itself. Raises ConfigError where it is not the one that params.yaml describes.
-
-        Another kind of label is for `make_task` to refuse.
-        """
+        """What the data set says of itself. Raises ConfigError where params.yaml describes another of its kind."""
         info = read_info(dataset)
         for name in ("source", "image_size", "channels") if info.kind == self.cfg.data.task else ():
             wanted, found = getattr(self.cfg.data, name), getattr(info, name)
