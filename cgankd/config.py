@@ -124,9 +124,9 @@ class RatioConfig:
         for name in ("feature_channels", "feature_steps", "num_steps", "eval_every_steps", "pool_size", "max_redraws"):
             require(getattr(self, name) >= 1, f"ratio.{name}", "at least 1", getattr(self, name))
         require(
-            len(self.hidden) >= 1 and all(h % 8 == 0 for h in self.hidden),
+            len(self.hidden) >= 1 and all(h >= 8 and h % 8 == 0 for h in self.hidden),
             "ratio.hidden",
-            "multiples of 8",
+            "multiples of 8, from 8",
             self.hidden,
         )
         if self.extractor == "resnet34":
@@ -142,7 +142,11 @@ class RatioConfig:
         require(width is None or width >= 1, "ratio.feature_width", "null or at least 1", width)
         require(drop is None or drop > 0, "ratio.vicinity_drop", "null or positive", drop)
         require(0 <= self.dropout < 1, "ratio.dropout", "in [0, 1)", self.dropout)
-        require(self.ratio_penalty >= 0, "ratio.ratio_penalty", "zero or more", self.ratio_penalty)
+        weights = ("reconstruct_weight", "l1_weight", "label_weight", "weight_decay", "ratio_penalty")
+        for name in (*weights, "pool_refresh_steps"):
+            require(getattr(self, name) >= 0, f"ratio.{name}", "zero or more", getattr(self, name))
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"ratio.{name}", "in [0, 1)", getattr(self, name))
         require(self.pool_size >= self.batch_size, "ratio.pool_size", "at least ratio.batch_size", self.pool_size)
         check_augment(self.feature_augment, "ratio.feature_augment")
 

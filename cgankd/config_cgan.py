@@ -117,8 +117,11 @@ class CganConfig:
         require(self.batch_size >= 4 and self.batch_size % 2 == 0, "cgan.batch_size", "even, from 4", self.batch_size)
         for name in ("lr_g", "lr_d"):
             require(getattr(self, name) > 0, f"cgan.{name}", "positive", getattr(self, name))
-        require(0 <= self.ema < 1, "cgan.ema", "in [0, 1)", self.ema)
-        require(self.diversity_weight >= 0, "cgan.diversity_weight", "zero or more", self.diversity_weight)
+        for name in ("beta1", "beta2", "ema"):
+            require(0 <= getattr(self, name) < 1, f"cgan.{name}", "in [0, 1)", getattr(self, name))
+        for name in ("ema_start", "diversity_weight"):
+            require(getattr(self, name) >= 0, f"cgan.{name}", "zero or more", getattr(self, name))
+        require(0 <= self.cutout_share <= 1, "cgan.cutout_share", "in [0, 1]", self.cutout_share)
         require(
             self.batch_size % (2 * self.accumulate) == 0,
             "cgan.accumulate",

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cgankd.settings import require
+from cgankd.settings import check_name, require
 
+SOURCES = (
+    "digits", "chairs", "image-folder", "csv", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "rc49", "utkface",
+    "steering-angle", "hdf5",
+)  # fmt: skip
+"""The readers of cgankd.data.sources by name; a test compares the two."""
 DOWNLOADS = ("cifar10", "cifar100")
 """Sources that `data.download` can fetch."""
 MADE_HERE = ("digits", "chairs")
@@ -53,6 +58,7 @@ class DataConfig:
     needed. null = a quarter of this machine's memory. Changes no number."""
 
     def __post_init__(self) -> None:
+        check_name(self.source, SOURCES, "data.source")
         size = self.image_size
         require(16 <= size <= 256 and size & (size - 1) == 0, "data.image_size", "a power of two from 16 to 256", size)
         require(bool(self.root.strip()), "data.root", "the path of a folder or file", self.root)

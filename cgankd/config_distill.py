@@ -104,6 +104,8 @@ def check_arms(arms: Mapping[str, ArmConfig]) -> None:
             "named in letters, digits and underscores",
             name,
         )
+        if name.endswith("_kd"):
+            require(arm.kd, f"student.arms.{name}.kd", "true, as names in _kd are those of arms with a KD loss", arm.kd)
         if not arm.bank:
             for switch in ("subsample", "filter", "replace"):
                 require(not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True)

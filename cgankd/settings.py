@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -19,7 +21,14 @@ class ConfigError(ValueError):
 def require(condition: bool, name: str, rule: str, value: object) -> None:
     """Raise ConfigError "<name> must be <rule>, but is <value>" unless the condition holds."""
     if not condition:
-        raise ConfigError(f"{name} must be {rule}, but is {value!r}")
+        raise ConfigError(f"{name} must be {rule}, but is {in_words(value)}")
+
+
+def in_words(value: object) -> str:
+    """A value as params.yaml shows it: a tuple is a list there, and a section is only said to be set."""
+    if dataclasses.is_dataclass(value):
+        return "set"
+    return repr(list(value) if isinstance(value, tuple) else value)
 
 
 def check_name(name: str, valid: tuple[str, ...], field_name: str) -> None:
@@ -92,16 +101,20 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
         return float(value)
     if hint is float and isinstance(value, str):
         # YAML 1.1 readers take 1e-06 for text, and DVC writes small numbers like that (dvc#5971).
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if type(value) is not hint:
         words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
         raise ConfigError(f"{name} must be {words.get(hint.__name__, hint.__name__)}, but is {value!r}")
-    if hint is float and value != value:
-        raise ConfigError(f"{name} must be a number, but is NaN")
+    if isinstance(value, float):
+        check_finite(value, name)
     return value
+
+
+def check_finite(value: float, name: str) -> None:
+    """Raise ConfigError where a number is NaN or infinite, which YAML and float("inf") let through."""
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, but is {'NaN' if math.isnan(value) else value}")
 
 
 def to_dict(config: object) -> dict[str, Any]:

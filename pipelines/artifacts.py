@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,19 @@ def maker(name: str) -> str:
     return f"cgankd {MAKERS[first]}" if first in MAKERS else "cgankd run"
 
 
+def inside(path: Path) -> Path:
+    """The path below artifacts/, or the name alone of a file elsewhere."""
+    return Path(*path.parts[path.parts.index("artifacts") + 1 :]) if "artifacts" in path.parts else Path(path.name)
+
+
 def missing(path: Path) -> ConfigError:
     """The error for an artifact that is not there, naming the stage that makes it."""
-    inside = path.parts[path.parts.index("artifacts") + 1 :] if "artifacts" in path.parts else (path.name,)
-    shown = Path("artifacts", *inside)
-    return ConfigError(f"{shown} is missing; run `{maker(str(Path(*inside)))}` first")
+    return ConfigError(f"{Path('artifacts', inside(path))} is missing; run `{maker(str(inside(path)))}` first")
+
+
+def damaged(path: Path, what: str) -> ConfigError:
+    """The error for an artifact that cannot be read, naming the stage that makes it."""
+    return ConfigError(f"{path} is damaged ({what}); delete it and run `{maker(str(inside(path)))}` again")
 
 
 def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:
@@ -79,16 +87,35 @@ def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: M
         save_file(tensors, temporary)
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and config as save_weights left them. Raises ConfigError when one is missing or damaged."""
-    for part in (path, config_path(path)):
-        if not part.exists():
-            raise missing(part)
+def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """A JSON file that a stage left, which holds a mapping with these keys.
+
+    Raises ConfigError that names the file and the command that makes it, where it is missing, damaged or of other make.
+    """
+    if not path.exists():
+        raise missing(path)
     try:
-        config: dict[str, Any] = json.loads(config_path(path).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise damaged(path, str(error)) from error
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if lacking or not isinstance(found, dict):
+        raise damaged(path, f"it has no {lacking[0]!r}" if lacking else "it is no mapping")
+    return found
+
+
+def load_weights(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and config as save_weights left them, the config with these keys.
+
+    Raises ConfigError when one is missing or damaged.
+    """
+    if not path.exists():
+        raise missing(path)
+    config = read_record(config_path(path), keys)
+    try:
         return load_file(path), config
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); delete it and run `{maker(path.name)}` again") from error
+    except SafetensorError as error:
+        raise damaged(path, str(error)) from error
 
 
 def file_digest(path: Path) -> str:

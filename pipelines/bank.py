@@ -13,7 +13,6 @@ from cgankd.bank.m2_replace import replace
 from cgankd.config import BankConfig, Config, ConfigError, to_dict
 from cgankd.data.store import (
     BankWriter,
-    read_info,
     read_pool_images,
     read_pool_scores,
     read_split,
@@ -25,6 +24,7 @@ from cgankd.measure.health import (
     Check,
     check_bound,
     check_diversity,
+    check_kappa,
     check_ratio_mean,
     check_ratio_overfit,
     check_ratio_zeros,
@@ -33,7 +33,7 @@ from cgankd.rng import derive
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines import pictures
-from pipelines.artifacts import file_digest, load_weights
+from pipelines.artifacts import config_path, file_digest, read_record
 from pipelines.bank_burn_in import burn_in_mark, kept_burn_in
 from pipelines.context import Context
 from pipelines.machine import image_memory
@@ -53,7 +53,7 @@ def run(ctx: Context) -> None:
     dataset, teacher_path, cgan_path, ratio_path = ctx.inputs(
         "dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"
     )
-    info = read_info(dataset)
+    info = ctx.info(dataset)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
@@ -101,12 +101,29 @@ def run(ctx: Context) -> None:
     chosen = build.selection_name(cfg.subsample, cfg.filter)
     row = rows[chosen]
     labels = replace(asked[row], predicted[row]) if cfg.replace else asked[row]
-    write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | {"selection": chosen})
+    behind = made_from(ctx.cfg, cgan_path, ratio_path)
+    write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen})
     ctx.metrics(report)
     val_error = task.error(teacher(val.images), val.labels)
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
     say(ctx, task, report, selections, float(val_error.mean()))
     draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
+
+
+WHERE = ("root", "download", "memory_budget_gb")
+"""Settings of `data` that say where images come from and lie, and change none of them."""
+
+
+def made_from(cfg: Config, cgan_path: Path, ratio_path: Path) -> dict[str, str | int | float]:
+    """Attributes of a bank beside its own section: the seed, and the settings of data, GAN and ratio as JSON.
+
+    Those of the networks are the ones they were made with, whatever params.yaml says by now.
+    """
+    data = {name: value for name, value in to_dict(cfg.data).items() if name not in WHERE}
+    gan, ratio = read_record(config_path(cgan_path), ("cgan",)), read_record(config_path(ratio_path), ("ratio",))
+    sections = {"data": data, "cgan": gan["cgan"], "ratio": ratio["ratio"]}
+    attributes: dict[str, str | int | float] = {"seed": cfg.seed}
+    return attributes | {f"config.{name}": json.dumps(found, sort_keys=True) for name, found in sections.items()}
 
 
 def expected_draws(conditions: build.Conditions, cfg: BankConfig) -> int:
@@ -140,8 +157,9 @@ def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections
 
     Raises ConfigError unless bank.refuse_worthless is off.
     """
-    gan, ratio = load_weights(cgan_path)[1]["health"], load_weights(ratio_path)[1]["health"]
-    checks = [] if gan["real"] is None else [check_diversity(gan["fake"], gan["real"])]
+    gan, ratio = (read_record(config_path(path), ("health",))["health"] for path in (cgan_path, ratio_path))
+    checks = [check_kappa(**gan["kernel"])] if "kernel" in gan else []
+    checks += [] if gan["real"] is None else [check_diversity(gan["fake"], gan["real"])]
     if any(build.SELECTIONS[name][0] for name in selections):
         checks += [check_ratio_zeros(ratio["zero_share"]), check_ratio_mean(ratio["mean_fake"])]
         checks.append(check_ratio_overfit(ratio["mean_train_real"], ratio["mean_val_real"]))

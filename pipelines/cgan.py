@@ -7,8 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from cgankd.config import ConfigError, to_dict
-from cgankd.data.store import read_info, read_split
+from cgankd.config import to_dict
+from cgankd.data.store import read_split
 from cgankd.gan.diversity import fake_diversity, real_diversity
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
@@ -27,11 +27,11 @@ def run(ctx: Context) -> None:
     """Fit the label input (scalars), then G and D unless cgan.file is set; save the generator with its label embedding."""
     cfg = ctx.cfg.cgan
     (path,) = ctx.inputs("dataset.h5")
-    info = read_info(path)
+    info = ctx.info(path)
     task = make_task(info, ctx.cfg)
     train = read_split(path, "train", image_memory(ctx.cfg.data))
     vicinity = task.vicinity(train.labels)
-    _check_kernel(ctx, vicinity)
+    kernel = _check_kernel(ctx, vicinity)
 
     seed = derive(ctx.seed, "cgan")
     real = _real_distance(ctx, train, vicinity, seed)
@@ -60,7 +60,7 @@ def run(ctx: Context) -> None:
     if real is not None:
         ctx.metrics({"diversity.real": real})
         ctx.check(check_diversity(fake, real))
-    record = {"cgan": to_dict(cfg), "info": to_dict(info), "health": {"fake": fake, "real": real}}
+    record = {"cgan": to_dict(cfg), "info": to_dict(info), "health": {"fake": fake, "real": real} | kernel}
     if own is not None:
         record["own"] = dataclasses.asdict(own)
     ctx.save_weights("cgan", tensors, record)
@@ -109,13 +109,17 @@ def _real_distance(ctx: Context, train: Split, vicinity: Vicinity, seed: int) ->
         return None
 
 
-def _check_kernel(ctx: Context, vicinity: Vicinity) -> None:
-    """Log CcGAN's kernel widths and refuse one that a single large label gap has blown up."""
+def _check_kernel(ctx: Context, vicinity: Vicinity) -> dict[str, dict[str, float]]:
+    """Log CcGAN's kernel widths and check them; what the bank stage needs to repeat the check, for scalars only."""
     if not isinstance(vicinity, ScalarVicinity):
-        return
+        return {}
     kernel = vicinity.kernel
     ctx.metrics({"kernel.label_sigma": kernel.label_sigma, "kernel.kappa": kernel.kappa, "kernel.nu": kernel.nu})
-    check = check_kappa(kernel.kappa, kernel.largest_gap, kernel.median_gap, vicinity.label_max - vicinity.label_min)
-    ctx.check(check)
-    if check.fatal and not check.ok and ctx.cfg.bank.refuse_worthless:
-        raise ConfigError(f"{check.sentence} (bank.refuse_worthless: false goes on all the same)")
+    facts = {
+        "kappa": kernel.kappa,
+        "largest_gap": kernel.largest_gap,
+        "median_gap": kernel.median_gap,
+        "span": vicinity.label_max - vicinity.label_min,
+    }
+    ctx.check(check_kappa(**facts))
+    return {"kernel": facts}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipelines import cli_bank, cli_distill, cli_report, cli_search, cli_ship
-from pipelines.cli_errors import Root, Settings, console, plain_errors, with_root
+from pipelines.cli_errors import RESUMES, Root, Settings, console, plain_errors, with_root
 from pipelines.malloc import restart
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ def run_stage(stage: str, settings: list[str] | None) -> None:
 def one_stage(stage: str, settings: list[str] | None) -> None:
     """A stage's command."""
     signal.signal(signal.SIGTERM, stop_on_terminate)
-    with plain_errors():
+    with plain_errors(RESUMES if stage not in ("prepare", "evaluate") else "stopped"):
         run_stage(stage, settings)
 
 
@@ -107,7 +107,7 @@ def run(
 ) -> None:
     """Run all stages in order without DVC; each one is run anew."""
     signal.signal(signal.SIGTERM, stop_on_terminate)
-    with plain_errors():
+    with plain_errors("stopped; `cgankd run --from STAGE` goes on with the stage that was under way"):
         check_stage(start)
         for stage in STAGES[STAGES.index(start) :]:
             console().rule(stage, align="left")
@@ -142,7 +142,8 @@ def use(
         from pipelines.params import at_root, read_params, set_values, write_preset
 
         path, values = Path("params.yaml"), at_root(preset, root)
-        if keep and path.exists() and (read_params(path).get("tracking") or {}).get("preset") == preset:
+        tracking = read_params(path).get("tracking") if keep and path.exists() else None
+        if isinstance(tracking, dict) and tracking.get("preset") == preset:
             set_values(path, values)
             return
         backup = write_preset(preset, path, values)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+RESUMES = "stopped; the same command resumes where it was"
+"""What Ctrl-C leaves to say of a command that keeps its progress."""
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over params.yaml for this run, e.g. bank.rho=0.8."),
@@ -31,12 +33,15 @@ def with_root(settings: list[str] | None, root: str | None) -> list[str] | None:
 
 
 @contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn what the user can mend into one sentence and exit code 2; --debug shows the traceback instead."""
+def plain_errors(stopped: str = "stopped") -> Iterator[None]:
+    """Turn what the user can mend into one sentence and exit code 2; --debug shows the traceback instead.
+
+    `stopped` is what Ctrl-C leaves to say.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command resumes where it was", err=True)
+        typer.echo(stopped, err=True)
         raise typer.Exit(130) from None
     except USER_ERRORS as error:
         if os.environ.get("CGANKD_DEBUG", "0") not in ("", "0"):

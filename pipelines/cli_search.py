@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pipelines.cli_errors import Settings, console, plain_errors
+from pipelines.cli_errors import RESUMES, Settings, console, plain_errors
 
 if TYPE_CHECKING:
     from pipelines.search import Search
@@ -66,7 +66,7 @@ def search(
         ctx.obj = (settings, storage, study)
         return
     signal.signal(signal.SIGTERM, stop_on_terminate)
-    with plain_errors():
+    with plain_errors(RESUMES):
         from pipelines.search import run
 
         extra = [f"search.num_trials={trials}"] if trials else []

@@ -23,6 +23,7 @@ from pipelines.params import load_config, read_params
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "mlflow", "dvc", "matplotlib")
 LEAST_MEMORY_GB, LEAST_DISK_GB, NO_DISK_GB = 2.0, 2.0, 0.2
 SERVER_WAIT_S = 3.0
+WITHOUT = "; `cgankd run` works without git and DVC"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ def look_at_git(workdir: Path) -> list[Finding]:
         cure = f"git config --global --add safe.directory {workdir}"
         return [Finding("git", "problem", "git distrusts this folder because another user owns it", cure)]
     if done.returncode != 0:
-        return [Finding("git", "problem", f"{workdir} is not a git repository, which DVC needs", "run `git init`")]
+        return [
+            Finding("git", "problem", f"{workdir} is not a git repository, which DVC needs", "run `git init`" + WITHOUT)
+        ]
     return [Finding("git", "ok", f"repository at {done.stdout.strip()}")]
 
 
@@ -135,7 +138,7 @@ def look_at_dvc(workdir: Path) -> list[Finding]:
     findings = []
     root = next((top for top in (workdir, *workdir.parents) if (top / ".dvc").is_dir()), None)
     if root is None:
-        findings.append(Finding("dvc", "problem", "DVC is not initialised here", "run `dvc init`"))
+        findings.append(Finding("dvc", "problem", "DVC is not initialised here", "run `dvc init`" + WITHOUT))
     elif not (root / ".dvc" / "config").exists():
         findings.append(Finding("dvc", "problem", f"{root / '.dvc'} has no config", "run `dvc init -f`"))
     else:

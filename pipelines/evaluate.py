@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from typing import Any
 
 from cgankd.config_distill import arm_label, distiller_label
-from cgankd.data.store import read_info, read_split
+from cgankd.data.store import read_split
 from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.measure.verdict import Choice, best_arm, choose, verdict
 from cgankd.task import make_task
 from cgankd.types import Headline
 from pipelines import pictures
+from pipelines.artifacts import read_record
 from pipelines.context import Context
 from pipelines.machine import image_memory
 from pipelines.networks import load_predictor
@@ -27,8 +27,8 @@ def run(ctx: Context) -> None:
     dataset, teacher_path, students, _ = ctx.inputs(
         "dataset.h5", "teacher.safetensors", "students", "students/runs.json"
     )
-    runs: dict[str, Any] = json.loads((students / "runs.json").read_text())
-    info = read_info(dataset)
+    runs = read_record(students / "runs.json", ("arms", "seeds", "settings", "teacher_val"))
+    info = ctx.info(dataset)
     task = make_task(info, ctx.cfg)
     val = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
     uses_bank = {name: bool(arm["switches"]["bank"]) for name, arm in runs["arms"].items()}

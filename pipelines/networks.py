@@ -79,7 +79,7 @@ def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module
 
     A student whose KD loss predicts through modules of its own comes as that module.
     """
-    weights, config = load_weights(path)
+    weights, config = load_weights(path, ("info", "precision"))
     check_origin(config, info, path)
     return restore_predictor(weights, config, info, task.num_outputs), config
 
@@ -91,7 +91,7 @@ def load_source(
 
     `reuse` is for a finite set of images (cgankd.gan.own_images): whether its images may come again and again.
     """
-    weights, config = load_weights(path)
+    weights, config = load_weights(path, ("info", "cgan"))
     check_origin(config, info, path)
     cgan = from_dict(CganConfig, config["cgan"], "cgan.")
     embed = task.label_embed(cgan.embed_dim)
@@ -139,7 +139,7 @@ def build_ratio_nets(
 
 def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> RatioFn:
     """The fitted density ratio as a function of uint8 images and the labels asked for."""
-    weights, config = load_weights(path)
+    weights, config = load_weights(path, ("info", "ratio", "embed_dim"))
     check_origin(config, info, path)
     ratio = config["ratio"]
     embed = task.label_embed(config["embed_dim"])

@@ -9,7 +9,7 @@ from cgankd.bank.m1_features import FrozenExtractor, train_features
 from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.config import Config, to_dict
 from cgankd.data.augment import augment
-from cgankd.data.store import read_info, read_split
+from cgankd.data.store import read_split
 from cgankd.measure.health import check_ratio_informative, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
 from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
@@ -35,7 +35,7 @@ def run(ctx: Context) -> None:
     """Train features on real images, then r on real against fake features; the best network on validation is kept."""
     cfg = ctx.cfg.ratio
     dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
-    info = read_info(dataset)
+    info = ctx.info(dataset)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)

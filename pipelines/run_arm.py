@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cgankd.bank.build import selection_name
-from cgankd.config import ArmConfig, Config, to_dict
+from cgankd.config import ArmConfig, Config, ConfigError, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
 from cgankd.data.store import read_info, read_pool_scores, read_pool_stream, read_split
@@ -25,7 +27,7 @@ from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_sc
 from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
 from cgankd.types import PredictFn, Split
-from pipelines.artifacts import ResumeFile, load_weights, save_weights
+from pipelines.artifacts import ResumeFile, load_weights, read_record, save_weights
 from pipelines.distil_arm import distilled_run, train_phases
 from pipelines.distillers import own_field
 from pipelines.networks import build_predictor
@@ -62,12 +64,22 @@ class Job:
         return self.out.with_name(f"{self.out.stem}-best.safetensors")
 
     def finished(self) -> bool:
-        """Weights and record are complete (the record is written last)."""
+        """Weights and record are complete (the record is written last); one that cannot be read counts for none."""
         files = [self.record, self.out, *([self.best] if self.config.student.keep_best else [])]
-        return all(path.exists() for path in files)
+        if not all(path.exists() for path in files):
+            return False
+        try:
+            self.read()
+        except ConfigError:
+            return False
+        return True
+
+    def read(self) -> dict[str, Any]:
+        """Validation score and curves. Raises ConfigError."""
+        return read_record(self.record, ("val", "curves", *(["best"] if self.config.student.keep_best else [])))
 
     def result(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self.record.read_text())
+        record = self.read()
         found = record | {"weights": str(self.out), "seed": self.seed}
         return found | ({"best_weights": str(self.best)} if "best" in record else {})
 
@@ -131,6 +143,12 @@ def teacher_lookup(
         return lambda index_B: rows_of(tables, index_B)
 
     return lookup
+
+
+def begin_worker() -> None:
+    """First words of a worker process: one thread, and Ctrl-C is for the stage alone, which then ends its workers."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train_job(job: Job) -> list[str]:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from cgankd.config import ConfigError
 from pipelines.doctor import Finding
-from pipelines.params import flatten, read_params
+from pipelines.made_with import as_text, embedded, recorded
+from pipelines.params import filled, flatten, read_params
 from pipelines.table import render
 from pipelines.tracking import last_run
 
@@ -23,8 +24,7 @@ STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 def show_stage(stage: str, workdir: Path, console: Console) -> None:
     """Print settings, metrics, pictures, curves and the MLflow run of a stage. Raises ConfigError where nothing ran."""
     section = "data" if stage == "prepare" else stage
-    settings = read_params(workdir / "params.yaml").get(section) or {}
-    console.print(_pairs(f"{section} in params.yaml", flatten({section: settings})))
+    console.print(settings_table(stage, section, workdir))
     results = workdir / "metrics" / f"{stage}.json"
     if not results.exists():
         raise ConfigError(f"metrics/{stage}.json is missing; run `cgankd {stage}` first")
@@ -42,6 +42,24 @@ def show_stage(stage: str, workdir: Path, console: Console) -> None:
     run = last_run(workdir, stage)
     if run is not None:
         console.print(run_link(run), markup=False, highlight=False, soft_wrap=True)
+
+
+def settings_table(stage: str, section: str, workdir: Path) -> Table:
+    """The settings a stage's result was made with, marked where params.yaml says otherwise by now.
+
+    Where nothing tells them, as before a first run, those of params.yaml.
+    """
+    values = read_params(workdir / "params.yaml")
+    made = recorded(workdir, stage) | embedded(workdir, stage)
+    made = {name: text for name, text in made.items() if name.startswith(f"{section}.")}
+    if not made:
+        return _pairs(f"{section} in params.yaml", flatten({section: values.get(section) or {}}))
+    now = {name: as_text(value) for name, value in filled(values).items()}
+    shown = {
+        name: text if now.get(name, text) == text else f"{text}  (params.yaml says {now[name]})"
+        for name, text in made.items()
+    }
+    return _pairs(f"{section} as this result was made", shown)
 
 
 def run_link(run: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from pipelines.artifacts import file_digest, fingerprint, source_digest
 from pipelines.context import Context
 from pipelines.machine import available_cores, image_memory
 from pipelines.networks import load_predictor
-from pipelines.run_arm import Job, train_job
+from pipelines.run_arm import Job, begin_worker, train_job
 from pipelines.tracking_names import child_name
 
 RUN_CODE = ("run_arm", "distil_arm", "distillers", "networks", "teacher_outputs")
@@ -40,7 +40,7 @@ def run(ctx: Context) -> None:
     """All arms take the same steps, batch and samples; runs finished before a kill are kept and not repeated."""
     cfg = ctx.cfg.student
     dataset, teacher, pool = ctx.inputs("dataset.h5", "teacher.safetensors", "pool.h5")
-    info = read_info(dataset)
+    info = ctx.info(dataset)
     task = make_task(info, ctx.cfg)
     runner = Runner(ctx, dataset, teacher, pool)
     arms = dict(cfg.arms)
@@ -150,9 +150,7 @@ class Runner:
         workers = min(self.ctx.cfg.student.workers or available_cores(), len(todo))
         if not todo:
             return
-        with ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker) as pool:
             futures, told = [pool.submit(train_job, job) for job in todo], set[str]()
             try:
                 for count, future in enumerate(as_completed(futures), start=1):
@@ -160,9 +158,22 @@ class Runner:
                         told.add(line)
                         self.ctx.say(line)
                     log(count, {}, len(todo))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    self.ctx.say("stopping: finished runs are kept, the others go on from their saved progress")
+                stop_workers(pool)
                 raise
+
+
+def stop_workers(pool: ProcessPoolExecutor) -> None:
+    """End the processes of a pool at once: left alone they would train what they hold and the jobs in their queue.
+
+    Nothing whole is lost, as results are renamed into place and resume files hold the rest.
+    """
+    workers = list(pool._processes.values())  # public as terminate_workers from Python 3.14
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.terminate()
 
 
 def bank_digests(pool: Path) -> dict[str, str]:
@@ -183,7 +194,7 @@ def bank_digests(pool: Path) -> dict[str, str]:
 
 
 def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict[str, Any]]], runner: Runner) -> None:
-    """artifacts/students/: one safetensors a run, one config.json for all, runs.json with validation scores; child runs."""
+    """artifacts/students/: safetensors and config.json of each run, runs.json with validation scores; child runs."""
     cfg = ctx.cfg.student
     shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
     record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": to_dict(cfg), "arms": {}}

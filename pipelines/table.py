@@ -9,16 +9,19 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cgankd.measure.verdict import LEAST_SEEDS, TOO_FEW
+
 
 def render(result: dict[str, Any]) -> Group:
     """A rich renderable of an evaluate.json dict."""
     headline, arms = result["headline"], result["arms"]
     better = "higher" if headline["higher_is_better"] else "lower"
     level = f"{100 * result['confidence']:.0f} %"
+    few = f", {TOO_FEW}" if result["num_seeds"] < LEAST_SEEDS else ""
     table = Table(
         title=f"{headline['name']} in {headline['unit']} ({better} is better)",
-        caption=f"{result['num_seeds']} seeds; every arm {result['steps']} steps of {result['batch_size']} images; gains with"
-        f" {level} paired intervals",
+        caption=f"{result['num_seeds']} seeds{few}; every arm {result['steps']} steps of {result['batch_size']} images; gains"
+        f" with {level} paired intervals",
         box=box.SIMPLE_HEAD,
         padding=0,  # the box has a space between columns already; the table fits 80 letters
         title_style="bold",

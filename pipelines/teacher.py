@@ -10,7 +10,7 @@ from torch import nn
 from cgankd.config import to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
-from cgankd.data.store import read_info, read_split
+from cgankd.data.store import read_split
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
@@ -26,7 +26,7 @@ def run(ctx: Context) -> None:
     """Train f_t on D^r, or take the one of teacher.file; its validation score is reported, nothing is selected on it."""
     cfg = ctx.cfg.teacher
     (path,) = ctx.inputs("dataset.h5")
-    info = read_info(path)
+    info = ctx.info(path)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from cgankd.config import ConfigError, config_from_dict, to_dict
+from cgankd.config_data import SOURCES
+from cgankd.data.sources import READERS
 from tests.conftest import ROOT, preset
 
 PRESETS = sorted(p.stem for p in (ROOT / "pipelines/presets").glob("*.yaml"))
@@ -56,6 +58,26 @@ def change(values: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
         ("ratio.extractor", "resnet34", ["ratio.feature_channels", "64 for ratio.extractor resnet34"]),
         ("cgan.lr_d", 0.0, ["cgan.lr_d", "positive"]),
         ("teacher", 3, ["teacher must be a mapping"]),
+        ("cgan.beta1", 1.5, ["cgan.beta1", "in [0, 1)", "1.5"]),
+        ("cgan.beta2", -0.1, ["cgan.beta2", "in [0, 1)"]),
+        ("cgan.cutout_share", 9, ["cgan.cutout_share", "in [0, 1]"]),
+        ("cgan.cutout_share", -2, ["cgan.cutout_share", "in [0, 1]"]),
+        ("cgan.ema_start", -5, ["cgan.ema_start", "zero or more"]),
+        ("ratio.beta1", -1, ["ratio.beta1", "in [0, 1)"]),
+        ("ratio.beta2", 7, ["ratio.beta2", "in [0, 1)"]),
+        ("ratio.weight_decay", -1, ["ratio.weight_decay", "zero or more"]),
+        ("ratio.hidden", [0], ["ratio.hidden", "multiples of 8, from 8", "[0]"]),
+        ("ratio.hidden", [16, -8], ["ratio.hidden", "multiples of 8, from 8", "[16, -8]"]),
+        ("ratio.reconstruct_weight", -1, ["ratio.reconstruct_weight", "zero or more"]),
+        ("ratio.l1_weight", -3, ["ratio.l1_weight", "zero or more"]),
+        ("ratio.label_weight", -3, ["ratio.label_weight", "zero or more"]),
+        ("ratio.pool_refresh_steps", -3, ["ratio.pool_refresh_steps", "zero or more"]),
+        ("bank.max_draws_factor", float("inf"), ["bank.max_draws_factor", "finite", "inf"]),
+        ("teacher.learning_rate", float("inf"), ["teacher.learning_rate", "finite", "inf"]),
+        ("teacher.learning_rate", "inf", ["teacher.learning_rate", "finite", "inf"]),
+        ("student.weight_decay", float("inf"), ["student.weight_decay", "finite", "inf"]),
+        ("student.arms.raw_kd", {"bank": True}, ["student.arms.raw_kd.kd", "true", "False"]),
+        ("data.source", "digts", ["data.source", "image-folder", "did you mean 'digits'"]),
         ("tachyon", 3, ["tachyon is not a known setting", "teacher"]),
     ],
 )
@@ -64,6 +86,10 @@ def test_mistakes_are_named(digits: dict[str, Any], dotted: str, value: Any, wor
         config_from_dict(change(digits, dotted, value))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_the_names_of_sources_are_those_of_the_readers() -> None:
+    assert tuple(READERS) == SOURCES
 
 
 def test_missing_key_is_named(digits: dict[str, Any]) -> None:
@@ -94,6 +120,13 @@ def test_the_published_extractor_of_classes_is_no_auto_encoder(chairs: dict[str,
     ):
         config_from_dict(chairs)
     assert config_from_dict(change(chairs, "ratio.reconstruct_weight", 0.0)).ratio.extractor == "resnet34"
+
+
+def test_a_section_of_the_other_task_is_not_printed_as_an_object(
+    digits: dict[str, Any], chairs: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"^cgan\.vicinity must be null .*, but is set$"):
+        config_from_dict(change(digits, "cgan.vicinity", chairs["cgan"]["vicinity"]))
 
 
 def test_small_numbers_written_by_dvc_are_read(digits: dict[str, Any]) -> None:

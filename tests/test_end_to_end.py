@@ -49,6 +49,7 @@ def check_result(folder: Path, bank_arms: set[str]) -> dict[str, Any]:
         assert set(bank) >= {"images", "asked", "labels", "ratio", "teacher_error", "teacher_output", "shard"}
         assert bank["images"].shape[0] == 60 and bank["images"].dtype == "uint8"
         assert bank["teacher_output"].dtype == "float16"
+        assert {"seed", "config", "config.data", "config.cgan", "config.ratio"} <= set(bank.attrs)
     return result
 
 
@@ -124,14 +125,14 @@ def test_rho_reruns_bank_student_evaluate_only(digits_project: tuple[Path, str])
     assert "comparison" not in run(folder, "git", "status", "--short")
 
 
-def test_chairs_without_dvc_and_twice_the_same_bytes(tmp_path: Path) -> None:
+def test_chairs_through_dvc_and_without_it_are_the_same_bytes(tmp_path: Path) -> None:
     values = tiny("chairs")
     values["student"]["protocol"] = "finetune"
     values["student"]["real_share"] = None
     found = []
     for name in ("first", "second"):
         folder = project(tmp_path / name, values)
-        output = run(folder, "cgankd", "run", code=0)
+        output = run(folder, *(("dvc", "repro") if name == "first" else ("cgankd", "run")))
         assert "ship" in output
         check_result(folder, {"raw", "subsample", "filter", "replace", "replace_only"})
         found.append(digests(folder))

@@ -40,6 +40,14 @@ def test_params_exist_and_cover_the_stage(stage: str) -> None:
     assert own in sections and own in Config.__dataclass_fields__
 
 
+def test_a_refusal_of_the_bank_concerns_no_training() -> None:
+    """Its cure, bank.refuse_worthless: false, must not train anything again."""
+    for stage in STAGES:
+        asked = {"bank", "bank.refuse_worthless"} & set(DVC[stage]["params"])
+        text = (ROOT / "pipelines" / f"{stage}.py").read_text()
+        assert bool(asked) == ("cfg.bank.refuse_worthless" in text) == (stage == "bank")
+
+
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_inputs_are_outputs_of_earlier_stages(stage: str) -> None:
     earlier = {out for s in STAGES[: STAGES.index(stage)] for out in names(DVC[s]["outs"])}

@@ -1,7 +1,7 @@
 """Health checks: one number against a stated threshold, with a sentence that says what to do about it.
 
 Each check is a pure function of numbers measured elsewhere. A fatal check means that the bank would be worthless; the
-stage refuses to go on where `bank.refuse_worthless` is set. Thresholds are rules of thumb, not theorems.
+bank stage refuses to go on where `bank.refuse_worthless` is set. Thresholds are rules of thumb, not theorems.
 """
 
 from __future__ import annotations

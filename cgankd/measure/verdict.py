@@ -40,10 +40,17 @@ def choose(val: Mapping[str, Sequence[float]], uses_bank: Mapping[str, bool], he
     return Choice(best_arm([best_real, best_bank], val, headline), best_bank, best_real)
 
 
+LEAST_SEEDS = 3
+"""Fewer seeds prove nothing, whatever their interval says."""
+TOO_FEW = "too few seeds to claim"
+
+
 def describe(gain: Gain, unit: str) -> str:
     """A gain in words: size, interval and whether it is proved; differences of percentages are points."""
     unit = "points" if unit == "%" else unit
     size = f"{gain.gain:+.2f} {unit} [{gain.low:+.2f}, {gain.high:+.2f}]"
+    if len(gain.values) < LEAST_SEEDS:
+        return f"{size}, {TOO_FEW}"
     if gain.proved:
         return f"{size}, proved"
     return f"{size}, {'worse, proved' if gain.high < 0 else 'not proved'}"
@@ -69,7 +76,10 @@ def verdict(
         )
 
     plain, rival = over("real"), over(choice.best_real)
-    if plain.proved and rival.proved:
+    num = len(test["real"])
+    if num < LEAST_SEEDS:
+        head = f"{num} seeds are too few to say whether the bank helps"
+    elif plain.proved and rival.proved:
         head = "The bank helps"
     elif plain.proved:
         head = "The bank helps against the plain student, but is not shown to beat the best real-only one"

@@ -64,11 +64,20 @@ def test_verdict_when_only_the_plain_student_is_beaten() -> None:
 
 def test_verdict_when_the_bank_does_not_help_ships_the_real_only_student() -> None:
     val = {"real": [3.0, 3.0], "raw": [5.0, 5.0]}
-    noisy = {"real": [7.0, 7.2], "raw": [7.0, 7.3]}
+    noisy = {"real": [7.0, 7.2, 7.1], "raw": [7.0, 7.3, 7.0]}
     words = verdict(choose(val, BANK, ERROR), noisy, ERROR, 0.95)
     assert words.startswith("The bank is not shown to help") and "ship real, without the bank" in words
-    harmful = {"real": [7.0, 7.2], "raw": [9.0, 9.2001]}
+    harmful = {"real": [7.0, 7.2, 7.1], "raw": [9.0, 9.2001, 9.1]}
     assert verdict(choose(val, BANK, ERROR), harmful, ERROR, 0.95).startswith("The bank hurts")
+
+
+def test_two_seeds_prove_nothing() -> None:
+    """However clear of zero their interval is: it has one degree of freedom."""
+    test = {"real": [10.0, 10.2], "real_kd": [9.0, 9.1], "raw": [7.0, 7.2001]}
+    words = verdict(choose(VAL | {"filter": [9.0, 9.0]}, BANK, ERROR), test, ERROR, 0.95)
+    assert words.startswith("2 seeds are too few to say whether the bank helps: raw gains +3.00 points")
+    assert words.count("too few seeds to claim") == 2 and "proved" not in words
+    assert "ship raw, with the bank" in words
 
 
 def test_verdict_without_bank_arms() -> None:

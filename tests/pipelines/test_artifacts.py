@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cgankd.config import ConfigError
+from cgankd.config import ArmConfig, Config, ConfigError
 from pipelines import artifacts
 from pipelines.artifacts import (
     MAKERS,
@@ -21,12 +21,14 @@ from pipelines.artifacts import (
     fingerprint,
     load_weights,
     missing,
+    read_record,
     replacing,
     save_weights,
     source_digest,
     write_json,
 )
 from pipelines.params import write_text
+from pipelines.run_arm import Job
 
 FLAT = st.dictionaries(st.text("abc", min_size=1), st.integers() | st.text("xy"), max_size=4)
 
@@ -67,6 +69,49 @@ def test_what_cannot_be_written_is_named_and_not_its_temporary_name(tmp_path: Pa
     with pytest.raises(FileNotFoundError, match="other"), replacing(tmp_path / "y"):
         (tmp_path / "other").read_text()  # a file that is read while one is written keeps its own error
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "file", "new", "x.json"]
+
+
+@pytest.mark.parametrize("text", ['{"arms": {', "[]", "{}", "\udcff"])
+@pytest.mark.parametrize(
+    ("name", "command"), [("students/runs.json", "student"), ("teacher.config.json", "teacher"), ("pool.json", "bank")]
+)
+def test_a_damaged_record_names_its_file_and_stage(tmp_path: Path, name: str, command: str, text: str) -> None:
+    path = tmp_path / "artifacts" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match=rf"{name} is damaged .*run `cgankd {command}` again"):
+        read_record(path, ("arms",))
+    path.write_text('{"arms": {}}')
+    assert read_record(path, ("arms",)) == {"arms": {}}
+
+
+def test_a_foreign_config_beside_weights_is_named(tmp_path: Path) -> None:
+    for name in ("teacher", "cgan"):
+        path = tmp_path / "artifacts" / f"{name}.safetensors"
+        save_weights(path, {"x": torch.ones(1)}, {})
+        with pytest.raises(ConfigError, match=rf"{name}.config.json is damaged \(it has no 'info'\).*cgankd {name}"):
+            load_weights(path, ("info",))
+
+
+def test_a_record_cut_off_counts_as_an_unfinished_run(tmp_path: Path, digits_config: Config) -> None:
+    job = Job(
+        name="raw",
+        arm=ArmConfig(),
+        seed=0,
+        stage="arm",
+        config=digits_config,
+        dataset=tmp_path,
+        teacher=tmp_path,
+        pool=tmp_path,
+        out=tmp_path / "run.safetensors",
+        init=None,
+        memory_bytes=0,
+        teacher_key={},
+    )
+    job.out.touch()
+    for text, finished in (('{"val": 3.0, "cur', False), ("{}", False), ('{"val": 3.0, "curves": {}}', True)):
+        job.record.write_text(text)
+        assert job.finished() == finished
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

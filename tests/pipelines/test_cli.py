@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
-from pipelines import cli_errors, teacher
+from pipelines import cli_errors, prepare, teacher
 from pipelines.artifacts import STAGES
 from pipelines.cli import app
 from pipelines.journal import read_roots
-from pipelines.params import load_config, preset_text, set_value
+from pipelines.params import load_config, preset_text, read_params, set_value
+from pipelines.table import render
 from tests.conftest import ROOT
 
 INVOKE = CliRunner()
@@ -111,6 +114,33 @@ def test_no_params_file_names_the_presets(workdir: Path) -> None:
     assert done.exit_code == 2 and "cgankd use PRESET" in done.stderr and "digits" in done.stderr
 
 
+def test_show_tells_the_settings_of_the_result_and_what_differs_by_now(workdir: Path) -> None:
+    from pipelines.context import open_context
+
+    with open_context("teacher", ["teacher.num_steps=77"], workdir, console=Console(file=io.StringIO())) as ctx:
+        ctx.metrics({"val": 1.0})
+    shown = INVOKE.invoke(app, ["show", "teacher"]).output
+    assert "teacher as this result was made" in shown
+    (line,) = [line for line in shown.splitlines() if "teacher.num_steps" in line]
+    wanted = read_params(workdir / "params.yaml")["teacher"]["num_steps"]
+    assert f"77  (params.yaml says {wanted})" in line and shown.count("params.yaml says") == 1
+
+
+def test_use_keep_takes_a_damaged_tracking_section_for_another_preset(workdir: Path) -> None:
+    (workdir / "params.yaml").write_text("tracking: 5\n")
+    done = INVOKE.invoke(app, ["use", "--keep", "digits"])
+    assert done.exit_code == 0 and "the former one is params.yaml.bak-1" in done.output
+    assert (workdir / "params.yaml").read_text() == preset_text("digits")
+
+
+def test_a_table_of_two_seeds_says_that_they_prove_nothing() -> None:
+    for num_seeds, claimed in ((2, False), (3, True)):
+        screen = Console(file=io.StringIO(), width=120)
+        screen.print(render(result(num_seeds=num_seeds)))
+        assert isinstance(screen.file, io.StringIO)
+        assert ("too few seeds to claim" not in screen.file.getvalue()) == claimed
+
+
 def test_debug_shows_the_traceback(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = shell("-m", "cgankd", "--debug", "show", "teachr", cwd=workdir)
     assert done.returncode == 1 and "Traceback" in done.stderr and "ConfigError" in done.stderr
@@ -171,6 +201,8 @@ def test_control_c_says_how_to_resume(workdir: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(teacher, "run", raising(KeyboardInterrupt()))
     done = INVOKE.invoke(app, ["teacher"])
     assert done.exit_code == 130 and done.stderr == "stopped; the same command resumes where it was\n"
+    monkeypatch.setattr(prepare, "run", raising(KeyboardInterrupt()))
+    assert INVOKE.invoke(app, ["prepare"]).stderr == "stopped\n"  # it has no progress to go on from
     (events,) = read_roots(workdir / "artifacts/logs/teacher.jsonl").values()
     assert events[-1]["status"] == "FAILED"
 

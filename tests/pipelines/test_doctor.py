@@ -61,6 +61,7 @@ def test_a_missing_repository_blocks_with_its_cure(repository: Path, part: str, 
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     found = levels(examine(repository, only_repository=True), "problem")
     assert set(found) == {name} and cure in found[name].cure
+    assert ("`cgankd run` works without" in found[name].cure) == (part != ".dvc/config")
     done = INVOKE.invoke(app, ["doctor", "--only", "repository"])
     assert done.exit_code == 2 and cure in done.stderr
     assert INVOKE.invoke(app, ["doctor"]).exit_code == 2

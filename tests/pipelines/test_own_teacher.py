@@ -36,6 +36,8 @@ def project(folder: Path, *, scalar: bool = False, **teacher: Any) -> dict[str, 
     values = tiny("chairs" if scalar else "digits")
     values["tracking"]["mlflow"] = False
     values["teacher"] |= {"net": "resnet8", "width": None, "precision": "fp32"} | teacher
+    info = made_data(scalar).info
+    values["data"] |= {"source": info.source, "channels": info.channels}
     write_params(folder, values)
     if not (folder / "artifacts" / "dataset.h5").exists():
         (folder / "artifacts").mkdir()

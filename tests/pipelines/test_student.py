@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines import student
+from tests.pipelines.slow_job import SlowJob, wait_for_release
+
+WORKERS = 2
+
+
+def began(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("began-*")}
+
+
+def test_ctrl_c_begins_no_further_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs under way are ended, and those that wait in the queue of the workers never begin."""
+    monkeypatch.setattr(student, "train_job", wait_for_release)
+    said: list[str] = []
+    ctx = SimpleNamespace(
+        say=said.append,
+        progress=lambda title: lambda step, values, total: None,
+        cfg=SimpleNamespace(student=SimpleNamespace(workers=WORKERS)),
+    )
+    jobs: Any = [SlowJob(tmp_path, number) for number in range(8)]
+
+    def interrupt() -> None:
+        while len(began(tmp_path)) < WORKERS:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    runner: Any = SimpleNamespace(ctx=ctx)
+    with pytest.raises(KeyboardInterrupt):
+        student.Runner._run(runner, jobs, "students")
+    thread.join()
+    # Workers that were left alive would now end their runs and take the next ones.
+    (tmp_path / "release").touch()
+    for child in multiprocessing.active_children():
+        child.join()
+    assert len(began(tmp_path)) == WORKERS and list(tmp_path.glob("ended-*")) == []
+    assert len(said) == 1 and said[0].startswith("stopping: finished runs are kept")
