@@ -38,6 +38,7 @@ from pipelines.bank_burn_in import burn_in_mark, kept_burn_in
 from pipelines.context import Context
 from pipelines.machine import image_memory
 from pipelines.networks import load_draw, load_predictor, load_ratio
+from pipelines.same_data import info_of
 
 
 def wanted_selections(cfg: Config) -> list[str]:
@@ -53,7 +54,7 @@ def run(ctx: Context) -> None:
     dataset, teacher_path, cgan_path, ratio_path = ctx.inputs(
         "dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"
     )
-    info = ctx.info(dataset)
+    info = info_of(dataset, ctx.cfg)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)

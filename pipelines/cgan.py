@@ -21,13 +21,14 @@ from cgankd.vicinity import ScalarVicinity
 from pipelines import own_generator, pictures
 from pipelines.context import Context
 from pipelines.machine import image_memory
+from pipelines.same_data import info_of
 
 
 def run(ctx: Context) -> None:
     """Fit the label input (scalars), then G and D unless cgan.file is set; save the generator with its label embedding."""
     cfg = ctx.cfg.cgan
     (path,) = ctx.inputs("dataset.h5")
-    info = ctx.info(path)
+    info = info_of(path, ctx.cfg)
     task = make_task(info, ctx.cfg)
     train = read_split(path, "train", image_memory(ctx.cfg.data))
     vicinity = task.vicinity(train.labels)

@@ -15,9 +15,8 @@ from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
 from cgankd.config import Config, ConfigError, to_dict
-from cgankd.data.store import read_info
 from cgankd.measure.health import Check
-from cgankd.types import DatasetInfo, LogFn
+from cgankd.types import LogFn
 from pipelines.artifacts import (
     STAGES,
     ResumeFile,
@@ -113,17 +112,6 @@ class Context:
         self.tracker.tags({f"input.{name}": digest[:12] for name, digest in found.items()})
         return paths
 
-    def info(self, dataset: Path) -> DatasetInfo:
-        """What the data set says of itself. Raises ConfigError where params.yaml describes another of its kind."""
-        info = read_info(dataset)
-        for name in ("source", "image_size", "channels") if info.kind == self.cfg.data.task else ():
-            wanted, found = getattr(self.cfg.data, name), getattr(info, name)
-            if wanted != found:
-                raise ConfigError(
-                    f"data.{name} is {wanted}, but artifacts/dataset.h5 was made with {found}; run `cgankd prepare` again"
-                )
-        return info
-
     def save_weights(self, name: str, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
         """artifacts/<name>.safetensors and, beside it, the config that rebuilds the net."""
         path = self.path(f"{name}.safetensors")
@@ -204,15 +192,8 @@ class Context:
         self.tracker.metrics({result_name(name): value for name, value in values.items()})
 
     def check(self, check: Check) -> None:
-        """Log a health check and keep its value and verdict as metrics health.<name> and health.<name>.ok.
-
-        A fatal one is refused by the bank stage alone, so that bank.refuse_worthless concerns no training.
-        """
-        refused = not check.ok and check.fatal and self.cfg.bank.refuse_worthless
-        mark = "ok" if check.ok else ("REFUSED" if refused and self.stage == "bank" else "WARNING")
-        self.say(
-            f"{mark}: {check.sentence}{' (the bank stage will refuse this)' if refused and mark == 'WARNING' else ''}"
-        )
+        """Log a health check and keep its value and verdict as metrics health.<name> and health.<name>.ok."""
+        self.say(check.line(refusing=self.cfg.bank.refuse_worthless, here=self.stage == "bank"))
         self.metrics({f"health.{check.name}": check.value, f"health.{check.name}.ok": int(check.ok)})
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:

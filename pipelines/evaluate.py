@@ -18,6 +18,7 @@ from pipelines.artifacts import read_record
 from pipelines.context import Context
 from pipelines.machine import image_memory
 from pipelines.networks import load_predictor
+from pipelines.same_data import info_of
 from pipelines.table import render
 from pipelines.tracking_names import evaluate_names
 
@@ -28,7 +29,7 @@ def run(ctx: Context) -> None:
         "dataset.h5", "teacher.safetensors", "students", "students/runs.json"
     )
     runs = read_record(students / "runs.json", ("arms", "seeds", "settings", "teacher_val"))
-    info = ctx.info(dataset)
+    info = info_of(dataset, ctx.cfg)
     task = make_task(info, ctx.cfg)
     val = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
     uses_bank = {name: bool(arm["switches"]["bank"]) for name, arm in runs["arms"].items()}

@@ -21,6 +21,7 @@ from pipelines import pictures
 from pipelines.context import Context
 from pipelines.machine import image_memory
 from pipelines.networks import build_ratio_nets, load_source
+from pipelines.same_data import info_of
 from pipelines.scratch import roomy
 
 
@@ -35,7 +36,7 @@ def run(ctx: Context) -> None:
     """Train features on real images, then r on real against fake features; the best network on validation is kept."""
     cfg = ctx.cfg.ratio
     dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
-    info = ctx.info(dataset)
+    info = info_of(dataset, ctx.cfg)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)

@@ -24,6 +24,7 @@ from pipelines.context import Context
 from pipelines.machine import available_cores, image_memory
 from pipelines.networks import load_predictor
 from pipelines.run_arm import Job, begin_worker, train_job
+from pipelines.same_data import info_of
 from pipelines.tracking_names import child_name
 
 RUN_CODE = ("run_arm", "distil_arm", "distillers", "networks", "teacher_outputs")
@@ -40,7 +41,7 @@ def run(ctx: Context) -> None:
     """All arms take the same steps, batch and samples; runs finished before a kill are kept and not repeated."""
     cfg = ctx.cfg.student
     dataset, teacher, pool = ctx.inputs("dataset.h5", "teacher.safetensors", "pool.h5")
-    info = ctx.info(dataset)
+    info = info_of(dataset, ctx.cfg)
     task = make_task(info, ctx.cfg)
     runner = Runner(ctx, dataset, teacher, pool)
     arms = dict(cfg.arms)

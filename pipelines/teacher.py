@@ -20,13 +20,14 @@ from pipelines.context import Context
 from pipelines.machine import image_memory
 from pipelines.networks import build_predictor
 from pipelines.own_teacher import check_channels, find_file, load_own_teacher, other_unit
+from pipelines.same_data import info_of
 
 
 def run(ctx: Context) -> None:
     """Train f_t on D^r, or take the one of teacher.file; its validation score is reported, nothing is selected on it."""
     cfg = ctx.cfg.teacher
     (path,) = ctx.inputs("dataset.h5")
-    info = ctx.info(path)
+    info = info_of(path, ctx.cfg)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)

@@ -34,6 +34,14 @@ class Check:
     fatal: bool
     sentence: str
 
+    def line(self, *, refusing: bool, here: bool) -> str:
+        """The sentence with its mark. A fatal check is refused `here`, in the bank stage alone, or not at all, so that
+        bank.refuse_worthless concerns no training.
+        """
+        refused = self.fatal and not self.ok and refusing
+        mark = "ok" if self.ok else "REFUSED" if refused and here else "WARNING"
+        return f"{mark}: {self.sentence}" + (" (the bank stage will refuse this)" if refused and not here else "")
+
 
 def check_diversity(fake: float, real: float) -> Check:
     """Within-label distance of fakes over that of real images, both mean L1 in [-1, 1] pixels; refused under 0.5.

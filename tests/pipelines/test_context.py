@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 from pathlib import Path
@@ -15,14 +14,12 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from cgankd.config import ConfigError, to_dict
-from cgankd.data.store import write_dataset
 from cgankd.measure.health import Check
 from pipelines.artifacts import STAGES
 from pipelines.context import SECTIONS, Context, open_context
 from pipelines.journal import Event, read_roots
 from pipelines.params import flatten, load_config
 from tests.conftest import ROOT
-from tests.pipelines.finished import made_data
 
 
 class Killed(BaseException):
@@ -153,34 +150,6 @@ def test_a_missing_input_names_the_stage_to_run(workdir: Path) -> None:
         with open_context("teacher", (), workdir, console=Console(file=io.StringIO())) as ctx:
             ctx.inputs("dataset.h5")
     assert events(workdir, "teacher")[-1]["status"] == "FAILED" and not (workdir / "metrics").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("data.source=image-folder", r"data\.source is image-folder, but .* made with digits"),
-        ("data.image_size=32", r"data\.image_size is 32, but .* made with 16"),
-        ("data.channels=3", r"data\.channels is 3, but .* made with 1"),
-    ],
-)
-def test_a_data_set_of_other_settings_is_refused(workdir: Path, change: str, words: str) -> None:
-    path = workdir / "artifacts" / "dataset.h5"
-    path.parent.mkdir()
-    data = made_data(scalar=False)
-    write_dataset(path, dataclasses.replace(data, info=dataclasses.replace(data.info, source="digits")))
-    for settings, refused in (((), False), ((change,), True)):
-        with open_context("teacher", settings, workdir, console=Console(file=io.StringIO())) as ctx:
-            if refused:
-                with pytest.raises(ConfigError, match=words + "; run `cgankd prepare` again"):
-                    ctx.info(path)
-            else:
-                assert ctx.info(path).source == "digits"
-
-
-@pytest.mark.parametrize("name", STAGES[1:])
-def test_every_stage_compares_its_data_set_with_the_settings(name: str) -> None:
-    text = (ROOT / "pipelines" / f"{name}.py").read_text()
-    assert "ctx.info(" in text.partition("def run(ctx: Context)")[2].partition("\ndef ")[0]
 
 
 def test_inputs_tag_the_run_with_weights_and_their_config(workdir: Path) -> None:
