@@ -28,7 +28,7 @@ def fetch(cfg: DataConfig, say: Callable[[str], None]) -> None:
         download_url(edition.url, str(root), edition.archive, edition.archive_md5)
         with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as folder:
             with tarfile.open(root / edition.archive) as archive:
-                archive.extractall(folder, filter="data")
+                unpack(archive, folder)
             shutil.move(Path(folder) / edition.py_folder, root / edition.py_folder)
     except (OSError, RuntimeError, tarfile.TarError) as problem:
         raise ConfigError(
@@ -36,3 +36,12 @@ def fetch(cfg: DataConfig, say: Callable[[str], None]) -> None:
             f" {edition.py_folder} there yourself"
         ) from None
     (root / edition.archive).unlink()
+
+
+def unpack(archive: tarfile.TarFile, folder: str) -> None:
+    """Files and folders of the archive, none outside `folder`; Python before 3.11.4 has no filter that sees to it."""
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(folder, filter="data")
+        return
+    whole = [m for m in archive if (m.isfile() or m.isdir()) and not Path(m.name).is_absolute()]
+    archive.extractall(folder, [m for m in whole if ".." not in Path(m.name).parts])

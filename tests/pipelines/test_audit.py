@@ -187,7 +187,7 @@ def bars_bank(workdir: Path) -> Path:
     gen = torch.Generator().manual_seed(0)
     parts = [Split(bars(y, i), y) for i, y in enumerate(torch.rand(n, generator=gen) * 90 for n in (120, 80, 10))]
     mean, std = pixel_stats(parts[0].images)
-    info = DatasetInfo("scalar", "csv", "degree", 1, 16, mean, std, (), 0.0, 90.0)
+    info = DatasetInfo("scalar", "chairs", "degree", 1, 16, mean, std, (), 0.0, 90.0)
     dataset = workdir / "artifacts/dataset.h5"
     write_dataset(dataset, Dataset(*parts, info, {}))
     assert command("teacher", "--set", "teacher.num_steps=120").exit_code == 0

@@ -14,7 +14,7 @@ import pytest
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data import cifar
 from cgankd.data.sources import load
-from pipelines.downloads import fetch
+from pipelines.downloads import fetch, unpack
 from tests.data.builders import data_config
 from tests.data.test_cifar import write_py
 
@@ -84,3 +84,24 @@ def test_address_that_does_not_answer(tmp_path: Path, archive: Path) -> None:
     archive.unlink()
     with pytest.raises(ConfigError, match="could not be fetched"):
         fetch(settings(tmp_path / "data"), lambda text: None)
+
+
+@pytest.mark.parametrize("filters", [True, False])
+def test_nothing_is_unpacked_outside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: bool) -> None:
+    """Also by Python 3.11.0 to 3.11.3, whose tarfile knows no filters."""
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+        # Those have no warning either that no filter is named.
+        monkeypatch.setattr(tarfile.TarFile, "extraction_filter", staticmethod(lambda member, _: member), raising=False)
+    elif not hasattr(tarfile, "data_filter"):
+        pytest.skip("this Python's tarfile has no filters")
+    (tmp_path / "a.txt").write_text("a")
+    inside, outside = tmp_path / "inside", tmp_path / "escaped.txt"
+    with tarfile.open(tmp_path / "t.tar", "w") as file:
+        file.add(tmp_path / "a.txt", "folder/a.txt")
+        if not filters:
+            file.add(tmp_path / "a.txt", "../escaped.txt")
+    inside.mkdir()
+    with tarfile.open(tmp_path / "t.tar") as file:
+        unpack(file, str(inside))
+    assert (inside / "folder" / "a.txt").read_text() == "a" and not outside.exists()
