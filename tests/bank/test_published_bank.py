@@ -128,8 +128,9 @@ def test_one_pass_draws_exactly_the_shares_and_they_are_what_refilling_looks_at_
     assert torch.bincount(columns.group).tolist() == conditions.quota_G.tolist() == [33, 33, 34]
     assert max(map(len, once)) == 32, "33 are a whole block and one"
     for group in range(3):
-        parts = [torch.cat([b.images for b in blocks if int(b.asked[0]) == group]) for blocks in (once, again)]
-        assert torch.equal(parts[0], parts[1][: len(parts[0])]) and len(parts[1]) > len(parts[0])
+        for column in ("images", "uniform"):
+            parts = [torch.cat([getattr(b, column) for b in bs if int(b.asked[0]) == group]) for bs in (once, again)]
+            assert torch.equal(parts[0], parts[1][: len(parts[0])]) and len(parts[1]) > len(parts[0])
     rows = {name: select(name, columns, limits, conditions.quota_G) for name in ALL}
     asked, predicted = (torch.cat([getattr(b, n) for b in once]) for n in ("asked", "predicted"))
     report = bank_report(columns, asked, predicted, limits, rows)
@@ -146,6 +147,8 @@ def test_one_pass_has_no_quota_error_and_a_clear_one_where_nothing_passes_at_all
     assert set(columns.group[select("filter", columns, limits, conditions.quota_G)].tolist()) == {1}
     with pytest.raises(QuotaError, match="all 12 burn-in ratios there are zero"):
         grow(bank_config(**SMALL), ratio=dead)
+    with pytest.raises(QuotaError, match=r"has 0 of 80 fakes for label \d after 160 draws.*set bank\.bound: frozen"):
+        grow(bank_config(bound="running", max_draws_factor=2.0, **SMALL), ratio=dead)
 
     zero = lambda images, label_B: torch.zeros(len(images))  # noqa: E731
     assert issubclass(EmptyBankError, ConfigError)
@@ -161,8 +164,9 @@ def test_a_running_bound_of_zero_rises_with_the_first_ratio_above_it() -> None:
     assert passes("subsample", columns, late).tolist() == [False, True, True, False]
 
 
-def test_one_pass_counts_its_draws_and_what_passes() -> None:
-    cfg, seen = bank_config(refill=False, **SMALL), list[tuple[int, int, dict[str, float]]]()
+@pytest.mark.parametrize("bound", ["frozen", "running"])
+def test_one_pass_counts_its_draws_and_what_passes(bound: str) -> None:
+    cfg, seen = bank_config(refill=False, bound=bound, **SMALL), list[tuple[int, int, dict[str, float]]]()
     scorer = partial(score, draw, heavy, teacher, TASK)
     conditions = arrange(TASK, torch.arange(3), cfg, seed=0)
     limits = burn_in(scorer, conditions, cfg, seed=0)
