@@ -181,16 +181,26 @@ class BankConfig:
     """Stop with an error when a health check says the bank is worthless."""
     block_size: int = 100
     """Fakes generated and scored at a time after it; whatever num_fakes is, the draws of a label begin with the same."""
+    refill: bool = True
+    """Draw on until num_fakes are kept; false = draw num_fakes once and keep what passes (published for scalars)."""
+    bound: Literal["frozen", "running"] = "frozen"
+    """frozen = M stays as the burn-in left it; running = each larger ratio raises it (published; quantile 1)."""
 
     def __post_init__(self) -> None:
         require(0 < self.rho <= 1, "bank.rho", "in (0, 1]", self.rho)
         require(0.9 < self.bound_quantile <= 1, "bank.bound_quantile", "in (0.9, 1]", self.bound_quantile)
+        fits = self.bound == "frozen" or self.bound_quantile == 1
+        require(fits, "bank.bound_quantile", "1 where bank.bound is running", self.bound_quantile)
         for name in ("num_fakes", "burn_in", "batch_size", "block_size"):
             require(getattr(self, name) >= 1, f"bank.{name}", "at least 1", getattr(self, name))
         conditions = self.num_conditions
         require(conditions is None or conditions >= 1, "bank.num_conditions", "null or at least 1", conditions)
         require(self.max_draws_factor >= 1, "bank.max_draws_factor", "at least 1", self.max_draws_factor)
         require(self.label_bin is None or self.label_bin > 0, "bank.label_bin", "null or positive", self.label_bin)
+
+
+BANK_UNSAID: dict[str, Any] = {"refill": True, "bound": "frozen"}
+"""Settings of `bank` that came later: its files leave them out at these values, and so are the same as before."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cgankd.bank import build
 from cgankd.bank.m2_replace import replace
-from cgankd.config import BankConfig, Config, ConfigError, to_dict
+from cgankd.config import BANK_UNSAID, BankConfig, Config, ConfigError, to_dict
 from cgankd.data.store import (
     BankWriter,
     read_pool_images,
@@ -49,7 +50,7 @@ def wanted_selections(cfg: Config) -> list[str]:
 
 
 def run(ctx: Context) -> None:
-    """Burn in, freeze bounds and cutoffs, grow the pool until every selection has its quota, cut the bank from it."""
+    """Burn in, freeze bounds and cutoffs, grow the pool (to every selection's quota, or once), cut the bank from it."""
     cfg = ctx.cfg.bank
     dataset, teacher_path, cgan_path, ratio_path = ctx.inputs(
         "dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"
@@ -76,7 +77,7 @@ def run(ctx: Context) -> None:
         refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
 
     attributes: dict[str, str | int | float] = {
-        "config": json.dumps(to_dict(cfg), sort_keys=True),
+        "config": json.dumps(kept_settings(cfg), sort_keys=True),
         "dataset": file_digest(dataset),
         "teacher": file_digest(teacher_path),
         "cgan": file_digest(cgan_path),
@@ -97,6 +98,8 @@ def run(ctx: Context) -> None:
         flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
         writer.set_columns({f"in_{name}": flag.numpy() for name, flag in flags.items()})
         report = build.bank_report(columns, asked, predicted, limits, rows)
+        if not cfg.refill:
+            report |= {f"{name}.kept_share": len(row) / cfg.num_fakes for name, row in rows.items()}
         writer.close(attributes | {f"report.{name}": value for name, value in report.items()})
 
     chosen = build.selection_name(cfg.subsample, cfg.filter)
@@ -109,6 +112,12 @@ def run(ctx: Context) -> None:
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
     say(ctx, task, report, selections, float(val_error.mean()))
     draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
+
+
+def kept_settings(cfg: BankConfig) -> dict[str, Any]:
+    """The section as the files of a bank keep it."""
+    unsaid = BANK_UNSAID.items()
+    return {name: value for name, value in to_dict(cfg).items() if (name, value) not in unsaid}
 
 
 WHERE = ("root", "download", "memory_budget_gb")
@@ -181,8 +190,9 @@ def say(ctx: Context, task: Task, report: dict[str, float], selections: list[str
     """One line a selection."""
     ctx.say(f"pool: {report['draws']:.0f} fakes drawn; teacher error on validation images {val_error:.3g}")
     for name in selections:
+        of = "" if ctx.cfg.bank.refill else f" of {ctx.cfg.bank.num_fakes}"
         ctx.say(
-            f"{name:>12}: {report[f'{name}.kept']:.0f} kept, {100 * report[f'{name}.acceptance']:.0f} % of draws pass,"
+            f"{name:>12}: {report[f'{name}.kept']:.0f}{of} kept, {100 * report[f'{name}.acceptance']:.0f} % of draws pass,"
             f" mean teacher error {report[f'{name}.teacher_error_mean']:.3g}"
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cgankd.config import Config, to_dict
+from cgankd.config import BANK_UNSAID, Config, to_dict
 from cgankd.data.store import read_attributes
 from pipelines.artifacts import STAGES, config_path
 from pipelines.context import SECTIONS
@@ -57,7 +57,8 @@ def embedded(workdir: Path, stage: str) -> dict[str, str]:
         # The teacher's own config holds its settings at the top, beside other things; the others' have a section.
         own = config.get(stage, {k: v for k, v in config.items() if k in ("net", "width", "precision")})
     elif stage == "bank" and (folder / "bank.h5").exists():
-        own = json.loads(str(read_attributes(folder / "bank.h5").get("config", "{}")))
+        said = json.loads(str(read_attributes(folder / "bank.h5").get("config", "{}")))
+        own = BANK_UNSAID | said if said else {}
     elif stage == "student":
         own = read_json(folder / "students" / "runs.json").get("settings", {})
     return {f"{stage}.{key}": as_text(value) for key, value in flatten(own).items()}

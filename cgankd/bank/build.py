@@ -8,21 +8,23 @@ changes the rows of another, and a larger quota or another cutoff only draws fur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cgankd.bank.scores import ScoreFn, Scorer, Scores, score
 from cgankd.bank.selections import SELECTIONS, Columns, Limits, bank_report, freeze, passes, select, selection_name
-from cgankd.config import BankConfig
+from cgankd.config import BankConfig, ConfigError
 from cgankd.rng import generator
-from cgankd.types import Dealing, Draw, LogFn, PredictFn, RatioFn, Task, silent
+from cgankd.types import LogFn, Task, silent
 
 __all__ = (
     "SELECTIONS",
     "Columns",
     "Conditions",
+    "EmptyBankError",
     "Limits",
     "QuotaError",
     "ScoreFn",
@@ -45,78 +47,8 @@ class QuotaError(ValueError):
     """A selection did not reach its quota within `bank.max_draws_factor`; the message states the acceptance rate."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """A block of fakes with everything M1 and M2 need to know.
-
-    images uint8 [B, C, H, W]; asked and predicted [B] labels in raw units; ratio, teacher_error, uniform float32 [B];
-    teacher_output float16 [B, O]; shard is the number of the block within its label group.
-    """
-
-    images: Tensor
-    asked: Tensor
-    predicted: Tensor
-    ratio: Tensor
-    teacher_error: Tensor
-    teacher_output: Tensor
-    uniform: Tensor
-    shard: int
-
-    def __len__(self) -> int:
-        return len(self.asked)
-
-    def columns(self, group: int) -> Columns:
-        """The scores as columns; all rows of a block are of one group."""
-        return Columns(torch.full((len(self),), group), self.ratio, self.teacher_error, self.uniform)
-
-
-ScoreFn = Callable[[Tensor, torch.Generator, int], Scores]
-"""`score` with its first four arguments bound, as by `Scorer`: labels [B], generator, shard -> Scores."""
-
-
-def score(
-    draw: Draw, ratio: RatioFn, teacher: PredictFn, task: Task, label_B: Tensor, gen: torch.Generator, shard: int
-) -> Scores:
-    """Draw fakes for the labels and score them; the uniform of the rejection test comes from `gen` after the images.
-
-    Raises ValueError where a ratio or a teacher error is NaN.
-    """
-    images_BCHW = draw(label_B, gen)
-    out_BO = teacher(images_BCHW)
-    ratio_B, error_B = ratio(images_BCHW, label_B).float(), task.error(out_BO, label_B).float()
-    for name, value_B in (("ratio", ratio_B), ("teacher", error_B)):
-        if count := int(value_B.isnan().sum()):
-            raise ValueError(f"{name}: NaN scores for {count} of {len(label_B)} fakes; run `cgankd {name}` again")
-    uniform_B = torch.rand(len(label_B), generator=gen)
-    predicted_B, output_BO = task.predict(out_BO), out_BO.to(torch.float16)
-    return Scores(images_BCHW, label_B, predicted_B, ratio_B, error_B, output_BO, uniform_B, shard)
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """`score` of one generator, ratio and teacher; each run of blocks of a label group begins with its block 0.
-
-    A generator with a finite stock (Dealing) deals it anew there, so a block stays a function of those before it.
-    """
-
-    draw: Draw
-    ratio: RatioFn
-    teacher: PredictFn
-    task: Task
-
-    def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
-        self._begin(label_B, shard)
-        return score(self.draw, self.ratio, self.teacher, self.task, label_B, gen, shard)
-
-    def skip(self, label_B: Tensor, shard: int) -> None:
-        """Go on as if this block had been drawn, for a caller that has it already."""
-        self._begin(label_B, shard)
-        if isinstance(self.draw, Dealing):
-            self.draw.skip(label_B)
-
-    def _begin(self, label_B: Tensor, shard: int) -> None:
-        if shard == 0 and isinstance(self.draw, Dealing):
-            self.draw.restart(label_B)
+class EmptyBankError(QuotaError, ConfigError):
+    """Without `bank.refill`, a wanted selection let no fake through at all."""
 
 
 @dataclass(frozen=True)
@@ -185,40 +117,93 @@ def grow_pool(
     """Yield scored blocks until every wanted selection has its quota in every group; only counts are kept here.
 
     Groups go one after the other, the one with the lowest acceptance first, so that a hopeless quota fails early.
-    Raises QuotaError where a selection exhausts max_draws_factor times the quota of a group.
+    Raises QuotaError where a selection exhausts max_draws_factor times the quota of a group. Without `bank.refill` it
+    is `one_pass`, with no quota to reach.
     """
     names = sorted(selections, key=list(SELECTIONS).index)
+    if not cfg.refill:
+        yield from one_pass(score_fn, conditions, limits, cfg, names, seed=seed, log=log)
+        return
     total = int(conditions.quota_G.sum()) * len(names)
     filled, logged, draws = 0, 0, 0
     for group in hardest_first(conditions, limits, names):
         quota = int(conditions.quota_G[group])
         cap = math.ceil(cfg.max_draws_factor * quota)
-        have, drawn, block = dict.fromkeys(names, 0), 0, 0
+        have, drawn, here = dict.fromkeys(names, 0), 0, limits
+        blocks = blocks_of(score_fn, conditions, group, cap, cfg, seed=seed)
         while lacking := [name for name in names if have[name] < quota]:
             if drawn >= cap:
                 worst = min(lacking, key=have.__getitem__)
-                raise QuotaError(quota_message(conditions, group, worst, have[worst], quota, drawn))
-            label_B = conditions.ask(group, drawn, min(cfg.block_size, cap - drawn))
-            scores = score_fn(label_B, generator(seed, "bank", group, block), block)
-            drawn, block, draws = drawn + len(scores), block + 1, draws + len(scores)
+                raise QuotaError(quota_message(conditions, group, worst, have[worst], quota, drawn, limits.running))
+            scores = next(blocks)
+            columns = scores.columns(group)
+            drawn, draws = drawn + len(scores), draws + len(scores)
             for name in lacking:
-                new = min(int(passes(name, scores.columns(group), limits).sum()), quota - have[name])
+                new = min(int(passes(name, columns, here).sum()), quota - have[name])
                 have[name], filled = have[name] + new, filled + new
+            here = here.after(columns)
             yield scores
             if filled - logged >= max(1, total // 100) or filled == total:
                 log(filled, {"draws": float(draws)}, total)
                 logged = filled
 
 
+def blocks_of(
+    score_fn: ScoreFn, conditions: Conditions, group: int, cap: int, cfg: BankConfig, *, seed: int
+) -> Iterator[Scores]:
+    """The scored blocks of a group in draw order, up to `cap` fakes."""
+    for block, start in enumerate(range(0, cap, cfg.block_size)):
+        label_B = conditions.ask(group, start, min(cfg.block_size, cap - start))
+        yield score_fn(label_B, generator(seed, "bank", group, block), block)
+
+
+def one_pass(
+    score_fn: ScoreFn,
+    conditions: Conditions,
+    limits: Limits,
+    cfg: BankConfig,
+    names: Collection[str],
+    *,
+    seed: int,
+    log: LogFn = silent,
+) -> Iterator[Scores]:
+    """Yield as many fakes of each group as its quota says, whatever passes; published so for scalars.
+
+    They are the ones that refilling looks at first. Raises EmptyBankError at the end where a selection got none at all.
+    """
+    total, drawn, logged, kept = int(conditions.quota_G.sum()), 0, 0, dict.fromkeys(names, 0)
+    for group in sorted(conditions.labels):
+        left, here = int(conditions.quota_G[group]), limits
+        # Whole blocks, as refilling draws them: a part of a block would be other fakes.
+        cap = math.ceil(left / cfg.block_size) * cfg.block_size
+        for block in blocks_of(score_fn, conditions, group, cap, cfg, seed=seed):
+            scores = block.head(left)
+            columns = scores.columns(group)
+            left, drawn = left - len(scores), drawn + len(scores)
+            for name in names:
+                kept[name] += int(passes(name, columns, here).sum())
+            here = here.after(columns)
+            yield scores
+            if drawn - logged >= max(1, total // 100) or drawn == total:
+                log(drawn, {"draws": float(drawn), "kept": float(min(kept.values()))}, total)
+                logged = drawn
+    if empty := [name for name in names if not kept[name]]:
+        raise EmptyBankError(
+            f"bank: nothing passes selection {empty[0]!r} among the {total} fakes drawn (bank.refill: false); raise "
+            "bank.num_fakes or bank.rho, set bank.refill: true, or train ratio and GAN longer"
+        )
+
+
 def hardest_first(conditions: Conditions, limits: Limits, names: Collection[str]) -> list[int]:
     """Groups with a quota, by their lowest acceptance in the burn-in among the wanted selections.
 
-    Raises QuotaError at once where subsampling is wanted in a group whose every ratio was zero.
+    Raises QuotaError at once where subsampling is wanted in a group whose every ratio was zero; a running bound may
+    rise there yet.
     """
     groups = [g for g in sorted(conditions.labels) if conditions.quota_G[g] > 0]
     subsampled = [name for name in names if SELECTIONS[name][0]]
     for group in groups:
-        if subsampled and limits.bound_G[group] <= 0:
+        if subsampled and not limits.running and limits.bound_G[group] <= 0:
             raise QuotaError(
                 f"bank: selection {subsampled[0]!r} accepts nothing for {conditions.describe(group)}, because all "
                 f"{int(limits.tried[group])} burn-in ratios there are zero (acceptance 0 %); run `cgankd ratio` with "
@@ -227,12 +212,15 @@ def hardest_first(conditions: Conditions, limits: Limits, names: Collection[str]
     return sorted(groups, key=lambda g: min(float(limits.passed[name][g]) for name in names))
 
 
-def quota_message(conditions: Conditions, group: int, selection: str, have: int, quota: int, drawn: int) -> str:
+def quota_message(
+    conditions: Conditions, group: int, selection: str, have: int, quota: int, drawn: int, running: bool
+) -> str:
     """What fell short where, the acceptance rate, and the cures (fewer fakes is none: the cap shrinks with them)."""
     rate = have / drawn
     subsample, use_filter = SELECTIONS[selection]
     cures = [f"raise bank.max_draws_factor (about {math.ceil(1.2 / rate)} is needed)" if rate else ""]
-    cures += ["raise bank.rho" if use_filter else "", "lower bank.bound_quantile" if subsample else ""]
+    lower = "set bank.bound: frozen and lower bank.bound_quantile" if running else "lower bank.bound_quantile"
+    cures += ["raise bank.rho" if use_filter else "", lower if subsample else ""]
     cures += ["train the GAN longer (cgan.num_steps)"]
     return (
         f"bank: selection {selection!r} has {have} of {quota} fakes for {conditions.describe(group)} after {drawn} "

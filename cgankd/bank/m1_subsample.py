@@ -1,4 +1,4 @@
-"""M1, step 3: rejection sampling by the density ratio (cDR-RS, arXiv 2103.11166), with a bound frozen after burn-in."""
+"""M1, step 3: rejection sampling by the density ratio (cDR-RS, arXiv 2103.11166), with a frozen or a running bound."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ def bound(ratio_N: Tensor, group_N: Tensor, num_groups: int, quantile: float) ->
     top_G = group_quantile(ratio_N, group_N, num_groups, 1.0, "linear").nan_to_num(nan=0.0)
     bound_G = group_quantile(ratio_N, group_N, num_groups, quantile, "linear").nan_to_num(nan=0.0)
     return torch.where(bound_G > 0, bound_G, top_G)
+
+
+def running_bound(ratio_N: Tensor, group_N: Tensor, start_G: Tensor) -> Tensor:
+    """M [N] as published: that of the group's start, raised by every ratio so far, the row's own included.
+
+    Rows of a group are in the order of drawing. Fakes accepted under a smaller bound stay accepted.
+    """
+    bound_N = torch.maximum(start_G[group_N], ratio_N.double())
+    for group in torch.unique(group_N).tolist():
+        rows = torch.nonzero(group_N == group)[:, 0]
+        bound_N[rows] = bound_N[rows].cummax(0).values
+    return bound_N
 
 
 def accept(r_B: Tensor, bound_B: Tensor, u_B: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ A selection is a pair of switches (subsample, filter); replacement moves labels,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class Limits:
     """What the burn-in fixed: the bound M [G], a cutoff [G] for each selection that filters, and what passed.
 
     passed[selection] [G] and tried [G] count burn-in draws; a bound of 0 marks a group in which every ratio was zero.
+    A running bound is that of the start: what is drawn then raises it, and in its columns rows are in draw order.
     """
 
     bound_G: Tensor
@@ -47,6 +48,19 @@ class Limits:
     tried: Tensor
     passed: dict[str, Tensor]
     exceedance_share: float
+    running: bool = False
+
+    def bounds(self, columns: Columns) -> Tensor:
+        """M [N], the bound that each fake is compared with."""
+        if self.running:
+            return m1_subsample.running_bound(columns.ratio, columns.group, self.bound_G)
+        return self.bound_G[columns.group]
+
+    def after(self, columns: Columns) -> Limits:
+        """The limits for the fakes that are drawn after these."""
+        if not self.running:
+            return self
+        return replace(self, bound_G=self.bound_G.scatter_reduce(0, columns.group, columns.ratio.double(), "amax"))
 
     def dead_groups(self) -> list[int]:
         """Groups that were tried and in which subsampling can accept nothing."""
@@ -71,7 +85,9 @@ def freeze(columns: Columns, num_groups: int, cfg: BankConfig) -> Limits:
             found = m2_filter.cutoff(columns.error[among_N], scope, num_groups if per_label else 1, cfg.rho)
             cutoff[name] = found.expand(num_groups).clone()
     exceedance = m1_subsample.exceedances(columns.ratio, bound_G[group_N])
-    limits = Limits(bound_G, cutoff, torch.bincount(group_N, minlength=num_groups), {}, exceedance)
+    limits = Limits(
+        bound_G, cutoff, torch.bincount(group_N, minlength=num_groups), {}, exceedance, cfg.bound == "running"
+    )
     for name in SELECTIONS:
         limits.passed[name] = torch.bincount(group_N[passes(name, columns, limits)], minlength=num_groups)
     return limits
@@ -82,7 +98,7 @@ def passes(selection: str, columns: Columns, limits: Limits) -> Tensor:
     subsample, use_filter = SELECTIONS[selection]
     pass_N = torch.ones(len(columns), dtype=torch.bool)
     if subsample:
-        pass_N &= m1_subsample.accept(columns.ratio, limits.bound_G[columns.group], columns.uniform)
+        pass_N &= m1_subsample.accept(columns.ratio, limits.bounds(columns), columns.uniform)
     if use_filter:
         pass_N &= m2_filter.keep(columns.error, columns.group, limits.cutoff[selection])
     return pass_N
@@ -102,7 +118,8 @@ def bank_report(
 
     Teacher errors are those of M2's filter (cross-entropy in nats, or raw units, where it is also how far replacement
     moves a label); `changed_share` is the share of labels that replacement would change. `filter.dropped_share` is the
-    share of accepted fakes that the filter drops, `filter_only.dropped_share` that of all fakes.
+    share of accepted fakes that the filter drops, `filter_only.dropped_share` that of all fakes. Exceedances are those
+    of the burn-in's bound, a running one too.
     """
     num = len(columns)
     report = {

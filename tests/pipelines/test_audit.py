@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,9 +15,9 @@ import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from cgankd.config import ConfigError
+from cgankd.config import BankConfig, ConfigError
 from cgankd.data.dataset import Dataset, pixel_stats
-from cgankd.data.store import BankWriter, read_split, write_bank, write_dataset
+from cgankd.data.store import BankWriter, read_attributes, read_split, write_bank, write_dataset
 from cgankd.measure import copies
 from cgankd.types import DatasetInfo, Split
 from pipelines import audit, pictures_audit
@@ -350,6 +351,24 @@ def test_a_bank_made_with_other_settings_is_said_and_recorded_as_made(digits_ban
     assert changed_since(
         digits_bank, "bank.h5", load_config(digits_bank / "params.yaml", ["seed=1", "bank.rho=0.9"])
     ) == ("artifacts/bank.h5 was made with cgan.beta2 0.99, params.yaml says 0.9; run `dvc repro`")
+
+
+def test_a_bank_made_without_refill_says_how_many_of_num_fakes_are_there(digits_bank: Path) -> None:
+    path, params = digits_bank / "artifacts/bank.h5", digits_bank / "params.yaml"
+    names = {f.name for f in dataclasses.fields(BankConfig)}
+    assert set(json.loads(str(read_attributes(path)["config"]))) == names - {"refill", "bound"}, "as it was before"
+    assert "filter.kept_share" not in json.loads((digits_bank / "metrics/bank.json").read_text())
+    shutil.rmtree(digits_bank / "artifacts/logs")
+    said = changed_since(digits_bank, "bank.h5", load_config(params, ["bank.refill=false"]))
+    assert said == "artifacts/bank.h5 was made with bank.refill true, --set says false; run `dvc repro`"
+
+    done = command("bank", "--set", "bank.refill=false", "--set", "bank.num_fakes=600")
+    found = json.loads((digits_bank / "metrics/bank.json").read_text())
+    kept = found["filter.kept"]
+    assert found["draws"] == 600 and 0 < kept < 600 and found["filter.kept_share"] == kept / 600
+    assert f"filter: {kept:.0f} of 600 kept" in done.output
+    assert json.loads(str(read_attributes(path)["config"]))["refill"] is False
+    assert "bank.refill false, params.yaml says true" in str(changed_since(digits_bank, "bank.h5"))
 
 
 def test_scratch_larger_than_the_disk_is_refused(tmp_path: Path) -> None:

@@ -46,7 +46,17 @@ def test_another_mark_or_a_damaged_file_draws_again(tmp_path: Path) -> None:
     assert draw.count == 3
 
 
-@pytest.mark.parametrize("change", [{"rho": 0.5}, {"num_fakes": 7}, {"bound_quantile": 0.95}, {"subsample": False}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rho": 0.5},
+        {"num_fakes": 7},
+        {"bound_quantile": 0.95},
+        {"subsample": False},
+        {"refill": False},
+        {"bound": "running"},
+    ],
+)
 def test_the_mark_ignores_how_the_bank_is_cut(change: dict[str, object]) -> None:
     cfg = bank_config()
     mark = burn_in_mark(cfg, PLAIN, 1, {"cgan": "a"})

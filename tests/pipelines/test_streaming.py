@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from cgankd.bank import build
+from cgankd.bank import build, scores
 from cgankd.config import ArmConfig
 from cgankd.data.store import read_info, read_pool_images, read_pool_scores, read_split
 from cgankd.data.store_stream import StreamedImages
@@ -69,20 +69,20 @@ def watch(patch: pytest.MonkeyPatch) -> dict[str, int]:
     """Record the most images of fakes alive at a time while the bank grows, and the most rows any read returned."""
     most = {"alive": 0, "read": 0}
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
-    real_score, real_empty = build.score, np.empty
+    real_score, real_empty = scores.score, np.empty
 
     def score(*given: Any) -> build.Scores:
-        scores = real_score(*given)
-        alive.add(scores.images)
+        found = real_score(*given)
+        alive.add(found.images)
         most["alive"] = max(most["alive"], sum(len(images) for images in alive))
-        return scores
+        return found
 
     def empty(shape: Any, dtype: Any = float, **more: Any) -> Any:
         if isinstance(shape, tuple) and len(shape) == 4 and dtype == np.uint8:
             most["read"] = max(most["read"], shape[0])
         return real_empty(shape, dtype, **more)
 
-    patch.setattr(build, "score", score)
+    patch.setattr(scores, "score", score)
     patch.setattr("numpy.empty", empty)
     patch.setattr("cgankd.data.store.SLAB_ROWS", SLAB)
     return most

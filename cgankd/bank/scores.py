@@ -1,0 +1,90 @@
+"""A block of fakes with all its scores: what M1 and M2 look at, made by generator, ratio and teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from cgankd.bank.selections import Columns
+from cgankd.types import Dealing, Draw, PredictFn, RatioFn, Task
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A block of fakes with everything M1 and M2 need to know.
+
+    images uint8 [B, C, H, W]; asked and predicted [B] labels in raw units; ratio, teacher_error, uniform float32 [B];
+    teacher_output float16 [B, O]; shard is the number of the block within its label group.
+    """
+
+    images: Tensor
+    asked: Tensor
+    predicted: Tensor
+    ratio: Tensor
+    teacher_error: Tensor
+    teacher_output: Tensor
+    uniform: Tensor
+    shard: int
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def columns(self, group: int) -> Columns:
+        """The scores as columns; all rows of a block are of one group."""
+        return Columns(torch.full((len(self),), group), self.ratio, self.teacher_error, self.uniform)
+
+    def head(self, num: int) -> Scores:
+        """The first `num` fakes of the block."""
+        return replace(self, **{f.name: getattr(self, f.name)[:num] for f in fields(self) if f.name != "shard"})
+
+
+ScoreFn = Callable[[Tensor, torch.Generator, int], Scores]
+"""`score` with its first four arguments bound, as by `Scorer`: labels [B], generator, shard -> Scores."""
+
+
+def score(
+    draw: Draw, ratio: RatioFn, teacher: PredictFn, task: Task, label_B: Tensor, gen: torch.Generator, shard: int
+) -> Scores:
+    """Draw fakes for the labels and score them; the uniform of the rejection test comes from `gen` after the images.
+
+    Raises ValueError where a ratio or a teacher error is NaN.
+    """
+    images_BCHW = draw(label_B, gen)
+    out_BO = teacher(images_BCHW)
+    ratio_B, error_B = ratio(images_BCHW, label_B).float(), task.error(out_BO, label_B).float()
+    for name, value_B in (("ratio", ratio_B), ("teacher", error_B)):
+        if count := int(value_B.isnan().sum()):
+            raise ValueError(f"{name}: NaN scores for {count} of {len(label_B)} fakes; run `cgankd {name}` again")
+    uniform_B = torch.rand(len(label_B), generator=gen)
+    predicted_B, output_BO = task.predict(out_BO), out_BO.to(torch.float16)
+    return Scores(images_BCHW, label_B, predicted_B, ratio_B, error_B, output_BO, uniform_B, shard)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """`score` of one generator, ratio and teacher; each run of blocks of a label group begins with its block 0.
+
+    A generator with a finite stock (Dealing) deals it anew there, so a block stays a function of those before it.
+    """
+
+    draw: Draw
+    ratio: RatioFn
+    teacher: PredictFn
+    task: Task
+
+    def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
+        self._begin(label_B, shard)
+        return score(self.draw, self.ratio, self.teacher, self.task, label_B, gen, shard)
+
+    def skip(self, label_B: Tensor, shard: int) -> None:
+        """Go on as if this block had been drawn, for a caller that has it already."""
+        self._begin(label_B, shard)
+        if isinstance(self.draw, Dealing):
+            self.draw.skip(label_B)
+
+    def _begin(self, label_B: Tensor, shard: int) -> None:
+        if shard == 0 and isinstance(self.draw, Dealing):
+            self.draw.restart(label_B)
