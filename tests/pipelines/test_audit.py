@@ -184,11 +184,12 @@ def bars_bank(workdir: Path) -> Path:
     values = tiny("chairs")
     values["tracking"]["mlflow"] = False
     values["bank"]["label_bin"] = 15.0
+    values["data"] |= {"source": "csv", "channels": 1}
     write_params(workdir, values)
     gen = torch.Generator().manual_seed(0)
     parts = [Split(bars(y, i), y) for i, y in enumerate(torch.rand(n, generator=gen) * 90 for n in (120, 80, 10))]
     mean, std = pixel_stats(parts[0].images)
-    info = DatasetInfo("scalar", "chairs", "degree", 1, 16, mean, std, (), 0.0, 90.0)
+    info = DatasetInfo("scalar", "csv", "degree", 1, 16, mean, std, (), 0.0, 90.0)
     dataset = workdir / "artifacts/dataset.h5"
     write_dataset(dataset, Dataset(*parts, info, {}))
     assert command("teacher", "--set", "teacher.num_steps=120").exit_code == 0
