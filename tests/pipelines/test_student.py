@@ -37,11 +37,16 @@ def test_ctrl_c_begins_no_further_run(tmp_path: Path, monkeypatch: pytest.Monkey
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
+    thread = threading.Thread(target=interrupt, daemon=True)
     runner: Any = SimpleNamespace(ctx=ctx)
-    with pytest.raises(KeyboardInterrupt):
-        student.Runner._run(runner, jobs, "students")
+    # A shell that starts the tests in the background has them ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            student.Runner._run(runner, jobs, "students")
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     # Workers that were left alive would now end their runs and take the next ones.
     (tmp_path / "release").touch()
