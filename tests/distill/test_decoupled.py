@@ -123,7 +123,7 @@ def test_atkd_of_scalars_is_finite_with_equal_features_and_goes_round_the_circle
     found = circle.losses(s, t, batch(torch.tensor([0.5, 0.95])))
     assert number(found["hard"]) == pytest.approx(0.8 * 0.1, rel=1e-5)
     sum(found.values()).backward()  # type: ignore[union-attr]
-    assert torch.isfinite(s.pred.grad).all() and torch.isfinite(s.pooled.grad).all()  # type: ignore
+    assert torch.isfinite(s.pred.grad).all() and torch.isfinite(s.pooled.grad).all()  # type: ignore[union-attr]
 
 
 def test_bad_options_and_scalars_are_named() -> None:
