@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from benchmarks import ratio_step
 from benchmarks.peak import work_flop
+from benchmarks.place import place
 from benchmarks.subjects import class_data, predictor
-from benchmarks.timing import Agreement, Case, Side, Work, device, fast_plan, main, repeated
+from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, main, repeated
 from cgankd.bank import build as bank
 from cgankd.config import BankConfig
 from cgankd.data.pixels import to_unit
@@ -64,12 +65,13 @@ def parts(side: Side, quick: bool) -> tuple[Draw, RatioFn, PredictFn, ClassTask]
     """Generator, ratio and filter of a side."""
     draw, features, embed = ratio_step.parts(side, quick)
     _, task = class_data(32, 16)
-    mlp = ratio_step.ratio_net(quick).eval()
-    net = predictor("densenet121", 32, task.num_outputs, quick=quick).eval().requires_grad_(False)
+    mlp = ratio_step.ratio_net(quick).eval().to(place())
+    embed.to(place())
+    net = predictor("densenet121", 32, task.num_outputs, quick=quick).eval().requires_grad_(False).to(place())
 
     @torch.no_grad()
     def ratio(images_BCHW: Images, label_B: Tensor) -> Tensor:
-        cost_B = mlp(embed(label_B), features(images_BCHW))
+        cost_B = mlp(embed(label_B.to(place())), features(images_BCHW).to(place())).cpu()
         return fixed_ratio(images_BCHW[slice(None)]) + 0 * cost_B
 
     teacher = (
@@ -85,7 +87,7 @@ def plain_predict(net: nn.Module) -> PredictFn:
 
     @torch.no_grad()
     def predict(images_BCHW: Images) -> Tensor:
-        out: Tensor = net(to_unit(images_BCHW[slice(None)]))
+        out: Tensor = net(to_unit(images_BCHW[slice(None)].to(place()))).cpu()
         return out
 
     return predict
@@ -199,7 +201,6 @@ def build(side: Side, quick: bool) -> Work:
 
     return Work(
         repeated(make), cfg.num_fakes, precision, lambda: count.flop(quick, burn_ins, judged), burn_ins * draw_s, note,
-        device(side, quick),
     )  # fmt: skip
 
 

@@ -6,14 +6,14 @@ from functools import partial
 
 from benchmarks.ratio_step import flop, parts
 from benchmarks.subjects import class_data
-from benchmarks.timing import Agreement, Case, Side, Work, device, main, relative_error, repeated
+from benchmarks.timing import Agreement, Case, Side, Work, main, relative_error, repeated
 
 
 def build(side: Side, quick: bool) -> Work:
     images = class_data(32, 16 if quick else 256)[0].images
     cost, precision = flop(quick).features * len(images), "fp32" if side == "plain" else "auto"
     work = partial(parts(side, quick)[1], images)
-    return Work(repeated(work), len(images), precision, cost, device=device(side, quick))
+    return Work(repeated(work), len(images), precision, cost)
 
 
 def agree(quick: bool) -> list[Agreement]:

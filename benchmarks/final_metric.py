@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -107,7 +106,7 @@ def errors(side: Side, quick: bool) -> dict[str, list[float]]:
     seeds = SEEDS[:2] if quick else SEEDS
     # bf16 even where the machine has no units for it: the question is what it does to the result.
     kind = "fp32" if side == "plain" else "bf16"
-    plan = PLAIN if side == "plain" else replace(fast_plan(quick), device="cpu")
+    plan = PLAIN if side == "plain" else fast_plan(quick)
     student = partial(student_error, data, task, precision=kind, plan=plan, quick=quick)
     exact = partial(student_error, data, task, precision="fp32", plan=PLAIN, quick=quick)
     one_gan = Gan(data, task, 0, "fp32", quick)

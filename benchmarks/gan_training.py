@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks import plain
 from benchmarks.peak import work_flop
+from benchmarks.place import place
 from benchmarks.subjects import class_data, gan_config, scalar_data
 from benchmarks.timing import Agreement, Side, Work, fast_plan, of_loop, relative_error, repeated
 from cgankd.config import CganConfig
@@ -56,7 +57,8 @@ def agree(quick: bool, arch: str, size: int, *, scalar: bool) -> list[Agreement]
     split, task = scalar_data(size, 2 * cfg.batch_size) if scalar else class_data(size, 2 * cfg.batch_size)
     seed_all("agree")
     embed = task.label_embed(cfg.embed_dim)
-    exact = make_discriminator(cfg, 3, size).train()
+    exact = make_discriminator(cfg, 3, size).train().to(plan.device)
+    embed.to(plan.device)
     fast = channels_last(copy.deepcopy(exact))
     run = plan.compiled(fast, "discriminator", sample(split, embed), images=10**9)
     found = scores_and_gradients(run, fast, split, embed, "auto")
@@ -70,16 +72,17 @@ def agree(quick: bool, arch: str, size: int, *, scalar: bool) -> list[Agreement]
 
 def generator_agrees(cfg: CganConfig, size: int, plan: Plan, split: Split, embed: nn.Module) -> list[Agreement]:
     """Images and gradients of the generator that push them towards fixed ones."""
-    exact = make_generator(cfg, 3, size).train()
+    exact = make_generator(cfg, 3, size).train().to(plan.device)
     fast = channels_last(copy.deepcopy(exact))
-    z_BZ, wanted_BCHW = torch.randn(len(split), cfg.z_dim), to_signed(split.images[torch.arange(len(split))])
+    z_BZ = torch.randn(len(split), cfg.z_dim).to(plan.device)
+    wanted_BCHW = to_signed(split.images[torch.arange(len(split))].to(plan.device))
     h_BE = embed_labels(embed, split.labels).detach()
     results = []
     for net, run, precision in (
         (fast, plan.compiled(fast, "generator", (z_BZ, h_BE), images=10**9), "auto"),
         (exact, plain.nchw(exact), "fp32"),
     ):
-        with autocast(precision):
+        with autocast(precision, plan.device):
             image_BCHW = run(z_BZ, h_BE)
         (image_BCHW.float() - wanted_BCHW).square().mean().backward()
         results.append(
@@ -94,14 +97,14 @@ def generator_agrees(cfg: CganConfig, size: int, plan: Plan, split: Split, embed
 
 def sample(split: Split, embed: nn.Module) -> tuple[Tensor, Tensor]:
     """Two images with their embedded labels."""
-    return to_signed(split.images[torch.arange(2)]), embed_labels(embed, split.labels[:2])
+    return to_signed(split.images[torch.arange(2)].to(place())), embed_labels(embed, split.labels[:2])
 
 
 def scores_and_gradients(
     run: Callable[..., Tensor], net: nn.Module, split: Split, embed: nn.Module, precision: str
 ) -> tuple[Tensor, Tensor]:
     """Scores [B], and the gradient of their mean square by all weights of the net, as one vector."""
-    with autocast(precision):
-        score_B = run(to_signed(split.images[torch.arange(len(split))]), embed_labels(embed, split.labels))
+    with autocast(precision, place()):
+        score_B = run(to_signed(split.images[torch.arange(len(split))].to(place())), embed_labels(embed, split.labels))
     score_B.square().mean().backward()  # type: ignore[no-untyped-call]
     return score_B.detach(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cgankd.fit.device import is_bf16
 
-PEAK_SIZE = 2048
-"""Rows and columns of the matrix product that stands for the machine's peak."""
+PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the matrix product that stands for the machine's peak: large enough to fill it."""
 GAIN_THERE = 2175 / 250
 """bf16 over fp32 in GFLOP/s on the machine of SPEED.md."""
 BOUND_FROM = 0.5
@@ -34,9 +34,10 @@ def synchronise() -> None:
 
 
 def peak_gflops(precision: str, device: str = "cpu") -> float:
-    """GFLOP/s of a 2048^3 matrix product into memory that is there, the best of five, on the device of the row."""
+    """GFLOP/s of a matrix product of PEAK_SIZE into memory that is there, the best of five, on the device of the row."""
     kind = torch.bfloat16 if is_bf16(precision, device) else torch.float32
-    a, b = torch.randn(2, PEAK_SIZE, PEAK_SIZE, device=device).to(kind)
+    size = PEAK_SIZE[device]
+    a, b = torch.randn(2, size, size, device=device).to(kind)
     out = torch.empty_like(a)
     best = float("inf")
     for number in range(7):
@@ -44,7 +45,7 @@ def peak_gflops(precision: str, device: str = "cpu") -> float:
         torch.mm(a, b, out=out)
         synchronise()
         best = best if number < 2 else min(best, time.perf_counter() - start)
-    return 2 * PEAK_SIZE**3 / best / 1e9
+    return 2 * size**3 / best / 1e9
 
 
 def inner_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.place import place
 from cgankd.config import CganConfig
 from cgankd.data.pixels import signed_to_u8, to_signed
 from cgankd.gan.augment import diff_augment
@@ -32,11 +33,12 @@ def nchw(net: nn.Module) -> nn.Module:
 
 def sampler(net: nn.Module, embed: nn.Module, z_dim: int) -> Callable[[Tensor, torch.Generator], Tensor]:
     """Images uint8 [B, C, H, W] for labels [B]."""
-    net = nchw(copy.deepcopy(net)).eval()
+    net, embed = nchw(copy.deepcopy(net)).eval().to(place()), copy.deepcopy(embed).to(place())
 
     @torch.no_grad()
     def draw(label_B: Tensor, gen: torch.Generator) -> Tensor:
-        return signed_to_u8(net(torch.randn(len(label_B), z_dim, generator=gen), embed(label_B)))
+        z_BZ = torch.randn(len(label_B), z_dim, generator=gen).to(place())
+        return signed_to_u8(net(z_BZ, embed(label_B.to(place())))).cpu()
 
     return draw
 
@@ -47,12 +49,16 @@ def gan_step(
     """One step of both nets; `keep_graph`: the generator's pass for the discriminator is not detached early (CcGAN)."""
     seed_all("plain gan")
     size = train.images.shape[-1]
-    net_g, net_d = nchw(make_generator(cfg, 3, size)), nchw(make_discriminator(cfg, 3, size))
+    net_g, net_d = (nchw(make(cfg, 3, size)).to(place()) for make in (make_generator, make_discriminator))
+    embed.to(place())
     betas = (cfg.beta1, cfg.beta2)
     opt_g, opt_d = (
         torch.optim.Adam(net.parameters(), rate, betas) for net, rate in ((net_g, cfg.lr_g), (net_d, cfg.lr_d))
     )
     gen, num = generator("plain gan"), cfg.batch_size
+
+    def latents() -> Tensor:
+        return torch.randn(num, cfg.z_dim, generator=gen).to(place())
 
     def augmented(x_BCHW: Tensor) -> Tensor:
         return diff_augment(x_BCHW, cfg.diffaugment, gen, cfg.cutout_share).contiguous()
@@ -61,20 +67,18 @@ def gan_step(
         for _ in range(cfg.d_steps):
             target_B = vicinity.targets(num, gen)
             pairing = vicinity.pair(target_B, gen)
-            label_B, weight_B = vicinity.fake_labels(target_B, gen)
-            real_BCHW = to_signed(train.images[pairing.index])
+            label_B, weight_B = (part.to(place()) for part in vicinity.fake_labels(target_B, gen))
+            real_BCHW = to_signed(train.images[pairing.index].to(place()))
             with torch.set_grad_enabled(keep_graph):
-                fake_BCHW = net_g(torch.randn(num, cfg.z_dim, generator=gen), embed(label_B).detach())
-            h_BE = embed(target_B).detach()
-            loss = hinge_d(
-                net_d(augmented(real_BCHW), h_BE), net_d(augmented(fake_BCHW.detach()), h_BE), pairing.weight, weight_B
-            )
+                fake_BCHW = net_g(latents(), embed(label_B).detach())
+            h_BE = embed(target_B.to(place())).detach()
+            real_B, fake_B = net_d(augmented(real_BCHW), h_BE), net_d(augmented(fake_BCHW.detach()), h_BE)
+            loss = hinge_d(real_B, fake_B, pairing.weight.to(place()), weight_B)
             opt_d.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             opt_d.step()
-        label_B = vicinity.targets(num, gen)
-        h_BE = embed(label_B).detach()
-        fake_BCHW = net_g(torch.randn(num, cfg.z_dim, generator=gen), h_BE)
+        h_BE = embed(vicinity.targets(num, gen).to(place())).detach()
+        fake_BCHW = net_g(latents(), h_BE)
         opt_g.zero_grad()
         hinge_g(net_d(augmented(fake_BCHW), h_BE)).backward()  # type: ignore[no-untyped-call]
         opt_g.step()

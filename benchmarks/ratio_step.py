@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from benchmarks import plain
 from benchmarks.peak import work_flop
+from benchmarks.place import place
 from benchmarks.subjects import class_data, extractor, gan_config, generator_net, ratio_config
-from benchmarks.timing import Agreement, Case, Side, Work, device, fast_plan, main, relative_error, repeated
+from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, main, relative_error, repeated
 from cgankd.bank.m1_features import FeatureFn, FrozenExtractor
 from cgankd.bank.m1_ratio import ratio_loss, train_ratio
 from cgankd.config import RatioConfig
@@ -41,8 +42,8 @@ def plain_features(net: Extractor) -> FeatureFn:
 
     @torch.no_grad()
     def features(images_BCHW: Images) -> Tensor:
-        scaled_BF: Tensor = net.scale(net(to_signed(images_BCHW[slice(None)]))[0])
-        return scaled_BF
+        scaled_BF: Tensor = net.scale(net(to_signed(images_BCHW[slice(None)].to(place())))[0])
+        return scaled_BF.cpu()
 
     return features
 
@@ -54,7 +55,7 @@ def parts(side: Side, quick: bool) -> tuple[Draw, FeatureFn, nn.Module]:
     seed_all("embed")
     embed = class_data(32, 16)[1].label_embed(cfg.embed_dim)
     if side == "plain":
-        return plain.sampler(net, embed, cfg.z_dim), plain_features(extractor(quick=quick)), embed
+        return plain.sampler(net, embed, cfg.z_dim), plain_features(extractor(quick=quick).to(place())), embed
     plan = fast_plan(quick)
     draw = make_draw(net, embed, z_dim=cfg.z_dim, precision="auto", plan=plan, expected=10**6)
     return draw, FrozenExtractor(extractor(quick=quick), "auto", plan, 10**6), embed
@@ -92,15 +93,16 @@ def plain_step(quick: bool) -> Callable[[], None]:
     train, _ = class_data(32, 64 if quick else NUM_REAL)
     draw, features, embed = parts("plain", quick)
     cfg, mlp, gen = ratio_config(quick=quick), ratio_net(quick), generator("ratio step")
-    embed.requires_grad_(False)
+    embed.requires_grad_(False).to(place())
+    mlp.to(place())
     optimizer = torch.optim.Adam(mlp.parameters(), cfg.learning_rate, (cfg.beta1, cfg.beta2), weight_decay=1e-4)
 
     def step() -> None:
         row_B = torch.randint(len(train), (cfg.batch_size,), generator=gen)
         label_B = train.labels[row_B]
-        fake_BF = features(draw(label_B, gen))
-        real_BF = features(train.images[row_B])
-        h_BE = embed(label_B)
+        fake_BF = features(draw(label_B, gen)).to(place())
+        real_BF = features(train.images[row_B]).to(place())
+        h_BE = embed(label_B.to(place()))
         loss = ratio_loss(mlp(h_BE, real_BF), mlp(h_BE, fake_BF), cfg.ratio_penalty)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -126,7 +128,7 @@ def fast_times(quick: bool, cfg: RatioConfig, warmup: int, repeats: int) -> list
     train_ratio(
         ratio_net(quick), embed, features, train, train, task, task.vicinity(train.labels), draw,
         partial(features.judge, task=task), settings, float("inf"), seed=0,
-        log=lambda step, values, total: stamps.__setitem__(step, time.perf_counter()),
+        log=lambda step, values, total: stamps.__setitem__(step, time.perf_counter()), plan=fast_plan(quick),
     )  # fmt: skip
     whole = time.perf_counter() - start
     spans = [stamps[step + turn] - stamps[step] for step in range(turn, total, turn)]
@@ -149,7 +151,7 @@ def build(side: Side, quick: bool, **pool: int) -> Work:
     )
     cost = fakes * (one.draw + one.features) + cfg.batch_size * 6 * one.mlp
     times = partial(fast_times, quick, cfg)
-    return Work(times, cfg.batch_size, "auto", cost, note=note, device=device(side, quick))
+    return Work(times, cfg.batch_size, "auto", cost, note=note)
 
 
 def agree(quick: bool) -> list[Agreement]:

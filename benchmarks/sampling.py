@@ -9,7 +9,7 @@ import torch
 from benchmarks import plain
 from benchmarks.peak import work_flop
 from benchmarks.subjects import class_data, gan_config, generator_net
-from benchmarks.timing import Agreement, Case, Side, Work, device, fast_plan, main, relative_error, repeated
+from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, main, relative_error, repeated
 from cgankd.gan.sample import make_draw
 from cgankd.rng import generator, seed_all
 from cgankd.types import Draw
@@ -32,7 +32,7 @@ def build(side: Side, quick: bool) -> Work:
     num = 16 if quick else 256
     label_B, gen = torch.arange(num) % 10, generator("sampling")
     precision = "fp32" if side == "plain" else "auto"
-    return Work(repeated(partial(draw, label_B, gen)), num, precision, flop * num, device=device(side, quick))
+    return Work(repeated(partial(draw, label_B, gen)), num, precision, flop * num)
 
 
 def agree(quick: bool) -> list[Agreement]:

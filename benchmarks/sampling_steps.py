@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
+from benchmarks.place import place
 from benchmarks.sides import child
 from benchmarks.subjects import class_data, gan_config, generator_net
 from benchmarks.timing import fast_plan, repeated
@@ -63,13 +64,15 @@ def make(measures: Measures, quick: bool) -> Draw:
     if measures.compile:
         return make_draw(net, embed, z_dim=cfg.z_dim, precision="auto", plan=fast_plan(quick), expected=10**6)
     net = copy.deepcopy(net).eval()
-    net = channels_last(net) if measures.channels_last else plain.nchw(net)
+    net = (channels_last(net) if measures.channels_last else plain.nchw(net)).to(place())
+    embed.to(place())
     run = fold_spectral(net) if measures.fold else net
 
     @torch.no_grad()
     def draw(label_B: Tensor, gen: torch.Generator) -> Tensor:
-        with autocast(measures.precision):
-            return signed_to_u8(run(torch.randn(len(label_B), cfg.z_dim, generator=gen), embed(label_B)))
+        with autocast(measures.precision, place()):
+            z_BZ = torch.randn(len(label_B), cfg.z_dim, generator=gen).to(place())
+            return signed_to_u8(run(z_BZ, embed(label_B.to(place())))).cpu()
 
     return draw
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks import plain
 from benchmarks.peak import work_flop
+from benchmarks.place import place
 from benchmarks.subjects import class_data, predictor
 from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, of_loop, relative_error, repeated
 from cgankd.config import TeacherConfig
@@ -116,15 +117,18 @@ def teacher_share(guide: nn.Module, images_BCHW: Tensor, quick: bool) -> float:
 def plain_step(student: nn.Module, guide: nn.Module | None, task: ClassTask, batch: int) -> Callable[[], None]:
     """One step of SGD in the plain way."""
     train, _ = class_data(32, NUM_REAL if batch == BATCH else 64)
+    student.to(place())
+    if guide is not None:
+        guide.to(place())
     optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
     gen = generator("plain student")
 
     def step() -> None:
         row_B = torch.randint(len(train), (batch,), generator=gen)
-        unit_BCHW = plain.shifted_and_flipped(to_unit(train.images[row_B]), gen)
+        unit_BCHW = plain.shifted_and_flipped(to_unit(train.images[row_B].to(place())), gen)
         with torch.no_grad():
             teacher_BO = guide(unit_BCHW) if guide is not None else None
-        loss = mixed_loss(task, student.train()(unit_BCHW), train.labels[row_B], teacher_BO)
+        loss = mixed_loss(task, student.train()(unit_BCHW), train.labels[row_B].to(place()), teacher_BO)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from benchmarks.peak import finish, peak_gflops, peak_name, synchronise
+from benchmarks.place import place
 from benchmarks.sides import Waiting, serve
 from cgankd.fit.device import Plan, is_bf16, this_machine
 from cgankd.types import LogFn
@@ -33,7 +34,7 @@ class Work:
 
     A repetition makes `images` images with `flop` floating-point operations in its networks (0 = not counted; a function
     where they are known only after a repetition) and takes `extra_s` more than measured: its share of what is done once
-    for many. `note` says what else to know, `device` where its networks run.
+    for many. `note` says what else to know. Both sides run on the device that `place` gives.
     """
 
     times: Times
@@ -42,7 +43,10 @@ class Work:
     flop: float | Callable[[], float] = 0.0
     extra_s: float = 0.0
     note: str | Callable[[], str] = ""
-    device: str = "cpu"
+
+    @property
+    def device(self) -> str:
+        return place()
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,7 @@ class Case:
 
 def fast_plan(quick: bool) -> Plan:
     """The plan of the fast side: the device there is, networks compiled unless it is a quick run."""
-    machine = this_machine()
-    return Plan(machine.device, "on" if machine.compiler and not quick else "off")
-
-
-def device(side: Side, quick: bool) -> str:
-    """Where inference of a side runs; every training runs on the processor."""
-    return "cpu" if side == "plain" else fast_plan(quick).device
+    return Plan(place(), "on" if this_machine().compiler and not quick else "off")
 
 
 def repeated(step: Callable[[], object]) -> Times:

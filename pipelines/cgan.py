@@ -47,6 +47,7 @@ def run(ctx: Context) -> None:
             seed=seed,
             log=ctx.progress("label_input"),
             checkpoint=ctx.checkpoint("label_input"),
+            plan=ctx.plan,
         )
     )
     if cfg.file is None:
@@ -96,7 +97,7 @@ def _train(
     )
     ctx.metrics(metrics)
     state = torch.nn.ModuleDict({"generator": net, "embed": embed}).state_dict()
-    return make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision), state
+    return make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision, plan=ctx.plan), state
 
 
 def _real_distance(ctx: Context, train: Split, vicinity: Vicinity, seed: int) -> float | None:

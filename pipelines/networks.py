@@ -148,4 +148,6 @@ def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, ex
     nets.eval().requires_grad_(False)
     mlp, features = nets["mlp"], nets["features"]
     assert isinstance(mlp, RatioMLP) and isinstance(features, Extractor)
+    mlp.to(plan.device)
+    nets["embed"].to(plan.device)
     return make_ratio(mlp, nets["embed"], FrozenExtractor(features, ratio["precision"], plan, expected))

@@ -86,6 +86,7 @@ def run(ctx: Context) -> None:
         log=ctx.progress("ratio"),
         checkpoint=ctx.checkpoint("ratio"),
         rows=rows,
+        plan=ctx.plan,
     )
     ctx.metrics({f"ratio.{name}": value for name, value in report.items()})
     if math.isfinite(zeta):

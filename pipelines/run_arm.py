@@ -53,6 +53,7 @@ class Job:
     teacher_key: dict[str, str]
     """Digests of all that the teacher's outputs on the images of this run depend on."""
     compile: CompileMode = "off"
+    device: str = "cpu"
 
     @property
     def record(self) -> Path:
@@ -157,8 +158,7 @@ def train_job(job: Job) -> list[str]:
     Returns what the plan said of compilation, for the log of the stage.
     """
     cfg, said = job.config.student.for_arm(job.arm), list[str]()
-    # On the processor, for jobs run side by side: one CUDA device has no use for several small students.
-    plan = Plan("cpu", job.compile, said.append)
+    plan = Plan(job.device, job.compile, said.append)
     info = read_info(job.dataset)
     task = make_task(info, job.config)
     memory = MemoryBudget(job.memory_bytes)

@@ -35,6 +35,8 @@ KD_SETTINGS = (
     "teacher_cache",
 )  # fmt: skip
 """Settings of the student section that only arms with `kd` read."""
+ON_ONE_DEVICE = 4
+"""Students side by side on one CUDA device: each is bound by its own processor core, more would only share the device."""
 
 
 def run(ctx: Context) -> None:
@@ -99,6 +101,7 @@ class Runner:
             "stage": stage,
             "torch": torch.__version__,
             "compile": self.ctx.plan.compile,
+            "device": self.ctx.plan.device,
         }
         if arm.kd:
             inputs["teacher"] = self.digests["teacher"]
@@ -125,9 +128,10 @@ class Runner:
             memory_bytes=self.memory.left,
             teacher_key={
                 "teacher": self.digests["teacher"],
-                **{k: str(inputs.get(k)) for k in ("data", "bank", "code", "compile")},
+                **{k: str(inputs.get(k)) for k in ("data", "bank", "code", "compile", "device")},
             },
             compile=self.ctx.plan.compile,
+            device=self.ctx.plan.device,
         )
 
     def train(self, arms: dict[str, ArmConfig]) -> dict[str, list[dict[str, Any]]]:
@@ -148,7 +152,9 @@ class Runner:
         log = self.ctx.progress(title)
         if len(todo) < len(jobs):
             self.ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs were finished before under equal settings: kept")
-        workers = min(self.ctx.cfg.student.workers or available_cores(), len(todo))
+        # One device serves a few small students at a time; more would only share it.
+        most = available_cores() if self.ctx.plan.device == "cpu" else min(ON_ONE_DEVICE, available_cores())
+        workers = min(self.ctx.cfg.student.workers or most, len(todo))
         if not todo:
             return
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker) as pool:

@@ -35,7 +35,7 @@ def run(ctx: Context) -> None:
         net, config = trained(ctx, info, task, train, val)
     else:
         net, config = taken(ctx, info, task, val)
-    score = partial(mean_score, task, make_predict(net, cfg.precision))
+    score = partial(mean_score, task, make_predict(net, cfg.precision, plan=ctx.plan))
     metrics = {"train": score(train), "val": score(val), "parameters": sum(p.numel() for p in net.parameters())}
     if cfg.file is not None:
         ctx.progress("teacher")(1, {"val": metrics["val"]}, 1)  # the curve is an output of the stage
@@ -44,7 +44,7 @@ def run(ctx: Context) -> None:
         f"teacher {cfg.net if cfg.file is None else cfg.file}: {metrics['train']:.2f} {task.headline.unit} on training,"
         f" {metrics['val']:.2f} {task.headline.unit} on validation images"
     )
-    ctx.save_weights("teacher", net, config | {"info": to_dict(info)})
+    ctx.save_weights("teacher", net.to("cpu"), config | {"info": to_dict(info)})
 
 
 def trained(ctx: Context, info: DatasetInfo, task: Task, train: Split, val: Split) -> tuple[nn.Module, dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cgankd.config import RatioConfig
 from cgankd.data import pixels
 from cgankd.data.batches import chunks
-from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
+from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.features import Extractor
 from cgankd.rng import generator
@@ -70,7 +70,8 @@ def train_features(
     Raises ValueError where the loss is not finite.
     """
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
-    channels_last(net)
+    device = plan.device
+    channels_last(net).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=cfg.feature_learning_rate, fused=True)
     schedule = make_schedule("onecycle", total)
     start, best_score, best_step, best_net = 0, float("inf"), 0, copy.deepcopy(net.state_dict())
@@ -85,15 +86,15 @@ def train_features(
     for step in range(start, total):
         gen = generator(seed, "features", step)
         row_B = torch.randint(len(train), (cfg.feature_batch_size,), generator=gen)
-        x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B]), gen))
+        x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B].to(device)), gen))
         for group in optimizer.param_groups:
             group["lr"] = cfg.feature_learning_rate * schedule(step)
-        with autocast(cfg.precision):
+        with autocast(cfg.precision, device):
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             # All steps count, done or not, so that a resumed training computes as one that was never stopped.
             images = total * cfg.feature_batch_size
             run = run or plan.compiled(net, "feature training", (x_BCHW,), images=images, passes=3)
-            loss, parts = feature_loss(run, x_BCHW, train.labels[row_B], task, cfg)
+            loss, parts = feature_loss(run, x_BCHW, train.labels[row_B].to(device), task, cfg)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"ratio.feature_learning_rate: the loss of the feature extractor is {loss.item()} at step {step}; "
@@ -117,7 +118,9 @@ def train_features(
 
     net.load_state_dict(best_net)
     net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train.images, rows))
-    return features_report(net, val, task, cfg) | {"best_step": float(best_step)}
+    report = features_report(net, val, task, cfg) | {"best_step": float(best_step)}
+    net.to("cpu")
+    return report
 
 
 def features_report(net: Extractor, val: Split, task: Task, cfg: RatioConfig) -> dict[str, float]:
@@ -142,10 +145,9 @@ def forward_u8(
     run: Callable[..., Any] | None = None,
     *,
     decode: bool = False,
-    device: str = "cpu",
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One evaluation pass over uint8 images; the net's mode is put back. `run` is the net, perhaps compiled."""
-    was_training = net.training
+    """One evaluation pass over uint8 images, where the net is; its mode is put back. `run` is the net, perhaps compiled."""
+    was_training, device = net.training, device_of(net)
     net.eval()
     with autocast(precision, device):
         result: tuple[Tensor, Tensor, Tensor | None] = (run or net)(signed_input(images_BCHW, device), decode)
@@ -160,7 +162,7 @@ def signed_input(images_BCHW: Tensor, device: str = "cpu") -> Tensor:
 
 def raw_features(net: Extractor, images_BCHW: Images, precision: str) -> Tensor:
     """Features [B, F] before standardising."""
-    return torch.cat([forward_u8(net, chunk, precision)[0] for chunk in chunks(images_BCHW, CHUNK)])
+    return torch.cat([forward_u8(net, chunk, precision)[0].cpu() for chunk in chunks(images_BCHW, CHUNK)])
 
 
 def feature_rows(features: FeatureFn, images_NCHW: Images, rows: RowsFn = torch.empty) -> Tensor:
@@ -178,7 +180,7 @@ def feature_rows(features: FeatureFn, images_NCHW: Images, rows: RowsFn = torch.
 
 def validation_score(net: Extractor, val: Split, task: Task, precision: str) -> float:
     """Mean headline of the label head."""
-    out_NO = torch.cat([forward_u8(net, chunk, precision)[1] for chunk in chunks(val.images, CHUNK)])
+    out_NO = torch.cat([forward_u8(net, chunk, precision)[1].cpu() for chunk in chunks(val.images, CHUNK)])
     return float(task.score(out_NO, val.labels).mean())
 
 
@@ -188,7 +190,7 @@ def reconstruction_error(net: Extractor, images_BCHW: Images, precision: str) ->
     for chunk in chunks(images_BCHW, CHUNK):
         recon_BCHW = forward_u8(net, chunk, precision, decode=True)[2]
         assert recon_BCHW is not None, "the net has a decoder"
-        total += float((recon_BCHW - pixels.to_signed(chunk)).square().mean()) * len(chunk)
+        total += float((recon_BCHW.cpu() - pixels.to_signed(chunk)).square().mean()) * len(chunk)
     return total / len(images_BCHW)
 
 
@@ -216,7 +218,7 @@ class FrozenExtractor:
             if self.run is None:
                 example = (signed_input(chunk, device), False)
                 self.run = self.plan.compiled(self.net, "features", example, images=self.expected)
-            features_BF, out_BO, _ = forward_u8(self.net, chunk, self.precision, self.run, device=device)
+            features_BF, out_BO, _ = forward_u8(self.net, chunk, self.precision, self.run)
             parts.append((self.net.scale(features_BF).cpu(), out_BO.cpu()))
         features, outs = zip(*parts, strict=True)
         return torch.cat(features), torch.cat(outs)

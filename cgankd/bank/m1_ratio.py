@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cgankd.bank.m1_features import FeatureFn, JudgeFn, RowsFn, feature_rows
 from cgankd.bank.m1_partners import FakeSource, draw_pool
 from cgankd.config import RatioConfig
-from cgankd.fit.device import autocast
+from cgankd.fit.device import PLAIN, Plan, autocast, device_of
 from cgankd.nets.label_embed import embed_labels
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
@@ -35,7 +35,7 @@ def ratio_loss(r_real_B: Tensor, r_fake_B: Tensor, penalty: float, group_fake_B:
     mean_G = r_fake_B.mean()[None]
     if group_fake_B is not None:
         _, slot_B, count_G = torch.unique(group_fake_B, return_inverse=True, return_counts=True)
-        sum_G = torch.zeros(len(count_G), dtype=r_fake_B.dtype).index_add(0, slot_B, r_fake_B)
+        sum_G = r_fake_B.new_zeros(len(count_G)).index_add(0, slot_B, r_fake_B)
         mean_G = sum_G / count_G
     return fit + penalty * (mean_G - 1.0).square().mean()
 
@@ -61,20 +61,24 @@ def train_ratio(
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
     rows: RowsFn = torch.empty,
+    plan: Plan = PLAIN,
 ) -> dict[str, float]:
     """Fit the ratio in place, keep the weights best on validation, calibrate `mlp.scale`; see `ratio_report`.
 
     `embed` must not be the generator's own module: where it is learned, this loop moves it together with the MLP.
     zeta is the vicinity in raw units, infinite for exact matching, which asks for no `judge`. A pool of one batch
     refreshed each step is the published procedure; a larger one spares the generator. Raises ValueError where the loss is
-    not finite or every fake leaves the vicinity. The features of all training images are kept in `rows(N, F)`.
+    not finite or every fake leaves the vicinity. The features of all training images are kept in `rows(N, F)`. The networks
+    train on the plan's device and are left on the processor.
     """
-    total = cfg.num_steps
+    total, device = cfg.num_steps, plan.device
     source = FakeSource(draw, features, judge, vicinity, zeta, cfg.max_redraws)
     real_NF, val_NF = feature_rows(features, train.images, rows), features(val.images)
     num_eval = max(EVAL_FAKES, len(val))
     held = draw_pool(source, val.labels, num_eval, generator(seed, "ratio evaluation"))
     held_label_P = val.labels[held.partner]
+    mlp.to(device)
+    embed.to(device)
     learned = list(mlp.parameters()) + (list(embed.parameters()) if embed.trained_with_gan else [])
     betas = (cfg.beta1, cfg.beta2)
     optimizer = torch.optim.Adam(learned, lr=cfg.learning_rate, betas=betas, weight_decay=cfg.weight_decay, fused=True)
@@ -99,11 +103,12 @@ def train_ratio(
         row_B = torch.randperm(len(pool), generator=generator(seed, "ratio batch", step))[: cfg.batch_size]
         real_B = pool.partner[row_B]
         label_B = train.labels[real_B]
-        with autocast(cfg.precision):
+        features_2BF = torch.cat([real_NF[real_B], pool.features[row_B]]).to(device)
+        with autocast(cfg.precision, device):
             h_BE = embed_labels(embed, label_B)
-            r_2B = mlp(torch.cat([h_BE, h_BE]), torch.cat([real_NF[real_B], pool.features[row_B]]))
+            r_2B = mlp(torch.cat([h_BE, h_BE]), features_2BF)
         r_real_B, r_fake_B = r_2B.chunk(2)
-        group_B = task.filter_groups(label_B) if cfg.penalty_per_label else None
+        group_B = task.filter_groups(label_B).to(device) if cfg.penalty_per_label else None
         loss = ratio_loss(r_real_B, r_fake_B, cfg.ratio_penalty, group_B)
         if not torch.isfinite(loss):
             raise ValueError(
@@ -140,6 +145,7 @@ def train_ratio(
     report = ratio_report(mlp, embed, features, real_NF, train.labels, draw, generator(seed, "ratio report"))
     report |= {"mean_val_real": float(ratio_of(mlp, embed, val_NF, val.labels).mean())}
     report |= {"val_loss": best_loss, "flat_loss": FLAT_LOSS, "best_step": float(best_step)}
+    both.to("cpu")
     return report | {"redrawn_share": held.redrawn_share, "dropped_share": held.dropped_share}
 
 
@@ -171,11 +177,12 @@ def ratio_report(
 
 @torch.no_grad()
 def ratio_of(mlp: RatioMLP, embed: nn.Module, features_NF: Tensor, label_N: Tensor) -> Tensor:
-    """Uncalibrated ratios [N] of features already computed, without dropout."""
+    """Uncalibrated ratios [N] of features already computed, without dropout; computed where the networks are."""
+    device = device_of(mlp)
     mlp.eval()
     embed.eval()
     chunks = zip(torch.split(features_NF, CHUNK), torch.split(label_N, CHUNK), strict=True)
-    parts = [mlp(embed(y), f) for f, y in chunks]
+    parts = [mlp(embed_labels(embed, y), f.to(device)).cpu() for f, y in chunks]
     return torch.cat(parts)
 
 
@@ -183,6 +190,6 @@ def make_ratio(mlp: RatioMLP, embed: nn.Module, features: FeatureFn) -> RatioFn:
     """r(x given y) [B] of uint8 images, calibrated by `mlp.scale` so that its mean on fakes is 1."""
 
     def ratio(images_BCHW: Images, label_B: Tensor) -> Tensor:
-        return ratio_of(mlp, embed, features(images_BCHW), label_B) * mlp.scale
+        return ratio_of(mlp, embed, features(images_BCHW), label_B) * mlp.scale.cpu()
 
     return ratio

@@ -31,6 +31,12 @@ class Batch:
     index_B: Tensor
     is_fake_B: Tensor
 
+    def to(self, device: str) -> Batch:
+        """The batch on a device, but for its row numbers, which look things up in tables that are not there."""
+        if device == "cpu":
+            return self
+        return Batch(self.images_BCHW.to(device), self.labels_B.to(device), self.index_B, self.is_fake_B.to(device))
+
 
 class Stream:
     """An endless walk over rows: one shuffled epoch after the other, each a function of (seed, name, epoch)."""

@@ -154,12 +154,13 @@ class Distillation:
 
     def batch(self, views: Mapping[str, Tensor], batch: Rows, step: int) -> Batch:
         """What the distiller may know of the batch."""
-        negatives = None
+        negatives, device = None, batch.images_BCHW.device
         if self.negatives is not None:
             gen = generator(self.seed, "negatives", step)
-            negatives = self.negatives.draw(batch.index_B, self.distiller.num_negatives, gen)
-        cached = None if self.teacher.cached is None else self.teacher.cached(batch.index_B)
-        return Batch(views, self.task.targets(batch.labels_B), batch.index_B, negatives, batch.is_fake_B, cached)
+            negatives = self.negatives.draw(batch.index_B, self.distiller.num_negatives, gen).to(device)
+        cached = None if self.teacher.cached is None else self.teacher.cached(batch.index_B).to(device)
+        targets_B, index_B = self.task.targets(batch.labels_B), batch.index_B.to(device)
+        return Batch(views, targets_B, index_B, negatives, batch.is_fake_B, cached)
 
     def teach(self, inputs: Tensor, batch: Rows, kd: Batch) -> Outputs:
         """The teacher's outputs on the student's inputs, or on the un-augmented images, or from the cache.

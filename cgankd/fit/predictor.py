@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cgankd.config import FitConfig
 from cgankd.data.batches import Batch, chunks
 from cgankd.data.pixels import to_unit
-from cgankd.fit.device import PLAIN, Forward, Plan, autocast, channels_last
+from cgankd.fit.device import PLAIN, Forward, Plan, autocast, channels_last, device_of
 from cgankd.fit.schedule import make_schedule
 from cgankd.rng import generator, seed_all
 from cgankd.types import Checkpoint, Images, LogFn, PredictFn, Split, Task, silent
@@ -85,13 +85,14 @@ def fit_predictor(
 
     Every draw is a function of (seed, step), so a run resumed from `checkpoint` ends on the same weights. With
     `keep_last` the finished state is saved too, so that a later training need not repeat this one. `save_every` is in
-    steps (None = every 200 or a fifth of the training, whichever is more).
+    steps (None = every 200 or a fifth of the training, whichever is more). All is computed on the plan's device; draws are
+    made on the processor, so that every device sees the same batches, and the net is left there.
     Raises ValueError when the loss is no longer finite.
     """
-    channels_last(net)
-    extra = objective.extra
-    if extra is not None:
-        channels_last(extra)
+    device, extra = plan.device, objective.extra
+    for module in (net, extra):
+        if module is not None:
+            channels_last(module).to(device)
     optimizer = make_optimizer(net, cfg, objective.parameters(), objective.no_decay(), objective.rates())
     factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
     start = 0
@@ -111,7 +112,7 @@ def fit_predictor(
         if extra is not None:
             extra.train()
         seed_all(seed, "fit", step)
-        batch = batch_of(step)
+        batch = batch_of(step).to(device)
         unit_BCHW = augment(to_unit(batch.images_BCHW), generator(seed, "augment", step))
         for group in optimizer.param_groups:
             group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0)
@@ -130,6 +131,9 @@ def fit_predictor(
         if checkpoint and (keep_last if done == cfg.num_steps else done % save_every == 0):
             kept: dict[str, object] = {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save(done, kept if extra is None else kept | {"extra": extra.state_dict()})
+    for module in (net, extra):
+        if module is not None:
+            module.to("cpu")
 
 
 def make_predict(
@@ -137,19 +141,19 @@ def make_predict(
 ) -> PredictFn:
     """A net in eval mode as a function of uint8 images [B, C, H, W] giving float32 outputs [B, O].
 
-    `expected` images are to come, by which `plan` decides whether to compile; its device gets the net.
+    `expected` images are to come, by which `plan` decides whether to compile; its device gets the net. The net is
+    used where it is, so that one in training is validated there.
     """
-    device = plan.device
     run: Callable[..., Tensor] | None = None
-    if device != "cpu":
-        net.to(device)
+    if plan.device != "cpu":
+        net.to(plan.device)
 
     @torch.inference_mode()
     def predict(images_BCHW: Images) -> Tensor:
         nonlocal run
         was_training = net.training
         net.eval()
-        parts = []
+        parts, device = [], device_of(net)
         with autocast(precision, device):
             for chunk in chunks(images_BCHW, batch_size):
                 x_BCHW = to_unit(chunk.to(device)).contiguous(memory_format=torch.channels_last)

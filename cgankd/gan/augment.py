@@ -25,7 +25,7 @@ def diff_augment(x_BCHW: Tensor, policy: str, gen: torch.Generator, cutout_share
 
 def jitter_colour(x_BCHW: Tensor, gen: torch.Generator) -> Tensor:
     """Brightness +U(-0.5, 0.5), then saturation times U(0, 2), then contrast times U(0.5, 1.5)."""
-    bright, saturation, contrast = torch.rand(3, len(x_BCHW), 1, 1, 1, generator=gen)
+    bright, saturation, contrast = torch.rand(3, len(x_BCHW), 1, 1, 1, generator=gen).to(x_BCHW.device)
     x_BCHW = x_BCHW + (bright - 0.5)
     grey_B1HW = x_BCHW.mean(dim=1, keepdim=True)
     x_BCHW = grey_B1HW + (x_BCHW - grey_B1HW) * (2 * saturation)
@@ -46,7 +46,7 @@ def translate(x_BCHW: Tensor, shift_B2: Tensor) -> Tensor:
     """
     size = x_BCHW.shape[-1]
     place = torch.arange(size)
-    move_B2HH = (place[:, None] == place[None, :] + shift_B2[:, :, None, None]).to(x_BCHW.dtype)
+    move_B2HH = (place[:, None] == place[None, :] + shift_B2[:, :, None, None]).to(x_BCHW)
     return move_B2HH[:, :1] @ x_BCHW @ move_B2HH[:, 1:].mT
 
 
@@ -58,4 +58,4 @@ def cut_out(x_BCHW: Tensor, share: float, gen: torch.Generator) -> Tensor:
     offset_B2H = torch.arange(size) - start_B2[:, :, None]
     inside_B2H = (offset_B2H >= 0) & (offset_B2H < side)
     hole_BHW = inside_B2H[:, 0, :, None] & inside_B2H[:, 1, None, :]
-    return x_BCHW.masked_fill(hole_BHW[:, None], 0.0)
+    return x_BCHW.masked_fill(hole_BHW[:, None].to(x_BCHW.device), 0.0)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cgankd.config import LabelInputConfig
 from cgankd.data.pixels import to_signed
-from cgankd.fit.device import channels_last
+from cgankd.fit.device import PLAIN, Plan, channels_last
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
@@ -97,6 +97,7 @@ def fit_label_embed(
     seed: int,
     log: LogFn = silent,
     checkpoint: Checkpoint | None = None,
+    plan: Plan = PLAIN,
 ) -> dict[str, float]:
     """Fit a label embedding in place, scale it and freeze it; one that the GAN trains is left alone and returns {}.
 
@@ -110,7 +111,9 @@ def fit_label_embed(
     embed_dim = embed.from_unit(unit_N[:1]).shape[1]
     seed_all(seed, "label_input", "init")
     net = LabelNet(train.images.shape[1], cfg.width, embed_dim)
-    channels_last(net)
+    device = plan.device
+    channels_last(net).to(device)
+    embed.to(device)
     opt_net = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate)
     opt_embed = torch.optim.Adam(embed.parameters(), lr=cfg.learning_rate)
     parts: dict[str, nn.Module | torch.optim.Adam] = {
@@ -134,10 +137,11 @@ def fit_label_embed(
         if on_images:
             schedule = make_schedule("cosine", cfg.image_steps)(step)
             index_B = torch.randint(len(train), (cfg.batch_size,), generator=gen)
-            loss = task.soft_loss(net(to_signed(train.images[index_B])), unit_N[index_B][:, None], temperature=1.0)
+            image_BCHW, unit_B = to_signed(train.images[index_B].to(device)), unit_N[index_B].to(device)
+            loss = task.soft_loss(net(image_BCHW), unit_B[:, None], temperature=1.0)
         else:
             schedule = make_schedule("cosine", cfg.label_steps)(step - cfg.image_steps)
-            unit_B = noisy_units(unit_N, cfg.batch_size, cfg.noise, gen)
+            unit_B = noisy_units(unit_N, cfg.batch_size, cfg.noise, gen).to(device)
             loss = task.soft_loss(net.head(embed.from_unit(unit_B)), unit_B[:, None], temperature=1.0)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -156,7 +160,8 @@ def fit_label_embed(
             done = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.save(step + 1, {"step": step + 1, "image_loss": image_loss, **done})
 
-    metrics = {"image_loss": image_loss, **label_error(embed, net.head)}
+    embed.to("cpu")
+    metrics = {"image_loss": image_loss, **label_error(embed, net.head.to("cpu"))}
     spread_units(embed)
     embed.requires_grad_(False)
     return metrics

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cgankd.config import CganConfig
 from cgankd.data.augment import augment
 from cgankd.data.pixels import to_signed, to_unit, unit_to_signed
-from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
+from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.ema import update_ema
 from cgankd.gan.augment import diff_augment
 from cgankd.gan.diversity import real_diversity
@@ -42,17 +42,19 @@ def train_cgan(
 ) -> tuple[nn.Module, nn.Module, dict[str, float]]:
     """Train a generator and a discriminator on `train`; `embed` is copied, never changed.
 
-    Returns the averaged generator, the label embedding that belongs to it, and the last losses, with
-    `real_diversity` = tau. Raises ValueError where a loss is not finite, or where tau cannot be measured.
+    Returns the averaged generator, the label embedding that belongs to it, both on the processor, and the last losses, with
+    `real_diversity` = tau. All is computed on the plan's device; draws are made on the processor. Raises ValueError where a
+    loss is not finite, or where tau cannot be measured.
     """
     assert train.labels.dtype == task.label_dtype, "labels are at rest in the task's type"
     seed_all(seed, "cgan", "init")
     channels, size = train.images.shape[1], train.images.shape[-1]
-    net_g = channels_last(make_generator(cfg, channels, size))
-    net_d = channels_last(make_discriminator(cfg, channels, size))
+    device = plan.device
+    net_g = channels_last(make_generator(cfg, channels, size)).to(device)
+    net_d = channels_last(make_discriminator(cfg, channels, size)).to(device)
     # A table that learns is learned twice: what helps the generator may not help the discriminator.
-    embed_g, embed_d = copy.deepcopy(embed), copy.deepcopy(embed)
-    ema_g, ema_embed = copy.deepcopy(net_g).requires_grad_(False), copy.deepcopy(embed).requires_grad_(False)
+    embed_g, embed_d = copy.deepcopy(embed).to(device), copy.deepcopy(embed).to(device)
+    ema_g, ema_embed = copy.deepcopy(net_g).requires_grad_(False), copy.deepcopy(embed_g).requires_grad_(False)
     betas = (cfg.beta1, cfg.beta2)
     learned = bool(embed.trained_with_gan)
     opt_g = torch.optim.Adam(
@@ -76,19 +78,21 @@ def train_cgan(
             target_B = vicinity.targets(num, gen)
             pairing = vicinity.pair(target_B, gen)
             fake_label_B, fake_weight_B = vicinity.fake_labels(target_B, gen)
-            real_BCHW = real_images(train.images[pairing.index], cfg.augment, gen)
-            with torch.no_grad(), autocast(cfg.precision):
-                fake_BCHW = run_g(torch.randn(num, cfg.z_dim, generator=gen), embed_labels(embed_g, fake_label_B))
+            real_BCHW = real_images(train.images[pairing.index].to(device), cfg.augment, gen)
+            weight_B, fake_weight_B = pairing.weight.to(device), fake_weight_B.to(device)
+            z_BZ = torch.randn(num, cfg.z_dim, generator=gen).to(device)
+            with torch.no_grad(), autocast(cfg.precision, device):
+                fake_BCHW = run_g(z_BZ, embed_labels(embed_g, fake_label_B))
             both = diff_augment(torch.cat([real_BCHW, fake_BCHW]), cfg.diffaugment, gen, cfg.cutout_share)
             scores, loss_d = list[Tensor](), 0.0
             opt_d.zero_grad()
             for rows in micro_batches(num, cfg.accumulate, net_d):
                 # Reals and fakes are both judged against the target, not against their own labels.
                 h_BE = embed_labels(embed_d, target_B[rows])
-                with autocast(cfg.precision):
+                with autocast(cfg.precision, device):
                     score_2B = run_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE]))
                 real_B, fake_B = score_2B.chunk(2)
-                loss = hinge_d(real_B, fake_B, pairing.weight[rows], fake_weight_B[rows])
+                loss = hinge_d(real_B, fake_B, weight_B[rows], fake_weight_B[rows])
                 loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
                 scores.append(score_2B.detach().reshape(2, -1))
             opt_d.step()
@@ -97,14 +101,14 @@ def train_cgan(
         label_B = vicinity.targets(num, gen)
         if tau > 0:
             label_B = label_B[: num // 2].repeat(2)
-        z_BZ = torch.randn(num, cfg.z_dim, generator=gen)
+        z_BZ = torch.randn(num, cfg.z_dim, generator=gen).to(device)
         loss_g, floor, distance = 0.0, 0.0, 0.0
         opt_g.zero_grad()
         for rows in micro_batches(num, cfg.accumulate, net_g, net_d):
-            with autocast(cfg.precision):
+            with autocast(cfg.precision, device):
                 fake_BCHW = run_g(z_BZ[rows], embed_labels(embed_g, label_B[rows]))
             seen_BCHW = diff_augment(fake_BCHW, cfg.diffaugment, gen, cfg.cutout_share)
-            with autocast(cfg.precision):
+            with autocast(cfg.precision, device):
                 loss = hinge_g(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
             loss_g += float(loss.detach()) / cfg.accumulate
             if tau > 0:
@@ -138,7 +142,7 @@ def train_cgan(
             checkpoint.save(step + 1, {"step": step + 1, "values": values, **done})
 
     settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
-    return ema_g.eval(), ema_embed.eval(), {**values, "real_diversity": tau}
+    return ema_g.eval().to("cpu"), ema_embed.eval().to("cpu"), {**values, "real_diversity": tau}
 
 
 def real_images(images_BCHW: Tensor, spec: str, gen: torch.Generator) -> Tensor:
@@ -156,12 +160,12 @@ def compile_both(
     All its steps count, done or not, so that a resumed training computes as one that was never stopped.
     """
     channels, size = shape
-    h_BE, z_BZ = torch.zeros(2, cfg.embed_dim), torch.zeros(2, cfg.z_dim)
+    h_BE, z_BZ = torch.zeros(2, cfg.embed_dim, device=plan.device), torch.zeros(2, cfg.z_dim, device=plan.device)
     images = cfg.num_steps * cfg.batch_size
     # Passes for each image of a batch: the discriminator's steps take no gradient of the generator.
     passes_g, passes_d = cfg.d_steps + 3, 6 * cfg.d_steps + 2
     run_g = plan.compiled(net_g, "generator", (z_BZ, h_BE), images=images, passes=passes_g)
-    x_BCHW = torch.zeros(2, channels, size, size)
+    x_BCHW = torch.zeros(2, channels, size, size, device=plan.device)
     return run_g, plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), images=images, passes=passes_d)
 
 
@@ -226,14 +230,14 @@ def settle(
     num_batches: int = 32,
 ) -> None:
     """Measure batch-norm statistics and spectral norms afresh for the averaged weights, whose own they never were."""
-    norms = [m for m in ema_g.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms, device = [m for m in ema_g.modules() if isinstance(m, nn.BatchNorm2d)], device_of(ema_g)
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches
     ema_g.train()
     for _ in range(num_batches):
         label_B = vicinity.targets(cfg.batch_size, gen)
-        with autocast(cfg.precision):
-            ema_g(torch.randn(cfg.batch_size, cfg.z_dim, generator=gen), ema_embed(label_B))
+        with autocast(cfg.precision, device):
+            ema_g(torch.randn(cfg.batch_size, cfg.z_dim, generator=gen).to(device), embed_labels(ema_embed, label_B))
     for norm in norms:
         norm.momentum = 0.1

@@ -51,7 +51,7 @@ class ScalarEmbed(nn.Module):
 
 
 def embed_labels(embed: nn.Module, label_B: Tensor) -> Tensor:
-    """h [B, E]; without gradients where the embedding is frozen."""
+    """h [B, E]; on the device of the embedding, without gradients where it is frozen."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and bool(embed.trained_with_gan)):
-        h_BE: Tensor = embed(label_B)
+        h_BE: Tensor = embed(label_B.to(next(embed.parameters()).device))
     return h_BE

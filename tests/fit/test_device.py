@@ -26,8 +26,8 @@ def test_counting_leaves_the_net_as_it_was() -> None:
     ("mode", "flop", "pays"),
     [
         ("off", 1e18, False),
-        ("auto", COMPILE_FROM_FLOP, True),
-        ("auto", COMPILE_FROM_FLOP * 0.99, False),
+        ("auto", COMPILE_FROM_FLOP["cpu"], True),
+        ("auto", COMPILE_FROM_FLOP["cpu"] * 0.99, False),
         ("on", 1.0, True),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_long_loop_is_compiled_and_says_so(monkeypatch: pytest.MonkeyPatch) ->
     net, example = nn.Linear(4, 4), torch.zeros(2, 4)
     plan = Plan(compile="auto", say=said.append)
     # 32 operations an image, three passes: just over the threshold.
-    run = plan.compiled(net, "student", (example,), images=int(COMPILE_FROM_FLOP / 96) + 1, passes=3)
+    run = plan.compiled(net, "student", (example,), images=int(COMPILE_FROM_FLOP["cpu"] / 96) + 1, passes=3)
     assert run and run(example) == "compiled" and said[0].startswith("student: 200 TFLOP")
 
 

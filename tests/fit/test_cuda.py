@@ -1,0 +1,157 @@
+"""Every training on a CUDA device ends near where it ends on the processor, and leaves its nets there. Needs a device."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cgankd.bank import build as bank
+from cgankd.bank.m1_features import FrozenExtractor, train_features
+from cgankd.bank.m1_ratio import make_ratio, train_ratio
+from cgankd.config import AUGMENTS, LabelInputConfig
+from cgankd.data.augment import augment
+from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.predictor import make_predict
+from cgankd.gan.embed import fit_label_embed
+from cgankd.gan.sample import make_draw
+from cgankd.gan.train import train_cgan
+from cgankd.nets.features import FeatureNet
+from cgankd.nets.gan_zoo import make_generator
+from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.nets.zoo import make_predictor
+from cgankd.rng import generator, seed_all
+from pipelines.run_arm import train_job
+from tests.bank.toys import ratio_config
+from tests.distill.arms import job, settings, workplace
+from tests.gan.toys import class_toy, gan_config, scalar_toy
+from tests.pipelines.test_distil_arm import KINDS
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+CUDA = Plan("cuda")
+NEAR = {"rtol": 0.02, "atol": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions() -> Any:
+    """cuDNN rounds float32 convolutions to TF32 by default."""
+    kept, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    yield
+    torch.backends.cudnn.allow_tf32 = kept
+
+
+def on_cpu(*nets: nn.Module) -> bool:
+    return all(part.device.type == "cpu" for net in nets for part in net.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("scalar", "changes"),
+    [
+        (False, {"diversity_weight": 0.0}),
+        (False, {"diffaugment": "color,translation,cutout", "accumulate": 2}),
+        (True, {"arch": "biggan", "augment": "zoom+hue+colour"}),
+        (True, {"arch": "sagan"}),
+    ],
+)
+def test_a_gan_on_the_device_ends_near_the_one_on_the_processor(scalar: bool, changes: dict[str, Any]) -> None:
+    train, task = scalar_toy() if scalar else class_toy()
+    cfg = gan_config(num_steps=3, d_steps=2, batch_size=8, **changes)
+    found = []
+    for plan in (PLAIN, CUDA):
+        seed_all("embed")
+        embed = task.label_embed(cfg.embed_dim)
+        net, own, values = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0, plan=plan)
+        assert on_cpu(net, own)
+        found.append(values)
+    assert found[1] == pytest.approx(found[0], rel=0.02, abs=0.02)
+
+
+def test_a_label_embedding_on_the_device() -> None:
+    train, task = scalar_toy()
+    cfg = LabelInputConfig(width=4, image_steps=5, label_steps=5, batch_size=8, learning_rate=1e-3, noise=0.05)
+    found = []
+    for plan in (PLAIN, CUDA):
+        seed_all("embed")
+        embed = task.label_embed(16)
+        found.append(fit_label_embed(embed, task, train, cfg, seed=0, plan=plan))
+        assert on_cpu(embed)
+    assert found[1] == pytest.approx(found[0], rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("per_label", [False, True])
+def test_a_bank_on_the_device_has_the_scores_of_the_processor(per_label: bool) -> None:
+    train, task = class_toy(32)
+    cfg, fit = (
+        gan_config(num_steps=1),
+        ratio_config(
+            num_steps=6,
+            feature_steps=3,
+            batch_size=8,
+            pool_size=32,
+            penalty_per_label=per_label,
+            reconstruct_weight=1.0,
+        ),
+    )
+    results = []
+    for plan in (PLAIN, CUDA):
+        seed_all("bank")
+        net, embed = make_generator(cfg, 1, 16), task.label_embed(cfg.embed_dim)
+        features, mlp = FeatureNet(1, 16, 4, 16, 2, decode=True), RatioMLP(cfg.embed_dim, 16, (16,), 0.0)
+        draw = make_draw(net, embed, z_dim=cfg.z_dim, precision="fp32", plan=plan)
+        report = train_features(features, train, train, task, fit, lambda unit, gen: unit, seed=0, plan=plan)
+        run = FrozenExtractor(features.requires_grad_(False), "fp32", plan)
+        args = (run, train, train, task, task.vicinity(train.labels), draw, partial(run.judge, task=task))
+        report |= train_ratio(mlp, embed, *args, fit, math.inf, seed=0, plan=plan)
+        assert on_cpu(features, mlp, embed)
+        guide = make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=8, mean=(0.5,), std=(0.25,))
+        teacher = make_predict(guide.eval(), "fp32", plan=plan)
+        ratio = make_ratio(mlp.to(plan.device), embed.to(plan.device), run)
+        s = bank.score(draw, ratio, teacher, task, torch.arange(16) % 2, generator("block"), 0)
+        assert s.images.device.type == s.ratio.device.type == "cpu"
+        results.append((report, s))
+    (report, s), (found, t) = results
+    assert found == pytest.approx(report, rel=0.02, abs=0.02)
+    torch.testing.assert_close(t.ratio, s.ratio, **NEAR)
+    torch.testing.assert_close(t.teacher_error, s.teacher_error, **NEAR)
+    assert float((t.images.float() - s.images.float()).abs().mean()) < 1.0
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """A work place of each kind of label."""
+    return {scalar: workplace(tmp_path_factory.mktemp(f"place{scalar}"), scalar) for scalar in (False, True)}
+
+
+@pytest.mark.parametrize(("name", "scalar"), KINDS)
+def test_every_loss_trains_a_student_on_the_device(places: dict[bool, Path], name: str, scalar: bool) -> None:
+    curves = []
+    for device in ("cpu", "cuda"):
+        run = replace(job(places[scalar], settings(scalar, distiller=name), f"{name}-{device}"), device=device)
+        train_job(run)
+        curves.append(json.loads(run.record.read_text())["curves"])
+    for curve, points in curves[0].items():
+        assert curves[1][curve][0][1] == pytest.approx(points[0][1], rel=0.05, abs=0.02), curve
+
+
+@pytest.mark.parametrize("spec", AUGMENTS)
+def test_augmentation_on_the_device_is_that_of_the_processor(spec: str) -> None:
+    unit_BCHW = torch.rand(16, 3, 16, 16, generator=generator("unit"))
+    found: list[Tensor] = [augment(unit_BCHW.to(device), spec, generator("draw")).cpu() for device in ("cpu", "cuda")]
+    # A nearest pixel may be another one where a coordinate is rounded otherwise.
+    assert float(((found[0] - found[1]).abs() > 1e-3).float().mean()) < 0.01
+
+
+def test_a_compiled_net_on_the_device() -> None:
+    train, task = class_toy(32)
+    net = make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=8, mean=(0.5,), std=(0.25,))
+    expected = make_predict(net.eval(), "fp32")(train.images)
+    predict: Callable[[Tensor], Tensor] = make_predict(net, "fp32", 8, plan=Plan("cuda", "on"), expected=100)
+    torch.testing.assert_close(predict(train.images), expected, **NEAR)
