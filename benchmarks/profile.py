@@ -11,22 +11,34 @@ import json
 from collections import defaultdict
 from typing import Any
 
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.place import place
 from benchmarks.sides import child
 from pipelines.machine import set_threads
 
-TITLE = "Profile of the fast path: share of the processor's time in it, %"
+TITLE = "Profile of the fast path: share of the time of the device it runs on, %"
 SUBJECTS = (
     "sampling", "biggan_step", "ccgan_step", "ratio_step", "bank_build", "features", "student_plain", "student_kd_live",
 )  # fmt: skip
 LONG = ("ratio_step", "bank_build")
 """One repetition is long enough."""
 KINDS = {
-    "convolutions and matrix products": ("conv", "mm", "linear", "matmul"),
+    "convolutions and matrix products": (
+        "conv",
+        "mm",
+        "linear",
+        "matmul",
+        "cutlass",
+        "xmma",
+        "wgrad",
+        "dgrad",
+        "nvjet",
+    ),
     "optimiser": ("adam", "sgd", "optimizer", "_foreach", "lerp"),
     "batch norms": ("batch_norm", "native_norm"),
-    "compiled loops": ("compiled", "graph", "cpp_fused"),
+    "compiled loops": ("compiled", "graph", "cpp_fused", "triton"),
 }
 """Kind -> words in the names of its operations; the first kind that fits counts. All else is `the rest`."""
 
@@ -42,14 +54,19 @@ def shares(subject: str, quick: bool) -> dict[str, Any]:
     case = importlib.import_module(f"benchmarks.{subject}").CASE
     work = case.build("fast", quick)
     work.times(1, 1)  # compiles
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    on_device = place() == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]) as found:
         work.times(0, 1 if subject in LONG else 2)
     time_of: dict[str, float] = defaultdict(float)
     rest: dict[str, float] = defaultdict(float)
     for event in found.key_averages():
-        time_of[kind_of(event.key)] += event.self_cpu_time_total
+        # On a device, its kernels alone: what starts them is counted by the processor.
+        spent = event.self_cpu_time_total
+        if on_device:
+            spent = event.self_device_time_total if event.device_type != DeviceType.CPU else 0.0
+        time_of[kind_of(event.key)] += spent
         if kind_of(event.key) == "the rest":
-            rest[event.key] += event.self_cpu_time_total
+            rest[event.key] += spent
     total = sum(time_of.values())
     largest = sorted(rest, key=rest.__getitem__, reverse=True)[:3]
     return {

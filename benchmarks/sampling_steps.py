@@ -38,6 +38,8 @@ class Measures:
     """What is done to the plain way."""
 
     large_blocks: bool = True
+    tf32: bool = True
+    """On a CUDA device torch rounds the convolutions of float32 nets so by default."""
     fold: bool = False
     channels_last: bool = False
     precision: str = "fp32"
@@ -53,10 +55,13 @@ STEPS = {
     "large blocks, folded, channels last, bf16": Measures(fold=True, channels_last=True, precision="auto"),
     "+ compiled (what a stage does)": Measures(fold=True, channels_last=True, precision="auto", compile=True),
 }
+if place() == "cuda":
+    STEPS = {"fp32, eager, no TF32": Measures(tf32=False)} | STEPS
 
 
 def make(measures: Measures, quick: bool) -> Draw:
     """The draw with these measures and no others."""
+    torch.backends.cudnn.allow_tf32 = measures.tf32
     cfg = gan_config("biggan", quick=quick)
     net = generator_net(cfg, 32)
     seed_all("embed")

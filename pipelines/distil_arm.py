@@ -151,5 +151,6 @@ def train_phases(
                 replace(cfg, num_steps=steps, learning_rate=rate),
                 seed=derive(seed, "phase", phase.name),
                 checkpoint=checkpoint_of(phase.name),
+                plan=run.objective.teacher.plan,
                 keep_last=True,
             )

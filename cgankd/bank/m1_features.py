@@ -87,6 +87,7 @@ def train_features(
         gen = generator(seed, "features", step)
         row_B = torch.randint(len(train), (cfg.feature_batch_size,), generator=gen)
         x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B].to(device)), gen))
+        plan.step()
         for group in optimizer.param_groups:
             group["lr"] = cfg.feature_learning_rate * schedule(step)
         with autocast(cfg.precision, device):
@@ -217,7 +218,8 @@ class FrozenExtractor:
         for chunk in chunks(images_BCHW, CHUNK):
             if self.run is None:
                 example = (signed_input(chunk, device), False)
-                self.run = self.plan.compiled(self.net, "features", example, images=self.expected)
+                self.run = self.plan.inference(self.net, "features", example, images=self.expected, batch_size=CHUNK)
+            self.plan.step()
             features_BF, out_BO, _ = forward_u8(self.net, chunk, self.precision, self.run)
             parts.append((self.net.scale(features_BF).cpu(), out_BO.cpu()))
         features, outs = zip(*parts, strict=True)

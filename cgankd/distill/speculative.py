@@ -238,7 +238,7 @@ class SpeculativeKD(Wrapper):
     def redirect(self, fake_B: Tensor) -> Tensor:
         """Rows of the bank [B] that stand in for these: each chosen row serves an equal number of positions."""
         assert isinstance(self.rows, Tensor) and isinstance(self.num_rows, Tensor)
-        return self.rows[fake_B % self.num_rows]
+        return self.rows[fake_B.to(self.rows.device) % self.num_rows].to(fake_B.device)
 
 
 def within(error_N: Tensor, group_N: Tensor, rho: float) -> Tensor:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,12 @@ CompileMode = Literal["off", "auto", "on"]
 COMPILE_FROM_FLOP = {"cpu": 2e14, "cuda": 5e15}
 """Work of a loop from which `auto` compiles: on a processor some two minutes at 1.4 TFLOP/s, against 5 to 27 s a net to
 compile; on a CUDA device a minute or two at 50 TFLOP/s, against 10 to 60 s."""
+
+CUDA_GRAPHS: dict[str, Any] = {"triton.cudagraphs": True}
+"""Compiled for a CUDA device, a net is replayed as one graph for each batch size: small ones are bound by starting kernels.
+
+A replay may overwrite the results of earlier ones: whatever outlives `Plan.step` is copied.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Plan:
         """Whether a loop of so many floating-point operations is worth a compilation."""
         return self.compile == "on" or (self.compile == "auto" and flop >= COMPILE_FROM_FLOP[self.device])
 
+    def step(self) -> None:
+        """Say that a step begins: what compiled networks returned before, gradients too, is not looked at any more."""
+        if self.device == "cuda" and self.compile != "off":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
     def compiled(
         self, net: nn.Module, name: str, example: tuple[Any, ...], *, images: int, passes: float = 1.0
     ) -> Callable[..., Any]:
@@ -84,9 +96,27 @@ class Plan:
             return net
         self.say(f"{name}: {flop / 1e12:.0f} TFLOP ahead, so it is compiled first (5 to 30 s; CGANKD_COMPILE=off: not)")
         # Its method, not the object: a compiled module has a length and is asked for it where `or` asks whether it is true.
-        compiled: Any = torch.compile(net)
+        compiled: Any = torch.compile(net, options=CUDA_GRAPHS) if self.device == "cuda" else torch.compile(net)
         run: Callable[..., Any] = compiled.__call__
         return run
+
+    def inference(
+        self, net: nn.Module, name: str, example: tuple[Any, ...], *, images: int, batch_size: int
+    ) -> Callable[..., Any]:
+        """`compiled` for one forward pass of batches of up to so many rows; those of a graph are filled up to it."""
+        run = self.compiled(net, name, example, images=images)
+        return run if run is net or self.device == "cpu" else partial(filled_up, run, batch_size)
+
+
+def filled_up(run: Callable[..., Any], size: int, *args: Any) -> Any:
+    """run(*args) with each tensor's rows filled up to `size` by copies of the first one, and the results cut back."""
+    num = len(args[0])
+    if num == size:
+        return run(*args)
+    found = run(*(torch.cat([x, x[:1].expand(size - num, *x.shape[1:])]) if isinstance(x, Tensor) else x for x in args))
+    if isinstance(found, Tensor):
+        return found[:num]
+    return tuple(None if part is None else part[:num] for part in found)
 
 
 PLAIN = Plan()

@@ -9,7 +9,8 @@ from torch import nn
 @torch.no_grad()
 def update_ema(average: nn.Module, net: nn.Module, decay: float) -> None:
     """average := decay * average + (1 - decay) * net for parameters; buffers are copied."""
-    for mean, weight in zip(average.parameters(), net.parameters(), strict=True):
-        mean.lerp_(weight, 1.0 - decay)
+    means: list[torch.Tensor] = list(average.parameters())
+    weights: list[torch.Tensor] = list(net.parameters())
+    torch._foreach_lerp_(means, weights, 1.0 - decay)
     for kept, buffer in zip(average.buffers(), net.buffers(), strict=True):
         kept.copy_(buffer)

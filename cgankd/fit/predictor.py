@@ -112,6 +112,7 @@ def fit_predictor(
         if extra is not None:
             extra.train()
         seed_all(seed, "fit", step)
+        plan.step()
         batch = batch_of(step).to(device)
         unit_BCHW = augment(to_unit(batch.images_BCHW), generator(seed, "augment", step))
         for group in optimizer.param_groups:
@@ -157,7 +158,8 @@ def make_predict(
         with autocast(precision, device):
             for chunk in chunks(images_BCHW, batch_size):
                 x_BCHW = to_unit(chunk.to(device)).contiguous(memory_format=torch.channels_last)
-                run = run or plan.compiled(net, "predictor", (x_BCHW,), images=expected)
+                run = run or plan.inference(net, "predictor", (x_BCHW,), images=expected, batch_size=batch_size)
+                plan.step()
                 parts.append(run(x_BCHW).float().cpu())
         net.train(was_training)
         return torch.cat(parts)

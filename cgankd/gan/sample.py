@@ -48,7 +48,10 @@ def make_draw(
                 part = slice(low, low + batch_size)
                 z_PZ, h_PE = z_BZ[part].to(device), frozen_embed(label_B[part].to(device))
                 with autocast(precision, device):
-                    run = run or plan.compiled(frozen, "generator", (z_PZ, h_PE), images=expected)
+                    if run is None:
+                        example = (z_PZ, h_PE)
+                        run = plan.inference(frozen, "generator", example, images=expected, batch_size=batch_size)
+                    plan.step()
                     images_BCHW[part] = signed_to_u8(run(z_PZ, h_PE)).cpu()
         return images_BCHW
 

@@ -75,6 +75,7 @@ def train_cgan(
     for step in range(start, cfg.num_steps):
         gen = generator(seed, "cgan", step)
         for _ in range(cfg.d_steps):
+            plan.step()
             target_B = vicinity.targets(num, gen)
             pairing = vicinity.pair(target_B, gen)
             fake_label_B, fake_weight_B = vicinity.fake_labels(target_B, gen)
@@ -94,9 +95,10 @@ def train_cgan(
                 real_B, fake_B = score_2B.chunk(2)
                 loss = hinge_d(real_B, fake_B, weight_B[rows], fake_weight_B[rows])
                 loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
-                scores.append(score_2B.detach().reshape(2, -1))
+                scores.append(score_2B.detach().clone().reshape(2, -1))
             opt_d.step()
 
+        plan.step()
         freeze(net_d, embed_d, frozen=True, learned=learned)
         label_B = vicinity.targets(num, gen)
         if tau > 0:

@@ -149,6 +149,31 @@ def test_augmentation_on_the_device_is_that_of_the_processor(spec: str) -> None:
     assert float(((found[0] - found[1]).abs() > 1e-3).float().mean()) < 0.01
 
 
+@pytest.mark.parametrize(
+    "changes", [{"diversity_weight": 1.0}, {"arch": "biggan", "diversity_weight": 0.0, "accumulate": 2}]
+)
+def test_a_compiled_gan_on_the_device_ends_near_the_eager_one(changes: dict[str, Any]) -> None:
+    train, task = class_toy()
+    cfg, found = gan_config(num_steps=12, d_steps=2, batch_size=8, **changes), []
+    for plan in (CUDA, Plan("cuda", "on")):
+        seed_all("embed")
+        embed = task.label_embed(cfg.embed_dim)
+        found.append(train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0, plan=plan)[2])
+    assert found[1] == pytest.approx(found[0], rel=0.05, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["kd", "nkd"])
+def test_a_compiled_student_on_the_device_ends_near_the_eager_one(places: dict[bool, Path], name: str) -> None:
+    curves = []
+    for mode in ("off", "on"):
+        run = job(places[False], settings(False, distiller=name, num_steps=12), f"{name}-compile-{mode}")
+        train_job(replace(run, device="cuda", compile=mode))
+        curves.append(json.loads(run.record.read_text())["curves"])
+    for curve, points in curves[0].items():
+        for (_, one), (_, other) in zip(points, curves[1][curve], strict=True):
+            assert other == pytest.approx(one, rel=0.1, abs=0.1), curve
+
+
 def test_a_compiled_net_on_the_device() -> None:
     train, task = class_toy(32)
     net = make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=8, mean=(0.5,), std=(0.25,))
