@@ -90,11 +90,12 @@ def look_at_machine(workdir: Path) -> list[Finding]:
     except ConfigError as error:
         findings.append(Finding("plan", "problem", str(error), "unset that variable"))
     if torch.cuda.is_available():
-        does = "it draws fakes, takes their features and runs teachers; training runs on the processor"
-        text = f"{torch.cuda.get_device_name(0)} is there: {does}"
+        text = (
+            f"{torch.cuda.get_device_name(0)} is there: everything is trained and drawn on it (CGANKD_DEVICE=cpu: not)"
+        )
         findings.append(Finding("cuda", "ok", text))
     else:
-        findings.append(Finding("cuda", "ok", "no CUDA device; training runs on the processor"))
+        findings.append(Finding("cuda", "ok", "no CUDA device; everything runs on the processor"))
     free = free_memory_gb()
     if free is not None:
         low = free < LEAST_MEMORY_GB

@@ -94,7 +94,7 @@ def train_features(
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             # All steps count, done or not, so that a resumed training computes as one that was never stopped.
             images = total * cfg.feature_batch_size
-            run = run or plan.compiled(net, "feature training", (x_BCHW,), images=images, passes=3)
+            run = run or plan.compiled(net, "feature training", (x_BCHW,), images=images, passes=3, graphs=False)
             loss, parts = feature_loss(run, x_BCHW, train.labels[row_B].to(device), task, cfg)
         if not torch.isfinite(loss):
             raise ValueError(

@@ -59,8 +59,8 @@ class Teacher:
     """So many are to come, by which the plan decides whether to compile the net."""
 
     def forward(self) -> Forward:
-        """The net as the engine runs it."""
-        return Forward(self.net, self.precision, self.plan, self.images, passes=1)
+        """The net as the engine runs it, on the plan's device."""
+        return Forward(self.net.to(self.plan.device), self.precision, self.plan, self.images, passes=1)
 
 
 def wants_features(needs: Needs) -> bool:

@@ -83,11 +83,19 @@ class Plan:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def compiled(
-        self, net: nn.Module, name: str, example: tuple[Any, ...], *, images: int, passes: float = 1.0
+        self,
+        net: nn.Module,
+        name: str,
+        example: tuple[Any, ...],
+        *,
+        images: int,
+        passes: float = 1.0,
+        graphs: bool = True,
     ) -> Callable[..., Any]:
         """The net, compiled where that pays; `example` is one batch, a tensor first; `images` is how many the loop will see.
 
-        `passes` is the work of one use in forward passes: 1 for inference, 3 for training.
+        `passes` is the work of one use in forward passes: 1 for inference, 3 for training. `graphs`: replayed as a CUDA
+        graph, where results may be overwritten as CUDA_GRAPHS says.
         """
         if self.compile == "off":
             return net
@@ -96,7 +104,9 @@ class Plan:
             return net
         self.say(f"{name}: {flop / 1e12:.0f} TFLOP ahead, so it is compiled first (5 to 30 s; CGANKD_COMPILE=off: not)")
         # Its method, not the object: a compiled module has a length and is asked for it where `or` asks whether it is true.
-        compiled: Any = torch.compile(net, options=CUDA_GRAPHS) if self.device == "cuda" else torch.compile(net)
+        compiled: Any = (
+            torch.compile(net, options=CUDA_GRAPHS) if graphs and self.device == "cuda" else torch.compile(net)
+        )
         run: Callable[..., Any] = compiled.__call__
         return run
 

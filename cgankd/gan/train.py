@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -163,12 +164,13 @@ def compile_both(
     """
     channels, size = shape
     h_BE, z_BZ = torch.zeros(2, cfg.embed_dim, device=plan.device), torch.zeros(2, cfg.z_dim, device=plan.device)
-    images = cfg.num_steps * cfg.batch_size
+    # Gradients of micro-batches add up over replays, which would overwrite them.
+    loop: dict[str, Any] = {"images": cfg.num_steps * cfg.batch_size, "graphs": cfg.accumulate == 1}
     # Passes for each image of a batch: the discriminator's steps take no gradient of the generator.
     passes_g, passes_d = cfg.d_steps + 3, 6 * cfg.d_steps + 2
-    run_g = plan.compiled(net_g, "generator", (z_BZ, h_BE), images=images, passes=passes_g)
+    run_g = plan.compiled(net_g, "generator", (z_BZ, h_BE), passes=passes_g, **loop)
     x_BCHW = torch.zeros(2, channels, size, size, device=plan.device)
-    return run_g, plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), images=images, passes=passes_d)
+    return run_g, plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), passes=passes_d, **loop)
 
 
 def resume(

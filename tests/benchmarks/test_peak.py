@@ -77,7 +77,7 @@ def test_all_else_counts_as_the_library_counts_it() -> None:
 
 
 def test_the_peak_is_measured_where_the_row_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peak, "PEAK_SIZE", 16)
+    monkeypatch.setattr(peak, "PEAK_SIZE", {"cpu": 16, "cuda": 16})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     asked: list[str] = []
     real = torch.randn

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import place as place_module
 from benchmarks import sides, timing
 from benchmarks.timing import Agreement, Case, Turns, Work, by_turns, dealt
 from cgankd.fit.device import Machine
@@ -77,7 +78,8 @@ def test_a_process_waits_answers_and_tells_its_last_line() -> None:
             slow.ask(do="build")
 
 
-def test_inference_of_the_fast_side_runs_on_the_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "this_machine", lambda: Machine("cuda", "a GPU", True, False))
-    assert timing.device("fast", False) == "cuda" and timing.device("plain", False) == "cpu"
-    assert Work(lambda warmup, repeats: [], 1.0, "auto").device == "cpu", "trainings run on the processor"
+def test_both_sides_run_on_the_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for device in ("cuda", "cpu"):
+        monkeypatch.setattr(place_module, "this_machine", lambda device=device: Machine(device, "a GPU", True, False))
+        assert timing.fast_plan(False).device == device
+        assert Work(lambda warmup, repeats: [], 1.0, "auto").device == device

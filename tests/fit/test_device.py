@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from cgankd.fit import device
-from cgankd.fit.device import COMPILE_FROM_FLOP, PLAIN, Plan, forward_flop
+from cgankd.fit.device import COMPILE_FROM_FLOP, CUDA_GRAPHS, PLAIN, Plan, filled_up, forward_flop
 
 
 def test_flop_of_a_convolution_is_the_closed_form() -> None:
@@ -59,6 +61,53 @@ def test_a_long_loop_is_compiled_and_says_so(monkeypatch: pytest.MonkeyPatch) ->
     # 32 operations an image, three passes: just over the threshold.
     run = plan.compiled(net, "student", (example,), images=int(COMPILE_FROM_FLOP["cpu"] / 96) + 1, passes=3)
     assert run and run(example) == "compiled" and said[0].startswith("student: 200 TFLOP")
+
+
+def test_a_device_is_given_more_work_before_it_compiles() -> None:
+    assert not Plan("cuda", "auto").pays(COMPILE_FROM_FLOP["cpu"])
+    assert Plan("cuda", "auto").pays(COMPILE_FROM_FLOP["cuda"])
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_nets_are_replayed_as_graphs_on_a_device_alone(
+    monkeypatch: pytest.MonkeyPatch, place: str, graphs: bool
+) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda net, **options: seen.append(options) or net)
+    Plan(place, "on").compiled(nn.Linear(4, 4), "net", (torch.zeros(2, 4),), images=1, graphs=graphs)
+    assert seen == [{"options": CUDA_GRAPHS} if place == "cuda" and graphs else {}]
+
+
+@pytest.mark.parametrize("num", [1, 3, 8])
+def test_a_batch_filled_up_gives_the_results_of_its_rows(num: int) -> None:
+    sizes: list[int] = []
+
+    def run(x_BI: torch.Tensor, flag: bool) -> tuple[torch.Tensor, None]:
+        assert flag is False
+        sizes.append(len(x_BI))
+        return 2 * x_BI, None
+
+    x_BI = torch.rand(num, 4)
+    found, nothing = filled_up(run, 8, x_BI, False)
+    assert torch.equal(found, 2 * x_BI) and nothing is None and sizes == [8]
+    assert torch.equal(filled_up(lambda x: x + 1, 8, x_BI), x_BI + 1)
+
+
+def test_inference_fills_batches_up_where_a_graph_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Compiled:
+        def __call__(self, x_BI: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x_BI))
+            return x_BI
+
+    monkeypatch.setattr(torch, "compile", lambda net, **options: Compiled())
+    net, example = nn.Linear(4, 4), (torch.zeros(2, 4),)
+    for place in ("cpu", "cuda"):
+        assert len(Plan(place, "on").inference(net, "net", example, images=1, batch_size=8)(torch.zeros(3, 4))) == 3
+    assert sizes == [3, 8]
+    assert Plan("cuda").inference(net, "net", example, images=1, batch_size=8) is net
 
 
 def test_precision_auto_follows_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
