@@ -157,7 +157,7 @@ SOURCES: dict[str, tuple[Callable[[Path], None], str, dict[str, Any]]] = {
     "rc49": (lambda root: own_arrays(root, np.arange(84) % 3 / 10 + 0.1), "set.h5", {"source": "rc49"} | SCALAR),
     "classes": (lambda root: arrays(root, WHOLE), "set.h5", {"source": "hdf5"}),
     "packed": (
-        lambda root: arrays(root, FRACTIONS, chunks=(4, 32, 32, 1), compression="gzip"),
+        lambda root: arrays(root, FRACTIONS, chunks=(3, 32, 32, 1), compression="gzip"),
         "set.h5",
         {"source": "hdf5"} | SCALAR,
     ),
