@@ -80,8 +80,14 @@ def config_path(path: Path) -> Path:
 def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write weights as safetensors and, before them, the config that rebuilds the net."""
     state = module.state_dict() if isinstance(module, nn.Module) else module
-    # Cloned: safetensors refuses tensors that share memory, and channels-last weights are not contiguous.
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
+    tensors: dict[str, Tensor] = {}
+    used: set[int] = set()
+    for name, tensor in state.items():
+        plain = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory; all others are not copied, for one may be a mapped file.
+        place = plain.untyped_storage().data_ptr()
+        tensors[name] = plain.clone() if place in used else plain
+        used.add(place)
     write_json(config_path(path), config)
     with replacing(path) as temporary:
         save_file(tensors, temporary)

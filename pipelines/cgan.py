@@ -30,7 +30,8 @@ def run(ctx: Context) -> None:
     (path,) = ctx.inputs("dataset.h5")
     info = info_of(path, ctx.cfg)
     task = make_task(info, ctx.cfg)
-    train = read_split(path, "train", image_memory(ctx.cfg.data))
+    memory = image_memory(ctx.cfg.data)
+    train = read_split(path, "train", memory)
     vicinity = task.vicinity(train.labels)
     kernel = _check_kernel(ctx, vicinity)
 
@@ -54,7 +55,7 @@ def run(ctx: Context) -> None:
         draw, tensors = _train(ctx, train, task, vicinity, embed, seed)
         own = None
     else:
-        draw, tensors, own = own_generator.take_in(ctx, info, task, vicinity, seed)
+        draw, tensors, own = own_generator.take_in(ctx, info, task, vicinity, seed, memory)
         tensors = tensors | {f"embed.{name}": value for name, value in embed.state_dict().items()}
     labels = vicinity.targets(2000, generator(seed, "diversity labels"))
     fake = fake_diversity(draw, labels, generator(seed, "fake diversity"))

@@ -215,17 +215,17 @@ def sync() -> None:
 @app.command(rich_help_panel="Settings and results")
 def doctor(
     only: Annotated[
-        str | None, typer.Option(metavar="repository", help="Check git, DVC and params.yaml alone; silent when fine.")
+        str | None, typer.Option(metavar="repository", help="Check git, DVC, params.yaml alone; print problems only.")
     ] = None,
 ) -> None:
-    """Check this machine and folder; each problem comes with its cure. Exit code 2 when something blocks a run."""
+    """Check this machine and folder; what is not ok comes with its cure. Exit code 2 for a problem, which blocks a run."""
     with plain_errors():
         from cgankd.config import ConfigError
         from pipelines.doctor import examine
         from pipelines.show import findings_table
 
         if only not in (None, "repository"):
-            raise ConfigError(f"--only knows repository, but is {only!r}")
+            raise ConfigError(f"--only must be the word repository, but is {only!r}")
         findings = examine(Path.cwd(), only_repository=only is not None)
         bad = [f for f in findings if f.level == "problem"]
         if only is None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -42,9 +42,16 @@ def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
     `dvc repro` reads no setting when nothing has to run again, so that a typo would stay unseen without this.
     """
     looks: list[Callable[[Path], list[Finding]]] = [look_at_git, look_at_dvc, look_at_params, look_at_generator]
-    if not only_repository:
-        looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_tracking]
-    return [finding for look in looks for finding in look(workdir)]
+    if only_repository:
+        return [finding for look in looks for finding in look(workdir)]
+    from pipelines.doctor_images import look_at_images
+
+    looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_images, look_at_tracking]
+    found = [finding for look in looks for finding in look(workdir)]
+    if (workdir / "dvc.yaml").exists():
+        return found
+    # Nothing here is run by DVC, so what only DVC needs does not block.
+    return [replace(f, level="warning") if f.name in ("git", "dvc") and f.level != "ok" else f for f in found]
 
 
 def look_at_packages(workdir: Path) -> list[Finding]:
@@ -120,7 +127,7 @@ def look_at_disk(workdir: Path) -> list[Finding]:
 def look_at_git(workdir: Path) -> list[Finding]:
     """DVC needs a git repository."""
     if shutil.which("git") is None:
-        return [Finding("git", "problem", "git is not installed", "install git")]
+        return [Finding("git", "problem", "git is not installed, which `dvc repro` needs", "install git" + WITHOUT)]
     done = subprocess.run(
         ["git", "rev-parse", "--show-toplevel"], cwd=workdir, capture_output=True, text=True, check=False
     )
@@ -128,9 +135,8 @@ def look_at_git(workdir: Path) -> list[Finding]:
         cure = f"git config --global --add safe.directory {workdir}"
         return [Finding("git", "problem", "git distrusts this folder because another user owns it", cure)]
     if done.returncode != 0:
-        return [
-            Finding("git", "problem", f"{workdir} is not a git repository, which DVC needs", "run `git init`" + WITHOUT)
-        ]
+        text = f"{workdir} lies in no git repository, which `dvc repro` needs"
+        return [Finding("git", "problem", text, "run `git init`" + WITHOUT)]
     return [Finding("git", "ok", f"repository at {done.stdout.strip()}")]
 
 
@@ -139,13 +145,14 @@ def look_at_dvc(workdir: Path) -> list[Finding]:
     findings = []
     root = next((top for top in (workdir, *workdir.parents) if (top / ".dvc").is_dir()), None)
     if root is None:
-        findings.append(Finding("dvc", "problem", "DVC is not initialised here", "run `dvc init`" + WITHOUT))
+        text = f"DVC is not set up in {workdir} or a folder above it, which `dvc repro` needs"
+        findings.append(Finding("dvc", "problem", text, "run `dvc init` at the top of the git repository" + WITHOUT))
     elif not (root / ".dvc" / "config").exists():
         findings.append(Finding("dvc", "problem", f"{root / '.dvc'} has no config", "run `dvc init -f`"))
     else:
         findings.append(Finding("dvc", "ok", f"initialised at {root}"))
     if not (workdir / "dvc.yaml").exists():
-        cure = "work in the repository's folder, or use `cgankd run`, which needs no dvc.yaml"
+        cure = "go to the folder that has it, or use `cgankd run`, which needs none"
         findings.append(Finding("dvc.yaml", "warning", f"not in {workdir}, so `dvc repro` has no stages", cure))
     return findings
 

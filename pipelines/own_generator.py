@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cgankd.config import CganConfig, ConfigError
 from cgankd.data.own_fakes import load_own_fakes
+from cgankd.data.store_stream import MemoryBudget
 from cgankd.gan.own_images import ImageDraw
 from cgankd.gan.own_program import check_program, load_program, make_program_draw
 from cgankd.rng import generator
@@ -22,6 +23,7 @@ from cgankd.types import DatasetInfo, Draw, Split, Task, Vicinity
 from cgankd.vicinity import ScalarVicinity
 from pipelines.artifacts import file_digest
 from pipelines.context import Context
+from pipelines.scratch import image_room
 
 KINDS = {
     ".pt": "torchscript",
@@ -49,9 +51,11 @@ class Own:
 
 
 def take_in(
-    ctx: Context, info: DatasetInfo, task: Task, vicinity: Vicinity, seed: int
+    ctx: Context, info: DatasetInfo, task: Task, vicinity: Vicinity, seed: int, memory: MemoryBudget
 ) -> tuple[Draw, dict[str, Tensor], Own]:
     """Read and check cgan.file; the generator as a function, what to save of it, and its record.
+
+    Images that `memory` has no room for are decoded into a scratch file; later stages map the artifact.
 
     Raises ConfigError or ValueError in one sentence where it does not fit the data set.
     """
@@ -62,8 +66,12 @@ def take_in(
     ctx.digests["cgan.file"] = own.sha256
     ctx.tracker.tags({"input.cgan.file": own.sha256[:12]})
     if own.kind == "images":
-        fakes = load_own_fakes(path, info, log=ctx.progress("images"))
-        fakes = fakes.take(torch.randperm(len(fakes), generator=generator(seed, "order of own images")))
+        gen, room = generator(seed, "order of own images"), image_room(ctx.path("resume/cgan/scratch"), memory)
+
+        def order(num: int) -> Tensor:
+            return torch.randperm(num, generator=gen)
+
+        fakes = load_own_fakes(path, info, log=ctx.progress("images"), room=room, order=order)
         tensors = {"images": fakes.images[:], "labels": fakes.labels}
     else:
         blob = path.read_bytes()

@@ -7,12 +7,18 @@ from cgankd.data.store import write_dataset
 from pipelines import pictures
 from pipelines.context import Context
 from pipelines.downloads import fetch
+from pipelines.machine import image_memory
+from pipelines.scratch import image_room
 
 
 def run(ctx: Context) -> None:
-    """Read data.source with the splits of params.yaml; a second run renders or decodes nothing it has cached."""
+    """Read data.source with the splits of params.yaml; a second run renders nothing it has cached.
+
+    Images that do not fit in the memory budget are decoded into a scratch file, so that each is decoded once.
+    """
     fetch(ctx.cfg.data, ctx.say)
-    dataset = load(ctx.cfg.data, ctx.seed, log=ctx.progress("images"), cache=ctx.path("cache"))
+    room = image_room(ctx.path("resume/prepare/scratch"), image_memory(ctx.cfg.data))
+    dataset = load(ctx.cfg.data, ctx.seed, log=ctx.progress("images"), cache=ctx.path("cache"), room=room)
     write_dataset(ctx.path("dataset.h5"), dataset)
     counts = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
     ctx.say(

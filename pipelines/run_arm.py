@@ -75,6 +75,10 @@ class Job:
             return False
         return True
 
+    def mark_used(self) -> None:
+        """Give a finished run the time of now, by which pipelines.kept_runs tells what is longest unused."""
+        self.record.touch()
+
     def read(self) -> dict[str, Any]:
         """Validation score and curves. Raises ConfigError."""
         return read_record(self.record, ("val", "curves", *(["best"] if self.config.student.keep_best else [])))

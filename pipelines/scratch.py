@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cgankd.config import ConfigError
+from cgankd.data.room import Room, in_memory
 from cgankd.data.store_stream import MemoryBudget
 
 
@@ -35,3 +36,12 @@ def roomy(path: Path, memory: MemoryBudget) -> Callable[[int, int], Tensor]:
         return torch.empty(num, width) if memory.take(4 * num * width) else mapped(path, (num, width), torch.float32)
 
     return rows
+
+
+def image_room(path: Path, memory: MemoryBudget) -> Room:
+    """A maker of room for images: in memory while `memory` lasts, else mapped at `path`."""
+
+    def room(shape: tuple[int, ...]) -> Tensor:
+        return in_memory(shape) if memory.take(math.prod(shape)) else mapped(path, shape, torch.uint8)
+
+    return room

@@ -60,6 +60,7 @@ def run_job(job: Job, alive: Alive) -> Job:
     if not job.finished():
         with one_thread():
             train_job(job)
+    job.mark_used()
     return job
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +22,7 @@ from cgankd.task import make_task
 from pipelines import pictures
 from pipelines.artifacts import file_digest, fingerprint, source_digest
 from pipelines.context import Context
+from pipelines.kept_runs import prune
 from pipelines.machine import available_cores, image_memory
 from pipelines.networks import load_predictor
 from pipelines.run_arm import Job, begin_worker, train_job
@@ -58,6 +60,9 @@ def run(ctx: Context) -> None:
             arms[name] = ArmConfig(**(to_dict(arms[best]) | {"kd": True}))
             results |= runner.train({name: arms[name]})
     _save(ctx, arms, results, runner)
+    gone, size = prune(runner.cache, runner.used, time.time())
+    if gone:
+        ctx.say(f"{gone} runs of other settings, longest unused, are no longer kept for reuse ({size / 1e9:.2g} GB)")
     unit = task.headline.unit
     ctx.tracker.tags({"unit": unit, "higher_is_better": str(task.headline.higher_is_better).lower()})
     for name, runs in results.items():
@@ -87,6 +92,8 @@ class Runner:
         }
         self.bank_digests = bank_digests(pool)
         self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or available_cores())
+        self.used: set[str] = set()
+        """Fingerprints of the runs that were asked for."""
 
     def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm") -> Job:
         """One run with the fingerprint of all that its numbers depend on: the real arms do not depend on the bank."""
@@ -145,6 +152,9 @@ class Runner:
         if bases:
             jobs = {key: job.starting_from(bases[key[1]].out) for key, job in jobs.items()}
         self._run(list(jobs.values()), "students")
+        for job in (*bases.values(), *jobs.values()):
+            job.mark_used()
+            self.used.add(job.out.stem)
         return {name: [jobs[name, seed].result() for seed in cfg.seeds] for name in arms}
 
     def _run(self, jobs: list[Job], title: str) -> None:

@@ -14,6 +14,7 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.chair_shapes import Array
 from cgankd.data.chairs import NUM_SHAPES, RENDERER_VERSION, YAWS, render
 from cgankd.data.dataset import Dataset, make_dataset
+from cgankd.data.room import Room, in_memory
 from cgankd.data.splits import capped, shuffled
 from cgankd.rng import generator
 from cgankd.types import LogFn, Split, silent
@@ -24,7 +25,9 @@ SAVE_EVERY = 2000
 """Rendered images between two writes of the cache."""
 
 
-def load_chairs(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_chairs(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """Chairs with their yaw in degrees, float32. An image is numbered angle * 49 + shape.
 
     Training: at each angle whose last digit is odd the first `train_per_label` shapes of a seeded order, of all those

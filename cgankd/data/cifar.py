@@ -17,6 +17,7 @@ from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.image_files import fit_arrays
 from cgankd.data.image_folder import list_folder, read_listing
 from cgankd.data.plain_pickle import PlainPickleError, read_plain_pickle
+from cgankd.data.room import Room, in_memory
 from cgankd.data.splits import split_parts
 from cgankd.types import LogFn, Split, silent
 
@@ -94,7 +95,9 @@ EDITIONS: dict[str, Edition] = {
 }
 
 
-def load_cifar(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_cifar(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """CIFAR-10 or CIFAR-100 out of a folder with the Python archive, the binary archive or trees train/ and test/ of
     image files. The official test images are the test split; validation is taken out of training.
 
@@ -108,7 +111,7 @@ def load_cifar(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path |
     if (root / edition.bin_folder).is_dir():
         return _split_arrays(cfg, seed, *_read_bin(root / edition.bin_folder, edition))
     if all((root / part).is_dir() for part in ("train", "test")):
-        return _read_tree(cfg, seed, edition, log)
+        return _read_tree(cfg, seed, edition, log, room)
     raise ConfigError(
         f"data.root {cfg.root!r} has no {edition.py_folder}, no {edition.bin_folder} and no train with test; put one"
         " there, or set data.download: true to fetch the official archive"
@@ -131,7 +134,7 @@ def _split_arrays(
     return make_dataset(cfg, splits, label_unit="", class_names=names, notes={"images_found": float(len(labels))})
 
 
-def _read_tree(cfg: DataConfig, seed: int, edition: Edition, log: LogFn) -> Dataset:
+def _read_tree(cfg: DataConfig, seed: int, edition: Edition, log: LogFn, room: Room) -> Dataset:
     listing = list_folder(cfg.root)
     found = len(listing.paths)
     for part in ("train", "test"):
@@ -143,7 +146,7 @@ def _read_tree(cfg: DataConfig, seed: int, edition: Edition, log: LogFn) -> Data
             )
     missing = max(0, edition.num_train + edition.num_test - found)
     notes = {"images_found": float(found), "images_missing": float(missing)}
-    return read_listing(replace(listing, notes=notes), cfg, seed, log)
+    return read_listing(replace(listing, notes=notes), cfg, seed, log, room)
 
 
 def _read_py(folder: Path, edition: Edition) -> tuple[Array, Array, list[str], tuple[str, ...]]:

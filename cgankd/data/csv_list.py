@@ -10,6 +10,7 @@ import torch
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.image_folder import read_rows
+from cgankd.data.room import Room, in_memory
 from cgankd.data.splits import required_test_share, split_classes, split_scalars
 from cgankd.types import LogFn, silent
 
@@ -18,7 +19,9 @@ MAX_LABEL = 3e38
 """Labels are float32 at rest; larger ones would become infinite."""
 
 
-def load_csv_classes(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_csv_classes(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """Lines `path,class name`; classes are the sorted names, splits are stratified by class.
 
     Raises ConfigError with the file and line at fault.
@@ -29,10 +32,12 @@ def load_csv_classes(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: 
         raise ConfigError(f"data.root {cfg.root!r} names {len(names)} class; there must be at least two")
     label_N = torch.tensor([names.index(text) for _, text, _ in entries])
     rows = split_classes(label_N, names, cfg, seed, test_share=required_test_share(cfg))
-    return read_rows(rows, [path for path, _, _ in entries], label_N, cfg, log, class_names=names, notes={})
+    return read_rows(rows, [path for path, _, _ in entries], label_N, cfg, log, room, class_names=names, notes={})
 
 
-def load_csv_scalars(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_csv_scalars(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """Lines `path,number`; splits are spread evenly over the sorted labels.
 
     Raises ConfigError with the file and line at fault.
@@ -40,7 +45,7 @@ def load_csv_scalars(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: 
     entries = read_list(cfg.root)
     label_N = torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
     rows = split_scalars(label_N, cfg, seed)
-    return read_rows(rows, [path for path, _, _ in entries], label_N, cfg, log, notes={})
+    return read_rows(rows, [path for path, _, _ in entries], label_N, cfg, log, room, notes={})
 
 
 def read_list(text: str, setting: str = "data.root") -> list[tuple[Path, str, str]]:

@@ -1,4 +1,4 @@
-"""A data set in memory: three splits and what it says of itself; `make_dataset` derives the statistics."""
+"""Three splits as a source gave them and what the set says of itself; `make_dataset` derives the statistics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.batches import chunks
 from cgankd.types import DatasetInfo, Images, Split
+
+STATS_ROWS = 1024
+"""Images that are counted at a time."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def pixel_stats(images_NCHW: Images) -> tuple[tuple[float, ...], tuple[float, ..
     """
     level = torch.arange(256, dtype=torch.float64) / 255.0
     count_C256 = torch.zeros(images_NCHW.shape[1], 256, dtype=torch.int64)
-    for chunk in chunks(images_NCHW, 8192):
+    for chunk in chunks(images_NCHW, STATS_ROWS):
         for channel, count in enumerate(count_C256):
             count += torch.bincount(chunk[:, channel].flatten(), minlength=256)
     means, stds = [], []

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
+from cgankd.data.room import Room, in_memory
 from cgankd.data.splits import capped_by_class, shuffled, val_shares
 from cgankd.types import LogFn, Split, silent
 
@@ -16,7 +17,9 @@ RESERVED_PER_CLASS = 50
 """Images of each class kept free for training, so that the test images do not depend on `train_per_label`."""
 
 
-def load_digits(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_digits(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """The digits, bilinearly enlarged to `image_size`, grey. In the seeded order of each class: validation first,
     then 50 reserved for training of which the first `train_per_label` are taken, the rest is test.
 

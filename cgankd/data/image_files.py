@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgankd.config import ConfigError, DataConfig
+from cgankd.data.room import Room, in_memory
 from cgankd.types import ImageShape, LogFn
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -27,16 +28,25 @@ MAX_PIXELS = 2**26
 
 
 def read_images(
-    paths: Sequence[Path], cfg: ImageShape, log: LogFn, *, crop: bool = False, threads: int | None = None
+    paths: Sequence[Path],
+    cfg: ImageShape,
+    log: LogFn,
+    *,
+    crop: bool = False,
+    threads: int | None = None,
+    room: Room = in_memory,
+    place_N: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """Images uint8 [N, C, S, S] with C = `cfg.channels`, S = `cfg.image_size`, and how many had to be resized.
 
     Square images larger than S are averaged down to it. With `crop` the middle square of any image is taken and
-    brought to S, smaller ones by bicubic enlargement. Files are decoded by `threads` threads (null = as many as torch
-    has), at most `threads` x READ_AHEAD at a time. Raises ConfigError naming the first file, in the order given, that
-    is smaller or not square without `crop`, of more than 8 bits, or cannot be decoded.
+    brought to S, smaller ones by bicubic enlargement. Files are decoded in the order given, by `threads` threads (null =
+    as many as torch has), at most `threads` x READ_AHEAD at a time, into a tensor of `room`, where file i becomes row i
+    or `place_N`[i]. Raises ConfigError naming the first file, in the order given, that is smaller or not square without
+    `crop`, of more than 8 bits, or cannot be decoded.
     """
-    images = torch.empty((len(paths), cfg.channels, cfg.image_size, cfg.image_size), dtype=torch.uint8)
+    images = room((len(paths), cfg.channels, cfg.image_size, cfg.image_size))
+    places = list(range(len(paths))) if place_N is None else place_N.tolist()
     num_resized, done = 0, 0
     workers = threads or torch.get_num_threads()
     log_every = max(1, len(paths) // 100)
@@ -44,7 +54,7 @@ def read_images(
         for start in range(0, len(paths), workers * READ_AHEAD):
             part = paths[start : start + workers * READ_AHEAD]
             for picture, resized in pool.map(partial(_read, cfg=cfg, crop=crop), part):
-                images[done] = torch.from_numpy(picture)
+                images[places[done]] = torch.from_numpy(picture)
                 num_resized, done = num_resized + resized, done + 1
                 if done % log_every == 0 or done == len(paths):
                     log(done, {}, len(paths))

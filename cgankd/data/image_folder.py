@@ -12,6 +12,7 @@ from torch import Tensor
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.image_files import SUFFIXES, read_images
+from cgankd.data.room import Room, in_memory
 from cgankd.data.splits import split_parts
 from cgankd.types import LogFn, Split, silent
 
@@ -19,22 +20,27 @@ PARTS = {"train": "train", "test": "test", "val": "val", "valid": "val"}
 """Sub-folders of a set that is split already, and the split that each one is."""
 
 
-def load_image_folder(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_image_folder(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """root/<class>/*.png, or root/train/<class>/ with root/test/<class>/ and root/val/<class>/ where they exist.
 
     Classes are the sorted folder names. Without a test folder `test_share` of each class is set aside; without a
     validation folder `val_per_label` or `num_val` images are taken out of training. Raises ConfigError with the file
     or class at fault.
     """
-    return read_listing(list_folder(cfg.root), cfg, seed, log)
+    return read_listing(list_folder(cfg.root), cfg, seed, log, room)
 
 
-def read_listing(listing: Listing, cfg: DataConfig, seed: int, log: LogFn, *, crop: bool = False) -> Dataset:
+def read_listing(
+    listing: Listing, cfg: DataConfig, seed: int, log: LogFn, room: Room, *, crop: bool = False
+) -> Dataset:
     """Split what a listing names and decode it; notes say how many images were found and how many files ignored."""
     label_N = torch.tensor(listing.labels)
     rows = split_parts(label_N, listing.parts, listing.class_names, cfg, seed)
     notes = {"files_ignored": float(listing.num_ignored)} | dict(listing.notes)
-    return read_rows(rows, listing.paths, label_N, cfg, log, class_names=listing.class_names, notes=notes, crop=crop)
+    names = listing.class_names
+    return read_rows(rows, listing.paths, label_N, cfg, log, room, class_names=names, notes=notes, crop=crop)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ def read_rows(
     label_N: Tensor,
     cfg: DataConfig,
     log: LogFn,
+    room: Room,
     *,
     class_names: tuple[str, ...] = (),
     notes: dict[str, float],
@@ -98,7 +105,7 @@ def read_rows(
 ) -> Dataset:
     """Decode the images of the chosen rows, and only those, into a data set; `label_unit` is that of scalar labels."""
     chosen = torch.cat(list(rows.values()))
-    images, num_resized = read_images([paths[row] for row in chosen.tolist()], cfg, log, crop=crop)
+    images, num_resized = read_images([paths[row] for row in chosen.tolist()], cfg, log, crop=crop, room=room)
     labels = label_N[chosen]
     splits, start = {}, 0
     for name, part in rows.items():

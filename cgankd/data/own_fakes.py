@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,34 +11,42 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.data.csv_list import label_number, read_list
 from cgankd.data.image_files import SUFFIXES, read_images
-from cgankd.data.store_files import WRITE_AGAIN, all_rows, column, opening, same_length
+from cgankd.data.room import Room, in_memory
+from cgankd.data.store_files import WRITE_AGAIN, all_rows, column, opening, same_length, slabs
 from cgankd.types import DatasetInfo, LogFn, Split, silent
 
 LIST = "labels.csv"
+Order = Callable[[int], Tensor]
+"""From how many images there are, N, to the order [N] in which they are wanted."""
 
 
-def load_own_fakes(path: Path, info: DatasetInfo, *, log: LogFn = silent) -> Split:
+def load_own_fakes(
+    path: Path, info: DatasetInfo, *, log: LogFn = silent, room: Room = in_memory, order: Order = torch.arange
+) -> Split:
     """Every image of the set with its label, int64 classes in the order of `info.class_names` or float32 scalars.
 
     A folder holds `labels.csv` with lines `path,label`, or one sub-folder for each class; an HDF5 file holds `images`
-    uint8 [N, C, H, W] and `labels` [N]. Raises ConfigError (a ValueError) naming the file or label at fault.
+    uint8 [N, C, H, W] and `labels` [N]. Images are read in chunks, in the order of the set, into what `room` gives; row k
+    of the result is image `order`[k] of the set. Raises ConfigError (a ValueError) naming the file or label at fault.
     """
     if not path.is_dir():
         try:
-            found = _rows_of(path, info)
+            images, labels = _rows_of(path, info, room, order)
         except ConfigError:
             raise
         except ValueError as problem:  # What the checks of the file say; they do not know which setting names it.
             raise ConfigError(f"cgan.file {problem}") from None
-        return Split(found.images, _numbers(found.labels, info, path))
+        return Split(images, _numbers(labels, info, path))
     paths, labels = _listed(path, info) if (path / LIST).exists() else _sorted_by_class(path, info)
     if not paths:
         raise ConfigError(f"cgan.file {str(path)!r} has no images; add a sub-folder for each class, or {LIST}")
-    return Split(read_images(paths, info, log)[0], labels)
+    order_N = order(len(paths))
+    images, _ = read_images(paths, info, log, room=room, place_N=torch.argsort(order_N))
+    return Split(images, labels[order_N])
 
 
-def _rows_of(path: Path, info: DatasetInfo) -> Split:
-    """All rows of `images` and `labels`, the only datasets that are looked at. Raises ValueError."""
+def _rows_of(path: Path, info: DatasetInfo, room: Room, order: Order) -> tuple[Tensor, Tensor]:
+    """All rows of `images` and `labels`, the only datasets that are looked at, in order. Raises ValueError."""
     with opening(path, names=("images", "labels"), cure=WRITE_AGAIN) as file:
         images = column(path, file, "images", "u", 4, cure=WRITE_AGAIN)
         labels = column(path, file, "labels", "iuf", 1, cure=WRITE_AGAIN)
@@ -48,7 +57,10 @@ def _rows_of(path: Path, info: DatasetInfo) -> Split:
                 f"cgan.file {str(path)!r} has images of shape {list(images.shape[1:])}, but those of the data set"
                 f" are {list(wanted)} (data.channels, data.image_size)"
             )
-        return Split(torch.from_numpy(all_rows(images)), torch.from_numpy(all_rows(labels)))
+        order_N, out = order(len(images)), room(images.shape)
+        for places, part in slabs(images, order_N.numpy()):
+            out[torch.from_numpy(places)] = torch.from_numpy(part)
+        return out, torch.from_numpy(all_rows(labels))[order_N]
 
 
 def _numbers(label_N: Tensor, info: DatasetInfo, path: Path) -> Tensor:

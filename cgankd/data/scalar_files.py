@@ -14,6 +14,7 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.image_files import SUFFIXES
 from cgankd.data.image_folder import read_rows
+from cgankd.data.room import Room, in_memory
 from cgankd.data.splits import split_scalars
 from cgankd.types import LogFn, silent
 
@@ -26,7 +27,9 @@ ANGLES = (-80.0, 80.0)
 Entry = tuple[Path, float]
 
 
-def load_utkface(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_utkface(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """Faces age_gender_race_date*.jpg anywhere under the root (Zhang et al. 2017), label the age in years.
 
     Ages outside data.label_min..label_max (null = 1..60, as in arXiv 2104.03164) are left out. There is no test part:
@@ -45,10 +48,12 @@ def load_utkface(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path
     missing = max(0, NUM_FACES - len(entries) - malformed)
     notes = {"images_found": float(len(entries)), "images_missing": float(missing)}
     notes |= {"names_malformed": float(malformed), "labels_out_of_range": float(outside)}
-    return _read(kept, cfg, seed, log, "years", notes, crop=False)
+    return _read(kept, cfg, seed, log, room, "years", notes, crop=False)
 
 
-def load_steering_angle(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_steering_angle(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """Frames of a drive (Chen 2016): data.txt with lines `file.jpg angle[,date]`, the files beside it or in data/.
 
     Angles in degrees outside data.label_min..label_max (null = -80..80, as in arXiv 2104.03164) are left out. The
@@ -64,7 +69,7 @@ def load_steering_angle(cfg: DataConfig, seed: int, *, log: LogFn = silent, cach
             " degrees; widen data.label_min and data.label_max"
         )
     notes = {"images_found": float(len(entries)), "labels_out_of_range": float(outside)}
-    return _read(kept, cfg, seed, log, "degrees", notes, crop=True)
+    return _read(kept, cfg, seed, log, room, "degrees", notes, crop=True)
 
 
 def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float]) -> tuple[DataConfig, list[Entry], int]:
@@ -77,12 +82,20 @@ def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float])
 
 
 def _read(
-    entries: list[Entry], cfg: DataConfig, seed: int, log: LogFn, unit: str, notes: dict[str, float], *, crop: bool
+    entries: list[Entry],
+    cfg: DataConfig,
+    seed: int,
+    log: LogFn,
+    room: Room,
+    unit: str,
+    notes: dict[str, float],
+    *,
+    crop: bool,
 ) -> Dataset:
     label_N = torch.tensor([label for _, label in entries], dtype=torch.float32)
     rows = split_scalars(label_N, cfg, seed)
     paths = [path for path, _ in entries]
-    return read_rows(rows, paths, label_N, cfg, log, label_unit=unit, notes=notes, crop=crop)
+    return read_rows(rows, paths, label_N, cfg, log, room, label_unit=unit, notes=notes, crop=crop)
 
 
 def _faces(root: Path) -> tuple[list[Entry], int]:

@@ -13,6 +13,7 @@ from cgankd.data.csv_list import load_csv_classes, load_csv_scalars
 from cgankd.data.dataset import Dataset
 from cgankd.data.digits import load_digits
 from cgankd.data.image_folder import load_image_folder
+from cgankd.data.room import Room, in_memory
 from cgankd.data.scalar_files import load_steering_angle, load_utkface
 from cgankd.data.store_sets import load_hdf5_classes, load_hdf5_scalars, load_rc49
 from cgankd.data.tiny_imagenet import load_imagenet100, load_tiny_imagenet
@@ -20,9 +21,15 @@ from cgankd.types import LogFn, silent
 
 
 class Reader(Protocol):
-    """Reads a source and splits it; `cache` is a folder in which a reader may keep what is slow to make."""
+    """Reads a source and splits it; `cache` is a folder in which a reader may keep what is slow to make.
 
-    def __call__(self, cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset: ...
+    Images are read in chunks into what `room` gives; digits, chairs and the archives of CIFAR, small sets that come in
+    one block, are held in memory.
+    """
+
+    def __call__(
+        self, cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+    ) -> Dataset: ...
 
 
 READERS: dict[str, dict[str, Reader]] = {
@@ -41,7 +48,9 @@ READERS: dict[str, dict[str, Reader]] = {
 }
 
 
-def load(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """Read `cfg.source` into training, validation and test images; a function of (cfg, seed) and the files under root.
 
     Raises ConfigError on an unknown source, a kind of label that it does not have, or files that cannot be used.
@@ -53,4 +62,4 @@ def load(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None 
     kinds = READERS[cfg.source]
     if cfg.task not in kinds:
         raise ConfigError(f"data.task must be {' or '.join(kinds)} for data.source {cfg.source}, but is {cfg.task!r}")
-    return kinds[cfg.task](cfg, seed, log=log, cache=cache)
+    return kinds[cfg.task](cfg, seed, log=log, cache=cache, room=room)

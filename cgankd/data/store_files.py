@@ -18,7 +18,9 @@ Array = np.ndarray[Any, Any]
 Attributes = Mapping[str, str | int | float]
 
 SLAB_ROWS = 2048
-"""Rows copied at a time, so that memory does not grow with the file."""
+"""Most rows copied at a time, so that memory does not grow with the file."""
+SLAB_BYTES = 2**25
+"""Most bytes read at a time where a single chunk of the file has no more."""
 MAX_BYTES = 2**38
 """Largest declared size of one dataset that is read (256 GiB)."""
 MAX_PACKED, PACKED_BYTES = 100, 2**26
@@ -114,23 +116,37 @@ def same_length(path: Path, *items: h5py.Dataset) -> None:
 
 
 def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
-    """Rows in the order asked; whole slabs are read, since HDF5 picks single rows slowly.
+    """Rows in the order asked. Raises ValueError where packed bytes are broken."""
+    out = np.empty((len(rows), *images.shape[1:]), images.dtype)
+    for places, part in slabs(images, rows):
+        out[places] = part
+    return torch.from_numpy(out)
 
-    Raises ValueError where packed bytes are broken.
+
+def slabs(images: h5py.Dataset, rows: Array) -> Iterator[tuple[Array, Array]]:
+    """Places among the rows asked for and what the file has there, by going through the file once.
+
+    Whole slabs are read, since HDF5 picks single rows slowly. Raises ValueError where packed bytes are broken.
     """
     assert rows.size == 0 or (rows.min() >= 0 and rows.max() < len(images)), "row numbers lie in the file"
-    out = np.empty((len(rows), *images.shape[1:]), images.dtype)
-    slab_of_row = rows // SLAB_ROWS
+    slab_of_row = rows // slab_rows(images)
     order = np.argsort(slab_of_row, kind="stable")
     borders = np.flatnonzero(np.diff(slab_of_row[order])) + 1
     for places in np.split(order, borders) if len(rows) else []:
         first, last = int(rows[places].min()), int(rows[places].max())
         try:
-            out[places] = images[first : last + 1][rows[places] - first]
+            part: Array = images[first : last + 1][rows[places] - first]
         except OSError as problem:
             where = f"{images.file.filename}: dataset {images.name[1:]!r}"
             raise ValueError(f"{where} cannot be read ({problem}); {WRITE_AGAIN}") from None
-    return torch.from_numpy(out)
+        yield places, part
+
+
+def slab_rows(images: h5py.Dataset) -> int:
+    """Rows that are read at a time: whole chunks, as a packed one is unpacked whole for each of its rows."""
+    row_bytes: int = math.prod(images.shape[1:]) * images.dtype.itemsize
+    chunk: int = images.chunks[0] if images.chunks else 1
+    return max(1, min(SLAB_ROWS, SLAB_BYTES // max(1, row_bytes)) // chunk) * chunk
 
 
 def all_rows(item: h5py.Dataset) -> Array:

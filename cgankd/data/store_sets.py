@@ -12,8 +12,9 @@ from torch import Tensor
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.image_files import fit_arrays
+from cgankd.data.room import Room, in_memory
 from cgankd.data.splits import capped, shuffled, split_parts, split_scalars
-from cgankd.data.store_files import Array, all_rows, column, opening, read_rows, same_length
+from cgankd.data.store_files import Array, all_rows, column, opening, same_length, slabs
 from cgankd.rng import generator
 from cgankd.types import LogFn, Split, silent
 
@@ -29,7 +30,9 @@ HDF5_NAMES = tuple(f"{kind}_{part}" for part in PARTS for kind in ("images", "la
 CURE = "fetch or write the file again"
 
 
-def load_rc49(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_rc49(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """RC-49 (arXiv 2011.07466) in the authors' file: images [N, 3, 64, 64] uint8, labels [N] yaw in degrees 0.1..89.9.
 
     Training: at each angle whose last digit is odd the first `train_per_label` images of a seeded order (null = 25),
@@ -52,7 +55,11 @@ def load_rc49(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | 
             own = _own_rows(path, all_rows(column(path, file, "indx_train", "iuf", 1, cure=CURE)), tenth_N)
         rows = _choose_rc49(cfg, seed, tenth_N, torch.from_numpy(own))
         degrees_N = (tenth_N.double() / 10).float()
-        splits = {n: Split(_pixels(path, images, part, cfg), degrees_N[part]) for n, part in rows.items() if len(part)}
+        splits = {
+            name: Split(_pixels(path, images, part, cfg, room), degrees_N[part])
+            for name, part in rows.items()
+            if len(part)
+        }
     return make_dataset(cfg, _all_three(cfg, splits), label_unit="degrees")
 
 
@@ -130,7 +137,9 @@ def _choose_rc49(cfg: DataConfig, seed: int, tenth_N: Tensor, own: Tensor) -> di
     return {"train": capped(shuffled(candidates, seed, "rc49", "train"), cfg.num_train), "val": val, "test": test}
 
 
-def load_hdf5_classes(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_hdf5_classes(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """`images_train`, `labels_train` and the same of `test` and `valid` where they are; labels are whole numbers.
 
     Images are uint8 [N, C, H, W] or [N, H, W, C], told by the place of 1 or 3. Without a test part `test_share` is set
@@ -150,10 +159,12 @@ def load_hdf5_classes(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache:
     label_N = torch.searchsorted(known, label_N)
     names = tuple(map(str, known.tolist()))
     rows = split_parts(label_N, parts, names, cfg, seed)
-    return _read_hdf5(cfg, label_N, parts, rows, names)
+    return _read_hdf5(cfg, label_N, parts, rows, names, room)
 
 
-def load_hdf5_scalars(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_hdf5_scalars(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """The file of `load_hdf5_classes` with numbers as labels; what has no part of its own is taken out of training
     evenly over the labels.
     """
@@ -162,7 +173,7 @@ def load_hdf5_scalars(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache:
     if not bool(torch.isfinite(label_N).all()):
         raise ConfigError(f"{cfg.root}: a label is no finite number; correct or remove its row")
     rows = split_scalars(label_N, cfg, seed, part_of=parts)
-    return _read_hdf5(cfg, label_N, parts, rows, ())
+    return _read_hdf5(cfg, label_N, parts, rows, (), room)
 
 
 def _labels(path: Path) -> tuple[Tensor, list[str]]:
@@ -183,7 +194,7 @@ def _labels(path: Path) -> tuple[Tensor, list[str]]:
 
 
 def _read_hdf5(
-    cfg: DataConfig, label_N: Tensor, parts: list[str], rows: dict[str, Tensor], names: tuple[str, ...]
+    cfg: DataConfig, label_N: Tensor, parts: list[str], rows: dict[str, Tensor], names: tuple[str, ...], room: Room
 ) -> Dataset:
     path, splits = Path(cfg.root), {}
     first = {part: parts.index(part) for part in set(parts)}
@@ -194,7 +205,7 @@ def _read_hdf5(
             home = parts[int(part[0])]  # All rows of a split come from one part of the file.
             ending = next(ending for ending, own in PARTS.items() if own == home)
             images = column(path, file, f"images_{ending}", "u", 4, cure=CURE)
-            splits[name] = Split(_pixels(path, images, part - first[home], cfg), label_N[part])
+            splits[name] = Split(_pixels(path, images, part - first[home], cfg, room), label_N[part])
     return make_dataset(cfg, _all_three(cfg, splits), label_unit="" if names else "units", class_names=names)
 
 
@@ -208,13 +219,16 @@ def _all_three(cfg: DataConfig, splits: dict[str, Split]) -> dict[str, Split]:
     return {name: splits[name] for name in ("train", "val", "test")}
 
 
-def _pixels(path: Path, images: Any, rows: Tensor, cfg: DataConfig) -> Tensor:
-    """Rows of an image dataset as uint8 [B, C, S, S]; only those rows are read."""
+def _pixels(path: Path, images: Any, rows: Tensor, cfg: DataConfig, room: Room) -> Tensor:
+    """Rows of an image dataset as uint8 [B, C, S, S], made to fit slab by slab; only those rows are read."""
     by_pixel = images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)
     if not by_pixel and images.shape[1] not in (1, 3):
         raise ConfigError(
             f"{path}: dataset {images.name[1:]!r} has the shape {images.shape}, neither [N, C, H, W] nor [N, H, W, C] with"
             " 1 or 3 channels; write it so"
         )
-    pixels = read_rows(images, rows.numpy())
-    return fit_arrays(pixels.permute(0, 3, 1, 2).contiguous() if by_pixel else pixels, cfg)
+    out = room((len(rows), cfg.channels, cfg.image_size, cfg.image_size))
+    for places, part in slabs(images, rows.numpy()):
+        pixels = torch.from_numpy(part)
+        out[torch.from_numpy(places)] = fit_arrays(pixels.permute(0, 3, 1, 2).contiguous() if by_pixel else pixels, cfg)
+    return out

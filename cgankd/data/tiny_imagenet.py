@@ -10,6 +10,7 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.image_files import SUFFIXES
 from cgankd.data.image_folder import Listing, list_folder, read_listing
+from cgankd.data.room import Room, in_memory
 from cgankd.types import LogFn, silent
 
 PART = "for a part of the set give data.source csv a list of its images"
@@ -33,7 +34,9 @@ NUM_IMAGENET100 = 131_689
 """Training and val images of the usual 100 classes, those of arXiv 1906.05849."""
 
 
-def load_tiny_imagenet(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_tiny_imagenet(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """The folder tiny-imagenet-200: wnids.txt, words.txt, train/<wnid>/images/, val/images/ with val_annotations.txt.
 
     The official val is the test split (the labels of the official test are not public); validation is taken out of
@@ -68,10 +71,12 @@ def load_tiny_imagenet(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache
     labels = [wnids.index(wnid) for wnid in wnids for _ in train[wnid]] + [label for _, label in test]
     parts = ["train"] * (len(paths) - len(test)) + ["test"] * len(test)
     notes = {"images_found": float(len(paths))}
-    return read_listing(Listing(paths, labels, parts, _names(root, wnids), 0, notes), cfg, seed, log)
+    return read_listing(Listing(paths, labels, parts, _names(root, wnids), 0, notes), cfg, seed, log, room)
 
 
-def load_imagenet100(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None) -> Dataset:
+def load_imagenet100(
+    cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Dataset:
     """Class folders in train/ and in val/ or test/; the middle square of each image is brought to data.image_size.
 
     A val/ without test/ is the test split, as ImageNet's labelled val is in the literature. Checks: 100 class folders
@@ -87,7 +92,7 @@ def load_imagenet100(cfg: DataConfig, seed: int, *, log: LogFn = silent, cache: 
     found = len(listing.paths)
     notes = {"images_found": float(found), "images_missing": float(max(0, NUM_IMAGENET100 - found))}
     listing = replace(listing, notes=notes)
-    return read_listing(listing, cfg, seed, log, crop=True)
+    return read_listing(listing, cfg, seed, log, room, crop=True)
 
 
 def _check_classes(cfg: DataConfig, listing: Listing) -> None:

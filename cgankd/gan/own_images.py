@@ -22,17 +22,19 @@ class ImageDraw:
     def __init__(
         self, fakes: Split, group_of: Callable[[Tensor], Tensor], radius: float, *, reuse: bool, source: str
     ) -> None:
-        order = torch.argsort(fakes.labels, stable=True)
-        self.fakes, self.group_of, self.radius = fakes.take(order), group_of, radius
+        self.fakes, self.group_of, self.radius = fakes, group_of, radius
         self.reuse, self.source = reuse, source
-        self.labels = self.fakes.labels.double().numpy()
-        self.groups = group_of(self.fakes.labels).numpy()
+        # Rows are numbered by label; the images stay in their own order, for they may be more than memory holds.
+        self.order = torch.argsort(fakes.labels, stable=True)
+        label_N = fakes.labels[self.order]
+        self.labels = label_N.double().numpy()
+        self.groups = group_of(label_N).numpy()
         self.used = np.zeros(len(fakes), np.int64)
 
     def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor:
         """uint8 [B, C, H, W]. Raises ValueError where no image is near enough, or all of them were dealt."""
         if not self.reuse:
-            return self.fakes.images[self._deal(label_B)]
+            return self.images(self._deal(label_B))
         self.used[:] = 0
         priority = torch.rand(len(self.used), generator=gen).numpy()
         rows = np.empty(len(label_B), np.int64)
@@ -42,7 +44,11 @@ class ImageDraw:
             chosen = near[np.arange(len(places)) % len(near)]
             rows[places] = chosen
             np.add.at(self.used, chosen, 1)
-        return self.fakes.images[torch.from_numpy(rows)]
+        return self.images(torch.from_numpy(rows))
+
+    def images(self, rows: Tensor) -> Tensor:
+        """The images at row numbers [B] in the order of their labels."""
+        return self.fakes.images[self.order[rows]]
 
     def restart(self, label_B: Tensor) -> None:
         """Deal the images of these labels' groups anew."""

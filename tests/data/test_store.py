@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import cgankd.data.store as store
+from cgankd.data import store_files
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.store import (
     BankWriter,
@@ -310,3 +311,25 @@ def test_the_circle_of_labels_is_kept_where_there_is_one(tmp_path: Path) -> None
         assert read_info(path) == data.info and data.info.label_period == period
         with h5py.File(path) as file:
             assert ("label_period" in file.attrs) == (period is not None)
+
+
+@given(rows=st.integers(1, 40), most=st.integers(1, 20), size=st.integers(1, 5000), chunk=st.integers(0, 15))
+def test_slabs_are_bounded_and_of_whole_chunks(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, most: int, size: int, chunk: int
+) -> None:
+    """Neither more rows nor more bytes than allowed, unless one chunk has more; and the rows are those asked for."""
+    images, path = pixels(rows, "slabs").numpy(), tmp_path_factory.mktemp("slabs") / "set.h5"
+    order = np.random.default_rng(rows).permutation(rows)
+    chunk = min(chunk, rows)
+    with pytest.MonkeyPatch.context() as patch, h5py.File(path, "w") as file:
+        patch.setattr(store_files, "SLAB_ROWS", most)
+        patch.setattr(store_files, "SLAB_BYTES", size)
+        item = file.create_dataset("images", data=images, chunks=(chunk, 1, 16, 16) if chunk else None)
+        out, seen = np.zeros_like(images), []
+        for places, part in store_files.slabs(item, order):
+            out[places] = part
+            seen.append(len(part))
+        bound = store_files.slab_rows(item)
+    assert (out == images[order]).all() and max(seen) <= bound
+    assert bound <= max(chunk, 1, min(most, size // 256)) and bound % max(chunk, 1) == 0
+    assert len(seen) == -(-rows // bound), "the file is gone through once"

@@ -71,7 +71,7 @@ def test_skipping_is_drawing_without_images() -> None:
 def test_dealt_scalars_are_the_nearest_in_their_bin() -> None:
     """Against a plain search: the free image of the own bin with the smallest distance, one label after another."""
     draw = scalars(reuse=False)
-    labels, bins = draw.fakes.labels.double(), draw.groups
+    labels, bins = draw.labels, draw.groups
     free = set(range(len(labels)))
     for value in (9.5, 9.9, 10.1, 30.0, 30.0, 30.1):
         mine = int(draw.group_of(torch.tensor([value])))
@@ -79,7 +79,7 @@ def test_dealt_scalars_are_the_nearest_in_their_bin() -> None:
         best = min(near, key=lambda i: abs(float(labels[i]) - float(torch.tensor(value))))
         free.remove(best)
         got = draw(torch.tensor([value]), generator("z"))
-        assert torch.equal(got[0], draw.fakes.images[best])
+        assert torch.equal(got, draw.images(torch.tensor([best])))
 
 
 def test_reused_images_are_a_function_of_labels_and_generator_and_spread_evenly() -> None:

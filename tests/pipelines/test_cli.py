@@ -96,7 +96,7 @@ def test_the_help_of_a_stage_says_what_it_reads_and_writes(stage: str) -> None:
         (["prepare", "--root", ""], ["data.root must be the path of a folder or file"]),
         (["show", "teachr"], ["did you mean teacher"]),
         (["show", "teacher"], ["metrics/teacher.json is missing", "cgankd teacher"]),
-        (["doctor", "--only", "moon"], ["--only knows repository"]),
+        (["doctor", "--only", "moon"], ["--only must be the word repository"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(workdir: Path, command: list[str], parts: list[str]) -> None:

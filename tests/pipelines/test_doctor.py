@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cgankd.data.sources import load
+from cgankd.data.store import write_dataset
 from pipelines import doctor, machine
 from pipelines.cli import app
 from pipelines.doctor import Finding, examine
-from pipelines.params import changed, preset_text, set_values
+from pipelines.doctor_images import look_at_images
+from pipelines.params import changed, load_config, preset_text, set_values
+from tests.tiny import tiny, write_params
 
 INVOKE = CliRunner()
 
@@ -36,9 +40,18 @@ def levels(findings: list[Finding], level: str) -> dict[str, Finding]:
 def test_a_sound_folder_has_no_problem(repository: Path) -> None:
     findings = examine(repository)
     assert levels(findings, "problem") == {}
-    assert {"python", "packages", "processor", "arithmetic", "disk", "git", "dvc", "params.yaml", "mlflow"} <= set(
-        levels(findings, "ok")
-    )
+    assert {
+        "python",
+        "packages",
+        "processor",
+        "arithmetic",
+        "disk",
+        "git",
+        "dvc",
+        "params.yaml",
+        "images",
+        "mlflow",
+    } <= set(levels(findings, "ok"))
     done = INVOKE.invoke(app, ["doctor"], env={"COLUMNS": "200"})
     assert done.exit_code == 0 and "torch" in done.output and "valid, preset digits" in done.output
 
@@ -65,6 +78,38 @@ def test_a_missing_repository_blocks_with_its_cure(repository: Path, part: str, 
     done = INVOKE.invoke(app, ["doctor", "--only", "repository"])
     assert done.exit_code == 2 and cure in done.stderr
     assert INVOKE.invoke(app, ["doctor"]).exit_code == 2
+
+
+def test_without_stages_a_missing_repository_does_not_block(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cgankd run` works in such a folder; `dvc repro`, for which --only repository asks, does not."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workdir.parent))
+    findings = examine(workdir)
+    assert levels(findings, "problem") == {} and {"git", "dvc", "dvc.yaml"} <= set(levels(findings, "warning"))
+    assert set(levels(examine(workdir, only_repository=True), "problem")) == {"git", "dvc"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, ["up to 1.2 GB in memory (set by data.memory_budget_gb)", "whether they fit shows once `prepare`"]),
+        ({}, ["the training and validation images, 3.8e-05 GB, fit"]),
+        ({"memory_budget_gb": None}, [f"{machine.total_memory_bytes() / 4e9:.4g} GB", "a quarter of", "GB, fit"]),
+        ({"memory_budget_gb": 38399e-9}, ["do not fit", "when needed: slower, with the same numbers"]),
+        ({"memory_budget_gb": 38400e-9}, ["fit, but not in the share of each of 2 student workers"]),
+        ({"image_size": 32}, ["artifacts/dataset.h5 is of another data set"]),
+    ],
+)
+def test_memory_for_images(workdir: Path, change: dict[str, object] | None, words: list[str]) -> None:
+    values = tiny("digits")
+    values["data"]["memory_budget_gb"] = 1.2
+    values["student"]["workers"] = 2
+    write_params(workdir, values)
+    if change is not None:
+        write_dataset(workdir / "artifacts/dataset.h5", load(load_config(workdir / "params.yaml").data, 0))
+        write_params(workdir, values | {"data": values["data"] | change})
+    (found,) = look_at_images(workdir)
+    assert (found.name, found.level) == ("images", "ok")
+    assert all(word in found.text for word in words), found.text
 
 
 @pytest.mark.parametrize(
