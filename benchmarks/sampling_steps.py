@@ -109,7 +109,7 @@ def table(found: dict[str, Any]) -> str:
     first = found["rows"][0]["images_per_s"]
     for row in found["rows"]:
         speed = row["images_per_s"]
-        lines.append(f"| {row['name']} | {row['seconds']:.2f} | {speed:.1f} | {speed / first:.1f} |")
+        lines.append(f"| {row['name']} | {row['seconds']:.3g} | {speed:.1f} | {speed / first:.1f} |")
     return "\n".join(lines)
 
 
