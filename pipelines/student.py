@@ -162,9 +162,7 @@ class Runner:
         log = self.ctx.progress(title)
         if len(todo) < len(jobs):
             self.ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs were finished before under equal settings: kept")
-        # One device serves a few small students at a time; more would only share it.
-        most = available_cores() if self.ctx.plan.device == "cpu" else min(ON_ONE_DEVICE, available_cores())
-        workers = min(self.ctx.cfg.student.workers or most, len(todo))
+        workers = min(self.ctx.cfg.student.workers or side_by_side(self.ctx.plan.device), len(todo))
         if not todo:
             return
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker) as pool:
@@ -180,6 +178,11 @@ class Runner:
                     self.ctx.say("stopping: finished runs are kept, the others go on from their saved progress")
                 stop_workers(pool)
                 raise
+
+
+def side_by_side(device: str) -> int:
+    """How many students train at a time where student.workers says nothing."""
+    return available_cores() if device == "cpu" else min(ON_ONE_DEVICE, available_cores())
 
 
 def stop_workers(pool: ProcessPoolExecutor) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cgankd.fit.device import PLAIN
 from pipelines import student
 from tests.pipelines.slow_job import SlowJob, wait_for_release
 
@@ -29,6 +30,7 @@ def test_ctrl_c_begins_no_further_run(tmp_path: Path, monkeypatch: pytest.Monkey
         say=said.append,
         progress=lambda title: lambda step, values, total: None,
         cfg=SimpleNamespace(student=SimpleNamespace(workers=WORKERS)),
+        plan=PLAIN,
     )
     jobs: Any = [SlowJob(tmp_path, number) for number in range(8)]
 
@@ -54,3 +56,9 @@ def test_ctrl_c_begins_no_further_run(tmp_path: Path, monkeypatch: pytest.Monkey
         child.join()
     assert len(began(tmp_path)) == WORKERS and list(tmp_path.glob("ended-*")) == []
     assert len(said) == 1 and said[0].startswith("stopping: finished runs are kept")
+
+
+@pytest.mark.parametrize(("device", "cores", "expected"), [("cpu", 16, 16), ("cuda", 16, 4), ("cuda", 2, 2)])
+def test_a_few_students_share_a_device(monkeypatch: pytest.MonkeyPatch, device: str, cores: int, expected: int) -> None:
+    monkeypatch.setattr(student, "available_cores", lambda: cores)
+    assert student.side_by_side(device) == expected
