@@ -46,7 +46,7 @@ class FitConfig:
     augment: str
     """Plain augmentation, joined by "+" out of the names in AUGMENTS (config.py)."""
     precision: Literal["auto", "fp32", "bf16"]
-    """Arithmetic of the forward pass: auto = bf16 where the machine has bf16 matrix units."""
+    """Arithmetic of the forward pass: auto = bf16 where the device has units for it."""
     milestones: tuple[float, ...] = ()
     """multistep only: shares of the steps after each of which the rate is a tenth."""
 
@@ -226,7 +226,8 @@ class StudentConfig(FitConfig):
     seeds: tuple[int, ...]
     """One run of every arm for each; arms are compared pairwise at equal seed."""
     workers: int
-    """Processes that train runs side by side, one thread each; 0 = one for each core. Does not change the numbers."""
+    """Processes that train runs side by side, one thread each; 0 = one for each core, at most 4 on a
+    CUDA device. On a processor it does not change the numbers."""
     best_with_kd: bool
     """Also train the arm with fakes that is best on validation with KD on top."""
     arms: dict[str, ArmConfig]

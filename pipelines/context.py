@@ -168,7 +168,7 @@ class Context:
         curves = self._curves.setdefault(name, Curves())
         settings = flatten(to_dict(self.cfg))
         wanted = {k: v for k, v in settings.items() if any(f"{k}.".startswith(f"{s}.") for s in SECTIONS[self.stage])}
-        wanted["torch"] = torch.__version__
+        wanted |= {"torch": torch.__version__, "device": self.plan.device, "compile": self.plan.compile}
 
         def resumed(step: int, rows: Any) -> None:
             curves.restore(rows)

@@ -90,17 +90,17 @@ def look_at_machine(workdir: Path) -> list[Finding]:
     except ConfigError as error:
         findings.append(Finding("processor", "problem", str(error), "unset CGANKD_THREADS"))
     units = [name for name, there in (("AMX", torch.cpu._is_amx_tile_supported()), ("bf16", has_bf16_units())) if there]
-    text = f"precision auto is {'bf16' if has_bf16_units() else 'fp32'} ({', '.join(units) or 'no bf16 units'})"
+    text = f"precision auto on it is {'bf16' if has_bf16_units() else 'fp32'} ({', '.join(units) or 'no bf16 units'})"
     findings.append(Finding("arithmetic", "ok", text))
     try:
         findings.append(Finding("plan", "ok", plan_line(make_plan())))
     except ConfigError as error:
         findings.append(Finding("plan", "problem", str(error), "unset that variable"))
     if torch.cuda.is_available():
-        text = (
-            f"{torch.cuda.get_device_name(0)} is there: everything is trained and drawn on it (CGANKD_DEVICE=cpu: not)"
-        )
-        findings.append(Finding("cuda", "ok", text))
+        does = "stages train, draw and score on it (programs of your own, audits and exports run on the processor)"
+        if os.environ.get("CGANKD_DEVICE") == "cpu":
+            does = "CGANKD_DEVICE=cpu leaves it alone"
+        findings.append(Finding("cuda", "ok", f"{torch.cuda.get_device_name(0)} is there: {does}"))
     else:
         findings.append(Finding("cuda", "ok", "no CUDA device; everything runs on the processor"))
     free = free_memory_gb()

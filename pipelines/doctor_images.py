@@ -9,7 +9,7 @@ from cgankd.config import Config, ConfigError
 from cgankd.data.store import read_info, read_split
 from cgankd.data.store_stream import MemoryBudget
 from pipelines.doctor import Finding
-from pipelines.machine import available_cores, image_memory, total_memory_bytes
+from pipelines.machine import image_memory, make_plan, side_by_side, total_memory_bytes
 from pipelines.params import load_config
 
 
@@ -37,7 +37,8 @@ def _fit(path: Path, cfg: Config, budget: float) -> str:
         splits = read_split(path, "train", MemoryBudget(0)), read_split(path, "val", MemoryBudget(0))
     except ValueError:
         return "whether they fit shows once `prepare` has made artifacts/dataset.h5"
-    size, workers = sum(math.prod(split.images.shape) for split in splits), cfg.student.workers or available_cores()
+    size = sum(math.prod(split.images.shape) for split in splits)
+    workers = cfg.student.workers or side_by_side(make_plan().device)
     found = f"the training and validation images, {size / 1e9:.2g} GB,"
     if size > budget:
         return (

@@ -14,6 +14,9 @@ from cgankd.data.store_stream import MemoryBudget
 from cgankd.fit.device import CompileMode, Plan, ignore, is_bf16, processor, this_machine
 from pipelines import malloc
 
+ON_ONE_DEVICE = 4
+"""Students side by side on one CUDA device: each is bound by its own processor core, more would only share the device."""
+
 
 def available_cores() -> int:
     """Processor cores this process may use: its affinity, and the quota of its container."""
@@ -23,6 +26,11 @@ def available_cores() -> int:
         return max(1, min(cores, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup, or "max"
         return cores
+
+
+def side_by_side(device: str) -> int:
+    """How many students train at a time where student.workers says nothing."""
+    return available_cores() if device == "cpu" else min(ON_ONE_DEVICE, available_cores())
 
 
 def set_threads() -> None:
@@ -35,8 +43,8 @@ def set_threads() -> None:
 
 def make_plan(say: Callable[[str], None] = ignore) -> Plan:
     """How this run computes: CGANKD_DEVICE (auto, cpu, cuda) and CGANKD_COMPILE (auto, off, on). Raises ConfigError."""
-    machine = this_machine()
     device = _choice("CGANKD_DEVICE", ("auto", "cpu", "cuda"))
+    machine = processor() if device == "cpu" else this_machine()  # a CUDA device that is not wanted is not touched
     if device == "cuda" and machine.device != "cuda":
         raise ConfigError("CGANKD_DEVICE is cuda, but torch sees no CUDA device; unset it")
     mode: CompileMode = "off"

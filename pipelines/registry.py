@@ -75,7 +75,8 @@ def register(
     except Exception as error:
         raise ConfigError(f"MLflow does not answer ({reason(error)}); nothing was registered, try again") from error
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it says on its own what is said here below
-    with environment({"MLFLOW_TRACKING_URI": sink.uri}):
+    # The student it is compared with answers on the processor.
+    with environment({"MLFLOW_TRACKING_URI": sink.uri, "MLFLOW_DEFAULT_PREDICTION_DEVICE": "cpu"}):
         version, fresh = _version(sink.client, release.name, release.fingerprint), False
         if version is None:
             version, fresh = _log(sink, workdir, student, release, images[:2]), True

@@ -205,7 +205,9 @@ def train_job(job: Job) -> list[str]:
         checkpoint=job.checkpoint("train", history.state, history.load),
         plan=plan,
     )
-    score = mean_score(task, make_predict(inference, cfg.precision), val)
+    # As it was validated in training: on the same device, in the same arithmetic.
+    score = mean_score(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)
+    inference.to("cpu")
     config |= {"info": to_dict(info), "arm": job.name, "seed": job.seed}
     save_weights(job.out, inference, config)
     record: dict[str, Any] = {"val": score, "curves": history.curves | dict(more)}

@@ -75,7 +75,7 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
         "code": source_digest(),
         "torch": torch.__version__,
     }
-    facts |= {"threads": torch.get_num_threads()}
+    facts |= {"threads": torch.get_num_threads(), "device": ctx.plan.device, "compile": ctx.plan.compile}
     key = fingerprint(facts, {name: file_digest(path) for name, path in needs.items()})
     folder = ctx.path("search") / "stages" / f"{stage}-{key}"
     done, weights = folder / "done.json", folder / "artifacts" / f"{stage}.safetensors"

@@ -23,7 +23,7 @@ from pipelines import pictures
 from pipelines.artifacts import file_digest, fingerprint, source_digest
 from pipelines.context import Context
 from pipelines.kept_runs import prune
-from pipelines.machine import available_cores, image_memory
+from pipelines.machine import image_memory, side_by_side
 from pipelines.networks import load_predictor
 from pipelines.run_arm import Job, begin_worker, train_job
 from pipelines.same_data import info_of
@@ -37,8 +37,6 @@ KD_SETTINGS = (
     "teacher_cache",
 )  # fmt: skip
 """Settings of the student section that only arms with `kd` read."""
-ON_ONE_DEVICE = 4
-"""Students side by side on one CUDA device: each is bound by its own processor core, more would only share the device."""
 
 
 def run(ctx: Context) -> None:
@@ -91,7 +89,7 @@ class Runner:
             "code": source_digest("cgankd", *(f"pipelines/{name}.py" for name in RUN_CODE)),
         }
         self.bank_digests = bank_digests(pool)
-        self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or available_cores())
+        self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or side_by_side(ctx.plan.device))
         self.used: set[str] = set()
         """Fingerprints of the runs that were asked for."""
 
@@ -180,11 +178,6 @@ class Runner:
                 raise
 
 
-def side_by_side(device: str) -> int:
-    """How many students train at a time where student.workers says nothing."""
-    return available_cores() if device == "cpu" else min(ON_ONE_DEVICE, available_cores())
-
-
 def stop_workers(pool: ProcessPoolExecutor) -> None:
     """End the processes of a pool at once: left alone they would train what they hold and the jobs in their queue.
 
@@ -218,7 +211,7 @@ def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict
     cfg = ctx.cfg.student
     shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
     record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": to_dict(cfg), "arms": {}}
-    predict = make_predict(runner.teacher_net, runner.teacher_config["precision"])
+    predict = make_predict(runner.teacher_net, runner.teacher_config["precision"], plan=ctx.plan)
     val = read_split(runner.dataset, "val", image_memory(ctx.cfg.data))
     record["teacher_val"] = float(runner.task.score(predict(val.images), val.labels).double().mean())
     for name, runs in results.items():

@@ -79,7 +79,7 @@ def taken(ctx: Context, info: DatasetInfo, task: Task, val: Split) -> tuple[nn.M
     file, digest = find_file(cfg, ctx.workdir)
     ctx.tracker.tags({"input.teacher_file": digest[:12]})
     net, config = load_own_teacher(cfg, file, info, task, val.images[:])
-    other = other_unit(cfg.output_unit, info, task, make_predict(net, cfg.precision), val)
+    other = other_unit(cfg.output_unit, info, task, make_predict(net, cfg.precision, plan=ctx.plan), val)
     if other is not None:
         ctx.say(f"warning: {other}")
     if cfg.file_digest is None:

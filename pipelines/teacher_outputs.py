@@ -1,7 +1,7 @@
 """The teacher's outputs on un-augmented images, computed once for a teacher and a set of images and kept in a file.
 
 Only student.teacher_view `clean` reads them. The files lie in artifacts/resume/teacher under a fingerprint of teacher,
-images, precision and code; the first worker that needs one computes it on its one thread, the others wait for it.
+images, precision and code; the first worker that needs one computes it, the others wait for it.
 """
 
 from __future__ import annotations

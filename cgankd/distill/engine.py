@@ -58,9 +58,9 @@ class Teacher:
     images: int = 0
     """So many are to come, by which the plan decides whether to compile the net."""
 
-    def forward(self) -> Forward:
+    def forward(self, graphs: bool = True) -> Forward:
         """The net as the engine runs it, on the plan's device."""
-        return Forward(self.net.to(self.plan.device), self.precision, self.plan, self.images, passes=1)
+        return Forward(self.net.to(self.plan.device), self.precision, self.plan, self.images, passes=1, graphs=graphs)
 
 
 def wants_features(needs: Needs) -> bool:
@@ -93,7 +93,8 @@ class Distillation:
 
     def __post_init__(self) -> None:
         self.extra = self.distiller if self.distiller.state_dict() else None
-        self.run_teacher = self.teacher.forward()
+        # A method that runs the teacher itself may show it any number of rows, each of which would be a graph of its own.
+        self.run_teacher = self.teacher.forward(graphs=not self.distiller.has_own("run_teacher"))
         needs = self.distiller.needs
         if self.teacher.clean and needs.views != frozenset({"plain"}):
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -42,7 +43,7 @@ class Machine:
 def this_machine() -> Machine:
     """The CUDA device where one is there, else the processor."""
     if torch.cuda.is_available():
-        return Machine("cuda", torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(), has_compiler())
+        return Machine("cuda", torch.cuda.get_device_name(0), cuda_has_bf16(), has_compiler())
     return processor()
 
 
@@ -50,6 +51,11 @@ def processor() -> Machine:
     """The processor, whatever else is there."""
     units = "AMX" if torch.cpu._is_amx_tile_supported() else "bf16 units" if has_bf16_units() else "no bf16 units"
     return Machine("cpu", f"processor with {units}", has_bf16_units(), has_compiler())
+
+
+def cuda_has_bf16() -> bool:
+    """True where the CUDA device has units for bf16; older ones only emulate it, slower than fp32."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def has_compiler() -> bool:
@@ -152,7 +158,7 @@ def has_bf16_units() -> bool:
 def is_bf16(precision: str, device: str = "cpu") -> bool:
     """What "auto", "fp32" or "bf16" comes to: auto means bf16 where the device has units for it."""
     if precision == "auto":
-        return has_bf16_units() if device == "cpu" else torch.cuda.is_bf16_supported()
+        return has_bf16_units() if device == "cpu" else cuda_has_bf16()
     return precision == "bf16"
 
 
@@ -162,8 +168,8 @@ def autocast(precision: str, device: str = "cpu") -> AbstractContextManager[obje
 
 
 def device_of(net: nn.Module) -> str:
-    """Where a net's weights are; the processor for one without any."""
-    return next((weight.device.type for weight in net.parameters()), "cpu")
+    """Where a net takes its input: its buffers first, as weights inside a program stay behind; the processor for none."""
+    return next((part.device.type for part in itertools.chain(net.buffers(), net.parameters())), "cpu")
 
 
 def channels_last(net: nn.Module) -> nn.Module:
@@ -179,9 +185,16 @@ class Forward:
     """
 
     def __init__(
-        self, net: nn.Module, precision: str, plan: Plan = PLAIN, images: int = 0, passes: float = 3.0
+        self,
+        net: nn.Module,
+        precision: str,
+        plan: Plan = PLAIN,
+        images: int = 0,
+        passes: float = 3.0,
+        graphs: bool = True,
     ) -> None:
         self.net, self.precision, self.plan, self.images, self.passes = net, precision, plan, images, passes
+        self.graphs = graphs
         self.run: Callable[..., Any] | None = None
 
     def pred(self, unit_BCHW: Tensor) -> Tensor:
@@ -189,8 +202,10 @@ class Forward:
         with autocast(self.precision, self.plan.device):
             x_BCHW = unit_BCHW.contiguous(memory_format=torch.channels_last)
             if self.run is None:
-                images, passes = self.images, self.passes
-                self.run = self.plan.compiled(self.net, "predictor", (x_BCHW,), images=images, passes=passes)
+                images, passes, graphs = self.images, self.passes, self.graphs
+                self.run = self.plan.compiled(
+                    self.net, "predictor", (x_BCHW,), images=images, passes=passes, graphs=graphs
+                )
             out_BO: Tensor = self.run(x_BCHW)
         return out_BO.float()
 

@@ -66,7 +66,8 @@ class Program(nn.Module):
     """A program as a frozen body: outputs [B, O] in float32, in the unit of the task, and no features.
 
     The label y of a scalar program becomes (y - shift) / scale. Its weights are those of the file, which is kept whole
-    as the uint8 tensor `program`: so the module's state is complete, and its file needs no other file.
+    as the uint8 tensor `program`: so the module's state is complete, and its file needs no other file. It runs on the
+    processor wherever its images are: constants and devices written into a program do not move with it.
     """
 
     program: Tensor
@@ -84,15 +85,20 @@ class Program(nn.Module):
             weight.requires_grad_(False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images as the program wants them to outputs [B, O]; float32 whatever the autocast."""
-        with torch.autocast(x_BCHW.device.type, enabled=False):
-            out: Tensor = self.inner(x_BCHW.float().contiguous()).float()
-            out_BO = out[:, None] if out.ndim == 1 else out
-            return (out_BO - self.shift) / self.scale
+        """Images as the program wants them to outputs [B, O] on their device; float32 whatever the autocast."""
+        with torch.autocast("cpu", enabled=False):
+            here = x_BCHW.device.type == "cpu"
+            out: Tensor = self.inner((x_BCHW if here else x_BCHW.cpu()).float().contiguous()).float()
+            out_BO = ((out[:, None] if out.ndim == 1 else out) - self.shift) / self.scale
+            return out_BO if here else out_BO.to(x_BCHW.device)
 
     def outputs(self, x_BCHW: Tensor) -> Outputs:
         """What the program says; its inside is not open to a KD loss."""
         return Outputs(self(x_BCHW))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Program:
+        """Nothing: it stays on the processor in its own types."""
+        return self
 
     def train(self, mode: bool = True) -> Program:
         """Do nothing to the program, which has one mode, that of its file."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cgankd.fit import device
-from cgankd.fit.device import COMPILE_FROM_FLOP, CUDA_GRAPHS, PLAIN, Plan, filled_up, forward_flop
+from cgankd.fit.device import COMPILE_FROM_FLOP, CUDA_GRAPHS, PLAIN, Plan, device_of, filled_up, forward_flop
 
 
 def test_flop_of_a_convolution_is_the_closed_form() -> None:
@@ -108,6 +108,16 @@ def test_inference_fills_batches_up_where_a_graph_is_replayed(monkeypatch: pytes
         assert len(Plan(place, "on").inference(net, "net", example, images=1, batch_size=8)(torch.zeros(3, 4))) == 3
     assert sizes == [3, 8]
     assert Plan("cuda").inference(net, "net", example, images=1, batch_size=8) is net
+
+
+def test_a_net_without_weights_is_where_its_buffers_are() -> None:
+    assert device_of(nn.BatchNorm1d(2, affine=False).to("meta")) == "meta"
+    assert device_of(nn.Linear(2, 2).to("meta")) == "meta" and device_of(nn.ReLU()) == "cpu"
+
+
+def test_bf16_that_a_device_emulates_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not device.is_bf16("auto", "cuda") and device.is_bf16("bf16", "cuda")
 
 
 def test_precision_auto_follows_the_units(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.export import ShippedModel, program
+from cgankd.fit.device import device_of
 from cgankd.nets.program import Program, kind_of, open_program
 from cgankd.nets.zoo import Predictor
 
@@ -72,6 +73,14 @@ def test_its_state_is_the_file_and_nothing_else(kind: str) -> None:
     state = net.state_dict()
     assert set(state) == {"mean", "std", "body.program", "body.shift", "body.scale"}
     assert state["body.program"].numpy().tobytes() == data
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_it_stays_where_it_was_opened_and_its_images_come_to_it(kind: str) -> None:
+    net = Predictor(Program(as_tensor(MAKERS[kind](model()))), [0.5] * 3, [0.2] * 3)
+    before = {name: value.clone() for name, value in net.body.state_dict().items()}
+    assert net.to("meta") is net and device_of(net) == "meta", "all that can move has moved"
+    assert all(torch.equal(value, before[name]) for name, value in net.body.state_dict().items())
 
 
 def test_gradients_reach_the_images() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cgankd.fit.device import PLAIN
-from pipelines import student
+from pipelines import machine, student
 from tests.pipelines.slow_job import SlowJob, wait_for_release
 
 WORKERS = 2
@@ -60,5 +60,5 @@ def test_ctrl_c_begins_no_further_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("device", "cores", "expected"), [("cpu", 16, 16), ("cuda", 16, 4), ("cuda", 2, 2)])
 def test_a_few_students_share_a_device(monkeypatch: pytest.MonkeyPatch, device: str, cores: int, expected: int) -> None:
-    monkeypatch.setattr(student, "available_cores", lambda: cores)
-    assert student.side_by_side(device) == expected
+    monkeypatch.setattr(machine, "available_cores", lambda: cores)
+    assert machine.side_by_side(device) == expected
