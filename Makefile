@@ -1,12 +1,16 @@
 # make repro   run all stages of params.yaml (PRESET=chairs puts that preset in its place first)
 # make test    make lint    make bench    make ui    make clean
+# make VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt test   with the oldest versions that pyproject.toml allows
 
 PYTHON ?= python3
 PRESET ?=
-BIN := .venv/bin
-STAMP := .venv/.installed
+VENV := .venv
+CONSTRAINTS := constraints.txt
+BIN := $(VENV)/bin
+# Named after the constraints, so that an environment of other ones is not taken for this one.
+STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 # The venv comes first on the PATH of every command, because DVC starts its stages with `python`.
-IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH" DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true
+IN_VENV := PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true
 
 .DEFAULT_GOAL := help
 .PHONY: help venv repro test lint bench ui clean
@@ -16,12 +20,13 @@ help:
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "$(PYTHON) is missing or older than Python 3.11; name a newer one: make PYTHON=python3.12 venv" >&2; exit 2; }
-	@echo "installing into .venv (some minutes and about 6 GB the first time)"
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "installing into $(VENV) (some minutes and about 6 GB the first time)"
+	$(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $(STAMP)
 
 repro: $(STAMP)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
@@ -150,3 +153,40 @@ def test_files_stay_readable(path: Path) -> None:
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < 125, f"{path}: {node.name}"
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DIRECT = [
+    required
+    for group in [
+        PROJECT["build-system"]["requires"],
+        PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"].values(),
+    ]
+    for required in map(Requirement, group)
+    if required.name != "cgankd"
+]
+
+
+def pins(file: str) -> dict[str, Requirement]:
+    """The lines of a constraints file by name."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
+    return {canonicalize_name(line.name): line for line in map(Requirement, filter(None, lines))}
+
+
+@pytest.mark.parametrize("required", DIRECT, ids=lambda r: r.name)
+def test_lower_bounds_are_the_lowest_versions_tested(required: Requirement) -> None:
+    bound = str(required.specifier)
+    assert bound.startswith(">=") and "," not in bound, f"{required}: one lower bound, no upper one"
+    lowest = pins("constraints-lowest.txt").get(canonicalize_name(required.name))
+    assert lowest is not None and str(lowest.specifier) == bound.replace(">=", "=="), f"{required}, tested: {lowest}"
+
+
+@pytest.mark.parametrize("required", DIRECT, ids=lambda r: r.name)
+def test_pins_are_within_the_bounds(required: Requirement) -> None:
+    pin = pins("constraints.txt").get(canonicalize_name(required.name))
+    if pin is None:
+        assert str(required) in PROJECT["build-system"]["requires"], f"{required} is not in constraints.txt"
+        return
+    (version,) = pin.specifier
+    assert version.operator == "==" and required.specifier.contains(version.version), f"{required}, pinned: {pin}"
