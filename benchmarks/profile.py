@@ -55,7 +55,8 @@ def shares(subject: str, quick: bool) -> dict[str, Any]:
     work = case.build("fast", quick)
     work.times(1, 1)  # compiles
     on_device = place() == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]) as found:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]
+    with profile(activities=activities, acc_events=True) as found:  # one cycle; torch 2.11 warns without
         work.times(0, 1 if subject in LONG else 2)
     time_of: dict[str, float] = defaultdict(float)
     rest: dict[str, float] = defaultdict(float)
