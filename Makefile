@@ -42,7 +42,7 @@ lint: $(STAMP)
 	$(IN_VENV) ruff check .
 	$(IN_VENV) mypy
 
-# About 40 minutes on 2 idle cores; writes benchmarks/results-<date>-<machine>.json and .md.
+# About 55 minutes on 2 idle cores; writes benchmarks/results-<date>-<machine>.json and .md.
 bench: $(STAMP)
 	$(IN_VENV) python -m benchmarks
 

@@ -55,7 +55,7 @@ def processor() -> Machine:
 
 def cuda_has_bf16() -> bool:
     """True where the CUDA device has units for bf16; older ones only emulate it, slower than fp32."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def has_compiler() -> bool:
