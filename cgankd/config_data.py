@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cgankd.settings import check_name, require
+from cgankd.settings import ConfigError, check_name, nearest, require
 
 SOURCES = (
     "digits", "chairs", "image-folder", "csv", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "rc49", "utkface",
@@ -16,6 +16,8 @@ DOWNLOADS = ("cifar10", "cifar100")
 """Sources that `data.download` can fetch."""
 MADE_HERE = ("digits", "chairs")
 """Sources that read no files; their data.root is the code that makes them, for DVC to watch."""
+
+AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +92,12 @@ class DataConfig:
             for name in ("label_min", "label_max", "label_period"):
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", "null for class labels (data.task is class)", value)
+
+
+def check_augment(text: str, name: str) -> None:
+    """Raise ConfigError unless the text is known augmentation names joined by "+"."""
+    for part in text.split("+"):
+        if part not in AUGMENTS:
+            raise ConfigError(
+                f"{name} must be made of {', '.join(AUGMENTS)} joined by '+', but has {part!r}{nearest(part, AUGMENTS)}"
+            )

@@ -36,7 +36,7 @@ def code_parts() -> dict[str, list[str]]:
     stages = parse(template("stages.yaml"), "stages.yaml")["stages"]
     parts = {name: [dep for dep in stage["deps"] if is_code(dep)] for name, stage in stages.items()}
     # The repository's own sources lie in cgankd/data, which is data.root there and so a dependency without its name.
-    settings = ["cgankd/config.py", "cgankd/config_cgan.py", "cgankd/config_data.py"]
+    settings = ["cgankd/config.py", "cgankd/config_bank.py", "cgankd/config_cgan.py", "cgankd/config_data.py"]
     settings += ["cgankd/config_distill.py", "cgankd/config_nets.py"]
     parts["prepare"] = [*parts["prepare"], "cgankd/data", *settings]
     return parts
