@@ -202,7 +202,7 @@ class Distiller(nn.Module):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """Weighted terms without the task's loss; each is a scalar attached to the graph. `epoch` starts at 0."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} gives no losses")  # what a method must give, not what is left to do
 
     def phases(self) -> list[Phase]:
         """Trainings in order; the last is the student's own."""
@@ -210,7 +210,8 @@ class Distiller(nn.Module):
 
     def phase_losses(self, phase: str, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Terms of a phase before the last. `student` is empty unless the phase uses it."""
-        raise NotImplementedError
+        # Not abstract: most methods have no early phase, and only those that name one in `phases` are asked.
+        raise NotImplementedError(f"{self.name} names the phase {phase} and gives no losses of it")
 
     def phase_parameters(self, phase: str) -> list[nn.Parameter]:
         """Own parameters that move in a phase: all of them by default."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,7 +58,7 @@ class ResidualDown(nn.Module):
         return F.relu(y_BCHW + self.short(F.avg_pool2d(x_BCHW, 2)))
 
 
-class Extractor(nn.Module):
+class Extractor(nn.Module, ABC):
     """Pixels -> feature units -> a head that reads the label, and perhaps a decoder: what M1 asks of an extractor."""
 
     to_features: nn.Linear
@@ -69,9 +71,9 @@ class Extractor(nn.Module):
         """Number of feature units F."""
         return self.to_features.out_features
 
+    @abstractmethod
     def features(self, x_BCHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] to raw features [B, F] in float32."""
-        raise NotImplementedError
 
     def reconstruct(self, features_BF: Tensor) -> Tensor | None:
         """Pixels in [-1, 1] of the features, or None where there is no decoder."""

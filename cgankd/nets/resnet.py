@@ -6,6 +6,7 @@ al., arXiv 1910.10699): stem of 32 channels, stages of 64, 128 and 256.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from cgankd.nets.staged import Staged, conv_norm, start_weights
 
 
-class Residual(nn.Module):
+class Residual(nn.Module, ABC):
     """What both kinds of block share: the sum of a branch and a shortcut, which `preact` gives before its ReLU."""
 
     expansion = 1
@@ -24,9 +25,9 @@ class Residual(nn.Module):
         c_out = width * self.expansion
         self.downsample = conv_norm(c_in, c_out, 1, stride) if stride != 1 or c_in != c_out else None
 
+    @abstractmethod
     def branch(self, x_BCHW: Tensor) -> Tensor:
         """The convolutions of the block."""
-        raise NotImplementedError
 
     def preact(self, x_BCHW: Tensor) -> Tensor:
         """Branch plus shortcut, [B, C', H / stride, W / stride]."""

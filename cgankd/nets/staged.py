@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from cgankd.types import Outputs
 
 
-class Staged(nn.Module):
+class Staged(nn.Module, ABC):
     """A net of stages with `head`, the last linear layer, on the mean of its last map over places.
 
     A sub-class gives `walk`. Its preacts are what stands before the last ReLU of each stage. Where a stage ends in a
@@ -16,9 +18,9 @@ class Staged(nn.Module):
 
     head: nn.Linear
 
+    @abstractmethod
     def walk(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Normalised images to the preacts, one [B, C, H, W] a stage, and the map [B, F, H, W] that is averaged."""
-        raise NotImplementedError
 
     def outputs(self, x_BCHW: Tensor) -> Outputs:
         """Normalised images to outputs with features, from fine to coarse; `pooled` is the mean of the last map."""

@@ -89,17 +89,8 @@ def test_a_label_embedding_on_the_device() -> None:
 @pytest.mark.parametrize("per_label", [False, True])
 def test_a_bank_on_the_device_has_the_scores_of_the_processor(per_label: bool) -> None:
     train, task = class_toy(32)
-    cfg, fit = (
-        gan_config(num_steps=1),
-        ratio_config(
-            num_steps=6,
-            feature_steps=3,
-            batch_size=8,
-            pool_size=32,
-            penalty_per_label=per_label,
-            reconstruct_weight=1.0,
-        ),
-    )
+    cfg, changes = gan_config(num_steps=1), {"penalty_per_label": per_label, "reconstruct_weight": 1.0}
+    fit = ratio_config(num_steps=6, feature_steps=3, batch_size=8, pool_size=32, **changes)
     results = []
     for plan in (PLAIN, CUDA):
         seed_all("bank")
