@@ -23,7 +23,7 @@ from benchmarks import bank_scale, distillers, final_metric, profile, sampling_s
 from benchmarks.peak import finish, peak_gflops, peak_name
 from benchmarks.timing import HEADER, LEGEND, compare, line
 from cgankd.fit.device import this_machine
-from pipelines.machine import available_cores, set_threads
+from pipelines.runtime.machine import available_cores, set_threads
 
 NAMES = (
     "sampling", "biggan_step", "ccgan_step", "ratio_step", "ratio_step_preset", "bank_build", "student_plain", "student_kd",

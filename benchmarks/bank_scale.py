@@ -27,7 +27,7 @@ from cgankd.data.store import BankWriter
 from cgankd.gan.sample import make_draw
 from cgankd.rng import seed_all
 from cgankd.types import Draw, Images
-from pipelines.machine import set_threads
+from pipelines.runtime.machine import set_threads
 
 SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (200, 400)
 SIDE = 32

@@ -15,7 +15,7 @@ from cgankd.bank.m1_features import FrozenExtractor, train_features
 from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.config import BankConfig, CganConfig, DataConfig
 from cgankd.data.dataset import Dataset
-from cgankd.data.digits import load_digits
+from cgankd.data.readers.digits import load_digits
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet

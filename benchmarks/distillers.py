@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cgankd.config import ArmConfig, Config, to_dict
-from cgankd.config_distill import arm_label
+from cgankd.config.distill import arm_label
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.distill.engine import early_phases
@@ -24,11 +24,11 @@ from cgankd.fit.predictor import fit_predictor
 from cgankd.rng import generator, seed_all
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split
-from pipelines.artifacts import save_weights
-from pipelines.distil_arm import distilled_run, train_phases
-from pipelines.machine import set_threads
-from pipelines.networks import build_predictor
-from pipelines.params import load_config
+from pipelines.files.artifacts import save_weights
+from pipelines.students.distil_arm import distilled_run, train_phases
+from pipelines.runtime.machine import set_threads
+from pipelines.networks.restore import build_predictor
+from pipelines.files.params import load_config
 
 TITLE = "A step of the student with each KD loss: nets, batch and arms of the preset digits-distillers"
 PRESET = Path(__file__).parent.parent / "pipelines" / "presets" / "digits-distillers.yaml"

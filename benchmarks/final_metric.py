@@ -30,17 +30,17 @@ from cgankd.data.batches import Mixture
 from cgankd.data.dataset import Dataset
 from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Distillation, Teacher
-from cgankd.distill.kd import KD
+from cgankd.distill.losses.kd import KD
 from cgankd.distill.spec import model_spec
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
-from cgankd.nets.zoo import Predictor, make_predictor
+from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import seed_all
 from cgankd.task import ClassTask
 from cgankd.types import Split
-from pipelines.machine import set_threads
+from pipelines.runtime.machine import set_threads
 
 TITLE = "Test error in % of small students on the digits, the plain way against the fast one"
 SEEDS = tuple(range(8))

@@ -15,7 +15,7 @@ from cgankd.config import CganConfig
 from cgankd.data.pixels import signed_to_u8, to_signed
 from cgankd.gan.augment import diff_augment
 from cgankd.gan.losses import hinge_d, hinge_g
-from cgankd.nets.gan_zoo import make_discriminator, make_generator
+from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.rng import generator, seed_all
 from cgankd.types import Split, Vicinity
 

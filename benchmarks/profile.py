@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.place import place
 from benchmarks.sides import child
-from pipelines.machine import set_threads
+from pipelines.runtime.machine import set_threads
 
 TITLE = "Profile of the fast path: share of the time of the device it runs on, %"
 SUBJECTS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import ratio_step
 from benchmarks.timing import Case, Side, Work, main
-from pipelines.params import load_config
+from pipelines.files.params import load_config
 
 PRESETS = Path(__file__).parent.parent / "pipelines" / "presets"
 PRESET = "cifar10-50k"

@@ -24,10 +24,10 @@ from benchmarks.timing import fast_plan, repeated
 from cgankd.data.pixels import signed_to_u8
 from cgankd.fit.device import autocast, channels_last
 from cgankd.gan.sample import make_draw
-from cgankd.nets.spectral import fold_spectral
+from cgankd.nets.gans.spectral import fold_spectral
 from cgankd.rng import generator, seed_all
 from cgankd.types import Draw
-from pipelines.machine import set_threads
+from pipelines.runtime.machine import set_threads
 
 TITLE = "Sampling from BigGAN 32 px, ch 64, batch 256: what each measure brings"
 REPEATS = 3

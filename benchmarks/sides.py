@@ -1,6 +1,6 @@
 """A side of a benchmark in a process of its own that waits between its turns, so that both sides run by turns.
 
-The plain one has the default allocator, the fast one the settings a stage gives itself (pipelines/malloc.py).
+The plain one has the default allocator, the fast one the settings a stage gives itself (pipelines/runtime/malloc.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from pipelines.malloc import SETTINGS
+from pipelines.runtime.malloc import SETTINGS
 
 LIMIT_S = 900
 """Longest time of one request, or of one benchmark that is run whole."""

@@ -24,7 +24,7 @@ from cgankd.data.batches import Mixture
 from cgankd.data.pixels import to_unit
 from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Distillation, Teacher
-from cgankd.distill.kd import KD
+from cgankd.distill.losses.kd import KD
 from cgankd.distill.spec import model_spec
 from cgankd.fit.device import Plan, channels_last
 from cgankd.fit.plain import Plain

@@ -9,12 +9,12 @@ from torch.optim.swa_utils import update_bn
 from cgankd.config import CganConfig, RatioConfig, VicinityConfig, to_dict
 from cgankd.data.pixels import to_signed, to_unit
 from cgankd.nets.features import Extractor
-from cgankd.nets.gan_zoo import make_generator
-from cgankd.nets.zoo import Predictor, make_predictor
+from cgankd.nets.gans.zoo import make_generator
+from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo, Split
-from pipelines.networks import build_extractor
+from pipelines.networks.restore import build_extractor
 
 NUM_CLASSES = 10
 VICINITY = VicinityConfig(

@@ -21,7 +21,7 @@ from benchmarks.place import place
 from benchmarks.sides import Waiting, serve
 from cgankd.fit.device import Plan, is_bf16, this_machine
 from cgankd.types import LogFn
-from pipelines.machine import set_threads
+from pipelines.runtime.machine import set_threads
 
 Side = Literal["plain", "fast"]
 Times = Callable[[int, int], list[float]]

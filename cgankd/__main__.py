@@ -1,6 +1,6 @@
 """`python -m cgankd` is the `cgankd` command."""
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines.commands.app import main
 
     main()

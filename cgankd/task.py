@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
-from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
+from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity, onto_range, wrapped
 from cgankd.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 

@@ -53,16 +53,16 @@ THIRD_PARTY = {
 }
 ONE_PLACE: dict[str, str | tuple[str, ...]] = {
     "h5py": "cgankd/data/store",
-    "mlflow": ("pipelines/tracking", "pipelines/registry.py"),
-    "jinja2": "pipelines/page.py",
+    "mlflow": ("pipelines/tracking", "pipelines/ship/registry.py"),
+    "jinja2": "pipelines/report/page.py",
     "onnx": "cgankd/export.py",
     "onnxruntime": "cgankd/export.py",
     "typer": "pipelines/cli",
-    "ruamel": "pipelines/params.py",
+    "ruamel": "pipelines/files/params.py",
     "matplotlib": "pipelines/pictures",
     "optuna": "pipelines/search",
     "optuna_dashboard": "pipelines/search",
-    "timm": "cgankd/nets/external.py",
+    "timm": "cgankd/nets/predictors/external.py",
 }
 STANDARD = __import__("sys").stdlib_module_names
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from cgankd.data.store import write_dataset
-from cgankd.data.tiny_imagenet import Size
-from pipelines.cli import app
+from cgankd.data.readers.tiny_imagenet import Size
+from pipelines.commands.app import app
 from tests.gan.test_own_program import torchscript
 from tests.pipelines.finished import made_data
 from tests.tiny import tiny, write_params
@@ -169,7 +169,7 @@ def one_sentence(command: list[str], words: list[str]) -> None:
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_bad_data_ends_in_one_sentence(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, make, words = CASES[case]
-    monkeypatch.setattr("cgankd.data.tiny_imagenet.TINY", Size(classes=2, train=(3, 3), test=2))
+    monkeypatch.setattr("cgankd.data.readers.tiny_imagenet.TINY", Size(classes=2, train=(3, 3), test=2))
     settings(tmp_path, source, make(tmp_path))
     kept = tmp_path / "artifacts" / "dataset.h5"
     kept.parent.mkdir()

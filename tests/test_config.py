@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cgankd.config import ConfigError, config_from_dict, to_dict
-from cgankd.config_data import SOURCES
+from cgankd.config.data import SOURCES
 from cgankd.data.sources import READERS
 from tests.conftest import ROOT, preset
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cgankd.config import ArmConfig, Config, ConfigError, config_from_dict, to_dict
-from cgankd.config_distill import DistillerConfig, arm_label
+from cgankd.config.distill import DistillerConfig, arm_label
 
 
 def with_arm(values: dict[str, Any], arm: dict[str, Any], **student: Any) -> Config:

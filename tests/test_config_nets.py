@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cgankd.config import ConfigError, config_from_dict
-from cgankd.config_nets import FIXED_NETS, from_library
+from cgankd.config.nets import FIXED_NETS, from_library
 
 
 @pytest.mark.parametrize("net", [*FIXED_NETS, "torchvision:resnet50", "timm:resnet18.a1_in1k"])

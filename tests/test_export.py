@@ -25,7 +25,7 @@ from cgankd.export import (
     write_torch_export,
 )
 from cgankd.measure.conformal import conformal_margin
-from cgankd.nets.zoo import make_predictor
+from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.task import make_answer
 from cgankd.types import DatasetInfo, Margin
 

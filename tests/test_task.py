@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss, mean_absolute_error, zero_one_loss
 
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.rng import generator
-from cgankd.settings import from_dict
+from cgankd.config.settings import from_dict
 from cgankd.task import ScalarTask, make_answer, make_task
 from cgankd.types import DatasetInfo, Margin
 from cgankd.vicinity import ExactMatch, HardVicinity, SoftVicinity

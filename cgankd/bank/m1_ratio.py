@@ -13,7 +13,7 @@ from cgankd.bank.m1_features import FeatureFn, JudgeFn, RowsFn, feature_rows
 from cgankd.bank.m1_partners import FakeSource, draw_pool
 from cgankd.config import RatioConfig
 from cgankd.fit.device import PLAIN, Plan, autocast, device_of
-from cgankd.nets.label_embed import embed_labels
+from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
 from cgankd.types import Checkpoint, Draw, Images, LogFn, RatioFn, Split, Task, Vicinity, silent

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal
 
-from cgankd.config_distill import DistillerConfig
+from cgankd.config.distill import DistillerConfig
 from cgankd.distill.base import Distiller
 from cgankd.distill.composite import CompositeDistiller
-from cgankd.settings import ConfigError, nearest
+from cgankd.config.settings import ConfigError, nearest
 
 
 def _merge() -> dict[str, type[Distiller]]:

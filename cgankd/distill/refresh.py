@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cgankd.data.batches import Batch, Mixture
 from cgankd.distill.base import Distiller
-from cgankd.distill.speculative import SpeculativeKD
+from cgankd.distill.losses.speculative import SpeculativeKD
 from cgankd.rng import generator
 from cgankd.types import PredictFn, Task
 

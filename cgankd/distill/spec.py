@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cgankd.config_nets import NETS, SCALED_NETS
+from cgankd.config.nets import NETS, SCALED_NETS
 from cgankd.distill.base import ModelSpec
-from cgankd.settings import nearest
+from cgankd.config.settings import nearest
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 

@@ -16,7 +16,7 @@ from cgankd.config import LabelInputConfig
 from cgankd.data.pixels import to_signed
 from cgankd.fit.device import PLAIN, Plan, channels_last
 from cgankd.fit.schedule import make_schedule
-from cgankd.nets.label_embed import ScalarEmbed
+from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
 from cgankd.types import Checkpoint, LogFn, Split, Task, silent
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from cgankd.data.pixels import signed_to_u8
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
-from cgankd.nets.generator import Generator
-from cgankd.nets.residual_gan import ResidualGenerator
-from cgankd.nets.spectral import fold_spectral
+from cgankd.nets.gans.generator import Generator
+from cgankd.nets.gans.residual import ResidualGenerator
+from cgankd.nets.gans.spectral import fold_spectral
 from cgankd.types import Draw
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.nets.zoo import make_body
+from cgankd.nets.predictors.zoo import make_body
 
 
 class FeatureScale(nn.Module):

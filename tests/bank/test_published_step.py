@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgankd.bank.m1_ratio import train_ratio
-from cgankd.nets.label_embed import ClassEmbed, ScalarEmbed
+from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator
 from cgankd.types import Images, Split

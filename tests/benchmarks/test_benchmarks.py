@@ -17,7 +17,7 @@ from benchmarks.subjects import gan_config, generator_net
 from cgankd.data.pixels import signed_to_u8
 from cgankd.distill.methods import METHODS
 from cgankd.rng import generator
-from pipelines.params import load_config
+from pipelines.files.params import load_config
 
 
 @pytest.mark.parametrize("name", bench.NAMES)

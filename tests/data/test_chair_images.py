@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import cgankd.data.chair_images as chair_images
+import cgankd.data.readers.chair_images as chair_images
 from cgankd.config import ConfigError, DataConfig
-from cgankd.data.chair_images import RESERVED_PER_ANGLE, choose, rendered
-from cgankd.data.chairs import NUM_SHAPES, render
+from cgankd.data.readers.chair_images import RESERVED_PER_ANGLE, choose, rendered
+from cgankd.data.readers.chairs import NUM_SHAPES, render
 from cgankd.data.sources import load
 from tests.data.builders import data_config
 

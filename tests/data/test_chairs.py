@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from cgankd.data.chair_shapes import build
-from cgankd.data.chairs import BACKGROUND, NUM_SHAPES, YAWS, render
+from cgankd.data.readers.chair_shapes import build
+from cgankd.data.readers.chairs import BACKGROUND, NUM_SHAPES, YAWS, render
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

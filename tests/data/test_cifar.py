@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cgankd.config import ConfigError
-from cgankd.data import cifar
+from cgankd.data.readers import cifar
 from cgankd.data.dataset import Dataset
 from cgankd.data.sources import load
 from tests.data.builders import data_config, save_picture

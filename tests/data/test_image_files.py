@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cgankd.config import ConfigError
-from cgankd.data import image_files
-from cgankd.data.image_files import read_images
+from cgankd.data.readers import image_files
+from cgankd.data.readers.image_files import read_images
 from tests.data.builders import data_config, save_picture
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cgankd.config import ConfigError
-from cgankd.data.own_fakes import load_own_fakes
+from cgankd.data.readers.own_fakes import load_own_fakes
 from tests.gan.toys import CLASSES, SCALARS
 
 LEVELS = [10, 20, 30, 40]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cgankd.data.plain_pickle import PlainPickleError, read_plain_pickle
+from cgankd.data.readers.plain_pickle import PlainPickleError, read_plain_pickle
 from tests.data.test_cifar import array, mapping, members, text, whole
 
 BATCH = mapping(

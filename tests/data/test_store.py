@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import cgankd.data.store as store
-from cgankd.data import store_files
+from cgankd.data.store import files as store_files
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.store import (
     BankWriter,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cgankd.config import ConfigError
-from cgankd.data import store_sets
+from cgankd.data.readers import hdf5_sets as store_sets
 from cgankd.data.dataset import Dataset
 from cgankd.data.sources import load
 from tests.data.builders import data_config

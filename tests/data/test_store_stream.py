@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cgankd.data import store_stream
+from cgankd.data.store import stream as store_stream
 from cgankd.data.batches import Mixture, chunks
 from cgankd.data.dataset import make_dataset, pixel_stats
 from cgankd.data.store import BankWriter, read_pool_images, read_pool_stream, read_split, write_bank, write_dataset
-from cgankd.data.store_stream import MemoryBudget, StreamedImages
+from cgankd.data.store.stream import MemoryBudget, StreamedImages
 from cgankd.rng import generator
 from cgankd.types import Split
 from tests.data.builders import data_config
@@ -164,7 +164,7 @@ def test_a_bank_is_copied_slab_by_slab(pool: Path, tmp_path: Path, monkeypatch: 
         return real(shape, dtype)
 
     monkeypatch.setattr("cgankd.data.store.SLAB_ROWS", 5)
-    monkeypatch.setattr("cgankd.data.store_files.np.empty", empty)
+    monkeypatch.setattr("cgankd.data.store.files.np.empty", empty)
     rows = torch.arange(1, NUM, 2)
     write_bank(tmp_path / "bank.h5", pool, rows, torch.zeros(len(rows), dtype=torch.int64), {})
     assert read and max(read) == 5

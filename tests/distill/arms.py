@@ -12,9 +12,9 @@ from cgankd.config import ArmConfig, Config, config_from_dict, to_dict
 from cgankd.data.store import BankWriter, write_dataset
 from cgankd.rng import generator
 from cgankd.task import make_task
-from pipelines.artifacts import save_weights
-from pipelines.networks import build_predictor
-from pipelines.run_arm import Job
+from pipelines.files.artifacts import save_weights
+from pipelines.networks.restore import build_predictor
+from pipelines.students.run_arm import Job
 from tests.conftest import preset
 from tests.pipelines.finished import made_data
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, ModelSpec
-from cgankd.distill.feature_terms import probe
-from cgankd.nets.zoo import make_predictor
+from cgankd.distill.losses.feature_terms import probe
+from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.types import Outputs
 
 SHAPE = (3, 16, 16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cgankd.distill.attention import AttentionTransfer, ClassAttention, class_maps
+from cgankd.distill.losses.attention import AttentionTransfer, ClassAttention, class_maps
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, maps, mid_level, pairs
 

@@ -11,7 +11,7 @@ from scipy.stats import truncnorm
 from torch import nn
 
 from cgankd.distill.base import ModelSpec
-from cgankd.distill.boundaries import (
+from cgankd.distill.losses.boundaries import (
     ActivationBoundaries,
     FeatureOverhaul,
     boundary_rows,
@@ -21,7 +21,7 @@ from cgankd.distill.boundaries import (
     partial_rows,
 )
 from cgankd.distill.spec import model_spec
-from cgankd.nets.zoo import make_predictor
+from cgankd.nets.predictors.zoo import make_predictor
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, maps, mid_level, pairs
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cgankd.distill.comparative import Comparative, groups
+from cgankd.distill.losses.comparative import Comparative, groups
 from cgankd.types import Outputs
 from tests.distill.logit_toys import batch, build, kl, labels, log_p, logits, terms, total
 

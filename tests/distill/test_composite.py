@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from cgankd.distill import Batch, Outputs, make_distiller
 from cgankd.distill.base import Distiller, Needs
 from cgankd.distill.composite import CompositeDistiller, joined_needs
-from cgankd.distill.logit_terms import row_mean
+from cgankd.distill.losses.logit_terms import row_mean
 from cgankd.distill.rows import hard_labels, join
 from cgankd.rng import generator
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cgankd.distill.confidence import ConfidenceConditioned
+from cgankd.distill.losses.confidence import ConfidenceConditioned
 from cgankd.types import Outputs
 from tests.distill.logit_toys import batch, build, labels, log_p, logits, total
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from cgankd.distill import contrast
+from cgankd.distill.losses import contrast
 from cgankd.distill.composite import CompositeDistiller
-from cgankd.distill.contrast import ContrastiveDistillation
+from cgankd.distill.losses.contrast import ContrastiveDistillation
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, mid_level
 

@@ -11,7 +11,7 @@ from scipy.stats import entropy, pearsonr, rankdata, spearmanr
 from torchdistill.losses.mid_level import DISTLoss
 
 from cgankd.distill.base import TaskNotSupported
-from cgankd.distill.correlation import CorrelationMatching, DistKD, ranks, soft_ranks
+from cgankd.distill.losses.correlation import CorrelationMatching, DistKD, ranks, soft_ranks
 from cgankd.types import Outputs
 from tests.distill.logit_toys import TORCHDISTILL, batch, build, io_dict, labels, log_p, logits, number, terms, total
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cgankd.distill.base import TaskNotSupported
-from cgankd.distill.decoupled import AdaptiveTeaching, DecoupledKD, warm_up
-from cgankd.distill.logit_terms import decoupled, split
+from cgankd.distill.losses.decoupled import AdaptiveTeaching, DecoupledKD, warm_up
+from cgankd.distill.losses.logit_terms import decoupled, split
 from cgankd.types import Outputs
 from tests.distill.logit_toys import batch, build, kl, labels, log_p, logits, number, terms, total
 

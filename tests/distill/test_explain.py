@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cgankd.distill.composite import CompositeDistiller
-from cgankd.distill.explain import KDExplainer, StudentTree
-from cgankd.distill.kd import KD
+from cgankd.distill.losses.explain import KDExplainer, StudentTree
+from cgankd.distill.losses.kd import KD
 from cgankd.fit.predictor import make_optimizer
 from tests.distill import feature_toys as toys
 from tests.distill.arms import settings

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from cgankd.distill import (
+from cgankd.distill.losses import (
     attention,
     boundaries,
     contrast,

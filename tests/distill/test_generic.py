@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cgankd.config_distill import DistillerConfig
+from cgankd.config.distill import DistillerConfig
 from cgankd.data.batches import Batch as Rows
 from cgankd.distill import Outputs, make_distiller
 from cgankd.distill.base import Distiller, TaskNotSupported, describe

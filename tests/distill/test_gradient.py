@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, ModelSpec
-from cgankd.distill.gradient import InputGradient, image_gradient
-from cgankd.nets.zoo import make_predictor
+from cgankd.distill.losses.gradient import InputGradient, image_gradient
+from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import generator
 from cgankd.types import Outputs
 from tests.distill.logit_toys import data_spec, number

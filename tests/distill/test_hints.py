@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from cgankd.distill.base import DataSpec, ModelSpec
-from cgankd.distill.hints import FactorTransfer, FitNet, VariationalInformation, gaussian_rows
+from cgankd.distill.losses.hints import FactorTransfer, FitNet, VariationalInformation, gaussian_rows
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, maps, mid_level, pairs
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cgankd.distill.information import InformationFlow, flow_gap
+from cgankd.distill.losses.information import InformationFlow, flow_gap
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torchdistill.losses.mid_level import KDLoss, LogitStdKDLoss
 
-from cgankd.distill.kd import KD
+from cgankd.distill.losses.kd import KD
 from cgankd.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo, Outputs
 from tests.bank.toys import VICINITY

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cgankd.distill.base import Distiller, TaskNotSupported
-from cgankd.distill.kd import KD
-from cgankd.distill.logit import METHODS, CurriculumKD, NormalizedKD, TransformedTeacher
+from cgankd.distill.losses.kd import KD
+from cgankd.distill.losses.logit import METHODS, CurriculumKD, NormalizedKD, TransformedTeacher
 from cgankd.types import Outputs
 from tests.distill.logit_toys import batch, build, kl, labels, log_p, logits, terms, total
 

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from cgankd.distill import comparative, confidence, correlation, decoupled, gradient, kd, logit, multilevel, regions
+from cgankd.distill.losses import (
+    comparative,
+    confidence,
+    correlation,
+    decoupled,
+    gradient,
+    kd,
+    logit,
+    multilevel,
+    regions,
+)
 from cgankd.distill.base import Distiller, describe
-from cgankd.distill.logit_terms import pearson, row_mean, split, standardized
+from cgankd.distill.losses.logit_terms import pearson, row_mean, split, standardized
 from cgankd.types import Outputs
 from tests.distill.logit_toys import CLASSES, batch, build, labels, log_p, logits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cgankd.distill.multilevel import MultiLevel
+from cgankd.distill.losses.multilevel import MultiLevel
 from tests.distill.logit_toys import batch, kl, labels, log_p, logits, terms, total
 
 # Rows 0 to 3 are the weak view, 4 to 7 the strong one of the same four images.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.distill.base import ModelSpec, TaskNotSupported
-from cgankd.distill.decoupled import DecoupledKD
-from cgankd.distill.kd import KD
-from cgankd.distill.regions import Branch, OneForAll, ScaleDecoupled, position_logits, region_logits
-from cgankd.nets.zoo import make_predictor
+from cgankd.distill.losses.decoupled import DecoupledKD
+from cgankd.distill.losses.kd import KD
+from cgankd.distill.losses.regions import Branch, OneForAll, ScaleDecoupled, position_logits, region_logits
+from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import generator
 from cgankd.types import Outputs
 from tests.distill.logit_toys import batch, build, data_spec, kl, labels, log_p, logits, number, total

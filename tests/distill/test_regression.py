@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cgankd.distill.regression import RegressionKD, SoapGuidance
-from cgankd.distill.relations import RelationalKD
+from cgankd.distill.losses.regression import RegressionKD, SoapGuidance
+from cgankd.distill.losses.relations import RelationalKD
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cgankd.distill.base import Distiller
-from cgankd.distill.relations import ProbabilisticTransfer, RelationalKD, SimilarityPreserving, angle_gap
+from cgankd.distill.losses.relations import ProbabilisticTransfer, RelationalKD, SimilarityPreserving, angle_gap
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, mid_level
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cgankd.distill.review import Fusion, ReviewKD, hierarchical_rows
+from cgankd.distill.losses.review import Fusion, ReviewKD, hierarchical_rows
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, mid_level
 

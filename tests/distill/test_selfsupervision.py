@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgankd.distill.selfsupervision import SelfSupervisedKD, least_wrong, similarities, unturned_first
+from cgankd.distill.losses.selfsupervision import SelfSupervisedKD, least_wrong, similarities, unturned_first
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, io, mid_level
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.distill.base import ModelSpec
-from cgankd.distill.simkd import BorrowedHead, SimKD
+from cgankd.distill.losses.simkd import BorrowedHead, SimKD
 from cgankd.types import Outputs
 from tests.distill import feature_toys as toys
 

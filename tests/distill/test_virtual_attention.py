@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cgankd.distill.base import Distiller
-from cgankd.distill.virtual_attention import VirtualAttention, VirtualAttentionKD, stage_modules
+from cgankd.distill.losses.virtual_attention import VirtualAttention, VirtualAttentionKD, stage_modules
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw
 

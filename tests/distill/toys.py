@@ -10,7 +10,7 @@ from torch import nn
 from cgankd.distill.base import VIEWS, Batch, DataSpec, Distiller, ModelSpec
 from cgankd.distill.engine import wants_features
 from cgankd.distill.spec import model_spec
-from cgankd.nets.zoo import make_predictor
+from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import generator
 from cgankd.types import Outputs
 

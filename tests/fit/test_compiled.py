@@ -23,7 +23,7 @@ from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.data.batches import Mixture
 from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Distillation, Teacher
-from cgankd.distill.kd import KD
+from cgankd.distill.losses.kd import KD
 from cgankd.distill.spec import model_spec
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.plain import Plain
@@ -31,9 +31,9 @@ from cgankd.fit.predictor import Objective, fit_predictor, make_predict
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
-from cgankd.nets.gan_zoo import make_generator
+from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.nets.zoo import make_predictor
+from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask
 from cgankd.types import Split

@@ -25,11 +25,11 @@ from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
-from cgankd.nets.gan_zoo import make_generator
+from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.nets.zoo import make_predictor
+from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import generator, seed_all
-from pipelines.run_arm import train_job
+from pipelines.students.run_arm import train_job
 from tests.bank.toys import ratio_config
 from tests.distill.arms import job, settings, workplace
 from tests.gan.toys import class_toy, gan_config, scalar_toy

@@ -14,7 +14,7 @@ from cgankd.data.batches import Mixture
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor, make_optimizer, make_predict, mean_score
 from cgankd.fit.schedule import make_schedule
-from cgankd.nets.zoo import make_predictor
+from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import derive, generator, seed_all
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split

@@ -14,8 +14,8 @@ from cgankd.fit.predictor import fit_predictor, make_predict
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
-from cgankd.nets.gan_zoo import make_generator
-from cgankd.nets.zoo import Predictor, make_predictor
+from cgankd.nets.gans.zoo import make_generator
+from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import generator
 from tests.bank.toys import ratio_config
 from tests.fit.test_predictor import fit_config

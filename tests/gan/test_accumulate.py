@@ -11,7 +11,7 @@ from torch import nn
 import cgankd.gan.train as train_module
 from cgankd.config import ConfigError
 from cgankd.gan.train import micro_batches, train_cgan
-from cgankd.nets.spectral import SNLinear, hold_spectral
+from cgankd.nets.gans.spectral import SNLinear, hold_spectral
 from cgankd.rng import generator, seed_all
 from tests.gan.test_train import class_run
 from tests.gan.toys import Killed, Memory, class_toy, gan_config

@@ -9,8 +9,8 @@ import torch
 
 from cgankd.data.pixels import signed_to_u8
 from cgankd.gan.sample import make_draw
-from cgankd.nets.generator import Generator
-from cgankd.nets.label_embed import ClassEmbed
+from cgankd.nets.gans.generator import Generator
+from cgankd.nets.gans.label_embed import ClassEmbed
 from cgankd.rng import generator, seed_all
 
 LABELS = torch.arange(3).repeat(7)

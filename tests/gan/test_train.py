@@ -18,7 +18,7 @@ from cgankd.gan.diversity import fake_diversity
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import ema_decay, settle, train_cgan
-from cgankd.nets.generator import Generator
+from cgankd.nets.gans.generator import Generator
 from cgankd.rng import generator, seed_all
 from cgankd.types import Pairing
 from tests.gan.toys import VICINITY, Killed, Memory, class_toy, gan_config, label_input, scalar_toy

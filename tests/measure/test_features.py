@@ -6,7 +6,7 @@ from torch import nn
 
 from cgankd.data.pixels import to_unit
 from cgankd.measure.features import make_features
-from cgankd.nets.zoo import SCALED, make_predictor
+from cgankd.nets.predictors.zoo import SCALED, make_predictor
 
 
 @pytest.mark.parametrize("name", sorted(SCALED))

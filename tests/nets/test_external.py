@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from cgankd.nets.external import make_external, take_weights
+from cgankd.nets.predictors.external import make_external, take_weights
 from cgankd.types import Outputs
 
 

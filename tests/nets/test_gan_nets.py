@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cgankd.nets.discriminator import Discriminator
-from cgankd.nets.generator import ConditionalNorm, Generator, stage_widths
-from cgankd.nets.spectral import SpectralWeight
+from cgankd.nets.gans.discriminator import Discriminator
+from cgankd.nets.gans.generator import ConditionalNorm, Generator, stage_widths
+from cgankd.nets.gans.spectral import SpectralWeight
 from cgankd.rng import generator, seed_all
 
 Z, E = 6, 5

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cgankd.export import ShippedModel, program
 from cgankd.fit.device import device_of
-from cgankd.nets.program import Program, kind_of, open_program
-from cgankd.nets.zoo import Predictor
+from cgankd.nets.predictors.program import Program, kind_of, open_program
+from cgankd.nets.predictors.zoo import Predictor
 
 
 def model() -> nn.Module:

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cgankd.nets.attention import SelfAttention
-from cgankd.nets.gan_zoo import make_discriminator, make_generator
-from cgankd.nets.generator import ConditionalNorm
-from cgankd.nets.residual_gan import GrowBlock
-from cgankd.nets.residual_plans import BIGGAN_D, BIGGAN_G, SNGAN_D, SNGAN_G, make_plan
-from cgankd.nets.spectral import SpectralWeight, fold_spectral
+from cgankd.nets.gans.attention import SelfAttention
+from cgankd.nets.gans.zoo import make_discriminator, make_generator
+from cgankd.nets.gans.generator import ConditionalNorm
+from cgankd.nets.gans.residual import GrowBlock
+from cgankd.nets.gans.plans import BIGGAN_D, BIGGAN_G, SNGAN_D, SNGAN_G, make_plan
+from cgankd.nets.gans.spectral import SpectralWeight, fold_spectral
 from cgankd.rng import seed_all
 from tests.gan.toys import gan_config
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cgankd.nets.spectral import SNConv2d, SNLinear, fold_spectral
+from cgankd.nets.gans.spectral import SNConv2d, SNLinear, fold_spectral
 from cgankd.rng import seed_all
 
 

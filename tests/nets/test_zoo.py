@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cgankd.nets.zoo import FIXED, NETS, SCALED, Predictor, make_body, make_predictor
+from cgankd.nets.predictors.zoo import FIXED, NETS, SCALED, Predictor, make_body, make_predictor
 
 PUBLISHED = {
     # CIFAR-100, the model zoo of Tian et al. (arXiv 1910.10699, github.com/HobbitLong/RepDistiller), numbers with a
@@ -178,7 +178,7 @@ def test_a_scaled_net_needs_its_width() -> None:
 
 
 def test_config_knows_every_net() -> None:
-    from cgankd import config, config_nets
+    from cgankd.config import whole as config, nets as config_nets
 
     assert set(config.NETS) == set(NETS)
     assert set(config_nets.SCALED_NETS) == set(SCALED) and set(config_nets.FIXED_NETS) == set(FIXED)
@@ -220,7 +220,7 @@ def test_the_last_stage_is_what_the_head_averages(name: str) -> None:
 
 
 def test_shuffle_deals_channels_out() -> None:
-    from cgankd.nets.shufflenet import shuffle
+    from cgankd.nets.predictors.shufflenet import shuffle
 
     x = torch.arange(6.0).reshape(1, 6, 1, 1)
     assert shuffle(x, 3).flatten().tolist() == [0, 2, 4, 1, 3, 5]

@@ -15,7 +15,7 @@ from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.store import BankWriter, write_dataset
 from cgankd.rng import generator
 from cgankd.types import Split
-from pipelines.artifacts import file_digest, save_weights, write_json
+from pipelines.files.artifacts import file_digest, save_weights, write_json
 from tests.conftest import ROOT
 from tests.data.builders import data_config
 
@@ -38,7 +38,7 @@ def made_data(scalar: bool) -> Dataset:
 
 
 def save_net(path: Path, data: Dataset, init: int, width: int, **config: Any) -> None:
-    from cgankd.nets.zoo import make_predictor
+    from cgankd.nets.predictors.zoo import make_predictor
 
     info = data.info
     torch.manual_seed(init)

@@ -18,14 +18,15 @@ from cgankd.distill.methods import METHODS
 from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.measure.predictive import mean_sd
 from cgankd.task import make_task
-from pipelines import evaluate, run_arm, student
-from pipelines.artifacts import ResumeFile
-from pipelines.context import Context
-from pipelines.distillers import check_distillers
-from pipelines.networks import load_predictor
-from pipelines.run_arm import Job, train_job
-from pipelines.search_students import quiet_context
-from pipelines.table import render
+from pipelines.stages import evaluate, student
+from pipelines.students import run_arm
+from pipelines.files.artifacts import ResumeFile
+from pipelines.runtime.context import Context
+from pipelines.files.distillers import check_distillers
+from pipelines.networks.restore import load_predictor
+from pipelines.students.run_arm import Job, train_job
+from pipelines.search.students import quiet_context
+from pipelines.stages.table import render
 from tests.conftest import preset
 from tests.distill.arms import job, settings, workplace
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cgankd.config import ArmConfig, Config, ConfigError
-from pipelines import artifacts
-from pipelines.artifacts import (
+from pipelines.files import artifacts
+from pipelines.files.artifacts import (
     MAKERS,
     STAGES,
     ResumeFile,
@@ -27,8 +27,8 @@ from pipelines.artifacts import (
     source_digest,
     write_json,
 )
-from pipelines.params import write_text
-from pipelines.run_arm import Job
+from pipelines.files.params import write_text
+from pipelines.students.run_arm import Job
 
 FLAT = st.dictionaries(st.text("abc", min_size=1), st.integers() | st.text("xy"), max_size=4)
 
@@ -189,7 +189,7 @@ def test_digest_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
     second = file_digest(folder)
     (folder / "a").rename(folder / "c")
     assert len({first, second, file_digest(folder)}) == 3
-    assert len(source_digest()) == 64 and source_digest() != source_digest("pipelines/artifacts.py")
+    assert len(source_digest()) == 64 and source_digest() != source_digest("pipelines/files/artifacts.py")
 
 
 def resume(path: Path, mark: str, said: list[str], **more: Any) -> ResumeFile:

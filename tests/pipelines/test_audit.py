@@ -20,12 +20,13 @@ from cgankd.data.dataset import Dataset, pixel_stats
 from cgankd.data.store import BankWriter, read_attributes, read_split, write_bank, write_dataset
 from cgankd.measure import copies
 from cgankd.types import DatasetInfo, Split
-from pipelines import audit, pictures_audit
-from pipelines.artifacts import STAGES, file_digest
-from pipelines.cli import app
-from pipelines.inception import make_inception
-from pipelines.made_with import changed_since
-from pipelines.params import load_config, set_values
+from pipelines.audit import run as audit
+from pipelines.pictures import audit as pictures_audit
+from pipelines.files.artifacts import STAGES, file_digest
+from pipelines.commands.app import app
+from pipelines.audit.inception import make_inception
+from pipelines.files.made_with import changed_since
+from pipelines.files.params import load_config, set_values
 from tests.tiny import tiny, write_params
 
 INVOKE = CliRunner()
@@ -382,7 +383,7 @@ def test_scratch_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
 
 def test_bank_stays_a_stage_with_its_settings(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("pipelines.cli.run_stage", lambda stage, settings: seen.append((stage, settings)))
+    monkeypatch.setattr("pipelines.commands.app.run_stage", lambda stage, settings: seen.append((stage, settings)))
     assert command("bank").exit_code == 0
     assert command("bank", "--set", "bank.rho=0.8", "--set", "seed=1").exit_code == 0
     assert seen == [("bank", None), ("bank", ["bank.rho=0.8", "seed=1"])]

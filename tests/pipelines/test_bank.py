@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from cgankd.config import Config, ConfigError
-from pipelines import bank
-from pipelines.artifacts import save_weights
-from pipelines.context import open_context
+from pipelines.stages import bank
+from pipelines.files.artifacts import save_weights
+from pipelines.runtime.context import open_context
 
 WIDE = {"kappa": 12.0, "largest_gap": 6.0, "median_gap": 3.0, "span": 90.0}
 

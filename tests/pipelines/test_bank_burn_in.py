@@ -10,7 +10,7 @@ import torch
 
 from cgankd.bank.selections import Columns
 from cgankd.fit.device import PLAIN, Plan
-from pipelines.bank_burn_in import burn_in_mark, kept_burn_in
+from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
 from tests.bank.toys import bank_config
 
 COLUMNS = Columns(torch.tensor([0, 0, 1]), torch.rand(3), torch.rand(3), torch.rand(3))

@@ -16,12 +16,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
-from pipelines import cli_errors, prepare, teacher
-from pipelines.artifacts import STAGES
-from pipelines.cli import app
-from pipelines.journal import read_roots
-from pipelines.params import load_config, preset_text, read_params, set_value
-from pipelines.table import render
+from pipelines.commands import errors as cli_errors
+from pipelines.stages import prepare, teacher
+from pipelines.files.artifacts import STAGES
+from pipelines.commands.app import app
+from pipelines.tracking.journal import read_roots
+from pipelines.files.params import load_config, preset_text, read_params, set_value
+from pipelines.stages.table import render
 from tests.conftest import ROOT
 
 INVOKE = CliRunner()
@@ -115,7 +116,7 @@ def test_no_params_file_names_the_presets(workdir: Path) -> None:
 
 
 def test_show_tells_the_settings_of_the_result_and_what_differs_by_now(workdir: Path) -> None:
-    from pipelines.context import open_context
+    from pipelines.runtime.context import open_context
 
     with open_context("teacher", ["teacher.num_steps=77"], workdir, console=Console(file=io.StringIO())) as ctx:
         ctx.metrics({"val": 1.0})
@@ -156,7 +157,7 @@ def raising(error: BaseException) -> Any:
 
 
 def library_error(ctx: object) -> None:
-    from cgankd.nets.zoo import make_predictor
+    from cgankd.nets.predictors.zoo import make_predictor
 
     make_predictor("no-such-net", width=4, num_outputs=2, channels=1, image_size=16, mean=(0.0,), std=(1.0,))
 
@@ -261,7 +262,7 @@ def test_use_writes_where_the_images_are(workdir: Path) -> None:
 
 def test_root_is_short_for_a_setting(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, Any]] = []
-    monkeypatch.setattr("pipelines.cli.run_stage", lambda stage, settings: seen.append((stage, settings)))
+    monkeypatch.setattr("pipelines.commands.app.run_stage", lambda stage, settings: seen.append((stage, settings)))
     assert INVOKE.invoke(app, ["prepare", "--root", "a: b#c"]).exit_code == 0
     assert INVOKE.invoke(app, ["prepare"]).exit_code == 0
     assert INVOKE.invoke(app, ["run", "--from", "evaluate", "--set", "seed=3", "--root", "x"]).exit_code == 0
@@ -272,7 +273,7 @@ def test_root_is_short_for_a_setting(workdir: Path, monkeypatch: pytest.MonkeyPa
 
 def test_run_goes_through_the_stages_in_order(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, Any]] = []
-    monkeypatch.setattr("pipelines.cli.run_stage", lambda stage, settings: seen.append((stage, settings)))
+    monkeypatch.setattr("pipelines.commands.app.run_stage", lambda stage, settings: seen.append((stage, settings)))
     assert INVOKE.invoke(app, ["run", "--from", "bank", "--set", "bank.rho=0.8"]).exit_code == 0
     assert seen == [(stage, ["bank.rho=0.8"]) for stage in ("bank", "student", "evaluate")]
 

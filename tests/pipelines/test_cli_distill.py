@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cgankd.distill.methods import METHODS
-from pipelines.cli import app
-from pipelines.cli_distill import INTRODUCTION, markdown_table
+from pipelines.commands.app import app
+from pipelines.commands.distill import INTRODUCTION, markdown_table
 from tests.conftest import ROOT
 
 RUNNER = CliRunner()

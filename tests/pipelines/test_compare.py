@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from cgankd.config import ConfigError, config_from_dict, to_dict
 from cgankd.measure.predictive import unpaired_gain
-from pipelines.cli import app
-from pipelines.compare import Record, difference, load, notes, over_real, plain_settings, record
-from pipelines.compare_table import changed, gain_text, page, tidy
-from pipelines.params import flatten, nested, read_params, set_value
+from pipelines.commands.app import app
+from pipelines.report.compare import Record, difference, load, notes, over_real, plain_settings, record
+from pipelines.report.compare_table import changed, gain_text, page, tidy
+from pipelines.files.params import flatten, nested, read_params, set_value
 from tests.pipelines.pages import attributes, check_page
 from tests.pipelines.test_tracking import open_run
 

@@ -15,10 +15,10 @@ from torch import nn
 
 from cgankd.config import ConfigError, to_dict
 from cgankd.measure.health import Check
-from pipelines.artifacts import STAGES
-from pipelines.context import SECTIONS, Context, open_context
-from pipelines.journal import Event, read_roots
-from pipelines.params import flatten, load_config
+from pipelines.files.artifacts import STAGES
+from pipelines.runtime.context import SECTIONS, Context, open_context
+from pipelines.tracking.journal import Event, read_roots
+from pipelines.files.params import flatten, load_config
 from tests.conftest import ROOT
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cgankd.config import Config, ConfigError
-from cgankd.config_distill import DistillerConfig, distiller_label
+from cgankd.config.distill import DistillerConfig, distiller_label
 from cgankd.data.batches import Mixture
 from cgankd.data.store import read_info, read_split
 from cgankd.distill import Batch, Outputs, make_distiller
@@ -22,11 +22,11 @@ from cgankd.distill.methods import METHODS
 from cgankd.fit.predictor import fit_predictor
 from cgankd.rng import seed_all
 from cgankd.task import make_task
-from pipelines.distil_arm import DistilledRun, distilled_run, train_phases
-from pipelines.distillers import check_distillers
-from pipelines.networks import build_predictor, load_predictor
-from pipelines.run_arm import Job, bank_split, teacher_lookup, train_job
-from pipelines.shipping import load_package
+from pipelines.students.distil_arm import DistilledRun, distilled_run, train_phases
+from pipelines.files.distillers import check_distillers
+from pipelines.networks.restore import build_predictor, load_predictor
+from pipelines.students.run_arm import Job, bank_split, teacher_lookup, train_job
+from pipelines.ship.saved import load_package
 from tests.distill.arms import STEPS, job, settings, with_student, workplace
 
 KINDS = [(name, scalar) for name in METHODS for scalar in (False, True) if METHODS[name]().accepts(0 if scalar else 3)]

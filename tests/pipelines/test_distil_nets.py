@@ -18,18 +18,18 @@ from cgankd.data.store import read_info, read_split
 from cgankd.distill import make_distiller
 from cgankd.distill.methods import METHODS
 from cgankd.fit.predictor import make_predict, mean_score
-from cgankd.nets.program import Program
-from cgankd.nets.zoo import Predictor
+from cgankd.nets.predictors.program import Program
+from cgankd.nets.predictors.zoo import Predictor
 from cgankd.task import make_task
-from pipelines.artifacts import load_weights, save_weights
-from pipelines.card import lineage, model_card
-from pipelines.distillers import check_distillers
-from pipelines.export import export
-from pipelines.networks import build_predictor, load_predictor
-from pipelines.params import load_config
-from pipelines.predict import open_predictor
-from pipelines.run_arm import train_job
-from pipelines.shipping import evaluation, load_package
+from pipelines.files.artifacts import load_weights, save_weights
+from pipelines.ship.card import lineage, model_card
+from pipelines.files.distillers import check_distillers
+from pipelines.ship.export import export
+from pipelines.networks.restore import build_predictor, load_predictor
+from pipelines.files.params import load_config
+from pipelines.ship.predict import open_predictor
+from pipelines.students.run_arm import train_job
+from pipelines.ship.saved import evaluation, load_package
 from tests.distill.arms import job, settings, workplace
 from tests.distill.toys import pair
 from tests.pipelines.finished import finished, made_data

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from cgankd.data.sources import load
 from cgankd.data.store import write_dataset
-from pipelines import doctor, machine
-from pipelines.cli import app
-from pipelines.doctor import Finding, examine
-from pipelines.doctor_images import look_at_images
-from pipelines.params import changed, load_config, preset_text, set_values
+from pipelines.project import doctor
+from pipelines.runtime import machine
+from pipelines.commands.app import app
+from pipelines.project.doctor import Finding, examine
+from pipelines.project.doctor_images import look_at_images
+from pipelines.files.params import changed, load_config, preset_text, set_values
 from tests.tiny import tiny, write_params
 
 INVOKE = CliRunner()

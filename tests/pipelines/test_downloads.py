@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from cgankd.config import ConfigError, DataConfig
-from cgankd.data import cifar
+from cgankd.data.readers import cifar
 from cgankd.data.sources import load
-from pipelines.downloads import fetch, unpack
+from pipelines.stages.downloads import fetch, unpack
 from tests.data.builders import data_config
 from tests.data.test_cifar import write_py
 

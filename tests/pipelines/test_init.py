@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
 from cgankd.data.sources import load
-from cgankd.data.survey import Fit, square_copy
-from pipelines.artifacts import source_digest
-from pipelines.cli import app
-from pipelines.fitted import fitted, image_size, label_range
-from pipelines.init import init, make_plan
-from pipelines.own_data import look_at_csv, look_at_folder, measured
-from pipelines.params import flatten, load_config, preset_text, read_params, set_values
-from pipelines.project import PIN, check_pin, code_parts, project_stages, read_pin, write_pin
+from cgankd.data.readers.survey import Fit, square_copy
+from pipelines.files.artifacts import source_digest
+from pipelines.commands.app import app
+from pipelines.project.fitted import fitted, image_size, label_range
+from pipelines.project.init import init, make_plan
+from pipelines.project.own_data import look_at_csv, look_at_folder, measured
+from pipelines.files.params import flatten, load_config, preset_text, read_params, set_values
+from pipelines.files.pinned import PIN, check_pin, code_parts, project_stages, read_pin, write_pin
 from tests.conftest import ROOT
 from tests.data.builders import data_config
 from tests.tiny import run, tiny
@@ -249,7 +249,7 @@ def test_comments_of_the_preset_survive(tmp_path: Path) -> None:
 
 
 def test_stages_of_a_project_name_no_source_but_digests_of_it() -> None:
-    from pipelines.params import parse
+    from pipelines.files.params import parse
 
     repository: dict[str, Any] = parse((ROOT / "dvc.yaml").read_text(), "dvc.yaml")["stages"]
     own: dict[str, Any] = parse(project_stages(["pictures"]), "dvc.yaml")["stages"]

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.journal import Event, FanOut, JsonLines, Sink, Tracker, closing_events, is_closed, read_roots, state
+from pipelines.tracking.journal import (
+    Event,
+    FanOut,
+    JsonLines,
+    Sink,
+    Tracker,
+    closing_events,
+    is_closed,
+    read_roots,
+    state,
+)
 
 
 class Collect:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import kept_runs, student
-from pipelines.run_arm import Job, train_job
-from pipelines.search_students import one_thread, quiet_context, run_job
+from pipelines.students import kept_runs
+from pipelines.stages import student
+from pipelines.students.run_arm import Job, train_job
+from pipelines.search.students import one_thread, quiet_context, run_job
 from tests.distill.arms import job, settings, workplace
 
 NOW = 1e9

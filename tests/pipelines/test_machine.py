@@ -7,7 +7,7 @@ import torch
 
 from cgankd.fit import device
 from cgankd.fit.device import Plan
-from pipelines.machine import make_plan, plan_facts, plan_line
+from pipelines.runtime.machine import make_plan, plan_facts, plan_line
 
 
 @pytest.fixture()

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cgankd.config import ConfigError
-from pipelines import malloc
+from pipelines.runtime import malloc
 
 
 def test_a_stage_is_due_for_a_restart_once() -> None:

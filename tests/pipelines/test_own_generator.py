@@ -23,11 +23,11 @@ from cgankd.gan.own_images import ImageDraw
 from cgankd.rng import generator
 from cgankd.types import Split
 from cgankd.vicinity import HardVicinity, Kernel
-from pipelines import own_generator
-from pipelines.context import open_context
-from pipelines.doctor import look_at_generator
-from pipelines.networks import load_draw
-from pipelines.search_pool import Remembered
+from pipelines.networks import own_generator
+from pipelines.runtime.context import open_context
+from pipelines.project.doctor import look_at_generator
+from pipelines.networks.restore import load_draw
+from pipelines.search.pool import Remembered
 from tests.conftest import preset
 from tests.gan.test_own_program import torchscript
 from tests.gan.toys import class_toy

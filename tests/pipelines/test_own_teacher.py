@@ -17,16 +17,16 @@ from typer.testing import CliRunner
 from cgankd.config import ConfigError, config_from_dict
 from cgankd.data.store import read_info, read_split, write_dataset
 from cgankd.fit.predictor import make_predict
-from cgankd.nets.zoo import Predictor, make_predictor
+from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.task import make_task
-from pipelines.artifacts import file_digest, load_weights
-from pipelines.cli import app
-from pipelines.compare import net_text
-from pipelines.doctor import look_at_teacher
-from pipelines.export import export as write_export
-from pipelines.export import remarks
-from pipelines.networks import load_predictor
-from pipelines.shipping import load_package, net_words
+from pipelines.files.artifacts import file_digest, load_weights
+from pipelines.commands.app import app
+from pipelines.report.compare import net_text
+from pipelines.project.doctor import look_at_teacher
+from pipelines.ship.export import export as write_export
+from pipelines.ship.export import remarks
+from pipelines.networks.restore import load_predictor
+from pipelines.ship.saved import load_package, net_words
 from tests.pipelines.finished import finished, made_data
 from tests.tiny import tiny, write_params
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgankd.config import Config, ConfigError, config_from_dict, to_dict
-from pipelines.params import (
+from pipelines.files.params import (
     flatten,
     lay_over,
     load_config,

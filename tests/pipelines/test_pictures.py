@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pipelines import pictures
+from pipelines.pictures import stages as pictures
 
 INF = float("inf")
 

@@ -17,11 +17,11 @@ from cgankd.config import ConfigError, to_dict
 from cgankd.data.store import read_split
 from cgankd.measure.conformal import conformal_margin, images_needed
 from cgankd.types import Margin, Reading
-from pipelines import export as module
-from pipelines.cli import app
-from pipelines.export import export
-from pipelines.predict import Labelled, image_files, label_files, labels_table, open_predictor
-from pipelines.shipping import load_package
+from pipelines.ship import export as module
+from pipelines.commands.app import app
+from pipelines.ship.export import export
+from pipelines.ship.predict import Labelled, image_files, label_files, labels_table, open_predictor
+from pipelines.ship.saved import load_package
 from tests.pipelines.finished import finished
 
 INVOKE = CliRunner()

@@ -10,12 +10,12 @@ import torch
 
 from cgankd.config import Config, config_from_dict, to_dict
 from cgankd.nets.features import ResNetFeatures
-from cgankd.nets.gan_zoo import make_discriminator, make_generator
-from cgankd.nets.zoo import make_body
+from cgankd.nets.gans.zoo import make_discriminator, make_generator
+from cgankd.nets.predictors.zoo import make_body
 from cgankd.task import ClassTask
 from cgankd.types import DatasetInfo
-from pipelines.networks import build_extractor
-from pipelines.search_space import check_space
+from pipelines.networks.restore import build_extractor
+from pipelines.search.space import check_space
 from tests.conftest import ROOT, preset
 
 PRESETS = sorted(p.stem for p in (ROOT / "pipelines/presets").glob("*.yaml"))

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from pipelines import progress
-from pipelines.progress import Meter, duration_text, values_text
+from pipelines.runtime import progress
+from pipelines.runtime.progress import Meter, duration_text, values_text
 
 
 class Clock:

@@ -15,9 +15,9 @@ from cgankd.data.store import read_info, read_split
 from cgankd.fit.device import PLAIN
 from cgankd.nets.features import Extractor, ResNetFeatures
 from cgankd.task import make_task
-from pipelines.context import open_context
-from pipelines.networks import build_extractor, load_ratio
-from pipelines.params import load_config
+from pipelines.runtime.context import open_context
+from pipelines.networks.restore import build_extractor, load_ratio
+from pipelines.files.params import load_config
 from tests.bank.toys import class_task, info
 from tests.tiny import tiny, write_params
 

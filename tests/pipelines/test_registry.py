@@ -21,13 +21,13 @@ from scipy import stats
 
 from cgankd.config import ConfigError
 from cgankd.export import worst_difference
-from pipelines.made_with import changed_since
-from pipelines.params import load_config
-from pipelines.predict import ask_server, open_predictor
-from pipelines.registry import serve_command
-from pipelines.ship import Shipped, ship
-from pipelines.shipping import load_package, parity_images
-from pipelines.tracking import environment, store_uri
+from pipelines.files.made_with import changed_since
+from pipelines.files.params import load_config
+from pipelines.ship.predict import ask_server, open_predictor
+from pipelines.ship.registry import serve_command
+from pipelines.ship.ship import Shipped, ship
+from pipelines.ship.saved import load_package, parity_images
+from pipelines.tracking.mlflow_sink import environment, store_uri
 from tests.pipelines.finished import COUNTS, POOL, SELECTED, finished
 
 NAME = "digits-student"
@@ -139,8 +139,8 @@ def test_a_registry_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch
 
 
 def test_a_student_of_real_images_needs_no_pool(tmp_path: Path) -> None:
-    from pipelines.card import lineage, model_card
-    from pipelines.params import load_config
+    from pipelines.ship.card import lineage, model_card
+    from pipelines.files.params import load_config
 
     folder = finished(tmp_path, arm="real", scalar=True)
     (folder / "artifacts/pool.h5").unlink()

@@ -19,15 +19,15 @@ from cgankd.data.dataset import make_dataset
 from cgankd.data.store import BankWriter, write_bank, write_dataset
 from cgankd.rng import generator
 from cgankd.types import Split
-from pipelines import report
-from pipelines.artifacts import file_digest
-from pipelines.charts import histogram, mark_lines, ticks
-from pipelines.cli import app
-from pipelines.context import open_context
-from pipelines.params import load_config, set_value
-from pipelines.report_advice import advise
-from pipelines.report_facts import gather
-from pipelines.report_fakes import fates, nearest, quality, read_fakes
+from pipelines.report import html as report
+from pipelines.files.artifacts import file_digest
+from pipelines.report.charts import histogram, mark_lines, ticks
+from pipelines.commands.app import app
+from pipelines.runtime.context import open_context
+from pipelines.files.params import load_config, set_value
+from pipelines.report.advice import advise
+from pipelines.report.facts import gather
+from pipelines.report.fakes import fates, nearest, quality, read_fakes
 from tests.pipelines.pages import Page, attributes, check_page
 from tests.pipelines.test_compare import git, result, save
 

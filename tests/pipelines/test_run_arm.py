@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from cgankd.config import ArmConfig
-from pipelines.run_arm import train_job
+from pipelines.students.run_arm import train_job
 from tests.distill.arms import job, settings, workplace
 
 

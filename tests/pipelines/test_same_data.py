@@ -7,9 +7,9 @@ import pytest
 
 from cgankd.config import ConfigError
 from cgankd.data.store import write_dataset
-from pipelines.artifacts import STAGES
-from pipelines.params import load_config
-from pipelines.same_data import info_of
+from pipelines.files.artifacts import STAGES
+from pipelines.files.params import load_config
+from pipelines.stages.same_data import info_of
 from tests.conftest import ROOT
 from tests.pipelines.finished import made_data
 

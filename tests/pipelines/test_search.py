@@ -30,15 +30,22 @@ from cgankd.config import Config, ConfigError, config_from_dict
 from cgankd.data.store import read_pool_images, read_pool_scores
 from cgankd.measure.predictive import Gain
 from cgankd.measure.verdict import describe
-from cgankd.nets.zoo import make_predictor
-from pipelines import search, search_best, search_curves, search_pool, search_stages, search_study
-from pipelines.context import open_context
-from pipelines.journal import Event, Tracker, read_roots
-from pipelines.params import load_config, read_params, set_values
-from pipelines.search_space import check_space, first_difference, identity, in_range, with_values
-from pipelines.search_students import quiet_context
-from pipelines.student import bank_digests
-from pipelines.tracking_names import VIEWS
+from cgankd.nets.predictors.zoo import make_predictor
+from pipelines.search import (
+    run as search,
+    best as search_best,
+    curves as search_curves,
+    pool as search_pool,
+    stages as search_stages,
+    study as search_study,
+)
+from pipelines.runtime.context import open_context
+from pipelines.tracking.journal import Event, Tracker, read_roots
+from pipelines.files.params import load_config, read_params, set_values
+from pipelines.search.space import check_space, first_difference, identity, in_range, with_values
+from pipelines.search.students import quiet_context
+from pipelines.stages.student import bank_digests
+from pipelines.tracking.names import VIEWS
 from tests.conftest import ROOT
 from tests.tiny import tiny, write_params
 

@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cgankd.config import Config, ConfigError, config_from_dict
-from pipelines import pictures_search, search_study
-from pipelines.cli import app
-from pipelines.params import load_config
-from pipelines.search_space import check_space, first_difference, identity, overruled, with_searched_arm
+from pipelines.pictures import search as pictures_search
+from pipelines.search import study as search_study
+from pipelines.commands.app import app
+from pipelines.files.params import load_config
+from pipelines.search.space import check_space, first_difference, identity, overruled, with_searched_arm
 
 INVOKE = CliRunner()
 
@@ -41,9 +42,9 @@ def test_a_study_that_is_not_begun_leaves_no_file(
     workdir: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CGANKD_SEARCH_STORAGE", raising=False)
-    monkeypatch.setattr("pipelines.search.base_files", lambda *_: {"dataset": workdir})
-    monkeypatch.setattr("pipelines.search.read_info", lambda _: None)
-    monkeypatch.setattr("pipelines.search.make_task", lambda *_: type("T", (), {"headline": None}))
+    monkeypatch.setattr("pipelines.search.run.base_files", lambda *_: {"dataset": workdir})
+    monkeypatch.setattr("pipelines.search.run.read_info", lambda _: None)
+    monkeypatch.setattr("pipelines.search.run.make_task", lambda *_: type("T", (), {"headline": None}))
     done = INVOKE.invoke(app, ["search", *words])
     assert done.exit_code == 2, done.output
     assert "there is no study yet (search.db is missing); run `cgankd search` first" in done.stderr

@@ -16,16 +16,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgankd.data import image_files, own_fakes, store, store_files, store_sets, tiny_imagenet
+from cgankd.data.readers import image_files, own_fakes, hdf5_sets as store_sets, tiny_imagenet
+from cgankd.data.store import whole as store, files as store_files
 from cgankd.data.dataset import Dataset
-from cgankd.data.own_fakes import load_own_fakes
-from cgankd.data.room import in_memory
+from cgankd.data.readers.own_fakes import load_own_fakes
+from cgankd.data.store.room import in_memory
 from cgankd.data.sources import load
 from cgankd.data.store import write_dataset
-from cgankd.data.store_stream import MemoryBudget
-from cgankd.data.tiny_imagenet import Size
+from cgankd.data.store.stream import MemoryBudget
+from cgankd.data.readers.tiny_imagenet import Size
 from cgankd.types import Split
-from pipelines import scratch
+from pipelines.runtime import scratch
 from tests.data.builders import data_config, save_picture
 from tests.gan.toys import CLASSES, SCALARS
 

@@ -15,10 +15,11 @@ from rich.console import Console
 from cgankd.data.store import read_info
 from cgankd.gan.own_images import ImageDraw
 from cgankd.task import make_task
-from pipelines import artifacts, scratch
-from pipelines.context import open_context
-from pipelines.networks import load_draw
-from pipelines.params import load_config
+from pipelines.files import artifacts
+from pipelines.runtime import scratch
+from pipelines.runtime.context import open_context
+from pipelines.networks.restore import load_draw
+from pipelines.files.params import load_config
 from tests.data.builders import save_picture
 from tests.tiny import tiny, write_params
 

@@ -19,17 +19,19 @@ from torch import Tensor
 from cgankd.bank import build, scores
 from cgankd.config import ArmConfig
 from cgankd.data.store import read_info, read_pool_images, read_pool_scores, read_split
-from cgankd.data.store_stream import StreamedImages
+from cgankd.data.store.stream import StreamedImages
 from cgankd.fit.predictor import make_predict
 from cgankd.task import make_task
-from pipelines import audit, machine, teacher_outputs
-from pipelines.context import open_context
-from pipelines.networks import load_predictor
-from pipelines.params import load_config
-from pipelines.run_arm import Job, bank_rows, train_job
-from pipelines.scratch import roomy
-from pipelines.search_students import one_thread, quiet_context
-from pipelines.student import Runner
+from pipelines.audit import run as audit
+from pipelines.runtime import machine
+from pipelines.students import teacher_outputs
+from pipelines.runtime.context import open_context
+from pipelines.networks.restore import load_predictor
+from pipelines.files.params import load_config
+from pipelines.students.run_arm import Job, bank_rows, train_job
+from pipelines.runtime.scratch import roomy
+from pipelines.search.students import one_thread, quiet_context
+from pipelines.stages.student import Runner
 from tests.tiny import tiny, write_params
 
 QUIET = Console(quiet=True)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from cgankd.fit.device import PLAIN
-from pipelines import machine, student
+from pipelines.runtime import machine
+from pipelines.stages import student
 from tests.pipelines.slow_job import SlowJob, wait_for_release
 
 WORKERS = 2

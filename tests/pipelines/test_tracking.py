@@ -13,11 +13,11 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipelines import tracking
-from pipelines.context import open_context
-from pipelines.journal import JsonLines, Tracker, is_closed, read_roots
-from pipelines.tracking import SyncReport, home, last_run, log_folder, open_tracker, store_uri, sync
-from pipelines.tracking_names import VIEWS, evaluate_names, result_name, view_links
+from pipelines.tracking import mlflow_sink as tracking
+from pipelines.runtime.context import open_context
+from pipelines.tracking.journal import JsonLines, Tracker, is_closed, read_roots
+from pipelines.tracking.mlflow_sink import SyncReport, home, last_run, log_folder, open_tracker, store_uri, sync
+from pipelines.tracking.names import VIEWS, evaluate_names, result_name, view_links
 
 
 def open_run(folder: Path, said: list[str] | None = None, stage: str = "cgan") -> Tracker:

@@ -1,0 +1,137 @@
+"""Settings of the making of a bank: M1's features and ratio, then subsampling, filter and replacement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cgankd.config.data import check_augment
+from cgankd.config.settings import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioConfig:
+    extractor: Literal["compact", "resnet34"] = "compact"
+    """The feature extractor: compact = the project's own, which is also the sparse auto-encoder of scalar labels; resnet34 =
+    the published one of class labels."""
+    feature_width: int | None
+    """Units of the feature map the ratio sees; null = C*H*W as in the paper."""
+    feature_channels: int
+    """Channels of the first stage of the feature extractor (64 for resnet34)."""
+    feature_steps: int
+    feature_batch_size: int
+    feature_learning_rate: float
+    feature_augment: str
+    """Augmentation while the extractor is trained."""
+    reconstruct_weight: float
+    """Weight of the pixel MSE: 1 makes the extractor the sparse auto-encoder used for scalars, 0 a plain classifier."""
+    l1_weight: float
+    """Weight of mean |features| (1e-3 in the paper's auto-encoder; 0 for the classifier)."""
+    label_weight: float
+    """Weight of the label loss in the extractor's loss."""
+    hidden: tuple[int, ...]
+    """Hidden widths of the ratio MLP (2048, 1024, 512, 256, 128 in the paper)."""
+    dropout: float
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+    ratio_penalty: float
+    """lambda, weight of (mean ratio on fakes - 1)^2."""
+    penalty_per_label: bool
+    """Take the penalty's mean within each filter group instead of over the batch."""
+    vicinity_drop: float | None
+    """zeta in raw units, scalar labels only; null = 6 * largest label gap (and null for classes)."""
+    max_redraws: int
+    """Rounds in which fakes whose predicted label leaves the vicinity are redrawn."""
+    pool_size: int
+    """Fakes in the pool that batches are taken from (features computed once)."""
+    pool_refresh_steps: int
+    """Steps after which the pool is drawn anew; 0 = never."""
+    eval_every_steps: int
+    """How often the loss on validation reals and fresh fakes is taken; the best network is kept."""
+    precision: Literal["auto", "fp32", "bf16"]
+
+    def __post_init__(self) -> None:
+        for name in ("feature_channels", "feature_steps", "num_steps", "eval_every_steps", "pool_size", "max_redraws"):
+            require(getattr(self, name) >= 1, f"ratio.{name}", "at least 1", getattr(self, name))
+        require(
+            len(self.hidden) >= 1 and all(h >= 8 and h % 8 == 0 for h in self.hidden),
+            "ratio.hidden",
+            "multiples of 8, from 8",
+            self.hidden,
+        )
+        if self.extractor == "resnet34":
+            weight, channels = self.reconstruct_weight, self.feature_channels
+            rule = "0 for ratio.extractor resnet34, which has no decoder; the auto-encoder is ratio.extractor compact"
+            require(weight == 0, "ratio.reconstruct_weight", rule, weight)
+            require(channels == 64, "ratio.feature_channels", "64 for ratio.extractor resnet34", channels)
+        for name in ("feature_batch_size", "batch_size"):
+            require(getattr(self, name) >= 2, f"ratio.{name}", "at least 2", getattr(self, name))
+        for name in ("feature_learning_rate", "learning_rate"):
+            require(getattr(self, name) > 0, f"ratio.{name}", "positive", getattr(self, name))
+        width, drop = self.feature_width, self.vicinity_drop
+        require(width is None or width >= 1, "ratio.feature_width", "null or at least 1", width)
+        require(drop is None or drop > 0, "ratio.vicinity_drop", "null or positive", drop)
+        require(0 <= self.dropout < 1, "ratio.dropout", "in [0, 1)", self.dropout)
+        weights = ("reconstruct_weight", "l1_weight", "label_weight", "weight_decay", "ratio_penalty")
+        for name in (*weights, "pool_refresh_steps"):
+            require(getattr(self, name) >= 0, f"ratio.{name}", "zero or more", getattr(self, name))
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"ratio.{name}", "in [0, 1)", getattr(self, name))
+        require(self.pool_size >= self.batch_size, "ratio.pool_size", "at least ratio.batch_size", self.pool_size)
+        check_augment(self.feature_augment, "ratio.feature_augment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankConfig:
+    num_fakes: int
+    """M^g, processed fakes in the bank, shared evenly among the conditions."""
+    subsample: bool
+    """M1: rejection by the density ratio."""
+    filter: bool
+    """M2: drop the fakes with the largest teacher error."""
+    replace: bool
+    """M2: label := the teacher's prediction."""
+    rho: float
+    """Share of the fakes with the smallest teacher error that stays."""
+    filter_scope: Literal["label", "global"]
+    """Where the rho-quantile is taken: in each class or label bin, or once over all."""
+    label_bin: float | None
+    """Scalar labels only: width of a label bin in raw units; null for classes."""
+    num_conditions: int | None
+    """Scalar labels only: evenly spaced labels asked of the generator; null for classes."""
+    bound_quantile: float
+    """The rejection bound M is this quantile of the burn-in ratios (1 = their maximum)."""
+    burn_in: int
+    """Draws in each class or label bin that estimate the bound and the cutoff."""
+    max_draws_factor: float
+    """Cap on draws: this many times num_fakes for each selection."""
+    batch_size: int
+    """Fakes generated and scored at a time in the burn-in."""
+    refuse_worthless: bool
+    """Stop with an error when a health check says the bank is worthless."""
+    block_size: int = 100
+    """Fakes generated and scored at a time after it; whatever num_fakes is, the draws of a label begin with the same."""
+    refill: bool = True
+    """Draw on until num_fakes are kept; false = draw num_fakes once and keep what passes (published for scalars)."""
+    bound: Literal["frozen", "running"] = "frozen"
+    """frozen = M stays as the burn-in left it; running = each larger ratio raises it (published; quantile 1)."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.rho <= 1, "bank.rho", "in (0, 1]", self.rho)
+        require(0.9 < self.bound_quantile <= 1, "bank.bound_quantile", "in (0.9, 1]", self.bound_quantile)
+        fits = self.bound == "frozen" or self.bound_quantile == 1
+        require(fits, "bank.bound_quantile", "1 where bank.bound is running", self.bound_quantile)
+        for name in ("num_fakes", "burn_in", "batch_size", "block_size"):
+            require(getattr(self, name) >= 1, f"bank.{name}", "at least 1", getattr(self, name))
+        conditions = self.num_conditions
+        require(conditions is None or conditions >= 1, "bank.num_conditions", "null or at least 1", conditions)
+        require(self.max_draws_factor >= 1, "bank.max_draws_factor", "at least 1", self.max_draws_factor)
+        require(self.label_bin is None or self.label_bin > 0, "bank.label_bin", "null or positive", self.label_bin)
+
+
+BANK_UNSAID: dict[str, Any] = {"refill": True, "bound": "frozen"}
+"""Settings of `bank` that came later: its files leave them out at these values, and so are the same as before."""

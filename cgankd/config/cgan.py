@@ -1,0 +1,149 @@
+"""Settings of the conditional GAN: its networks, its training, the label input of scalars, and a generator of the user's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cgankd.config.settings import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class VicinityConfig:
+    """CcGAN's vicinity for scalar labels (arXiv 2011.07466); all radii in raw label units."""
+
+    kind: Literal["soft", "hard"]
+    """soft = SVDL weights exp(-nu (y_i - y)^2); hard = HVDL interval +-kappa."""
+    label_sigma: float | None
+    """Sd of the noise on target labels; null = 1.06 sd(y) N^(-1/5)."""
+    kappa: float | None
+    """Hard radius; null = kappa_multiplier * gap quantile."""
+    kappa_multiplier: float
+    """m_k of the kernel rule."""
+    gap_quantile: float
+    """Quantile of the gaps between neighbouring distinct labels used by the rule; 1 = the largest gap."""
+    weight_floor: float
+    """Soft weights under this are cut (1e-3 in the paper)."""
+    draw: Literal["proportional", "uniform"]
+    """Partners of a soft vicinity drawn in proportion to their weights, or uniformly and weighted (as published)."""
+
+    def __post_init__(self) -> None:
+        for name in ("label_sigma", "kappa"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"cgan.vicinity.{name}", "null or positive", value)
+        require(self.kappa_multiplier > 0, "cgan.vicinity.kappa_multiplier", "positive", self.kappa_multiplier)
+        require(0 < self.gap_quantile <= 1, "cgan.vicinity.gap_quantile", "in (0, 1]", self.gap_quantile)
+        require(0 < self.weight_floor < 1, "cgan.vicinity.weight_floor", "between 0 and 1", self.weight_floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelInputConfig:
+    """The improved label input of CcGAN: net 1 x -> h -> y, net 2 y -> h."""
+
+    width: int
+    """Channels of the first stage of net 1."""
+    image_steps: int
+    """Steps of net 1 on images."""
+    label_steps: int
+    """Steps of net 2 on labels."""
+    batch_size: int
+    learning_rate: float
+    noise: float
+    """Sd of the noise on normalised labels while net 2 is trained (0.2 in the paper)."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "image_steps", "label_steps", "batch_size"):
+            require(getattr(self, name) >= 1, f"cgan.label_input.{name}", "at least 1", getattr(self, name))
+        require(self.learning_rate > 0, "cgan.label_input.learning_rate", "positive", self.learning_rate)
+        require(self.noise >= 0, "cgan.label_input.noise", "zero or more", self.noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CganConfig:
+    width: int
+    """Channels of generator and discriminator at full resolution (ch)."""
+    z_dim: int
+    """Length of the latent z."""
+    embed_dim: int
+    """Length of the label embedding h."""
+    num_steps: int
+    """Generator steps."""
+    d_steps: int
+    """Discriminator steps a generator step."""
+    batch_size: int
+    lr_g: float
+    lr_d: float
+    beta1: float
+    beta2: float
+    ema: float
+    """Decay of the generator's moving average."""
+    ema_start: int
+    """Generator step at which the average starts."""
+    diffaugment: str
+    """Comma-separated out of color, translation, cutout; empty = off."""
+    cutout_share: float
+    """Side of DiffAugment's cutout as a share of the image."""
+    diversity_weight: float
+    """Weight of the diversity floor w * relu(tau - d) / tau in the generator loss; 0 = off."""
+    precision: Literal["auto", "fp32", "bf16"]
+    vicinity: VicinityConfig | None
+    """Scalar labels only; null for classes."""
+    label_input: LabelInputConfig | None
+    """Scalar labels only; null for classes."""
+    arch: Literal["compact", "sngan", "sagan", "biggan"] = "compact"
+    """Generator and discriminator: small nets for CPUs, or those of arXiv 1802.05957, 1805.08318 and 1809.11096."""
+    init: Literal["ortho", "n02"] = "ortho"
+    """First weights of both nets: orthogonal, or N(0, 0.02^2)."""
+    attention: int | None = None
+    """Resolution in pixels of the self-attention; null = half the image, at most 32, for sagan, and none for biggan."""
+    shared_embed: bool = True
+    """biggan: h and a part of z drive each norm (hierarchical latent); false = h alone does, and z enters at 4x4 only."""
+    spectral_g: bool = True
+    """Spectral norm in the generator too (the discriminator always has it)."""
+    accumulate: int = 1
+    """Micro-batches that a batch is cut into, each with its own backward pass: less memory, the same step."""
+    augment: str = "none"
+    """Augmentation of the real images alone, names of AUGMENTS joined by "+": unlike DiffAugment's it is to show in the fakes,
+    so only what leaves the label true."""
+    file: str | None = None
+    """A generator of the user's own, so that no GAN is trained: a TorchScript file (.pt), a torch.export program (.pt2),
+    a folder of labelled images, or an HDF5 file with `images` and `labels`; null = train one."""
+    file_radius: float | None = None
+    """Scalar labels: images of cgan.file serve labels at most this far from their own (raw units); null = the kernel's kappa."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "z_dim", "embed_dim", "num_steps", "d_steps", "accumulate"):
+            require(getattr(self, name) >= 1, f"cgan.{name}", "at least 1", getattr(self, name))
+        require(self.batch_size >= 4 and self.batch_size % 2 == 0, "cgan.batch_size", "even, from 4", self.batch_size)
+        for name in ("lr_g", "lr_d"):
+            require(getattr(self, name) > 0, f"cgan.{name}", "positive", getattr(self, name))
+        for name in ("beta1", "beta2", "ema"):
+            require(0 <= getattr(self, name) < 1, f"cgan.{name}", "in [0, 1)", getattr(self, name))
+        for name in ("ema_start", "diversity_weight"):
+            require(getattr(self, name) >= 0, f"cgan.{name}", "zero or more", getattr(self, name))
+        require(0 <= self.cutout_share <= 1, "cgan.cutout_share", "in [0, 1]", self.cutout_share)
+        require(
+            self.batch_size % (2 * self.accumulate) == 0,
+            "cgan.accumulate",
+            f"so small that cgan.batch_size ({self.batch_size}) makes that many micro-batches of an even size",
+            self.accumulate,
+        )
+        self._check_nets()
+        radius = self.file_radius
+        require(radius is None or radius > 0, "cgan.file_radius", "null or positive", radius)
+        require(self.file is None or bool(self.file.strip()), "cgan.file", "null or a path", self.file)
+        known = {"color", "translation", "cutout"}
+        parts = [p for p in self.diffaugment.split(",") if p]
+        require(set(parts) <= known, "cgan.diffaugment", f"made of {sorted(known)}", self.diffaugment)
+
+    def _check_nets(self) -> None:
+        size = self.attention
+        attends = self.arch in ("sagan", "biggan")
+        require(
+            size is None or attends, "cgan.attention", f"null with cgan.arch {self.arch} (sagan, biggan have it)", size
+        )
+        power = size is None or (size >= 8 and size & (size - 1) == 0)
+        require(power, "cgan.attention", "null or a power of two from 8", size)
+        # The latent is cut into at most seven parts, for the start and for each of the blocks of 256-pixel images.
+        split = self.arch == "biggan" and self.shared_embed
+        require(not split or self.z_dim >= 7, "cgan.z_dim", "at least 7 with cgan.arch biggan", self.z_dim)

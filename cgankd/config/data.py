@@ -1,0 +1,103 @@
+"""The `data` section: where the images come from and how they are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cgankd.config.settings import ConfigError, check_name, nearest, require
+
+SOURCES = (
+    "digits", "chairs", "image-folder", "csv", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "rc49", "utkface",
+    "steering-angle", "hdf5",
+)  # fmt: skip
+"""The readers of cgankd.data.sources by name; a test compares the two."""
+DOWNLOADS = ("cifar10", "cifar100")
+"""Sources that `data.download` can fetch."""
+MADE_HERE = ("digits", "chairs")
+"""Sources that read no files; their data.root is the code that makes them, for DVC to watch."""
+
+AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    task: Literal["class", "scalar"]
+    """Kind of label."""
+    source: str
+    """Which reader: digits, chairs, image-folder, csv, cifar10, cifar100, tiny-imagenet, imagenet100, rc49, utkface,
+    steering-angle, hdf5; docs/data.md has the layout of each."""
+    root: str
+    """Folder or file the images come from; for the embedded sets (digits, chairs) the code that makes them."""
+    image_size: int
+    """Height and width in pixels (a power of two from 16)."""
+    channels: int
+    """1 grey, 3 colour."""
+    train_per_label: int | None
+    """Training images for each class or distinct label; null = all that remain after validation and test."""
+    num_train: int | None
+    """Cap on training images in all, a seeded subset; null = no cap."""
+    val_per_label: int | None
+    """Validation images for each class; null = use num_val."""
+    num_val: int | None
+    """Validation images in all; null = use val_per_label."""
+    test_share: float | None
+    """Share of the images set aside for test; null where the source has a test part of its own (digits, chairs, test/)."""
+    num_test: int | None
+    """Cap on test images, a seeded subset; null = no cap."""
+    label_min: float | None
+    """Scalar labels: lower end of the range in raw units; null = smallest training label (utkface: 1 year,
+    steering-angle: -80 degrees; images outside the range are left out there)."""
+    label_max: float | None
+    """Scalar labels: upper end of the range in raw units; null = largest training label (utkface: 60 years,
+    steering-angle: 80 degrees)."""
+    label_period: float | None = None
+    """Scalar labels on a circle, such as angles: its length in raw units; null = a line."""
+    download: bool = False
+    """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
+    memory_budget_gb: float | None = None
+    """Memory in GB for images at rest, all processes of a stage together; what does not fit is read from its file when
+    needed. null = a quarter of this machine's memory. Changes no number."""
+
+    def __post_init__(self) -> None:
+        check_name(self.source, SOURCES, "data.source")
+        size = self.image_size
+        require(16 <= size <= 256 and size & (size - 1) == 0, "data.image_size", "a power of two from 16 to 256", size)
+        require(bool(self.root.strip()), "data.root", "the path of a folder or file", self.root)
+        require(self.channels in (1, 3), "data.channels", "1 or 3", self.channels)
+        for name in ("train_per_label", "num_train", "val_per_label", "num_val", "num_test"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
+        require(
+            (self.val_per_label is None) != (self.num_val is None),
+            "data.val_per_label",
+            "set when data.num_val is null, and null otherwise",
+            self.val_per_label,
+        )
+        budget = self.memory_budget_gb
+        require(budget is None or budget >= 0, "data.memory_budget_gb", "null or zero or more", budget)
+        share = self.test_share
+        require(share is None or 0 < share < 1, "data.test_share", "null or between 0 and 1", share)
+        if self.label_min is not None and self.label_max is not None:
+            require(self.label_min < self.label_max, "data.label_min", "less than data.label_max", self.label_min)
+        require(
+            not self.download or self.source in DOWNLOADS,
+            "data.download",
+            f"false for data.source {self.source} (only {' and '.join(DOWNLOADS)} can be fetched)",
+            self.download,
+        )
+        period = self.label_period
+        require(period is None or period > 0, "data.label_period", "null or positive", period)
+        if self.task == "class":
+            for name in ("label_min", "label_max", "label_period"):
+                value = getattr(self, name)
+                require(value is None, f"data.{name}", "null for class labels (data.task is class)", value)
+
+
+def check_augment(text: str, name: str) -> None:
+    """Raise ConfigError unless the text is known augmentation names joined by "+"."""
+    for part in text.split("+"):
+        if part not in AUGMENTS:
+            raise ConfigError(
+                f"{name} must be made of {', '.join(AUGMENTS)} joined by '+', but has {part!r}{nearest(part, AUGMENTS)}"
+            )

@@ -1,0 +1,111 @@
+"""Settings of a student arm and of its KD losses; what a method's options may be is its own matter (cgankd.distill)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cgankd.config.settings import ConfigError, require
+
+KD = "kd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """One student arm: a set of switches; everything is off by default."""
+
+    bank: bool = False
+    """Mix the bank's fakes into the batches."""
+    subsample: bool = False
+    filter: bool = False
+    replace: bool = False
+    strong: bool = False
+    """Strong instead of plain augmentation."""
+    kd: bool = False
+    """Add a KD loss: that of student.distiller unless `distiller` names another."""
+    distiller: str | None = None
+    """KD loss of this arm in place of the section's (`cgankd distillers`); null = the section's."""
+    distiller_options: dict[str, Any] = field(default_factory=dict)
+    """Options of `distiller`; where that is null, laid over student.distiller_options."""
+
+    @property
+    def own_loss(self) -> bool:
+        """True where the arm's KD loss or an option of it is not the section's."""
+        return self.distiller is not None or bool(self.distiller_options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillerConfig:
+    name: str
+    """Name of a KD loss (`cgankd distillers`)."""
+    weight: float = 1.0
+    """What its terms are multiplied by."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Its options (`cgankd distillers describe NAME`)."""
+
+    def __post_init__(self) -> None:
+        require(self.weight > 0, "student.distillers.weight", "positive", self.weight)
+
+
+def check_list(distillers: tuple[DistillerConfig, ...], options: Mapping[str, Any], task_weight: float | None) -> None:
+    """Raise ConfigError where options stand beside a list, or the task's weight is negative."""
+    if distillers and options:
+        raise ConfigError(
+            "student.distiller_options must be empty where student.distillers is given; write them as options of its"
+            " entries"
+        )
+    require(task_weight is None or task_weight >= 0, "student.task_weight", "null, zero or more", task_weight)
+
+
+def distiller_label(settings: Mapping[str, Any]) -> str:
+    """The KD loss of a student section in words: its name, or the names of a list joined by "+"."""
+    names = [str(entry["name"]) for entry in settings.get("distillers") or ()]
+    return "+".join(names) or str(settings["distiller"])
+
+
+def arm_label(settings: Mapping[str, Any], switches: Mapping[str, Any]) -> str | None:
+    """The KD loss of one arm in words, with the options of its own in brackets; None where it has no KD loss."""
+    if not switches["kd"]:
+        return None
+    name = str(switches.get("distiller") or distiller_label(settings))
+    own = (switches.get("distiller_options") or {}).items()
+    options = ", ".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in own)
+    return f"{name} ({options})" if options else name
+
+
+def check_own_loss(name: str, arm: ArmConfig, *, listed: bool) -> None:
+    """Raise ConfigError where an arm's own KD loss has no effect, or its options have no one loss to belong to."""
+    where = f"student.arms.{name}"
+    if not arm.kd:
+        require(arm.distiller is None, f"{where}.distiller", "null where kd is false", arm.distiller)
+        require(
+            not arm.distiller_options, f"{where}.distiller_options", "empty where kd is false", arm.distiller_options
+        )
+    if listed and arm.distiller is None and arm.distiller_options:
+        raise ConfigError(
+            f"{where}.distiller_options need {where}.distiller, as student.distillers is a list of several KD losses"
+        )
+
+
+def check_arms(arms: Mapping[str, ArmConfig]) -> None:
+    """Raise ConfigError unless there is the control `real` and every arm's name and switches make sense."""
+    require("real" in arms, "student.arms", "given an arm called real, the control", sorted(arms))
+    require(
+        arms["real"] == ArmConfig(),
+        "student.arms.real",
+        "free of switches, it is the control",
+        arms["real"],
+    )
+    for name, arm in arms.items():
+        require(
+            name.replace("_", "").isalnum(),
+            f"student.arms.{name}",
+            "named in letters, digits and underscores",
+            name,
+        )
+        if name.endswith("_kd"):
+            require(arm.kd, f"student.arms.{name}.kd", "true, as names in _kd are those of arms with a KD loss", arm.kd)
+        if not arm.bank:
+            for switch in ("subsample", "filter", "replace"):
+                require(not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True)

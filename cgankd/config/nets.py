@@ -1,0 +1,96 @@
+"""Names of predictors, which of them have a width, and the settings of a teacher of the user's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cgankd.config.settings import ConfigError, check_name, nearest, require
+
+SCALED_NETS = ("convnet", "plain-vgg")
+"""Nets with as many channels as `width` says."""
+FIXED_NETS = (
+    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
+    *("resnet18", "resnet34", "resnet50", "wrn16-1", "wrn16-2", "wrn40-1", "wrn40-2"),
+    *("vgg8", "vgg11", "vgg13", "vgg16", "vgg19", "mobilenetv2", "shufflenetv1", "shufflenetv2"),
+    *("densenet121", "densenet161", "efficientnet-b0"),
+)
+"""Nets whose channels are those of their papers."""
+NETS = (*SCALED_NETS, *FIXED_NETS)
+"""Predictors of cgankd.nets.predictors.zoo; named here so that a typo ends before anything is trained."""
+LIBRARIES = ("torchvision", "timm")
+"""Packages whose nets go by `torchvision:NAME` and `timm:NAME`; their names are looked up when the net is built."""
+
+
+def from_library(net: str) -> bool:
+    """Whether a name is that of a net of torchvision or timm."""
+    return net.partition(":")[0] in LIBRARIES and ":" in net
+
+
+def check_net(net: str, width: int | None, section: str) -> None:
+    """Raise ConfigError unless the net is known and the width goes with it."""
+    if ":" in net:
+        library, _, name = net.partition(":")
+        if library not in LIBRARIES or not name:
+            raise ConfigError(
+                f"{section}.net must be a name of cgankd, torchvision:NAME or timm:NAME, but is {net!r}"
+                f"{nearest(library, LIBRARIES)}"
+            )
+    else:
+        check_name(net, NETS, f"{section}.net")
+    if net in SCALED_NETS:
+        require(width is not None and width >= 1, f"{section}.width", f"at least 1 for {net}", width)
+    else:
+        require(width is None, f"{section}.width", f"null for {net}, whose channels are fixed", width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTeacherConfig:
+    """A teacher that comes from a file or from a library's weights; the defaults train one from nothing."""
+
+    file: str | None = None
+    """A teacher of your own, which is then not trained: a state dict of teacher.net (.safetensors, .pt), a TorchScript
+    file or a torch.export program (.pt2), told apart by what is in them; null = train teacher.net."""
+    file_digest: str | None = None
+    """SHA-256 of that file, its first 8 digits or more: the stage refuses another file, and a new digest makes DVC run it
+    again; null = any file."""
+    output_unit: Literal["normalised", "raw"] = "normalised"
+    """Scalar labels: whether teacher.file says the label in [0, 1] of the label range, or in raw units."""
+    mean: tuple[float, ...] | None = None
+    """Pixel mean a channel, in [0, 1], that the teacher's input is normalised by; null = that of the training images, and
+    for a program no normalisation, so that it gets pixels in [0, 1]."""
+    std: tuple[float, ...] | None = None
+    """Pixel sd a channel that goes with teacher.mean."""
+    pretrained: bool = False
+    """torchvision and timm nets: start from the library's weights, which are downloaded."""
+
+    def check_own(self, net: str) -> None:
+        """Range checks; called by the sub-class, which knows the net. Raises ConfigError."""
+        digest = self.file_digest
+        if self.file is None:
+            require(digest is None, "teacher.file_digest", "null where teacher.file is null", digest)
+            require(
+                self.output_unit == "normalised", "teacher.output_unit", "normalised where teacher.file is null", "raw"
+            )
+        else:
+            require(self.file != "", "teacher.file", "null or the path of a file", self.file)
+            require(not self.pretrained, "teacher.pretrained", "false where teacher.file is set", True)
+        if digest is not None:
+            hexadecimal = 8 <= len(digest) <= 64 and not set(digest) - set("0123456789abcdef")
+            require(hexadecimal, "teacher.file_digest", "null or 8 to 64 digits of a SHA-256, in lower case", digest)
+        require(
+            not self.pretrained or from_library(net),
+            "teacher.pretrained",
+            "false unless teacher.net is torchvision:NAME or timm:NAME",
+            True,
+        )
+        require(
+            (self.mean is None) == (self.std is None),
+            "teacher.std",
+            "set where teacher.mean is set, and null otherwise",
+            self.std,
+        )
+        if self.mean is not None and self.std is not None:
+            require(len(self.mean) in (1, 3), "teacher.mean", "1 or 3 numbers", list(self.mean))
+            require(len(self.mean) == len(self.std), "teacher.std", "as long as teacher.mean", list(self.std))
+            require(all(value > 0 for value in self.std), "teacher.std", "positive", list(self.std))

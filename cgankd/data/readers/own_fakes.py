@@ -1,0 +1,105 @@
+"""Labelled images that some generator outside made: a folder with a list, a folder a class, or an HDF5 file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cgankd.config import ConfigError
+from cgankd.data.readers.csv_list import label_number, read_list
+from cgankd.data.readers.image_files import SUFFIXES, read_images
+from cgankd.data.store.room import Room, in_memory
+from cgankd.data.store.files import WRITE_AGAIN, all_rows, column, opening, same_length, slabs
+from cgankd.types import DatasetInfo, LogFn, Split, silent
+
+LIST = "labels.csv"
+Order = Callable[[int], Tensor]
+"""From how many images there are, N, to the order [N] in which they are wanted."""
+
+
+def load_own_fakes(
+    path: Path, info: DatasetInfo, *, log: LogFn = silent, room: Room = in_memory, order: Order = torch.arange
+) -> Split:
+    """Every image of the set with its label, int64 classes in the order of `info.class_names` or float32 scalars.
+
+    A folder holds `labels.csv` with lines `path,label`, or one sub-folder for each class; an HDF5 file holds `images`
+    uint8 [N, C, H, W] and `labels` [N]. Images are read in chunks, in the order of the set, into what `room` gives; row k
+    of the result is image `order`[k] of the set. Raises ConfigError (a ValueError) naming the file or label at fault.
+    """
+    if not path.is_dir():
+        try:
+            images, labels = _rows_of(path, info, room, order)
+        except ConfigError:
+            raise
+        except ValueError as problem:  # What the checks of the file say; they do not know which setting names it.
+            raise ConfigError(f"cgan.file {problem}") from None
+        return Split(images, _numbers(labels, info, path))
+    paths, labels = _listed(path, info) if (path / LIST).exists() else _sorted_by_class(path, info)
+    if not paths:
+        raise ConfigError(f"cgan.file {str(path)!r} has no images; add a sub-folder for each class, or {LIST}")
+    order_N = order(len(paths))
+    images, _ = read_images(paths, info, log, room=room, place_N=torch.argsort(order_N))
+    return Split(images, labels[order_N])
+
+
+def _rows_of(path: Path, info: DatasetInfo, room: Room, order: Order) -> tuple[Tensor, Tensor]:
+    """All rows of `images` and `labels`, the only datasets that are looked at, in order. Raises ValueError."""
+    with opening(path, names=("images", "labels"), cure=WRITE_AGAIN) as file:
+        images = column(path, file, "images", "u", 4, cure=WRITE_AGAIN)
+        labels = column(path, file, "labels", "iuf", 1, cure=WRITE_AGAIN)
+        same_length(path, images, labels)
+        wanted = (info.channels, info.image_size, info.image_size)
+        if images.shape[1:] != wanted:
+            raise ConfigError(
+                f"cgan.file {str(path)!r} has images of shape {list(images.shape[1:])}, but those of the data set"
+                f" are {list(wanted)} (data.channels, data.image_size)"
+            )
+        order_N, out = order(len(images)), room(images.shape)
+        for places, part in slabs(images, order_N.numpy()):
+            out[torch.from_numpy(places)] = torch.from_numpy(part)
+        return out, torch.from_numpy(all_rows(labels))[order_N]
+
+
+def _numbers(label_N: Tensor, info: DatasetInfo, path: Path) -> Tensor:
+    if not info.class_names:
+        label_N = label_N.float()
+        if not bool(label_N.isfinite().all()):
+            raise ConfigError(f"cgan.file {str(path)!r} has labels that are NaN or infinite; correct or remove them")
+        return label_N
+    whole_N = label_N.long()
+    if bool((whole_N != label_N).any()) or bool((whole_N < 0).any()) or bool((whole_N >= len(info.class_names)).any()):
+        raise ConfigError(
+            f"cgan.file {str(path)!r} has labels from {float(label_N.min()):g} to {float(label_N.max()):g}, but they must"
+            f" be the numbers 0 to {len(info.class_names) - 1} of the classes"
+        )
+    return whole_N
+
+
+def _class_number(name: str, info: DatasetInfo, where: str) -> int:
+    if name not in info.class_names:
+        raise ConfigError(f"{where}: {name!r} is no class of the data set; there are {', '.join(info.class_names)}")
+    return info.class_names.index(name)
+
+
+def _listed(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
+    entries = read_list(str(folder / LIST), "cgan.file")
+    paths = [path for path, _, _ in entries]
+    if info.class_names:
+        return paths, torch.tensor([_class_number(text, info, where) for _, text, where in entries])
+    return paths, torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
+
+
+def _sorted_by_class(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
+    if not info.class_names:
+        raise ConfigError(f"cgan.file {str(folder)!r} has no {LIST}; scalar labels are read from its lines path,label")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for part in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        number = _class_number(part.name, info, str(part))
+        files = sorted(p for p in part.iterdir() if p.suffix.lower() in SUFFIXES)
+        paths += files
+        labels += [number] * len(files)
+    return paths, torch.tensor(labels, dtype=torch.int64)

@@ -1,0 +1,69 @@
+"""`kd`: the teacher's outputs as soft targets, for classes and for scalars."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cgankd.distill.base import Batch, Distiller, Flow, Needs
+from cgankd.distill.losses.logit_terms import (
+    above_zero,
+    both,
+    is_one_number,
+    kl_terms,
+    not_negative,
+    row_mean,
+    standardized,
+)
+from cgankd.types import Outputs, wrapped
+
+
+class KD(Distiller):
+    """w T^2 KL(p_t^T || p_s^T), mean over the batch (Hinton et al., arXiv 1503.02531, section 2).
+
+    p are softmaxes of the logits [B, O]. `standardize` divides each row of logits by its spread first (Sun et al.,
+    arXiv 2403.01427). Scalars: w |s - t| on the label normalised to [0, 1], where temperature and `standardize` say
+    nothing; circular labels the short way round. Left out (null), the options are those of CIFAR-100: T 4, w = 0.9 and
+    for the task's own loss 1 - w (RepDistiller); with `standardize` T 2, w = 9 and 0.1 (Sun et al.).
+    """
+
+    name = "kd"
+    needs = Needs(teacher_pred_only=True)
+    scalar = True
+    source = "Hinton et al. 2015, arXiv 1503.02531; standardize: Sun et al., CVPR 2024, arXiv 2403.01427"
+    flows = (Flow("teacher.logits", "student.logits", "softmax at T", "KL T^2, or |difference| of scalars", "0.9"),)
+
+    def __init__(
+        self,
+        *,
+        temperature: float | None = None,
+        soft_weight: float | None = None,
+        task_weight: float | None = None,
+        standardize: bool = False,
+        fake_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        temperature = (2.0 if standardize else 4.0) if temperature is None else temperature
+        soft_weight = (9.0 if standardize else 0.9) if soft_weight is None else soft_weight
+        task_weight = 0.1 if task_weight is None and standardize else task_weight
+        above_zero(self.name, temperature=temperature)
+        not_negative(self.name, soft_weight=soft_weight, fake_weight=fake_weight)
+        if task_weight is None and soft_weight > 1:
+            raise ValueError(f"{self.name}.task_weight must be set, because soft_weight {soft_weight} is above 1")
+        not_negative(self.name, task_weight=0.0 if task_weight is None else task_weight)
+        self.temperature, self.soft_weight, self.fake_weight = temperature, soft_weight, fake_weight
+        self.standardize = standardize
+        self.task_weight = 1 - soft_weight if task_weight is None else task_weight
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
+        """{"soft"}."""
+        student_BO, teacher_BO = both(student, teacher)
+        if is_one_number(student_BO):
+            miss_B = wrapped(student_BO[:, 0] - teacher_BO[:, 0], self.period).abs()
+            return {"soft": self.soft_weight * row_mean(miss_B, batch.is_fake, self.fake_weight)}
+        if self.standardize:
+            student_BO, teacher_BO = standardized(student_BO), standardized(teacher_BO)
+        kl = row_mean(kl_terms(student_BO, teacher_BO, self.temperature), batch.is_fake, self.fake_weight)
+        return {"soft": self.soft_weight * (kl * self.temperature**2)}
+
+
+METHODS: dict[str, type[Distiller]] = {"kd": KD}

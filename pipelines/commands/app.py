@@ -1,0 +1,256 @@
+"""The `cgankd` command: one command a stage, and a few that show what they did.
+
+Heavy modules are imported inside commands, so that `cgankd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from pipelines.commands import (
+    bank as cli_bank,
+    distill as cli_distill,
+    report as cli_report,
+    search as cli_search,
+    ship as cli_ship,
+)
+from pipelines.commands.errors import RESUMES, Root, Settings, console, plain_errors, with_root
+from pipelines.runtime.malloc import restart
+
+app = typer.Typer(
+    help="Distil a small student through the samples of a conditional GAN. Works on params.yaml in this folder;"
+    " `cgankd use PRESET` writes one, `dvc repro` or `cgankd run` runs all stages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+)
+
+STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
+STAGE_ARGUMENT = typer.Argument(metavar="STAGE", help=f"One of {', '.join(STAGES)}.")
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (or set CGANKD_DEBUG=1).")
+    ] = False,
+) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ["CGANKD_DEBUG"] = "1"
+
+
+def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Treat SIGTERM like Ctrl-C, so that the run is ended as FAILED and progress is kept."""
+    raise KeyboardInterrupt
+
+
+def run_stage(stage: str, settings: list[str] | None) -> None:
+    """Open the context of a stage in this folder and run it."""
+    from pipelines.runtime.context import open_context
+
+    with open_context(stage, settings or ()) as ctx:
+        importlib.import_module(f"pipelines.{stage}").run(ctx)
+
+
+def one_stage(stage: str, settings: list[str] | None) -> None:
+    """A stage's command."""
+    signal.signal(signal.SIGTERM, stop_on_terminate)
+    with plain_errors(RESUMES if stage not in ("prepare", "evaluate") else "stopped"):
+        run_stage(stage, settings)
+
+
+@app.command(rich_help_panel="Stages")
+def prepare(settings: Settings = None, root: Root = None) -> None:
+    """Read and split the images. Reads data.root; writes artifacts/dataset.h5."""
+    one_stage("prepare", with_root(settings, root))
+
+
+@app.command(rich_help_panel="Stages")
+def teacher(settings: Settings = None) -> None:
+    """Train the teacher on real images. Reads dataset.h5; writes teacher.safetensors."""
+    one_stage("teacher", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def cgan(settings: Settings = None) -> None:
+    """Train the conditional GAN. Reads dataset.h5; writes cgan.safetensors."""
+    one_stage("cgan", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def ratio(settings: Settings = None) -> None:
+    """M1: fit the density ratio. Reads dataset.h5 and cgan.safetensors; writes ratio.safetensors."""
+    one_stage("ratio", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def student(settings: Settings = None) -> None:
+    """M3: train every arm over every seed. Reads dataset.h5, the teacher and pool.h5; writes artifacts/students/."""
+    one_stage("student", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def evaluate(settings: Settings = None) -> None:
+    """Score on test, as no other stage does. Reads the students; writes metrics/evaluate.json, student.safetensors."""
+    one_stage("evaluate", settings)
+
+
+@app.command(rich_help_panel="Stages")
+def run(
+    start: Annotated[str, typer.Option("--from", metavar="STAGE", help="Begin at this stage.")] = "prepare",
+    settings: Settings = None,
+    root: Root = None,
+) -> None:
+    """Run all stages in order without DVC; each one is run anew."""
+    signal.signal(signal.SIGTERM, stop_on_terminate)
+    with plain_errors("stopped; `cgankd run --from STAGE` goes on with the stage that was under way"):
+        check_stage(start)
+        for stage in STAGES[STAGES.index(start) :]:
+            console().rule(stage, align="left")
+            run_stage(stage, with_root(settings, root))
+
+
+def check_stage(name: str) -> None:
+    """Raise ConfigError, naming the nearest stage, unless the name is a stage."""
+    import difflib
+
+    from cgankd.config import ConfigError
+
+    if name not in STAGES:
+        match = difflib.get_close_matches(name, STAGES, n=1)
+        hint = f"; did you mean {match[0]}?" if match else ""
+        raise ConfigError(f"there is no stage {name!r}{hint} (stages: {', '.join(STAGES)})")
+
+
+@app.command(rich_help_panel="Settings and results")
+def use(
+    preset: Annotated[str, typer.Argument(help="Name of a preset, such as digits or chairs.")],
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Change nothing (but --root) when params.yaml already comes from this preset."),
+    ] = False,
+    root: Annotated[
+        str | None, typer.Option("--root", metavar="PATH", help="Where the images are; written to data.root.")
+    ] = None,
+) -> None:
+    """Put a preset in place of params.yaml; what was there is kept as params.yaml.bak-N."""
+    with plain_errors():
+        from pipelines.files.params import at_root, read_params, set_values, write_preset
+
+        path, values = Path("params.yaml"), at_root(preset, root)
+        tracking = read_params(path).get("tracking") if keep and path.exists() else None
+        if isinstance(tracking, dict) and tracking.get("preset") == preset:
+            set_values(path, values)
+            return
+        backup = write_preset(preset, path, values)
+        where = f", data.root {root}" if values else ""
+        typer.echo(
+            f"params.yaml is now the preset {preset}{where}" + (f"; the former one is {backup}" if backup else "")
+        )
+
+
+@app.command(rich_help_panel="Settings and results")
+def show(stage: Annotated[str, STAGE_ARGUMENT]) -> None:
+    """What a stage was set to, what it measured, and where its pictures and its MLflow run are."""
+    with plain_errors():
+        from pipelines.report.show import show_stage
+
+        check_stage(stage)
+        show_stage(stage, Path.cwd(), console())
+
+
+@app.command(rich_help_panel="Settings and results")
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
+    """Open MLflow's page over the runs of this folder, on 127.0.0.1 only."""
+    import subprocess
+
+    with plain_errors():
+        from cgankd.config import ConfigError
+        from pipelines.tracking.mlflow_sink import home, last_run, store_uri
+        from pipelines.tracking.names import view_links
+
+        uri = store_uri(Path.cwd())
+        known = [run for run in (last_run(Path.cwd(), stage) for stage in STAGES) if run is not None]
+        remote = uri.startswith(("http:", "https:"))
+        for run in known[-1:]:
+            address = uri if remote else f"http://127.0.0.1:{port}"
+            for name, link in view_links(address, str(run["experiment_id"])).items():
+                typer.echo(f"{name:>9}: {link}")
+        if remote:
+            typer.echo(f"runs are kept by the server at {uri}: open that address")
+            return
+        if "MLFLOW_TRACKING_URI" not in os.environ and not (home(Path.cwd()) / "mlflow.db").exists():
+            raise ConfigError("there are no MLflow runs in this folder yet; run a stage first")
+        typer.echo(f"http://127.0.0.1:{port} (Ctrl-C ends it; it needs some seconds to start)")
+        command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        try:
+            code = subprocess.call([*command, "--port", str(port), "--workers", "1"])
+        except KeyboardInterrupt:
+            code = 0
+        raise typer.Exit(code)
+
+
+@app.command(rich_help_panel="Settings and results")
+def sync() -> None:
+    """Add runs that MLflow missed, because its server did not answer or a run was killed, from artifacts/logs."""
+    with plain_errors():
+        from cgankd.config import ConfigError
+        from pipelines.tracking.mlflow_sink import reason, store_uri
+        from pipelines.tracking.mlflow_sink import sync as add_missed_runs
+
+        try:
+            report = add_missed_runs(Path.cwd())
+        except Exception as error:
+            text = f"MLflow at {store_uri(Path.cwd())} does not answer ({reason(error)}); nothing is lost, try again"
+            raise ConfigError(text) from error
+        late = f", {report.running} still under way" if report.running else ""
+        typer.echo(f"{report.added} runs added to MLflow, {report.there} were there{late}")
+
+
+@app.command(rich_help_panel="Settings and results")
+def doctor(
+    only: Annotated[
+        str | None, typer.Option(metavar="repository", help="Check git, DVC, params.yaml alone; print problems only.")
+    ] = None,
+) -> None:
+    """Check this machine and folder; what is not ok comes with its cure. Exit code 2 for a problem, which blocks a run."""
+    with plain_errors():
+        from cgankd.config import ConfigError
+        from pipelines.project.doctor import examine
+        from pipelines.report.show import findings_table
+
+        if only not in (None, "repository"):
+            raise ConfigError(f"--only must be the word repository, but is {only!r}")
+        findings = examine(Path.cwd(), only_repository=only is not None)
+        bad = [f for f in findings if f.level == "problem"]
+        if only is None:
+            console().print(findings_table(findings))
+        for finding in bad if only else []:
+            typer.echo(f"{finding.name}: {finding.text}; cure: {finding.cure}", err=True)
+        raise typer.Exit(2 if bad else 0)
+
+
+cli_search.register(app)
+cli_bank.register(app)
+cli_ship.register(app)
+cli_report.register(app)
+cli_distill.register(app)
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """The console script; a command line of its own is started again once for the allocator (pipelines/runtime/malloc.py)."""
+    if argv is None:
+        with plain_errors():
+            restart((*STAGES, "run"), sys.argv[1:])
+    return app(args=argv, prog_name="cgankd")

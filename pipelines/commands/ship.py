@@ -1,0 +1,178 @@
+"""The commands around a finished student: export, ship, serve, predict; and init, which starts a project."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.errors import console, plain_errors
+
+PANEL = "Shipping and own data"
+LevelOption = Annotated[float, typer.Option("--level", help="Level of the interval or label set around an answer.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    for command in (export, ship, serve, predict, init, pin):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def warn_if_changed() -> None:
+    """Say so where params.yaml is no longer what the student was made with."""
+    from pipelines.files.made_with import changed_since
+
+    if changed := changed_since(Path.cwd(), "student.safetensors"):
+        typer.echo(f"warning: {changed}", err=True)
+
+
+def export(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("artifacts/export"),
+    level: LevelOption = 0.9,
+    int8_tolerance: Annotated[
+        float, typer.Option("--int8-tolerance", help="Share by which int8 may worsen the validation headline.")
+    ] = 0.1,
+    repeats: Annotated[int, typer.Option("--repeats", help="Calls whose median is the latency.")] = 300,
+) -> None:
+    """Write the student as ONNX and torch.export; parity on real images, size and latency beside the teacher's."""
+    with plain_errors():
+        from pipelines.ship.export import export as write_exports
+        from pipelines.ship.export import remarks, sizes_table
+        from pipelines.runtime.machine import set_threads
+
+        set_threads()
+        warn_if_changed()
+        values = write_exports(Path.cwd(), out.resolve(), level=level, int8_tolerance=int8_tolerance, repeats=repeats)
+        console().print(sizes_table(values))
+        for line in remarks(values, out):
+            typer.echo(line)
+
+
+def ship(
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in the registry; without it the preset's name and -student.")
+    ] = None,
+    data_licence: Annotated[
+        str | None, typer.Option("--data-licence", help="Licence of your own images, for the model card.")
+    ] = None,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make it champion though the champion does better on validation.")
+    ] = False,
+    level: LevelOption = 0.9,
+) -> None:
+    """Put the chosen student into MLflow's model registry as champion, with its model card."""
+    with plain_errors():
+        from pipelines.runtime.machine import set_threads
+        from pipelines.ship.ship import ship as ship_student
+
+        set_threads()
+        warn_if_changed()
+        done = ship_student(Path.cwd(), name=name, licence=data_licence, level=level, promote=promote)
+        made = done.registered
+        again = "" if made.fresh else " (registered before from the same artifacts)"
+        typer.echo(f"{done.name} version {made.version}{again}; model card: {done.card.relative_to(Path.cwd())}")
+        typer.echo(f"largest difference to the student on real images: {made.difference:.1e}")
+        if made.champion:
+            typer.echo(
+                f"it is the champion: models:/{done.name}@champion; `cgankd serve` answers HTTP requests with it"
+            )
+        else:
+            typer.echo(f"version {made.rival} stays champion: it does better on validation; --promote overrules that")
+
+
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5001,
+    name: Annotated[str | None, typer.Option("--name", help="Name in the registry, as given to ship.")] = None,
+) -> None:
+    """Answer HTTP requests with the champion, on 127.0.0.1 only (mlflow models serve)."""
+    with plain_errors():
+        from pipelines.files.params import load_config
+        from pipelines.ship.registry import serve_command
+        from pipelines.ship.ship import model_name
+        from pipelines.tracking.mlflow_sink import store_uri
+
+        model = model_name(load_config(Path("params.yaml")), name)
+        command, environment = serve_command(model, port, store_uri(Path.cwd()))
+        typer.echo(f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it needs some seconds to start)")
+        typer.echo(f"label images with it: cgankd predict FOLDER --server http://127.0.0.1:{port}")
+        sys.stdout.flush()
+        # In place of this process, which holds torch and MLflow and would only stand between the server and a signal.
+        os.execve(command[0], command, environment)
+
+
+def predict(
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A .safetensors, .onnx or .pt2 file in place of the student here.")
+    ] = None,
+    server: Annotated[str | None, typer.Option("--server", help="Let the model served at this address answer.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write all to a CSV file ('-': to the terminal).")] = None,
+    level: LevelOption = 0.9,
+) -> None:
+    """Label an image or a folder of images, each with its confidence. Exit code 2 when an image cannot be read."""
+    with plain_errors():
+        from pipelines.runtime.machine import set_threads
+        from pipelines.ship.predict import as_csv, image_files, label_files, labels_table, open_predictor
+
+        set_threads()
+        predictor = open_predictor(Path.cwd(), model, level, server)
+        labelled = label_files(predictor, image_files(images))
+        if csv is None:
+            if any(entry.reading for entry in labelled):
+                console().print(labels_table(labelled, predictor.margin))
+        elif str(csv) == "-":
+            typer.echo(as_csv(labelled), nl=False)
+        else:
+            from pipelines.files.params import write_text
+
+            write_text(csv, as_csv(labelled))
+            typer.echo(f"{sum(entry.reading is not None for entry in labelled)} images labelled in {csv}")
+        bad = [entry for entry in labelled if entry.reading is None]
+        if predictor.no_margin and len(bad) < len(labelled):
+            typer.echo(predictor.no_margin, err=True)
+        for entry in bad:
+            typer.echo(f"error: {entry.error}", err=True)
+        raise typer.Exit(2 if bad else 0)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The project's folder; new or empty.")],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="One sub-folder of images a class, or train/ and test/ with those.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="A list of path,label; paths relative to it.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="class or scalar, where the labels do not tell.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", help="Pixels a side; without it near the median, at most 64.")
+    ] = None,
+    square: Annotated[str | None, typer.Option("--square", help="Make images square in copies: crop or pad.")] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the images, at their new size, into the project; DVC keeps them.")
+    ] = False,
+) -> None:
+    """Make a project of your own images in which `dvc repro` runs: git, DVC, fitted params.yaml, README."""
+    with plain_errors():
+        from pipelines.project.init import init as make_project
+        from pipelines.project.init import make_plan, summary
+
+        plan = make_plan(folder, images, csv, task=task, size=image_size, fit=square, copying=copy)
+        for line in summary(plan):
+            typer.echo(line)
+        make_project(plan, typer.echo)
+        typer.echo(f"next: cd {folder} && dvc repro   (params.yaml first, if you want to change something)")
+
+
+def pin() -> None:
+    """After an upgrade: tie this project to the installed code (code.json); `dvc repro` then runs what changed."""
+    with plain_errors():
+        from pipelines.files.pinned import PIN, write_pin
+
+        if not Path("params.yaml").exists():
+            from cgankd.config import ConfigError
+
+            raise ConfigError("there is no params.yaml here; go to a project made by `cgankd init`")
+        changed = write_pin(Path.cwd())
+        typer.echo(f"{PIN}: {'stages with other code: ' + ', '.join(changed) if changed else 'nothing changed'}")

@@ -1,0 +1,199 @@
+"""Files that stages leave behind: weights with the config that rebuilds them, JSON, resume files and digests.
+
+Every writer goes to a temporary name and renames, so a file under its final name is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cgankd.config import ConfigError
+from pipelines.files.writing import replacing as replacing
+
+STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
+MAKERS = {
+    "dataset": "prepare",
+    "teacher": "teacher",
+    "cgan": "cgan",
+    "ratio": "ratio",
+    "pool": "bank",
+    "bank": "bank",
+    "students": "student",
+    "student": "evaluate",
+}
+Say = Callable[[str], None]
+
+
+def maker(name: str) -> str:
+    """The command that makes an artifact: "teacher.safetensors" -> "cgankd teacher"."""
+    first = Path(name).parts[0].split(".")[0]
+    return f"cgankd {MAKERS[first]}" if first in MAKERS else "cgankd run"
+
+
+def inside(path: Path) -> Path:
+    """The path below artifacts/, or the name alone of a file elsewhere."""
+    return Path(*path.parts[path.parts.index("artifacts") + 1 :]) if "artifacts" in path.parts else Path(path.name)
+
+
+def missing(path: Path) -> ConfigError:
+    """The error for an artifact that is not there, naming the stage that makes it."""
+    return ConfigError(f"{Path('artifacts', inside(path))} is missing; run `{maker(str(inside(path)))}` first")
+
+
+def damaged(path: Path, what: str) -> ConfigError:
+    """The error for an artifact that cannot be read, naming the stage that makes it."""
+    return ConfigError(f"{path} is damaged ({what}); delete it and run `{maker(str(inside(path)))}` again")
+
+
+def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:
+    """Write JSON, by default with sorted keys; numbers that are not finite become null, which JSON lacks words for."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    with replacing(path) as temporary:
+        text = json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+
+
+def config_path(path: Path) -> Path:
+    """Where the config of a weights file lies: teacher.safetensors -> teacher.config.json."""
+    return path.with_name(f"{path.stem}.config.json")
+
+
+def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write weights as safetensors and, before them, the config that rebuilds the net."""
+    state = module.state_dict() if isinstance(module, nn.Module) else module
+    tensors: dict[str, Tensor] = {}
+    used: set[int] = set()
+    for name, tensor in state.items():
+        plain = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory; all others are not copied, for one may be a mapped file.
+        place = plain.untyped_storage().data_ptr()
+        tensors[name] = plain.clone() if place in used else plain
+        used.add(place)
+    write_json(config_path(path), config)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """A JSON file that a stage left, which holds a mapping with these keys.
+
+    Raises ConfigError that names the file and the command that makes it, where it is missing, damaged or of other make.
+    """
+    if not path.exists():
+        raise missing(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise damaged(path, str(error)) from error
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if lacking or not isinstance(found, dict):
+        raise damaged(path, f"it has no {lacking[0]!r}" if lacking else "it is no mapping")
+    return found
+
+
+def load_weights(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and config as save_weights left them, the config with these keys.
+
+    Raises ConfigError when one is missing or damaged.
+    """
+    if not path.exists():
+        raise missing(path)
+    config = read_record(config_path(path), keys)
+    try:
+        return load_file(path), config
+    except SafetensorError as error:
+        raise damaged(path, str(error)) from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of all files in a folder."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        names = [f"{p.relative_to(path).as_posix()} {file_digest(p)}" for p in files]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_digest(*parts: str) -> str:
+    """SHA-256 of the library's source, or of the named files and folders beside it; numbers depend on the code too."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for part in parts or ("cgankd",):
+        top = root / part
+        for path in sorted(top.rglob("*.py")) if top.is_dir() else [top]:
+            digest.update(f"{path.relative_to(root).as_posix()} {file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> str:
+    """One digest of settings and of the digests of inputs, in any order of keys."""
+    text = json.dumps({"config": config, "inputs": inputs or {}}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class ResumeFile:
+    """Resume storage of one loop (cgankd.types.Checkpoint): trusted only under the fingerprint it was written with.
+
+    `on_save` adds a companion (tensors, numbers, text) to each save and `on_load` gets it back with the step.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: str,
+        say: Say = lambda text: None,
+        on_save: Callable[[], object] = lambda: None,
+        on_load: Callable[[int, Any], None] = lambda step, companion: None,
+    ) -> None:
+        self.path, self.fingerprint, self.say = path, fingerprint, say
+        self.on_save, self.on_load = on_save, on_load
+
+    def load(self) -> dict[str, object] | None:
+        """The state last saved, or None for a fresh start; says which, and why."""
+        if not self.path.exists():
+            return None
+        name = f"{self.path.parent.name}/{self.path.stem}"
+        try:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            step, state, mark = int(found["step"]), found["state"], found["fingerprint"]
+            companion = found["companion"]
+        except Exception as error:  # torch raises a dozen kinds for a damaged file; each means the same here
+            self.say(f"{name}: the saved progress cannot be read ({type(error).__name__}); starting afresh")
+            return None
+        if mark != self.fingerprint:
+            self.say(f"{name}: settings, inputs or code changed since progress was saved; starting afresh")
+            return None
+        self.say(f"{name}: resuming at step {step}")
+        self.on_load(step, companion)
+        assert isinstance(state, dict)
+        return state
+
+    def save(self, step: int, state: dict[str, object]) -> None:
+        """Keep the state of a loop after `step` steps."""
+        record = {"fingerprint": self.fingerprint, "step": step, "state": state, "companion": self.on_save()}
+        with replacing(self.path) as temporary:
+            torch.save(record, temporary)
+
+    def delete(self) -> None:
+        """Forget the progress; called when the stage that made it is done."""
+        self.path.unlink(missing_ok=True)

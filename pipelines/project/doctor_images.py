@@ -1,0 +1,49 @@
+"""How much memory images may fill in a run, and whether those of this folder fit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from cgankd.config import Config, ConfigError
+from cgankd.data.store import read_info, read_split
+from cgankd.data.store.stream import MemoryBudget
+from pipelines.project.doctor import Finding
+from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
+from pipelines.files.params import load_config
+
+
+def look_at_images(workdir: Path) -> list[Finding]:
+    """The memory budget, where it comes from, and what the data set takes of it; nothing where params.yaml is wrong."""
+    try:
+        cfg = load_config(workdir / "params.yaml")
+    except ConfigError:
+        return []
+    budget = image_memory(cfg.data).left
+    origin = "set by data.memory_budget_gb"
+    if cfg.data.memory_budget_gb is None:
+        origin = f"a quarter of {total_memory_bytes() / 1e9:.1f} GB, as data.memory_budget_gb is null"
+    text = f"up to {budget / 1e9:.4g} GB in memory ({origin}); {_fit(workdir / 'artifacts/dataset.h5', cfg, budget)}"
+    return [Finding("images", "ok", text)]
+
+
+def _fit(path: Path, cfg: Config, budget: float) -> str:
+    """Whether the images that stages train and validate on fit, in words; labels and splits alone are read."""
+    try:
+        info = read_info(path)
+        if (info.source, info.image_size, info.channels) != (cfg.data.source, cfg.data.image_size, cfg.data.channels):
+            return "artifacts/dataset.h5 is of another data set, so whether they fit shows after `prepare`"
+        # Nothing of a budget of zero is taken, so no image is read.
+        splits = read_split(path, "train", MemoryBudget(0)), read_split(path, "val", MemoryBudget(0))
+    except ValueError:
+        return "whether they fit shows once `prepare` has made artifacts/dataset.h5"
+    size = sum(math.prod(split.images.shape) for split in splits)
+    workers = cfg.student.workers or side_by_side(make_plan().device)
+    found = f"the training and validation images, {size / 1e9:.2g} GB,"
+    if size > budget:
+        return (
+            f"{found} do not fit, so they are read from artifacts/dataset.h5 when needed: slower, with the same numbers"
+        )
+    if size > budget / workers:
+        return f"{found} fit, but not in the share of each of {workers} student workers, which read them when needed"
+    return f"{found} fit"

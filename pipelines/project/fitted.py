@@ -1,0 +1,126 @@
+"""Settings fitted to the user's own images: what `cgankd init` changes in the preset it starts from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cgankd.config import ConfigError
+from pipelines.project.own_data import OwnData
+
+LARGEST_SIZE = 64
+"""Larger images are reduced to this unless the user asks for more: a GAN of 128 pixels takes days on a processor."""
+LEAST_SIZE = 16
+WIDEST_VICINITY = 0.05
+"""kappa as a share of the label range where the rule from the gaps would give more than the health check lets pass."""
+VICINITY_SHARE, DROP_SHARE = 0.25, 0.15
+
+
+def image_size(data: OwnData, wanted: int | None, *, copying: bool) -> int:
+    """A power of two near the median side, from 16 to 64; without copies no larger than the smallest image.
+
+    Raises ConfigError where an image is smaller than 16 pixels or than the size wanted.
+    """
+    survey = data.survey
+    size = wanted or 2 ** round(math.log2(max(survey.median_side, 1)))
+    size = size if wanted else min(max(size, LEAST_SIZE), LARGEST_SIZE)
+    least = survey.smallest_side
+    if copying or least >= size:
+        return size
+    if wanted is None and least >= LEAST_SIZE:
+        return int(2 ** math.floor(math.log2(least)))
+    raise ConfigError(
+        f"{survey.smallest} is {least} pixels high or wide, less than {size}; remove it, or add --copy, which enlarges it"
+    )
+
+
+def fitted(data: OwnData, size: int) -> dict[str, Any]:
+    """Changes to the preset, by dotted name: sizes, splits, steps and widths, fakes, and for scalars the label's radii."""
+    channels = 1 if data.survey.grey else 3
+    values: dict[str, Any] = {"data.source": data.source, "data.image_size": size, "data.channels": channels}
+    splits, num_train = _splits(data)
+    groups = len(data.counts()) if not data.scalar else 1
+    values |= splits
+    values["bank.num_fakes"] = _nice(min(max(10 * num_train, 40 * groups, 1000), 10000))
+    values["ratio.feature_width"] = min(512, channels * size * size)
+    values |= _effort(data, size)
+    values |= _labels(data, num_train) if data.scalar else {}
+    if data.scalar is False and channels == 1:
+        # Grey images are often writing or scans, which mean something else in a mirror.
+        for key, text in {
+            "teacher.augment": "affine",
+            "ratio.feature_augment": "affine",
+            "student.augment": "shift",
+            "student.strong_augment": "affine",
+        }.items():
+            values[key] = text
+    return values
+
+
+def _splits(data: OwnData) -> tuple[dict[str, Any], int]:
+    """A fifth for test, a fifth of the rest for validation (at most 50 a class, 500 in all), and how many train."""
+    own = set(data.parts)
+    share = None if "test" in own else 0.2
+    if data.scalar:
+        num_val = min(max(round(len(data.labels) * 0.16), 10), 500)
+        return {"data.test_share": share, "data.num_val": num_val}, len(data.labels) - num_val - len(data.labels) // 5
+    counts = data.counts()
+    left = {name: count - (0 if share is None else max(1, round(share * count))) for name, count in counts.items()}
+    val = min(max(1, min(left.values()) // 5), 50)
+    taken = 0 if "val" in own else val
+    return {"data.test_share": share, "data.val_per_label": val}, sum(left.values()) - taken * len(left)
+
+
+def _effort(data: OwnData, size: int) -> dict[str, Any]:
+    """Steps and widths: the presets are made for 32 pixels; 16 need less, and from 64 each step costs four times more."""
+    if size <= 16:
+        return {
+            "teacher.num_steps": 2000 if data.scalar else 600,
+            "cgan.num_steps": 800 if data.scalar else 1500,
+            "cgan.width": 24,
+            "student.num_steps": 1200 if data.scalar else 1000,
+            "student.base_steps": 1200 if data.scalar else 1000,
+            "student.width": 8,
+        }
+    if size >= 64:
+        return {"cgan.width": 24, "cgan.batch_size": 32, "ratio.feature_channels": 16, "bank.batch_size": 250}
+    return {}
+
+
+def _labels(data: OwnData, num_train: int) -> dict[str, Any]:
+    """Range, bins and radii in the label's own unit. Null is kept where CcGAN's rules give what the checks accept."""
+    labels = np.array(data.numbers, dtype=np.float32).astype(np.float64)  # as the data set will hold them
+    low, high = label_range(float(labels[0]), float(labels[-1]))
+    span = high - low
+    gaps = np.diff(np.unique(labels))
+    values: dict[str, Any] = {
+        "data.label_min": low,
+        "data.label_max": high,
+        "bank.label_bin": _round(span / min(max(num_train // 25, 3), 18)),
+        "bank.num_conditions": min(max(num_train, 50), 450),
+    }
+    rule = 2.0 * float(np.quantile(gaps, 0.95))  # the preset's multiplier and quantile
+    if 2 * rule / span > VICINITY_SHARE:
+        values["cgan.vicinity.kappa"] = _round(WIDEST_VICINITY * span)
+    if 6 * float(gaps.max()) / span > DROP_SHARE:
+        values["ratio.vicinity_drop"] = _round(DROP_SHARE * span)
+    return values
+
+
+def label_range(low: float, high: float) -> tuple[float, float]:
+    """Ends of a range rounded outwards to a thousandth or so of it, so that no label lies outside by a rounding error."""
+    digits = 2 - math.floor(math.log10(high - low))
+    unit = 10.0**-digits
+    return round(math.floor(low / unit) * unit, max(digits, 0)), round(math.ceil(high / unit) * unit, max(digits, 0))
+
+
+def _round(value: float) -> float:
+    """Two significant digits."""
+    return float(f"{value:.2g}")
+
+
+def _nice(count: int) -> int:
+    """A whole number of two significant digits."""
+    return int(float(f"{count:.2g}"))

@@ -1,0 +1,126 @@
+"""What the user's own images are: how many, how large, which labels. Found out before a project is made of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from cgankd.config import ConfigError
+from cgankd.data.readers.csv_list import read_list
+from cgankd.data.readers.image_folder import list_folder
+from cgankd.data.readers.survey import Survey, survey_images
+
+KINDS = {False: "class", True: "scalar"}
+"""Whether labels are measured numbers -> the word for it in params.yaml."""
+FEW_LABELS, IMAGES_A_LABEL = 20, 5
+"""Whole numbers are classes where there are at most so many different ones, each with so many images on average."""
+LEAST_A_CLASS, LEAST_SCALARS = 5, 40
+"""Fewer images leave too little to train, validate and test on."""
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """The user's images with the text of their labels and the split each belongs to ("train" where all do)."""
+
+    source: str
+    root: Path
+    scalar: bool
+    why: str
+    paths: list[Path]
+    labels: list[str]
+    parts: list[str]
+    survey: Survey
+
+    @property
+    def numbers(self) -> list[float]:
+        """Scalar labels in raw units, sorted."""
+        return sorted(map(float, self.labels))
+
+    def counts(self, part: str = "train") -> Counter[str]:
+        """Images of each label in a split of the user's."""
+        return Counter(label for label, own in zip(self.labels, self.parts, strict=True) if own == part)
+
+
+def look_at_folder(root: Path, task: str | None) -> OwnData:
+    """A folder with a sub-folder of images for each class. Raises ConfigError naming what is wrong."""
+    if task == KINDS[True]:
+        raise ConfigError("--task scalar needs --csv FILE with the lines path,label; folders are classes")
+    found = list_folder(str(root))
+    labels = [found.class_names[label] for label in found.labels]
+    why = f"{len(found.class_names)} sub-folders"
+    return _enough(
+        OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey_images(found.paths))
+    )
+
+
+def look_at_csv(path: Path, task: str | None) -> OwnData:
+    """A list of path,label; the kind of label is read off the labels unless `task` names it. Raises ConfigError."""
+    entries = read_list(str(path))
+    labels = [text for _, text, _ in entries]
+    if task is None:
+        _no_slip(entries)
+    scalar, why = measured(labels)
+    if task is not None:
+        scalar, why = task == KINDS[True], f"--task {task}"
+    wrong = next((f"{where} has {text!r}" for _, text, where in entries if not _is_number(text)), None)
+    if scalar and wrong:
+        raise ConfigError(f"--task scalar needs a finite number in every line, but {wrong}")
+    paths = [entry for entry, _, _ in entries]
+    return _enough(OwnData("csv", path, scalar, why, paths, labels, ["train"] * len(paths), survey_images(paths)))
+
+
+def _no_slip(entries: list[tuple[Path, str, str]]) -> None:
+    """Raise ConfigError at the first label that is no number where most are: one slip would make classes of numbers."""
+    wrong = [(text, where) for _, text, where in entries if not _is_number(text)]
+    if wrong and len(wrong) < len(entries) / 2:
+        text, where = wrong[0]
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ConfigError(
+            f"{where}: label {text!r} is not a finite number{more}, but {len(entries) - len(wrong)} of {len(entries)}"
+            " labels are; correct or remove the line, or add --task class if the labels are names"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def measured(labels: list[str]) -> tuple[bool, str]:
+    """Whether labels are measured numbers and not names of classes, and the reason in words."""
+    word = next((label for label in labels if not _is_number(label)), None)
+    if word is not None:
+        return False, f"the label {word!r} is not a number"
+    different = set(map(float, labels))
+    if not all(value.is_integer() for value in different):
+        return True, "the labels are numbers with fractions"
+    if len(different) <= FEW_LABELS and len(labels) >= IMAGES_A_LABEL * len(different):
+        return False, f"the labels are {len(different)} different whole numbers"
+    return True, f"the labels are numbers, {len(different)} different ones"
+
+
+def _enough(data: OwnData) -> OwnData:
+    """The data, unless there is too little of it. Raises ConfigError naming the class and the cure."""
+    if data.scalar:
+        if len(data.labels) < LEAST_SCALARS:
+            raise ConfigError(
+                f"{data.root} lists {len(data.labels)} images; a project of measured labels needs {LEAST_SCALARS} or more"
+            )
+        if data.numbers[0] == data.numbers[-1]:
+            raise ConfigError(f"{data.root}: all labels are {data.labels[0]}; there must be different ones")
+        return data
+    counts = data.counts()
+    if len(counts) < 2:
+        raise ConfigError(f"{data.root} has {len(counts)} class; there must be at least two")
+    name, least = min(counts.items(), key=lambda item: item[1])
+    if least < LEAST_A_CLASS:
+        raise ConfigError(
+            f"class {name!r} of {data.root} has {least} images; a project needs {LEAST_A_CLASS} or more of each class:"
+            " add some, or remove the class"
+            + ("; if the labels are measured numbers, add --task scalar" if _is_number(name) else "")
+        )
+    return data

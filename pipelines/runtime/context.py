@@ -1,0 +1,329 @@
+"""What a stage gets: its settings, its inputs, and the places its progress, results and pictures go."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console, RenderableType
+from torch import Tensor, nn
+
+from cgankd.config import Config, ConfigError, to_dict
+from cgankd.measure.health import Check
+from cgankd.types import LogFn
+from pipelines.files.artifacts import (
+    STAGES,
+    ResumeFile,
+    config_path,
+    file_digest,
+    fingerprint,
+    load_weights,
+    missing,
+    replacing,
+    save_weights,
+    source_digest,
+    write_json,
+)
+from pipelines.runtime.curves import Curves, csv_text, file_name
+from pipelines.tracking.journal import Tracker
+from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
+from pipelines.files.params import flatten, load_config
+from pipelines.runtime.progress import Meter, duration_text
+from pipelines.files.pinned import check_pin
+from pipelines.tracking.mlflow_sink import open_tracker
+from pipelines.tracking.names import result_name
+
+
+class Drawing(Protocol):
+    """A picture that can be written to a file (a matplotlib Figure)."""
+
+    def savefig(self, fname: Any, **options: Any) -> None: ...
+
+
+SECTIONS = {
+    "prepare": ("seed", "data"),
+    "teacher": ("seed", "teacher"),
+    "cgan": ("seed", "cgan"),
+    "ratio": ("seed", "ratio", "bank.label_bin"),
+    "bank": ("seed", "bank", "student.arms"),
+    "student": ("seed", "student"),
+    "evaluate": ("evaluate",),
+}
+"""The settings each stage reads, as dvc.yaml has them."""
+BESIDE_STAGES = ("audit",)
+"""Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
+FLUSH_EVERY_S = 5.0
+"""Seconds between batches of curve points sent to the trackers."""
+
+
+class Context:
+    """One run of one stage, made by `open_context` and used as a context manager.
+
+    Leaving it without an error writes metrics/<stage>.json and the curves, forgets resume files and ends the tracked
+    run as FINISHED; leaving it with one ends it as FAILED and keeps the resume files.
+    """
+
+    def __init__(self, stage: str, cfg: Config, workdir: Path, tracker: Tracker, console: Console) -> None:
+        self.stage, self.cfg, self.seed, self.workdir = stage, cfg, cfg.seed, workdir
+        self.tracker, self.console = tracker, console
+        self.digests: dict[str, str] = {}
+        self._meter = Meter(console)
+        self._curves: dict[str, Curves] = {}
+        self._resume: list[ResumeFile] = []
+        self._metrics: dict[str, Any] = {}
+        self._plots: set[str] = set()
+        self._wrote_own_metrics = False
+        self._sent_s = self._start_s = time.monotonic()
+        self._lock: FileLock | None = None
+        self.plan = make_plan(self.say)
+
+    # Files in and out
+
+    def path(self, name: str) -> Path:
+        """Where an artifact lies or goes: artifacts/<name>; its folder exists."""
+        path = self.workdir / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def inputs(self, *names: str) -> tuple[Path, ...]:
+        """Paths of the artifacts this stage reads; they are part of resume fingerprints and tags of the run.
+
+        Raises ConfigError when one is missing, naming the stage that makes it.
+        """
+        paths = tuple(self.workdir / "artifacts" / name for name in names)
+        found: dict[str, str] = {}
+        for name, path in zip(names, paths, strict=True):
+            if not path.exists():
+                raise missing(path)
+            found[name] = file_digest(path)
+            config = config_path(path)
+            if path.suffix == ".safetensors" and config.exists():
+                found[str(Path(name).parent / config.name)] = file_digest(config)
+            if path.suffix == ".h5":
+                use = "test" if self.stage == "evaluate" else "training"
+                self.tracker.dataset(f"{self.cfg.data.source}/{name}", found[name], use)
+        self.digests |= found
+        self.tracker.tags({f"input.{name}": digest[:12] for name, digest in found.items()})
+        return paths
+
+    def save_weights(self, name: str, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+        """artifacts/<name>.safetensors and, beside it, the config that rebuilds the net."""
+        path = self.path(f"{name}.safetensors")
+        save_weights(path, module, config)
+        return path
+
+    def load_weights(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and config of artifacts/<name>, a file name with its ending."""
+        return load_weights(self.path(name))
+
+    def copy_weights(self, source: Path, name: str) -> Path:
+        """Copy weights and config from anywhere to artifacts/<name>, a file name with its ending."""
+        target = self.path(name)
+        for old, new in ((config_path(source), config_path(target)), (source, target)):
+            with replacing(new) as temporary:
+                shutil.copyfile(old, temporary)
+        return target
+
+    def write_artifact_json(self, name: str, values: object) -> Path:
+        """artifacts/<name> as JSON, keys in the order given."""
+        path = self.path(name)
+        write_json(path, values, sort_keys=False)
+        return path
+
+    # Talking
+
+    def say(self, text: str) -> None:
+        """A line for the user and the JSON lines."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.tracker.say(text)
+
+    def show(self, renderable: RenderableType) -> None:
+        """A table or other rich object for the user."""
+        self._meter.stop()
+        self.console.print(renderable)
+
+    def progress(self, name: str) -> LogFn:
+        """Where a loop reports: draws its progress; its values become plots/<stage>/<name>.csv and curves."""
+        curves = self._curves.setdefault(name, Curves())
+
+        def log(step: int, values: Mapping[str, float], total: int) -> None:
+            curves.add(step, values)
+            self._meter.update(name, step, values, total)
+            if time.monotonic() - self._sent_s >= FLUSH_EVERY_S:
+                self._send_curves()
+
+        return log
+
+    def checkpoint(self, name: str) -> ResumeFile:
+        """Resume storage of a loop; the curve of the same name travels with it.
+
+        Call it after `inputs`: it is trusted only under equal settings of this stage, inputs and library source.
+        """
+        curves = self._curves.setdefault(name, Curves())
+        settings = flatten(to_dict(self.cfg))
+        wanted = {k: v for k, v in settings.items() if any(f"{k}.".startswith(f"{s}.") for s in SECTIONS[self.stage])}
+        wanted |= {"torch": torch.__version__, "device": self.plan.device, "compile": self.plan.compile}
+
+        def resumed(step: int, rows: Any) -> None:
+            curves.restore(rows)
+            self.tracker.tags({f"resumed.{name}": str(step)})
+
+        resume = ResumeFile(
+            self.path(f"resume/{self.stage}/{file_name(name)}.pt"),
+            fingerprint(wanted, self.digests | {"source": source_digest()}),
+            self.say,
+            curves.dump,
+            resumed,
+        )
+        self._resume.append(resume)
+        return resume
+
+    # Results
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Add numbers to metrics/<stage>.json and, under health/ and result/, to the tracked run."""
+        self._metrics |= values
+        self.tracker.metrics({result_name(name): value for name, value in values.items()})
+
+    def check(self, check: Check) -> None:
+        """Log a health check and keep its value and verdict as metrics health.<name> and health.<name>.ok."""
+        self.say(check.line(refusing=self.cfg.bank.refuse_worthless, here=self.stage == "bank"))
+        self.metrics({f"health.{check.name}": check.value, f"health.{check.name}.ok": int(check.ok)})
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
+        """metrics/<name>.json, keys in the order given (the arms are a sequence), also a file of the tracked run."""
+        path = self.workdir / "metrics" / f"{name}.json"
+        write_json(path, values, sort_keys=False)
+        self._wrote_own_metrics |= name == self.stage
+        self.tracker.file(path)
+        return path
+
+    def picture(self, name: str, figure: Drawing, step: int = 0) -> Path:
+        """plots/<stage>/<name>.png, the same bytes for the same figure; `step` is that of the loop it shows."""
+        path = self._plot_path(f"{file_name(name)}.png")
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+        self.tracker.picture(path, step)
+        return path
+
+    def curve_table(self, name: str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Path:
+        """plots/<stage>/<name>.csv from series -> (steps, values): a column step and one for each series."""
+        table: dict[int, dict[str, float]] = {}
+        for key, (steps, values) in curves.items():
+            for step, value in zip(steps, values, strict=True):
+                table.setdefault(step, {})[key] = value
+        rows = [[step, *(row.get(key, "") for key in curves)] for step, row in sorted(table.items())]
+        path = self._plot_path(f"{file_name(name)}.csv")
+        with replacing(path) as temporary:
+            temporary.write_text(csv_text(["step", *curves], rows), encoding="utf-8")
+        self.tracker.file(path)
+        return path
+
+    # Beginning and end
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        seconds = time.monotonic() - self._start_s
+        status = "FAILED"
+        try:
+            self._meter.stop()
+            self._send_curves()
+            self.tracker.metrics({"seconds": seconds})
+            if error is None:
+                self._finish()
+                self.say(f"{self.stage} done in {duration_text(seconds)}")
+                status = "FINISHED"
+            else:
+                self.tracker.say(f"{self.stage} ended by {type(error).__name__}: {error}")
+        finally:
+            self.tracker.close(status)
+            if self._lock is not None:
+                self._lock.release()
+
+    def _finish(self) -> None:
+        for name, curves in self._curves.items():
+            if curves.rows:
+                path = self._plot_path(f"{file_name(name)}.csv")
+                with replacing(path) as temporary:
+                    temporary.write_text(curves.csv(), encoding="utf-8")
+        if not self._wrote_own_metrics:
+            write_json(self.workdir / "metrics" / f"{self.stage}.json", self._metrics)
+        # Pictures and curves of an earlier run that this one did not make would pass for its own.
+        for path in (self.workdir / "plots" / self.stage).glob("*.*"):
+            if path.suffix in (".png", ".csv") and path.name not in self._plots:
+                path.unlink()
+        for resume in self._resume:
+            resume.delete()
+
+    def _plot_path(self, name: str) -> Path:
+        path = self.workdir / "plots" / self.stage / name
+        self._plots.add(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _send_curves(self) -> None:
+        self._sent_s = time.monotonic()
+        for name, curves in self._curves.items():
+            waiting, curves.waiting = curves.waiting, {}
+            for value, points in waiting.items():
+                self.tracker.curve(f"{name}/{value}", points)
+
+
+def open_context(
+    stage: str,
+    overrides: Sequence[str] = (),
+    workdir: Path | None = None,
+    *,
+    console: Console | None = None,
+    made_with: Mapping[str, str] | None = None,
+) -> Context:
+    """Begin a run of a stage in a work folder that holds params.yaml.
+
+    The tracked run is given its settings, save those `made_with` which the file it looks at was made before.
+    Raises ConfigError when a setting is wrong or another process runs this stage in the same folder.
+    """
+    assert stage in (*STAGES, *BESIDE_STAGES), stage
+    workdir = (workdir or Path.cwd()).resolve()
+    cfg = load_config(workdir / "params.yaml", overrides)
+    check_pin(workdir, stage)
+    set_threads()
+    make_plan()  # a wrong variable is refused before a run opens
+    lock_path = workdir / "artifacts" / "resume" / f"{stage}.lock"
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"another `cgankd {stage}` is running in {workdir}; wait for it or stop it") from None
+    console = console or Console()
+    try:
+        tags = {"preset": cfg.tracking.preset} | ({"overrides": " ".join(overrides)} if overrides else {})
+        tracker = open_tracker(
+            workdir,
+            stage,
+            cfg.tracking.experiment,
+            tags=tags,
+            mlflow=cfg.tracking.mlflow,
+            lock=lock_path,
+            say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        )
+        tracker.params(flatten(to_dict(cfg)) | dict(made_with or {}))
+    except BaseException:
+        lock.release()
+        raise
+    context = Context(stage, cfg, workdir, tracker, console)
+    context._lock = lock
+    if stage in STAGES:
+        tracker.tags(plan_facts(context.plan))
+        context.say(plan_line(context.plan))
+    return context

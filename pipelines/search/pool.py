@@ -1,0 +1,148 @@
+"""The pool of scored fakes that all trials share: a block drawn once is read from then on, whatever is cut from it.
+
+A block of fakes is a function of its generator's seed and its labels alone, so remembering blocks changes no number:
+the stage `bank` and a trial run the same functions of cgankd.bank.build and get the same rows, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cgankd.bank import build
+from cgankd.data.store import BankWriter, read_info, read_split
+from cgankd.data.store.files import SLAB_ROWS
+from cgankd.measure.health import check_bound
+from cgankd.rng import derive
+from cgankd.task import make_task
+from pipelines.stages import bank
+from pipelines.files.artifacts import file_digest, fingerprint, replacing, source_digest
+from pipelines.runtime.context import Context
+
+FIELDS = [f.name for f in dataclasses.fields(build.Scores) if f.name != "shard"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files that a bank is made of."""
+
+    dataset: Path
+    teacher: Path
+    cgan: Path
+    ratio: Path
+
+
+class Remembered:
+    """A `build.ScoreFn` that keeps every block in a folder; several processes may share the folder.
+
+    `drawn` counts the fakes that were not there yet.
+    """
+
+    def __init__(self, score_fn: build.ScoreFn, folder: Path) -> None:
+        self.score_fn, self.folder, self.drawn = score_fn, folder, 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> build.Scores:
+        labels = hashlib.sha256(label_B.numpy().tobytes()).hexdigest()[:16]
+        path = self.folder / f"{gen.initial_seed():016x}-{labels}.safetensors"
+        found, drawn = self._read(path, shard), self.drawn
+        if found is None:
+            # One process draws at a time, so that two workers never draw the same block side by side.
+            with FileLock(self.folder / ".lock"):
+                found = self._read(path, shard)
+                if found is None:
+                    self.drawn += len(label_B)
+                    scores = self.score_fn(label_B, gen, shard)
+                    with replacing(path) as temporary:
+                        save_file({name: getattr(scores, name).contiguous() for name in FIELDS}, temporary)
+                    found = self._read(path, shard)
+        assert found is not None, path
+        if drawn == self.drawn and isinstance(self.score_fn, build.Scorer):
+            self.score_fn.skip(label_B, shard)
+        return found
+
+    def _read(self, path: Path, shard: int) -> build.Scores | None:
+        try:
+            return build.Scores(**load_file(path), shard=shard) if path.exists() else None
+        except SafetensorError:  # damaged, so drawn again
+            return None
+
+
+def pool_folder(ctx: Context, inputs: Inputs, expected: int) -> Path:
+    """Where the blocks drawn by these networks are kept; the bits also depend on code, thread count and compilation."""
+    files = {name: file_digest(path) for name, path in dataclasses.asdict(inputs).items()}
+    facts: dict[str, str | int] = {
+        "code": source_digest(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    facts |= {"device": ctx.plan.device, "compile": ctx.plan.compile, "expected": expected}
+    return ctx.path("search") / "pools" / fingerprint(facts, files)
+
+
+@contextmanager
+def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, int]]:
+    """A pool file with the rows of one selection, as `bank` would select them under ctx.cfg, and the fakes newly drawn.
+
+    It lives as long as the context: writing it again takes seconds. Raises QuotaError and ConfigError as `bank` does.
+    """
+    cfg = ctx.cfg.bank
+    info = read_info(inputs.dataset)
+    task = make_task(info, ctx.cfg)
+    selections = bank.wanted_selections(ctx.cfg)
+    bank.refuse_worthless(ctx, inputs.cgan, inputs.ratio, selections)
+    seed = derive(ctx.seed, "bank")
+    conditions = build.arrange(task, task.conditions(read_split(inputs.dataset, "train").labels), cfg, seed=seed)
+    expected = bank.expected_draws(conditions, cfg)
+    score_fn, _ = bank.make_scorer(info, task, inputs.teacher, inputs.cgan, inputs.ratio, ctx.plan, expected)
+    remembered = Remembered(score_fn, pool_folder(ctx, inputs, expected))
+    limits = build.burn_in(remembered, conditions, cfg, seed=seed)
+    if any(build.SELECTIONS[name][0] for name in selections):
+        bank.refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
+
+    def blocks() -> Iterator[build.Scores]:
+        return build.grow_pool(remembered, conditions, limits, cfg, selections, seed=seed)
+
+    # Twice over the blocks, from the folder the second time: their scores are small, all their images are not.
+    kept = [(block.asked, block.ratio, block.teacher_error, block.uniform) for block in blocks()]
+    asked, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
+    columns = build.Columns(task.filter_groups(asked), ratio, error, uniform)
+    rows = build.select(selection, columns, limits, conditions.quota_G)
+    path = ctx.path("search") / "cuts" / f"{os.getpid()}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shape = (info.channels, info.image_size, info.image_size)
+        with BankWriter(path, shape, task.num_outputs, task.label_dtype) as writer:
+            for piece in rows_of(blocks(), rows):
+                writer.append(**piece)
+            writer.set_columns({f"in_{selection}": torch.ones(len(rows), dtype=torch.bool).numpy()})
+            writer.close({"cgan": file_digest(inputs.cgan), "teacher": file_digest(inputs.teacher)})
+        yield path, remembered.drawn
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def rows_of(blocks: Iterable[build.Scores], rows: Tensor) -> Iterator[dict[str, Tensor]]:
+    """The columns of a pool at ascending row numbers, some thousand rows at a time: single blocks append slowly."""
+    start, waiting = 0, list[dict[str, Tensor]]()
+    for s in blocks:
+        take = rows[(rows >= start) & (rows < start + len(s))] - start
+        start += len(s)
+        kept = {name: getattr(s, name)[take] for name in FIELDS}
+        waiting.append(kept | {"shard": torch.full((len(take),), s.shard, dtype=torch.int32)})
+        if sum(len(part["shard"]) for part in waiting) >= SLAB_ROWS:
+            yield {name: torch.cat([part[name] for part in waiting]) for name in waiting[0]}
+            waiting = []
+    if waiting:
+        yield {name: torch.cat([part[name] for part in waiting]) for name in waiting[0]}

@@ -1,0 +1,290 @@
+"""`cgankd search`: trials of an Optuna study over search.space, judged on the validation split only.
+
+A trial computes what `dvc repro` would under its values: the same blocks of fakes, the same selection, the same student
+jobs. What it does not change is reused: networks, scored fakes, finished students.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from cgankd.bank.build import QuotaError
+from cgankd.config import ConfigError, to_dict
+from cgankd.data.store import read_info
+from cgankd.task import make_task
+from cgankd.types import Headline
+from pipelines.search import study as search_study
+from pipelines.files.artifacts import file_digest
+from pipelines.tracking.journal import Tracker
+from pipelines.runtime.machine import set_threads
+from pipelines.files.params import flatten
+from pipelines.search.config import SearchedConfig, load_searched
+from pipelines.runtime.progress import duration_text
+from pipelines.search.space import check_space, identity, overruled, with_searched_arm, with_values
+from pipelines.search.stages import base_files, inputs_of
+from pipelines.search.students import quiet_context, shortened, students_of, train_seeds
+from pipelines.tracking.mlflow_sink import open_tracker
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: the work folder, params.yaml with --set laid over it, the database, and what scores mean."""
+
+    workdir: Path
+    cfg: SearchedConfig
+    url: str
+    headline: Headline
+
+    def study(self) -> optuna.Study:
+        """The study as it stands. Raises ConfigError where it is not begun or was begun under other settings."""
+        search_study.check_begun(self.url)
+        study = search_study.load(search_study.connect(self.workdir, self.url), self.cfg.search.study)
+        search_study.check(study, self.identity())
+        return study
+
+    def identity(self) -> dict[str, Any]:
+        """What all scores of the study must share."""
+        return identity(self.cfg, file_digest(self.workdir / "artifacts" / "dataset.h5"))
+
+
+def open_search(
+    workdir: Path, settings: Sequence[str] = (), storage: str | None = None, study: str | None = None
+) -> tuple[Search, list[str]]:
+    """Check the settings and artifacts of a search; returns it with the notices. Raises ConfigError."""
+    extra = [f"search.study={study}"] if study else []
+    cfg = with_searched_arm(load_searched(workdir / "params.yaml", [*settings, *extra]))
+    found = check_space(cfg) + overruled(cfg, settings)
+    files = base_files(workdir, cfg)
+    headline = make_task(read_info(files["dataset"]), cfg).headline
+    return Search(workdir, cfg, search_study.storage_url(workdir, cfg.search, storage), headline), found
+
+
+def run(search: Search, workers: int, console: Console) -> None:
+    """Work on the study until search.num_trials trials are finished, in this process or in several."""
+    cfg = search.cfg.search
+    storage = search_study.connect(search.workdir, search.url)
+    is_new = search_study.begin(storage, search.cfg, search.identity(), search.headline, search.workdir)
+    study = search_study.load(storage, cfg.study)
+    done, again = search_study.counted(study), search_study.repair(study)
+    where = search_study.shown(search.url)
+    say(
+        console,
+        f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {where}: {done} of {cfg.num_trials} trials done",
+    )
+    if again:
+        say(console, f"{again} trials of killed processes are tried again")
+    if cfg.against:
+        say(console, f"two objectives, the score and {cfg.against}: no pruning")
+    start_s = time.monotonic()
+    if workers == 1:
+        work(search, None, console)
+    else:
+        run_workers(search, study, workers, console)
+    trials = study.get_trials(deepcopy=False)
+    count = {state: sum(t.state == state for t in trials) for state in search_study.COUNTED}
+    say(
+        console,
+        f"{count[search_study.COUNTED[0]]} trials complete, {count[search_study.COUNTED[1]]} pruned"
+        f" in {duration_text(time.monotonic() - start_s)}; `cgankd search best` shows the winner",
+    )
+
+
+def run_workers(search: Search, study: optuna.Study, workers: int, console: Console) -> None:
+    """Several processes on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
+    spawn = get_context("spawn")
+    processes = [spawn.Process(target=worker_main, args=(search, os.getpid())) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join()
+    except KeyboardInterrupt:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+        for process in processes:
+            process.join()
+        raise
+    if dead := sum(process.exitcode != 0 for process in processes):
+        say(console, f"{dead} of {workers} workers failed or were killed")
+        if search_study.counted(study) < search.cfg.search.num_trials:
+            raise ConfigError("the search ended before its last trial; the same command resumes it")
+
+
+def worker_main(search: Search, parent: int) -> None:
+    """A worker process; SIGTERM ends it like Ctrl-C."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        work(search, parent, Console())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def work(search: Search, parent: int | None, console: Console) -> None:
+    """Take trials from the study until there are enough. `parent` is the process to end with, None without one."""
+    set_threads()
+    folder = search.workdir / "artifacts" / "resume"
+    slot, lock = free_slot(folder)
+    try:
+        study = search_study.load(search_study.connect(search.workdir, search.url), search.cfg.search.study)
+        search_study.with_sampler(study, search.cfg, slot)
+        tracker = open_tracker(
+            search.workdir,
+            f"search-{slot}",
+            search.cfg.tracking.experiment,
+            tags={"stage": "search", "preset": search.cfg.tracking.preset, "optuna.study": study.study_name},
+            mlflow=search.cfg.tracking.mlflow,
+            lock=folder / f"search-{slot}.lock",
+            say=lambda text: say(console, text),
+        )
+        tracker.params(flatten(to_dict(search.cfg)))
+        status = "FAILED"
+        try:
+            while (trial := search_study.ask(study, search.cfg, folder / "search-ask.lock")) is not None:
+                one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
+            status = "FINISHED"
+        finally:
+            tracker.close(status)
+    finally:
+        lock.release()
+
+
+def free_slot(folder: Path) -> tuple[int, FileLock]:
+    """The lowest worker number that no other process in this folder has, and its lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for slot in range(1000):
+        lock = FileLock(folder / f"search-{slot}.lock")
+        try:
+            lock.acquire(timeout=0)
+            return slot, lock
+        except Timeout:
+            continue
+    raise ConfigError("a thousand searches run in this folder; stop some")
+
+
+def check_parent(parent: int | None) -> None:
+    """Raise KeyboardInterrupt when the process that started this worker is gone."""
+    if parent is not None and os.getppid() != parent:
+        raise KeyboardInterrupt
+
+
+def one_trial(
+    search: Search,
+    study: optuna.Study,
+    trial: optuna.Trial,
+    tracker: Tracker,
+    alive: Callable[[], None],
+    console: Console,
+) -> None:
+    """Run a trial and tell the study; a stopped one goes back into the queue, one that cannot be made counts as pruned."""
+    start_s, values = time.monotonic(), dict(trial.params)
+    tags = {"optuna.trial": str(trial.number), "optuna.study": study.study_name, "optuna.state": "RUNNING"}
+    child = tracker.child(f"{study.study_name}/trial-{trial.number}", values, tags | dict(role(trial)))
+    state, status, note = optuna.trial.TrialState.FAIL, "FAILED", ""
+    scores: tuple[float, ...] = ()
+    try:
+        with search_study.heartbeat(study, trial):
+            scores = objective(search, trial, values, child, alive)
+        state, status = optuna.trial.TrialState.COMPLETE, "FINISHED"
+    except optuna.TrialPruned as pruned:
+        state, status, note = optuna.trial.TrialState.PRUNED, "KILLED", str(pruned)
+    except (QuotaError, ConfigError) as error:
+        # No bank can be made of these values: as bad as a trial can be, and no reason to try it again.
+        state, status, note = optuna.trial.TrialState.PRUNED, "KILLED", f"no bank: {' '.join(str(error).split())}"
+    finally:
+        # Also on the way out by Ctrl-C or a defect, so that the values are not lost.
+        if state == optuna.trial.TrialState.FAIL:
+            search_study.give_up(study, study.get_trials(deepcopy=False)[trial.number])
+        else:
+            trial.set_user_attr("note", note)
+            study.tell(trial, list(scores) if scores else None, state=state)
+        child.tags({"optuna.state": state.name, **({"note": note} if note else {})})
+        child.close(status)
+    result = score_text(search, scores) if scores else f"pruned, {note}"
+    seconds = duration_text(time.monotonic() - start_s)
+    say(console, f"trial {trial.number}: {result} ({seconds})  {values_text(values)}")
+
+
+def role(trial: optuna.Trial) -> Mapping[str, str]:
+    """The tag of the trial that has the values of params.yaml."""
+    return {"role": str(trial.user_attrs["role"])} if "role" in trial.user_attrs else {}
+
+
+def objective(
+    search: Search, trial: optuna.Trial, values: Mapping[str, Any], child: Tracker, alive: Callable[[], None]
+) -> tuple[float, ...]:
+    """The trial's scores: the mean validation headline of the arm over search.seeds, and the size to keep small.
+
+    Successive halving: the students of each rung have `reduction` times the steps of the one before. Raises
+    TrialPruned, QuotaError, ConfigError.
+    """
+    cfg = with_values(search.cfg, values)
+    own, arm = cfg.search, cfg.student.arms[cfg.search.arm]
+    ctx = quiet_context(cfg, search.workdir, child)
+    unit = search.headline.unit
+    with students_of(ctx, inputs_of(ctx, search.cfg), arm) as (runner, drawn):
+        child.metrics({"fakes_drawn": drawn})
+        for rung in range(0 if own.against else own.rungs):
+            short = shortened(cfg, rung)
+            score = float(np.mean(train_seeds(runner(short), own.arm, arm, own.seeds, alive)))
+            child.curve("rung_val", [(short.student.num_steps, score)])
+            trial.report(score, own.reduction**rung)
+            if trial.should_prune():
+                raise optuna.TrialPruned(f"{score:.2f} {unit} after {short.student.num_steps} steps")
+        full = runner(cfg)
+        found = train_seeds(full, own.arm, arm, own.seeds, alive)
+    score = float(np.mean(found))
+    if not np.isfinite(score):
+        raise optuna.TrialPruned("the score is not finite")
+    trial.set_user_attr("val", found)
+    trial.set_user_attr("steps", cfg.student.num_steps)
+    child.curve("rung_val", [(cfg.student.num_steps, score)])
+    child.metrics({"val": score} | {f"val.{seed}": v for seed, v in zip(own.seeds, found, strict=True)})
+    if own.against is None:
+        return (score,)
+    size = (
+        cfg.bank.num_fakes if own.against == "bank_size" else num_parameters(full.job(own.arm, arm, own.seeds[0]).out)
+    )
+    child.metrics({own.against: size})
+    return score, float(size)
+
+
+def num_parameters(weights: Path) -> int:
+    """Numbers in a file of weights."""
+    from pipelines.files.artifacts import load_weights
+
+    return sum(tensor.numel() for tensor in load_weights(weights)[0].values())
+
+
+def score_text(search: Search, scores: Sequence[float]) -> str:
+    """A trial's scores in words."""
+    size = f", {search.cfg.search.against} {scores[1]:.0f}" if len(scores) > 1 else ""
+    return f"validation {scores[0]:.2f} {search.headline.unit}{size}"
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Values in one line, numbers short."""
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+
+
+def say(console: Console, text: str) -> None:
+    """One plain line."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,106 @@
+"""Teacher, GAN and ratio of a trial: those in artifacts/ where its settings are the same, else trained and kept.
+
+A stage whose settings or inputs differ runs once in a folder of its own under artifacts/search/stages, named by the
+fingerprint of both; every later trial and worker with the same settings finds it there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from cgankd.config import Config, ConfigError, to_dict
+from pipelines.files.artifacts import (
+    config_path,
+    file_digest,
+    fingerprint,
+    load_weights,
+    missing,
+    source_digest,
+    write_json,
+)
+from pipelines.runtime.context import SECTIONS, Context
+from pipelines.files.params import flatten
+from pipelines.search.pool import Inputs
+
+NEEDS = {"teacher": ("dataset",), "cgan": ("dataset",), "ratio": ("dataset", "cgan")}
+"""Inputs of the stages before the bank, in their order."""
+
+
+def settings_of(cfg: Config, stage: str) -> dict[str, Any]:
+    """The settings that a stage reads."""
+    flat = flatten(to_dict(cfg))
+    return {k: v for k, v in flat.items() if any(f"{k}.".startswith(f"{s}.") for s in SECTIONS[stage])}
+
+
+def base_files(workdir: Path, base: Config) -> dict[str, Path]:
+    """The artifacts of params.yaml itself. Raises ConfigError where one is missing or older than params.yaml."""
+    files = {"dataset": workdir / "artifacts" / "dataset.h5"}
+    files |= {stage: workdir / "artifacts" / f"{stage}.safetensors" for stage in NEEDS}
+    for path in files.values():
+        if not path.exists():
+            raise missing(path)
+    sections = to_dict(base)
+    for stage in NEEDS:
+        config = load_weights(files[stage])[1]
+        # The teacher's own config holds its settings at the top, the others' under the name of the stage.
+        for key, value in flatten(config.get(stage, config)).items():
+            wanted = flatten(sections[stage]).get(key, value)
+            if wanted != value:
+                raise ConfigError(
+                    f"artifacts/{stage}.safetensors was made with {stage}.{key} = {value!r}, but params.yaml has"
+                    f" {wanted!r}; run `dvc repro` or `cgankd run` first"
+                )
+    return files
+
+
+def inputs_of(ctx: Context, base: Config) -> Inputs:
+    """The files the bank of a trial is made of; stages that the trial changes are run where they were not yet.
+
+    `ctx` is the trial's, its settings those of the trial. Raises ConfigError as the stages do.
+    """
+    own = base_files(ctx.workdir, base)
+    files = {"dataset": own["dataset"]}
+    for stage, needs in NEEDS.items():
+        same = settings_of(ctx.cfg, stage) == settings_of(base, stage)
+        if same and all(files[name] == own[name] for name in needs):
+            files[stage] = own[stage]
+        else:
+            files[stage] = run_kept(ctx, stage, {name: files[name] for name in needs})
+    return Inputs(**files)
+
+
+def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
+    """Run a stage in the folder of its fingerprint unless it is done; returns its weights."""
+    facts: dict[str, Any] = {
+        "settings": settings_of(ctx.cfg, stage),
+        "code": source_digest(),
+        "torch": torch.__version__,
+    }
+    facts |= {"threads": torch.get_num_threads(), "device": ctx.plan.device, "compile": ctx.plan.compile}
+    key = fingerprint(facts, {name: file_digest(path) for name, path in needs.items()})
+    folder = ctx.path("search") / "stages" / f"{stage}-{key}"
+    done, weights = folder / "done.json", folder / "artifacts" / f"{stage}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if done.exists() and weights.exists():
+            return weights
+        for path in needs.values():
+            for source in (path, config_path(path)):
+                link = folder / "artifacts" / source.name
+                link.parent.mkdir(exist_ok=True)
+                if source.exists():
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(source.resolve())
+        ctx.say(f"running {stage} under the settings of this trial")
+        tracker = ctx.tracker.child(stage, settings_of(ctx.cfg, stage), {"trial.stage": stage, "level": "part"})
+        with Context(stage, ctx.cfg, folder, tracker, ctx.console) as inner:
+            importlib.import_module(f"pipelines.{stage}").run(inner)
+        write_json(done, json.loads(json.dumps(facts)))
+    return weights

@@ -1,0 +1,83 @@
+"""Students of a search: the jobs of the student stage, run one after the other in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from cgankd.bank.build import selection_name
+from cgankd.config import ArmConfig, Config
+from pipelines.search import pool as search_pool
+from pipelines.runtime.context import Context
+from pipelines.tracking.journal import FanOut, Tracker
+from pipelines.students.run_arm import Job, train_job
+from pipelines.search.pool import Inputs
+from pipelines.stages.student import Runner
+
+Alive = Callable[[], None]
+"""Called between two students; raises where the search must stop."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Students train on one thread, as in the student stage, or their bits would differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def quiet_context(cfg: Config, workdir: Path, tracker: Tracker | None = None) -> Context:
+    """A context under other settings than params.yaml that prints nothing and writes neither metrics nor plots."""
+    silent = Tracker(FanOut([], lambda sink, error: None), "search", {})
+    return Context("student", cfg, workdir, tracker or silent, Console(quiet=True))
+
+
+def train_seeds(runner: Runner, name: str, arm: ArmConfig, seeds: Sequence[int], alive: Alive) -> list[float]:
+    """Validation scores of an arm, one a seed; a student trained before under equal settings is not trained again."""
+    return [run_job(job, alive).result()["val"] for job in jobs(runner, name, arm, seeds, alive)]
+
+
+def jobs(runner: Runner, name: str, arm: ArmConfig, seeds: Sequence[int], alive: Alive) -> Iterator[Job]:
+    """The arm's jobs, just as Runner.train makes them; with protocol finetune after the base student of the seed."""
+    for seed in seeds:
+        job = runner.job(name, arm, seed)
+        if runner.ctx.cfg.student.protocol == "finetune":
+            job = job.starting_from(run_job(runner.job("base", ArmConfig(), seed, stage="base"), alive).out)
+        yield job
+
+
+def run_job(job: Job, alive: Alive) -> Job:
+    """Train one student unless it is there."""
+    alive()
+    if not job.finished():
+        with one_thread():
+            train_job(job)
+    job.mark_used()
+    return job
+
+
+def shortened(cfg: Config, rung: int) -> Config:
+    """The settings of the proxy students of a rung: num_steps / reduction^(rungs - rung) steps."""
+    share = cfg.search.reduction ** (cfg.search.rungs - rung)
+    return dataclasses.replace(
+        cfg, student=dataclasses.replace(cfg.student, num_steps=max(1, -(-cfg.student.num_steps // share)))
+    )
+
+
+@contextmanager
+def students_of(ctx: Context, inputs: Inputs, arm: ArmConfig) -> Iterator[tuple[Callable[[Config], Runner], int]]:
+    """Cut the arm's bank, then give a maker of runners on it (under settings of the student) and the fakes drawn."""
+    with search_pool.cut(ctx, inputs, selection_name(arm.subsample, arm.filter)) as (pool, drawn):
+
+        def runner(cfg: Config) -> Runner:
+            return Runner(quiet_context(cfg, ctx.workdir), inputs.dataset, inputs.teacher, pool)
+
+        yield runner, drawn

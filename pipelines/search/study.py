@@ -1,0 +1,323 @@
+"""The Optuna study: its storage, its settings, which trials count, and what becomes of trials whose process died."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import optuna
+import sqlalchemy
+from filelock import FileLock
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from cgankd.config import ConfigError
+from pipelines.search.config import Knob, SearchConfig, SearchedConfig
+from cgankd.rng import derive
+from cgankd.types import Headline
+from pipelines.search.space import defaults, first_difference, in_range
+
+HEARTBEAT_S = 60
+GRACE_S = 300
+"""A trial of another machine without a heartbeat for this long is dead."""
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+EXAMPLES = "sqlite:///search.db or postgresql://user@host/database"
+RETRIES = 3
+"""Times a trial whose process died is tried again."""
+
+
+def storage_url(workdir: Path, search: SearchConfig, given: str | None) -> str:
+    """The URL of the database: given by hand, or in params.yaml, or else SQLite in artifacts/.
+
+    Raises ConfigError, naming where it was given, on what is no such URL or lies in a folder that is not there.
+    """
+    if not (given or search.storage):
+        return f"sqlite:///{workdir.resolve() / 'artifacts' / 'search.db'}"
+    url = given or search.storage or ""
+    scheme, sign, rest = url.partition("://")
+    if sign and scheme in ("postgres", "postgresql"):
+        # The driver is named, because which one SQLAlchemy takes by itself differs between its versions.
+        url = f"postgresql+psycopg2://{rest}"
+    check_url(url, "--storage (or CGANKD_SEARCH_STORAGE)" if given else "search.storage")
+    return url
+
+
+def check_url(url: str, field: str) -> None:
+    """Raise ConfigError unless SQLAlchemy knows such a URL and the folder of an SQLite file is there."""
+    try:
+        parts = sqlalchemy.make_url(url)
+        parts.get_dialect()
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        said = "what is given" if "@" in url else repr(url)  # it may hold a password
+        raise ConfigError(f"{field} must be the URL of a database, such as {EXAMPLES}, but is {said}") from None
+    except ImportError:  # the driver; connecting names it
+        return
+    if (path := sqlite_file(url)) is not None and not path.parent.is_dir():
+        raise ConfigError(
+            f"{field} is {url}, but there is no folder {path.parent}; make it, or give another URL, such as {EXAMPLES}"
+        )
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for other databases."""
+    parts = sqlalchemy.make_url(url)
+    return Path(parts.database) if parts.get_backend_name() == "sqlite" and parts.database else None
+
+
+def check_begun(url: str) -> None:
+    """Raise ConfigError where the file of the study is not there: connecting would make an empty one."""
+    if (path := sqlite_file(url)) is not None and not path.exists():
+        raise ConfigError(f"there is no study yet ({path.name} is missing); run `cgankd search` first")
+
+
+def shown(url: str) -> str:
+    """The URL for messages, its password hidden."""
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "the search storage"
+
+
+def connect(workdir: Path, url: str) -> RDBStorage:
+    """The storage; its tables are made once. Raises ConfigError where the database does not answer."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = workdir / "artifacts" / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    with FileLock(folder / "storage.lock"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+        for last in (False, False, True):
+            try:
+                return RDBStorage(
+                    url,
+                    engine_kwargs=options,
+                    heartbeat_interval=HEARTBEAT_S,
+                    grace_period=GRACE_S,
+                    heartbeat_stale_trial_callback=requeue,
+                )
+            except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+                # Another machine is making the tables at this very moment.
+                if last:
+                    raise
+                time.sleep(2)
+            except ImportError:
+                cure = "pip install 'cgankd[postgres]'" if url.startswith("postgres") else "install its Python driver"
+                raise ConfigError(f"the database {shown(url)} needs a driver that is not installed: {cure}") from None
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                reason = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+                raise ConfigError(
+                    f"the database {shown(url)} cannot be used: {reason}; check --storage or search.storage"
+                    f" (such as {EXAMPLES}) and that the database is there and answers"
+                ) from None
+    raise AssertionError
+
+
+def distribution(knob: Knob) -> BaseDistribution:
+    """A knob in Optuna's words."""
+    if knob.kind == "categorical":
+        return CategoricalDistribution(knob.choices or ())
+    assert knob.low is not None and knob.high is not None
+    if knob.kind == "int":
+        return IntDistribution(int(knob.low), int(knob.high), log=knob.log, step=int(knob.step or 1))
+    return FloatDistribution(knob.low, knob.high, log=knob.log, step=knob.step)
+
+
+def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
+    """search.space in Optuna's words."""
+    return {key: distribution(knob) for key, knob in search.space.items()}
+
+
+def begin(storage: RDBStorage, cfg: SearchedConfig, identity: Mapping[str, Any], headline: Headline, workdir: Path) -> bool:
+    """Create the study unless it is there, with the default as its first trial; True where it is new.
+
+    Raises ConfigError where it was begun under settings whose scores cannot be compared with those of `cfg`.
+    """
+    least = StudyDirection.MINIMIZE
+    directions = [StudyDirection.MAXIMIZE if headline.higher_is_better else least]
+    directions += [least] if cfg.search.against else []
+    with FileLock(workdir / "artifacts" / "search" / "storage.lock"):
+        if cfg.search.study in optuna.get_all_study_names(storage):
+            study = load(storage, cfg.search.study)
+            if known_identity(study) is not None or study.get_trials(deepcopy=False):
+                check(study, identity)
+                return False
+            # Killed just after it was created: begun again below.
+        else:
+            try:
+                study = optuna.create_study(storage=storage, study_name=cfg.search.study, directions=directions)
+            except optuna.exceptions.DuplicatedStudyError:  # another machine was faster
+                return False
+        study.set_user_attr("headline", [headline.name, headline.unit, headline.higher_is_better])
+        study.set_user_attr("default", defaults(cfg))
+        study.set_user_attr("identity", dict(identity))
+        if in_range(cfg, defaults(cfg)):
+            study.enqueue_trial(defaults(cfg), user_attrs={"role": "default", "values": defaults(cfg)})
+        return True
+
+
+def load(storage: RDBStorage, name: str) -> optuna.Study:
+    """A study that is there. Raises ConfigError where it is not."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        known = ", ".join(optuna.get_all_study_names(storage))
+        hint = f" (there: {known})" if known else ""
+        raise ConfigError(f"there is no study {name!r} yet{hint}; run `cgankd search` first") from None
+
+
+def check(study: optuna.Study, identity: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the study was begun under settings that give comparable scores."""
+    old = known_identity(study)
+    if old is None:
+        raise ConfigError(
+            f"the study {study.study_name!r} was not made by `cgankd search`; set search.study to a new name"
+        )
+    if difference := first_difference(old, identity):
+        raise ConfigError(
+            f"the study {study.study_name!r} was begun under other settings ({difference}); put them back, or begin"
+            " another by search.study"
+        )
+
+
+def known_identity(study: optuna.Study) -> dict[str, Any] | None:
+    """The identity that a study was begun with; None where nobody writes it within seconds."""
+    for _ in range(30):
+        if (found := study.user_attrs.get("identity")) is not None:
+            return dict(found)
+        time.sleep(0.1)  # another machine is creating the study
+    return None
+
+
+def with_sampler(study: optuna.Study, cfg: SearchedConfig, worker: int) -> optuna.Study:
+    """The study with TPE and successive halving; a resumed search or another worker samples afresh."""
+    search = cfg.search
+    seed = derive(cfg.seed, "search", worker, len(study.get_trials(deepcopy=False))) % 2**32
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, search.num_trials // 3)))
+    prunes = search.rungs > 0 and not search.against
+    study.pruner = (
+        optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=search.reduction)
+        if prunes
+        else optuna.pruners.NopPruner()
+    )
+    return study
+
+
+# Which trials count
+
+
+def ask(study: optuna.Study, cfg: SearchedConfig, lock: Path) -> optuna.Trial | None:
+    """The next trial, marked as this process's; None when finished and running trials make up search.num_trials."""
+    search = cfg.search
+    with FileLock(lock), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna expects heartbeats from Study.optimize alone
+        optuna.storages.fail_stale_trials(study)
+        repair(study)
+        if counted(study, running=True) >= search.num_trials:
+            return None
+        trial = study.ask(distributions(search))
+        trial.set_user_attr("owner", owner())
+        trial.set_user_attr("values", trial.params)
+    trials = study.get_trials(deepcopy=False)
+    before = sum(t.state in COUNTED or (t.state == TrialState.RUNNING and t.number < trial.number) for t in trials)
+    if before >= search.num_trials:
+        # Two machines asked at once for the last place; the lower number has it.
+        study.tell(trial, state=TrialState.FAIL)
+        return None
+    return trial
+
+
+def counted(study: optuna.Study, *, running: bool = False) -> int:
+    """Finished trials: complete or pruned, and those under way where asked for."""
+    states = (*COUNTED, TrialState.RUNNING) if running else COUNTED
+    return sum(t.state in states for t in study.get_trials(deepcopy=False))
+
+
+def repair(study: optuna.Study) -> int:
+    """Fail the trials of dead processes of this machine and put their values first in the queue; returns how many."""
+    dead = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_dead(t)]
+    for trial in dead:
+        give_up(study, trial)
+    return len(dead)
+
+
+def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Fail a trial and queue its values again."""
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):  # somebody else did
+        return
+    requeue(study, trial)
+
+
+def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue the values of a failed trial again, so that none is lost."""
+    attrs = dict(trial.user_attrs)
+    values = attrs.get("values") or trial.params
+    tries = int(attrs.get("tries", 0)) + 1
+    if values and tries <= RETRIES:
+        kept = {name: attrs[name] for name in ("role",) if name in attrs}
+        extra = {"values": values, "retry_of": trial.number, "tries": tries}
+        study.enqueue_trial(values, user_attrs=kept | extra)
+
+
+def owner() -> str:
+    """This process, so that another can tell whether it still lives: host, process id, start time."""
+    return f"{socket.gethostname()}|{os.getpid()}|{start_ticks(os.getpid())}"
+
+
+def start_ticks(pid: int) -> str:
+    """When a process started, in clock ticks since boot; empty where it is gone or the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def is_dead(trial: FrozenTrial) -> bool:
+    """The trial's process was on this machine and is gone; of other machines the heartbeat tells."""
+    mark = trial.user_attrs.get("owner")
+    if mark is None:
+        started = trial.datetime_start
+        return started is not None and time.time() - started.timestamp() > GRACE_S
+    host, pid, ticks = str(mark).split("|")
+    if host != socket.gethostname():
+        return False
+    if ticks or Path("/proc/self/stat").exists():
+        return start_ticks(int(pid)) != ticks
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+@contextmanager
+def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
+    """Tell other machines now and then that the trial lives."""
+    storage, stop = study._storage, Event()
+
+    def beat() -> None:
+        while True:
+            with suppress(Exception):  # a database that is away for a moment must not end the trial
+                storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+            if stop.wait(HEARTBEAT_S):
+                return
+
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

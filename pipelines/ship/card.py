@@ -1,0 +1,210 @@
+"""The model card: what a student is, what it was made from, how good it is and where it should not be trusted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgankd.bank.build import selection_name
+from cgankd.config import Config, ConfigError
+from cgankd.config.distill import arm_label
+from cgankd.data.store import read_attributes, read_pool_scores, read_split
+from cgankd.data.store.stream import MemoryBudget
+from cgankd.measure.predictive import mean_interval
+from cgankd.types import Margin
+from pipelines.files.artifacts import file_digest, missing
+from pipelines.ship.saved import Package, net_words
+
+LICENCES = {
+    "digits": "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning"
+    " Repository; the copy in scikit-learn)",
+    "chairs": "MIT (the images are made by the code of this project)",
+}
+"""Licence of each embedded source; of anything else only the user knows it."""
+NOT_STATED = "not stated; state it with `cgankd ship --data-licence TEXT`"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a student's images came from; `fakes` and `drawn` are zero for a student of real images alone."""
+
+    source: str
+    root: str
+    licence: str
+    real: dict[str, int]
+    fakes: int
+    drawn: int
+    switches: dict[str, Any]
+    rho: float | None
+    seed: int
+    digests: dict[str, str]
+
+
+def lineage(workdir: Path, cfg: Config, student: Package, licence: str | None) -> Lineage:
+    """Counts and digests read off the artifacts. Raises ConfigError where one is missing or they do not belong together."""
+    folder = workdir / "artifacts"
+    dataset, pool = folder / "dataset.h5", folder / "pool.h5"
+    files = {"student": folder / "student.safetensors", "teacher": folder / "teacher.safetensors", "dataset": dataset}
+    digests = {name: file_digest(path) for name, path in files.items()}
+    switches = _json(folder / "students" / "runs.json")["arms"][student.config["arm"]]["switches"]
+    fakes = drawn = 0
+    rho = None
+    if switches["bank"]:
+        if not pool.exists():
+            raise missing(pool)
+        attributes = read_attributes(pool)
+        if attributes["dataset"] != digests["dataset"] or attributes["teacher"] != digests["teacher"]:
+            raise ConfigError("artifacts/pool.h5 was made from another data set or teacher; run all stages again")
+        selected = read_pool_scores(pool)[f"in_{selection_name(switches['subsample'], switches['filter'])}"]
+        fakes, drawn = int(selected.sum()), len(selected)
+        digests |= {"pool": file_digest(pool), "cgan": str(attributes["cgan"])}
+        rho = float(json.loads(str(attributes["config"]))["rho"]) if switches["filter"] else None
+    real = {
+        "training": len(read_split(dataset, "train", MemoryBudget(0))),
+        "validation": len(read_split(dataset, "val", MemoryBudget(0))),
+    }
+    # Counted by `prepare`: nothing but `evaluate` opens the test split.
+    real["test"] = int(_json(workdir / "metrics" / "prepare.json")["num_test"])
+    return Lineage(
+        source=student.info.source,
+        root=cfg.data.root,
+        licence=licence or LICENCES.get(student.info.source, NOT_STATED),
+        real=real,
+        fakes=fakes,
+        drawn=drawn,
+        switches=switches,
+        rho=rho,
+        seed=cfg.seed,
+        digests=digests,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        if "artifacts" in path.parts:
+            raise missing(path)
+        raise ConfigError(f"metrics/{path.name} is missing; run `cgankd {path.stem}` first")
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def model_card(
+    name: str,
+    student: Package,
+    teacher: Package,
+    origin: Lineage,
+    result: dict[str, Any],
+    margin: Margin | None,
+    exported: dict[str, Any] | None,
+) -> str:
+    """Markdown, the same text for the same artifacts (and, where an export is at hand, its latencies)."""
+    parts = [
+        f"# {name}\n",
+        _use(student, margin),
+        _origin(student, teacher, origin),
+        _results(student, result),
+        _formats(exported) if exported else "",
+        _limits(origin, result),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _use(student: Package, margin: Margin | None) -> str:
+    info, names = student.info, ", ".join(student.answer.names)
+    colour = "grey" if info.channels == 1 else "colour"
+    size = info.image_size
+    text = (
+        f"An image network of {student.num_parameters:,} parameters ({net_words(student.config)}),"
+        f" distilled by cGAN-KD (arXiv 2104.03164).\n\n"
+        f"- **In:** float32 `[batch, {info.channels}, {size}, {size}]`, {colour} pixels at the levels 0 to 255;"
+        " normalisation is inside. Larger square images are averaged down to that size first.\n"
+        f"- **Out:** float32 `[batch, {student.answer.num_answers}]`: {names}"
+    )
+    text += " (probabilities).\n" if info.class_names else f", from {info.label_min:g} to {info.label_max:g}.\n"
+    if margin is None:
+        return text + "- **Confidence:** no margin; there are too few validation images for its level.\n"
+    what = "every class whose probability is at least" if info.class_names else "the answer plus or minus"
+    bound = 1 - margin.width if info.class_names else margin.width
+    return text + (
+        f"- **Confidence:** a split-conformal region at {100 * margin.level:g} %: {what} {bound:.4g}"
+        f" {info.label_unit}".rstrip()
+        + f" (from {margin.num} validation images, on which the student was also chosen: a little optimistic).\n"
+    )
+
+
+def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
+    real = ", ".join(f"{count:,} {name}" for name, count in origin.real.items())
+    on = [name for name in ("subsample", "filter", "replace") if origin.switches[name]]
+    if origin.fakes:
+        fakes = f"{origin.fakes:,} fakes out of {origin.drawn:,} scored draws of the conditional GAN; "
+        fakes += f"processing: {', '.join(on) or 'none (raw)'}"
+        fakes += f"; rho = {origin.rho:g}" if origin.rho is not None else ""
+    else:
+        fakes = "none: this student was trained on real images alone"
+    settings = student.config["settings"]
+    loss = arm_label(settings, origin.switches)
+    rows = [
+        ("real images", f"{real} from `{origin.source}` (`{origin.root}`)"),
+        ("fake images", fakes),
+        ("licence of the data", origin.licence),
+        (
+            "teacher",
+            f"{net_words(teacher.config)}, {teacher.num_parameters:,} parameters"
+            f"{f'; KD loss {loss}' if loss else '; no KD loss'}",
+        ),
+        (
+            "training",
+            f"arm `{student.config['arm']}`, {settings['num_steps']} steps of {settings['batch_size']} images",
+        ),
+        (
+            "seeds",
+            f"{origin.seed} for data, teacher, GAN and bank; students {settings['seeds']}; this one is"
+            f" {student.config['seed']}, best of its arm on validation",
+        ),
+        ("SHA-256", ", ".join(f"{name} `{digest[:12]}`" for name, digest in origin.digests.items())),
+    ]
+    return "## Lineage\n\n| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows)
+
+
+def _results(student: Package, result: dict[str, Any]) -> str:
+    headline, level = result["headline"], result["confidence"]
+    percent = f"{100 * level:g} %"
+    lines = [
+        f"## Results\n\n{headline['name']} in {headline['unit']},"
+        f" {'higher' if headline['higher_is_better'] else 'lower'} is better; {percent} intervals over"
+        f" {result['num_seeds']} student seeds.\n",
+        f"| | validation | test | test, mean of the arm [{percent}] | gain over `real` [{percent}] |",
+        "|---|---|---|---|---|",
+        f"| **this student** | {student.config['val']:.2f} | {student.config['test']:.2f} | | |",
+        f"| teacher | {result['teacher_val']:.2f} | {result['teacher']:.2f} | | |",
+    ]
+    shown = dict.fromkeys([result["chosen_arm"], "real", result["best_real_arm"]])
+    for name in shown:
+        arm = result["arms"][name]
+        mean, low, high = mean_interval(arm["values"], level)
+        gain = f"{arm['gain']:+.2f} [{arm['gain_low']:+.2f}, {arm['gain_high']:+.2f}]" if "gain" in arm else ""
+        lines.append(f"| arm `{name}` | {arm['val_mean']:.2f} | | {mean:.2f} [{low:.2f}, {high:.2f}] | {gain} |")
+    return "\n".join(lines) + f"\n\n{result['verdict']}\n"
+
+
+def _formats(exported: dict[str, Any]) -> str:
+    unit = exported["headline"]["unit"]
+    lines = [f"## Size and speed\n\n| ONNX | KB | ms an image, one thread | validation ({unit}) |", "|---|---|---|---|"]
+    for row in exported["models"]:
+        fails = "" if row["holds"] else ", does not hold"
+        lines.append(
+            f"| {row['network']} {row['arithmetic']}{fails} | {row['bytes'] / 1000:.1f} | {row['latency_ms']:.3f} |"
+            f" {row['validation']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _limits(origin: Lineage, result: dict[str, Any]) -> str:
+    fakes = " Its fakes come from one GAN of the same training images and add no new knowledge of the world."
+    return (
+        "## Limits\n\nOne data split, one teacher, one GAN and one bank stand behind these numbers; the intervals are over"
+        f" student seeds alone.{fakes if origin.fakes else ''} Images unlike the training images get an answer too, and"
+        " its confidence then means nothing.\n"
+    )

@@ -1,0 +1,208 @@
+"""Labels for new images: by the student of this folder, by an exported ONNX or torch.export file, or by a served model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from cgankd.config import ConfigError
+from cgankd.data.readers.image_files import SUFFIXES, read_images
+from cgankd.data.store import read_split
+from cgankd.export import open_onnx, open_torch_export
+from cgankd.measure.conformal import images_needed
+from cgankd.config.settings import from_dict
+from cgankd.task import make_answer
+from cgankd.types import Answer, DatasetInfo, Margin, Reading, silent
+from pipelines.files.artifacts import config_path
+from pipelines.ship.saved import dataset_of, load_package, validation_margin
+
+BATCH = 256
+SERVER_WAIT_S = 60.0
+OPENERS = {".onnx": open_onnx, ".pt2": open_torch_export}
+"""How the files that `cgankd export` writes are opened."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Images [B, C, H, W] to answers [B, A], with what is needed to read images and answers.
+
+    `no_margin` says why there is no margin, where there is none.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    info: DatasetInfo
+    answer: Answer
+    margin: Margin | None
+    no_margin: str = ""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One file: its reading, or why it has none."""
+
+    path: Path
+    reading: Reading | None
+    error: str = ""
+
+
+def open_predictor(workdir: Path, model: Path | None, level: float, server: str | None = None) -> Predictor:
+    """The student of this folder, or any other .safetensors, .onnx or .pt2 file; `server` answers in its place.
+
+    The margin of an exported file is the one in the export.json beside it; else it is taken from the validation images of
+    this folder, and there is none where they are not at hand. Raises ConfigError where a file is missing or no good.
+    """
+    path = model or workdir / "artifacts" / "student.safetensors"
+    if path.suffix in OPENERS:
+        found = _open_exported(path)
+    else:
+        if model is not None:
+            _check_named(model)
+        package = load_package(path)
+        margin, why = None, "no regions: they come from the validation images in artifacts/dataset.h5, which is missing"
+        if (workdir / "artifacts" / "dataset.h5").exists():
+            dataset = dataset_of(workdir, package.info)
+            margin, why = validation_margin(package, dataset, level), ""
+            if margin is None:
+                why = (
+                    f"no regions: a level of {100 * level:g} % needs {images_needed(level)} validation images, and there"
+                    f" are {len(read_split(dataset, 'val').labels)}; lower --level"
+                )
+        found = Predictor(package.model.run, package.info, package.answer, margin, why)
+    return found if server is None else replace(found, run=lambda images: ask_server(server, images))
+
+
+def _check_named(path: Path) -> None:
+    """Raise ConfigError unless a file named by the user is weights with their config; no stage makes those there."""
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"--model {path} is no model; name a .safetensors, .onnx or .pt2 file")
+    for part in (path, config_path(path)):
+        if not part.is_file():
+            raise ConfigError(
+                f"{part} is missing; --model needs a .safetensors file of a student or teacher and, beside it,"
+                f" {config_path(path).name}"
+            )
+
+
+def _open_exported(path: Path) -> Predictor:
+    record = path.with_name("export.json")
+    for part in (path, record):
+        if not part.is_file():
+            raise ConfigError(f"{part} is missing; `cgankd export` writes {path.name} and its export.json together")
+    try:
+        values: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        info = from_dict(DatasetInfo, values["info"], "info.")
+        margin = from_dict(Margin, values["margin"], "margin.") if values["margin"] else None
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ConfigError(f"{record} is damaged ({error}); run `cgankd export` again") from error
+    why = (
+        "" if margin else "no regions: when this file was exported there were too few validation images for its --level"
+    )
+    return Predictor(OPENERS[path.suffix](path), info, make_answer(info), margin, why)
+
+
+def ask_server(address: str, images_BCHW: Tensor) -> Tensor:
+    """Answers [B, A] of `mlflow models serve` at http://host:port. Raises ConfigError where it does not answer."""
+    url = address.rstrip("/").removesuffix("/invocations") + "/invocations"
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--server must be an address such as http://127.0.0.1:5001, but is {address!r}")
+    body = json.dumps({"inputs": images_BCHW.float().tolist()}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=SERVER_WAIT_S) as reply:
+            return torch.tensor(json.load(reply)["predictions"], dtype=torch.float32)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace")[:300]
+        raise ConfigError(f"{url} answered {error.code}: {said}; is another model served there?") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{url} does not answer ({error}); start it with `cgankd serve`") from error
+
+
+def image_files(target: Path) -> list[Path]:
+    """The image, or all images of a folder and its sub-folders in order. Raises ConfigError where there are none."""
+    if target.is_dir():
+        inside = target.rglob("*")
+        files = sorted(
+            p
+            for p in inside
+            if p.suffix.lower() in SUFFIXES
+            and p.is_file()
+            and not any(part.startswith(".") for part in p.relative_to(target).parts)
+        )
+        if not files:
+            raise ConfigError(f"{target} has no images ({', '.join(sorted(SUFFIXES))})")
+        return files
+    if not target.is_file():
+        raise ConfigError(f"{target} does not exist; name an image or a folder of images")
+    return [target]
+
+
+def label_files(predictor: Predictor, files: list[Path]) -> list[Labelled]:
+    """Every file with its reading, in the order given; one that cannot be read costs no other its label."""
+    labelled: list[Labelled] = []
+    for start in range(0, len(files), BATCH):
+        part = files[start : start + BATCH]
+        images, errors = [], {}
+        for path in part:
+            try:
+                images.append(read_images([path], predictor.info, silent)[0])
+            except ConfigError as error:
+                errors[path] = str(error)
+        answers = predictor.run(torch.cat(images)) if images else torch.empty(0, predictor.answer.num_answers)
+        readings = iter(predictor.answer.read(answers, predictor.margin))
+        for path in part:
+            labelled.append(Labelled(path, None, errors[path]) if path in errors else Labelled(path, next(readings)))
+    return labelled
+
+
+def as_csv(labelled: list[Labelled]) -> str:
+    """Lines path,label,confidence,region,error; the region's labels are separated by spaces or are low..high.
+
+    A region without labels is empty here, where names of classes stand; the table says that none fits.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["path", "label", "confidence", "region", "error"])
+    for entry in labelled:
+        cells = reading_cells(entry.reading) if entry.reading else ("", "", "")
+        writer.writerow([str(entry.path), *cells, entry.error])
+    return stream.getvalue()
+
+
+def reading_cells(reading: Reading) -> tuple[str, str, str]:
+    """Label, confidence and region as text."""
+
+    def text(value: str | float) -> str:
+        return value if isinstance(value, str) else f"{value:.6g}"
+
+    ends = [text(value) for value in reading.region]
+    numbers = bool(reading.region) and isinstance(reading.region[0], float)
+    confidence = "" if reading.confidence is None else f"{reading.confidence:.4f}"
+    return text(reading.label), confidence, "..".join(ends) if numbers else " ".join(ends)
+
+
+def labels_table(labelled: list[Labelled], margin: Margin | None) -> Table:
+    """Predictions for the terminal, without the images that could not be read."""
+    level = [f"at {100 * margin.level:g} % ({margin.num} validation images)"] if margin else []
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for name in ("image", "label", "confidence", *level):
+        table.add_column(name, overflow="fold", justify="left" if name == "image" else "right")
+    for entry in labelled:
+        if entry.reading is not None:
+            label, confidence, region = reading_cells(entry.reading)
+            table.add_row(
+                *map(escape, (str(entry.path), label, confidence, *([region or "none fits"] if margin else [])))
+            )
+    return table

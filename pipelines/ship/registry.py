@@ -1,0 +1,186 @@
+"""MLflow's model registry: one version for each shipped student, and the alias `champion`.
+
+Beside tracking.py the only file that knows MLflow: that one must not fail a training, this one must fail loudly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cgankd.config import ConfigError
+from cgankd.export import worst_difference
+from pipelines.ship.saved import PARITY, Package
+from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, environment, key_text, reason
+from pipelines.tracking.names import git_state
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+ALIAS = "champion"
+FINGERPRINT = "cgankd.fingerprint"
+DESCRIPTION_LETTERS = 5000
+"""Room for the description of a version in MLflow's tables."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What to register: a name, the card, tags of the version, a fingerprint that makes a repeat harmless, and the
+    settings that the student was made with.
+    """
+
+    name: str
+    card: Path
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    fingerprint: str
+    validation: float
+    higher_is_better: bool
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry: whether it was made now, whether it is champion, and if not, the better one's number.
+
+    `difference` is the largest to the student's own answers on real images, after loading it back.
+    """
+
+    version: int
+    fresh: bool
+    champion: bool
+    rival: str
+    difference: float
+
+
+def register(
+    workdir: Path, experiment: str, student: Package, release: Release, images: Tensor, *, promote: bool
+) -> Registered:
+    """Log the student, register it, compare it with itself as loaded from the registry, then move the alias.
+
+    The alias stays where it is when the champion was made from the same data and does better on validation, unless
+    `promote`. Raises ConfigError where MLflow does not answer or the loaded model disagrees.
+    """
+    try:
+        sink = MlflowSink(workdir, experiment)
+    except Exception as error:
+        raise ConfigError(f"MLflow does not answer ({reason(error)}); nothing was registered, try again") from error
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it says on its own what is said here below
+    # The student it is compared with answers on the processor.
+    with environment({"MLFLOW_TRACKING_URI": sink.uri, "MLFLOW_DEFAULT_PREDICTION_DEVICE": "cpu"}):
+        version, fresh = _version(sink.client, release.name, release.fingerprint), False
+        if version is None:
+            version, fresh = _log(sink, workdir, student, release, images[:2]), True
+        difference = _compare(release.name, version, student, images)
+        champion, rival = _alias(sink.client, release, version, promote)
+    return Registered(version, fresh, champion, rival, difference)
+
+
+def _version(client: MlflowClient, name: str, fingerprint: str) -> int | None:
+    """The version registered before from the very same artifacts."""
+    for found in client.search_model_versions(f"name = '{name}'"):
+        if found.tags.get(FINGERPRINT) == fingerprint and found.status == "READY":
+            return int(found.version)
+    return None
+
+
+def signature(student: Package) -> ModelSignature:
+    """float32 pixels [-1, C, S, S] to float32 answers [-1, A]."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    info, number = student.info, np.dtype("float32")
+    pixels = TensorSpec(number, (-1, info.channels, info.image_size, info.image_size))
+    return ModelSignature(Schema([pixels]), Schema([TensorSpec(number, (-1, student.answer.num_answers))]))
+
+
+def _log(sink: MlflowSink, workdir: Path, student: Package, release: Release, example: Tensor) -> int:
+    import mlflow
+    import mlflow.pytorch
+
+    info = student.info
+    facts: dict[str, Any] = {
+        "columns": list(student.answer.names),
+        "pixel_levels": [0, 255],
+        "label_unit": info.label_unit,
+        "source": info.source,
+    }
+    tags = {"stage": "ship", **git_state(workdir), **release.tags}
+    with mlflow.start_run(experiment_id=sink.experiment_id, run_name="ship", tags=tags):
+        mlflow.log_artifact(str(release.card))
+        mlflow.log_metrics(dict(release.metrics))
+        settings = [(key_text(key), value[:6000]) for key, value in release.settings.items()]
+        for i in range(0, len(settings), PARAMS_A_CALL):
+            mlflow.log_params(dict(settings[i : i + PARAMS_A_CALL]))
+        logged = mlflow.pytorch.log_model(
+            student.model,
+            name="student",
+            signature=signature(student),
+            input_example=example.float().numpy(),
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+            registered_model_name=release.name,
+            metadata=facts,
+        )
+    version = int(logged.registered_model_version)
+    text = release.card.read_text(encoding="utf-8")
+    client = sink.client
+    client.update_registered_model(release.name, f"Students made by cgankd; `{ALIAS}` is the one to use.")
+    client.update_model_version(release.name, str(version), text[:DESCRIPTION_LETTERS])
+    for key, value in {**release.tags, "validation": repr(release.validation)}.items():
+        client.set_model_version_tag(release.name, str(version), key, value[:DESCRIPTION_LETTERS])
+    # Last, for it says that all the rest is there.
+    client.set_model_version_tag(release.name, str(version), FINGERPRINT, release.fingerprint)
+    return version
+
+
+def _compare(name: str, version: int, student: Package, images: Tensor) -> float:
+    import mlflow.pyfunc
+
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+    answers = torch.from_numpy(loaded.predict(images.float().numpy()))
+    worst = worst_difference(answers, student.model.run(images), student.info.label_period)
+    if not worst <= PARITY * student.answer.scale:
+        raise ConfigError(
+            f"version {version} of {name} differs from the student by {worst:.3g} on real images (allowed:"
+            f" {PARITY * student.answer.scale:.3g}); the alias {ALIAS} was not moved"
+        )
+    return worst
+
+
+def _alias(client: MlflowClient, release: Release, version: int, promote: bool) -> tuple[bool, str]:
+    """Point the alias at the version, or return the version that keeps it."""
+    holder = client.get_registered_model(release.name).aliases.get(ALIAS)
+    if holder is not None and int(holder) != version and not promote:
+        tags = client.get_model_version(release.name, str(holder)).tags
+        if tags.get("dataset") == release.tags["dataset"] and "validation" in tags:
+            gain = release.validation - float(tags["validation"])
+            if gain < 0 if release.higher_is_better else gain > 0:
+                return False, str(holder)
+    client.set_registered_model_alias(release.name, ALIAS, str(version))
+    return True, ""
+
+
+def serve_command(name: str, port: int, uri: str) -> tuple[list[str], dict[str, str]]:
+    """The command that answers HTTP requests with the champion on 127.0.0.1, and its environment. Raises ConfigError."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        raise ConfigError(f"there is no {ALIAS} of {name} in the registry; run `cgankd ship` first") from error
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{name}@{ALIAS}"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    # Of what the server prints, its own lines are left: that it runs, and each request.
+    quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    return command, quiet | os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -1,0 +1,122 @@
+"""A saved student or teacher as the model that users get, with its margin; what export, ship and predict share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cgankd.config import ConfigError
+from cgankd.data.store import read_split
+from cgankd.export import ShippedModel
+from cgankd.measure.conformal import conformal_margin
+from cgankd.config.settings import from_dict
+from cgankd.task import make_answer
+from cgankd.types import Answer, DatasetInfo, Margin
+from pipelines.files.artifacts import load_weights, missing
+from pipelines.networks.restore import restore_predictor
+
+PARITY = 1e-4
+"""Largest difference allowed between two formats of one model, as a share of the range of its answers."""
+PARITY_IMAGES = 100
+"""Real images on which formats are compared, where the data set has as many."""
+LEVEL = 0.9
+"""Level of the margins that go with predictions, unless the user names another."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model ready for users, what its data set says, its answers, and the config saved with its weights."""
+
+    model: ShippedModel
+    info: DatasetInfo
+    answer: Answer
+    config: dict[str, Any]
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers of the net."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def net_words(config: dict[str, Any]) -> str:
+    """A net as its config names it: "convnet, width 4", "resnet20 with modules of simkd", "a torch.export program"."""
+    if "program" in config:
+        return f"a {config['program']} program"
+    words = str(config["net"]) if config["width"] is None else f"{config['net']}, width {config['width']}"
+    if "distilled" not in config:
+        return words
+    return f"{words} with modules of {'+'.join(part['name'] for part in config['distilled']['parts'])}"
+
+
+def load_package(path: Path) -> Package:
+    """A student or teacher from its .safetensors and the config.json beside it, which need nothing else.
+
+    Raises ConfigError where one of the two is missing or damaged.
+    """
+    weights, config = load_weights(path)
+    if not {"info", "net", "width"} <= set(config):
+        raise ConfigError(f"{path} is not a teacher or student; name artifacts/student.safetensors or a copy of it")
+    info = from_dict(DatasetInfo, config["info"], "info.")
+    answer = make_answer(info)
+
+    try:
+        net = restore_predictor(weights, config, info, answer.num_answers)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{path} does not fit the config.json beside it; copy both files together") from error
+    model = ShippedModel(net, answer).eval().requires_grad_(False)
+    return Package(model, info, answer, config)
+
+
+def dataset_of(workdir: Path, info: DatasetInfo) -> Path:
+    """artifacts/dataset.h5. Raises ConfigError where it is missing or is not the data set of the model."""
+    from cgankd.data.store import read_info
+
+    path = workdir / "artifacts" / "dataset.h5"
+    if not path.exists():
+        raise missing(path)
+    if read_info(path) != info:
+        raise ConfigError("the model was made from another data set than artifacts/dataset.h5; run all stages again")
+    return path
+
+
+def parity_images(dataset: Path) -> Tensor:
+    """Real images [N, C, H, W] for comparing formats: validation, and training where that is fewer than 100."""
+    images = read_split(dataset, "val").images[:]
+    if len(images) < PARITY_IMAGES:
+        images = torch.cat([images, read_split(dataset, "train").images[:PARITY_IMAGES]])
+    return images[: max(PARITY_IMAGES, 2)]
+
+
+def validation_margin(package: Package, dataset: Path, level: float) -> Margin | None:
+    """Margin of the answers from the validation images; None where those are too few for the level.
+
+    Arm and seed were chosen on the same images, so the coverage is a little optimistic. Raises ConfigError on a level
+    outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ConfigError(f"--level must be between 0 and 1, but is {level:g}")
+    val = read_split(dataset, "val")
+    return conformal_margin(package.answer.miss(package.model.run(val.images[:]), val.labels), level)
+
+
+def evaluation(workdir: Path, package: Package) -> dict[str, Any]:
+    """metrics/evaluate.json. Raises ConfigError where it is missing, damaged or of another student than the package."""
+    path = workdir / "metrics" / "evaluate.json"
+    if not path.exists():
+        raise ConfigError("metrics/evaluate.json is missing; run `cgankd evaluate` first")
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"metrics/evaluate.json is damaged ({error}); run `cgankd evaluate` again") from error
+    arm, chosen = package.config.get("arm"), result.get("chosen_arm")
+    if arm != chosen or package.config.get("test") not in result["arms"][arm]["values"]:
+        raise ConfigError(
+            f"artifacts/student.safetensors (arm {arm}) is not the student of metrics/evaluate.json (arm {chosen});"
+            " run `cgankd evaluate` again"
+        )
+    return result

@@ -1,0 +1,234 @@
+"""Stage `bank` (M1 second half, M2): draw and score fakes, subsample, filter, replace; keep the pool for the arms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cgankd.bank import build
+from cgankd.bank.m2_replace import replace
+from cgankd.config import BANK_UNSAID, BankConfig, Config, ConfigError, to_dict
+from cgankd.data.store import (
+    BankWriter,
+    read_pool_images,
+    read_pool_scores,
+    read_split,
+    write_bank,
+)
+from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.predictor import make_predict
+from cgankd.measure.health import (
+    Check,
+    check_bound,
+    check_diversity,
+    check_kappa,
+    check_ratio_mean,
+    check_ratio_overfit,
+    check_ratio_zeros,
+)
+from cgankd.rng import derive
+from cgankd.task import make_task
+from cgankd.types import DatasetInfo, PredictFn, Split, Task
+from pipelines.pictures import stages as pictures
+from pipelines.files.artifacts import config_path, file_digest, read_record
+from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
+from pipelines.runtime.context import Context
+from pipelines.runtime.machine import image_memory
+from pipelines.networks.restore import load_draw, load_predictor, load_ratio
+from pipelines.stages.same_data import info_of
+
+
+def wanted_selections(cfg: Config) -> list[str]:
+    """The selections that the arms and the bank itself need, in the order of the method."""
+    wanted = {build.selection_name(cfg.bank.subsample, cfg.bank.filter)}
+    wanted |= {build.selection_name(arm.subsample, arm.filter) for arm in cfg.student.arms.values() if arm.bank}
+    return [name for name in build.SELECTIONS if name in wanted]
+
+
+def run(ctx: Context) -> None:
+    """Burn in, freeze bounds and cutoffs, grow the pool (to every selection's quota, or once), cut the bank from it."""
+    cfg = ctx.cfg.bank
+    dataset, teacher_path, cgan_path, ratio_path = ctx.inputs(
+        "dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"
+    )
+    info = info_of(dataset, ctx.cfg)
+    task = make_task(info, ctx.cfg)
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
+    selections = wanted_selections(ctx.cfg)
+    refuse_worthless(ctx, cgan_path, ratio_path, selections)
+    seed = derive(ctx.seed, "bank")
+    conditions = build.arrange(task, task.conditions(train.labels), cfg, seed=seed)
+    score_fn, teacher = make_scorer(
+        info, task, teacher_path, cgan_path, ratio_path, ctx.plan, expected_draws(conditions, cfg)
+    )
+    burned = kept_burn_in(
+        ctx.path("resume/bank/burn-in.safetensors"),
+        burn_in_mark(cfg, ctx.plan, seed, ctx.digests),
+        lambda: build.draw_burn_in(score_fn, conditions, cfg, seed=seed, log=ctx.progress("burn_in")),
+        ctx.say,
+    )
+    limits = build.freeze(burned, len(conditions.quota_G), cfg)
+    if any(build.SELECTIONS[name][0] for name in selections):
+        refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
+
+    attributes: dict[str, str | int | float] = {
+        "config": json.dumps(kept_settings(cfg), sort_keys=True),
+        "dataset": file_digest(dataset),
+        "teacher": file_digest(teacher_path),
+        "cgan": file_digest(cgan_path),
+        "ratio": file_digest(ratio_path),
+    }
+    pool_path = ctx.path("pool.h5")
+    shape = (info.channels, info.image_size, info.image_size)
+    with BankWriter(pool_path, shape, task.num_outputs, task.label_dtype) as writer:
+        kept: list[tuple[Tensor, ...]] = []
+        log = ctx.progress("fakes")
+        for s in build.grow_pool(score_fn, conditions, limits, cfg, selections, seed=seed, log=log):
+            shard = torch.full((len(s),), s.shard, dtype=torch.int32)
+            writer.append(s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard)
+            kept.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))
+        asked, predicted, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
+        columns = build.Columns(task.filter_groups(asked), ratio, error, uniform)
+        rows = {name: build.select(name, columns, limits, conditions.quota_G) for name in selections}
+        flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
+        writer.set_columns({f"in_{name}": flag.numpy() for name, flag in flags.items()})
+        report = build.bank_report(columns, asked, predicted, limits, rows)
+        if not cfg.refill:
+            report |= {f"{name}.kept_share": len(row) / cfg.num_fakes for name, row in rows.items()}
+        writer.close(attributes | {f"report.{name}": value for name, value in report.items()})
+
+    chosen = build.selection_name(cfg.subsample, cfg.filter)
+    row = rows[chosen]
+    labels = replace(asked[row], predicted[row]) if cfg.replace else asked[row]
+    behind = made_from(ctx.cfg, cgan_path, ratio_path)
+    write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen})
+    ctx.metrics(report)
+    val_error = task.error(teacher(val.images), val.labels)
+    ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
+    say(ctx, task, report, selections, float(val_error.mean()))
+    draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
+
+
+def kept_settings(cfg: BankConfig) -> dict[str, Any]:
+    """The section as the files of a bank keep it."""
+    unsaid = BANK_UNSAID.items()
+    return {name: value for name, value in to_dict(cfg).items() if (name, value) not in unsaid}
+
+
+WHERE = ("root", "download", "memory_budget_gb")
+"""Settings of `data` that say where images come from and lie, and change none of them."""
+
+
+def made_from(cfg: Config, cgan_path: Path, ratio_path: Path) -> dict[str, str | int | float]:
+    """Attributes of a bank beside its own section: the seed, and the settings of data, GAN and ratio as JSON.
+
+    Those of the networks are the ones they were made with, whatever params.yaml says by now.
+    """
+    data = {name: value for name, value in to_dict(cfg.data).items() if name not in WHERE}
+    gan, ratio = read_record(config_path(cgan_path), ("cgan",)), read_record(config_path(ratio_path), ("ratio",))
+    sections = {"data": data, "cgan": gan["cgan"], "ratio": ratio["ratio"]}
+    attributes: dict[str, str | int | float] = {"seed": cfg.seed}
+    return attributes | {f"config.{name}": json.dumps(found, sort_keys=True) for name, found in sections.items()}
+
+
+def expected_draws(conditions: build.Conditions, cfg: BankConfig) -> int:
+    """About how many fakes will be drawn, by which networks are compiled or not: three times the burn-in.
+
+    It must not follow num_fakes or rho: compiled networks give other last bits, and a block of fakes is the same
+    whatever is cut from it.
+    """
+    return 3 * cfg.burn_in * len(conditions.labels)
+
+
+def make_scorer(
+    info: DatasetInfo,
+    task: Task,
+    teacher_path: Path,
+    cgan_path: Path,
+    ratio_path: Path,
+    plan: Plan = PLAIN,
+    expected: int = 0,
+) -> tuple[build.Scorer, PredictFn]:
+    """What draws and scores a block of fakes, `expected` of which are to come, and the teacher alone."""
+    net, teacher_config = load_predictor(teacher_path, info, task)
+    teacher = make_predict(net, teacher_config["precision"], plan=plan, expected=expected)
+    draw = load_draw(cgan_path, info, task, plan, expected)
+    ratio = load_ratio(ratio_path, info, task, plan, expected)
+    return build.Scorer(draw, ratio, teacher, task), teacher
+
+
+def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections: list[str]) -> None:
+    """Repeat the health checks of GAN and ratio from the numbers saved with them; raise where the bank would be worthless.
+
+    Raises ConfigError unless bank.refuse_worthless is off.
+    """
+    gan, ratio = (read_record(config_path(path), ("health",))["health"] for path in (cgan_path, ratio_path))
+    checks = [check_kappa(**gan["kernel"])] if "kernel" in gan else []
+    checks += [] if gan["real"] is None else [check_diversity(gan["fake"], gan["real"])]
+    if any(build.SELECTIONS[name][0] for name in selections):
+        checks += [check_ratio_zeros(ratio["zero_share"]), check_ratio_mean(ratio["mean_fake"])]
+        checks.append(check_ratio_overfit(ratio["mean_train_real"], ratio["mean_val_real"]))
+    for check in checks:
+        refuse(ctx, check)
+
+
+def refuse(ctx: Context, check: Check) -> None:
+    """Log a check; raise ConfigError where it is failed and fatal, unless bank.refuse_worthless is off."""
+    ctx.check(check)
+    if check.fatal and not check.ok and ctx.cfg.bank.refuse_worthless:
+        raise ConfigError(
+            f"the bank would be worthless: {check.sentence} (bank.refuse_worthless: false goes on all the same)"
+        )
+
+
+def say(ctx: Context, task: Task, report: dict[str, float], selections: list[str], val_error: float) -> None:
+    """One line a selection."""
+    ctx.say(f"pool: {report['draws']:.0f} fakes drawn; teacher error on validation images {val_error:.3g}")
+    for name in selections:
+        of = "" if ctx.cfg.bank.refill else f" of {ctx.cfg.bank.num_fakes}"
+        ctx.say(
+            f"{name:>12}: {report[f'{name}.kept']:.0f}{of} kept, {100 * report[f'{name}.acceptance']:.0f} % of draws pass,"
+            f" mean teacher error {report[f'{name}.teacher_error_mean']:.3g}"
+        )
+
+
+def draw_pictures(
+    ctx: Context, task: Task, pool: Path, data: tuple[Split, Tensor], limits: build.Limits, bank_labels: Tensor
+) -> None:
+    """Kept and dropped fakes with their scores, the two histograms with their limits, and the label marginals."""
+    train, val_error = data
+    scores = read_pool_scores(pool, but=("teacher_output",))
+    columns = build.Columns(
+        task.filter_groups(scores["asked"]), scores["ratio"], scores["teacher_error"], scores["uniform"]
+    )
+    accepted = build.passes("subsample", columns, limits)
+    cutoff = limits.cutoff["filter"][columns.group]
+    small = scores["teacher_error"] <= cutoff
+    shown = {
+        "kept": accepted & small,
+        "dropped by M1 (ratio)": ~accepted,
+        "dropped by M2 (teacher error)": accepted & ~small,
+    }
+    panels = []
+    for title, mask in shown.items():
+        rows = mask.nonzero()[:, 0]
+        rows = rows[torch.linspace(0, len(rows) - 1, min(24, len(rows))).long()] if len(rows) else rows
+        captions = [
+            f"y {scores['asked'][i]:.3g}  r {scores['ratio'][i]:.2f}\ne {scores['teacher_error'][i]:.1g}" for i in rows
+        ]
+        panels.append((f"{title}: {100 * mask.float().mean():.0f} %", read_pool_images(pool, rows), captions))
+    ctx.picture("accepted_rejected", pictures.accepted_rejected(panels))
+    bounds = limits.bound_G[limits.bound_G > 0]
+    ctx.picture("ratio_histogram", pictures.ratio_histogram({"fakes": scores["ratio"]}, bounds))
+    ctx.picture(
+        "error_histogram",
+        pictures.error_histogram(
+            {"fakes": scores["teacher_error"], "validation reals": val_error}, limits.cutoff["filter"]
+        ),
+    )
+    ctx.picture("label_marginal", pictures.label_marginal(train.labels, bank_labels))

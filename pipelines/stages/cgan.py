@@ -1,0 +1,129 @@
+"""Stage `cgan`: train the class-conditional GAN or CcGAN, or take in the user's own; check that its fakes vary within a label."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from cgankd.config import to_dict
+from cgankd.data.store import read_split
+from cgankd.gan.diversity import fake_diversity, real_diversity
+from cgankd.gan.embed import fit_label_embed
+from cgankd.gan.sample import make_draw
+from cgankd.gan.train import train_cgan
+from cgankd.measure.health import check_diversity, check_kappa
+from cgankd.rng import derive, generator, seed_all
+from cgankd.task import make_task
+from cgankd.types import Draw, Split, Task, Vicinity
+from cgankd.vicinity import ScalarVicinity
+from pipelines.networks import own_generator
+from pipelines.pictures import stages as pictures
+from pipelines.runtime.context import Context
+from pipelines.runtime.machine import image_memory
+from pipelines.stages.same_data import info_of
+
+
+def run(ctx: Context) -> None:
+    """Fit the label input (scalars), then G and D unless cgan.file is set; save the generator with its label embedding."""
+    cfg = ctx.cfg.cgan
+    (path,) = ctx.inputs("dataset.h5")
+    info = info_of(path, ctx.cfg)
+    task = make_task(info, ctx.cfg)
+    memory = image_memory(ctx.cfg.data)
+    train = read_split(path, "train", memory)
+    vicinity = task.vicinity(train.labels)
+    kernel = _check_kernel(ctx, vicinity)
+
+    seed = derive(ctx.seed, "cgan")
+    real = _real_distance(ctx, train, vicinity, seed)
+    seed_all(seed, "embed")
+    embed = task.label_embed(cfg.embed_dim)
+    ctx.metrics(
+        fit_label_embed(
+            embed,
+            task,
+            train,
+            cfg.label_input,
+            seed=seed,
+            log=ctx.progress("label_input"),
+            checkpoint=ctx.checkpoint("label_input"),
+            plan=ctx.plan,
+        )
+    )
+    if cfg.file is None:
+        draw, tensors = _train(ctx, train, task, vicinity, embed, seed)
+        own = None
+    else:
+        draw, tensors, own = own_generator.take_in(ctx, info, task, vicinity, seed, memory)
+        tensors = tensors | {f"embed.{name}": value for name, value in embed.state_dict().items()}
+    labels = vicinity.targets(2000, generator(seed, "diversity labels"))
+    fake = fake_diversity(draw, labels, generator(seed, "fake diversity"))
+    ctx.metrics({"diversity.fake": fake})
+    if real is not None:
+        ctx.metrics({"diversity.real": real})
+        ctx.check(check_diversity(fake, real))
+    record = {"cgan": to_dict(cfg), "info": to_dict(info), "health": {"fake": fake, "real": real} | kernel}
+    if own is not None:
+        record["own"] = dataclasses.asdict(own)
+    ctx.save_weights("cgan", tensors, record)
+
+    conditions = task.conditions(train.labels)
+    shown = conditions[torch.linspace(0, len(conditions) - 1, min(10, len(conditions))).round().long()]
+    grid = draw(shown.repeat_interleave(10), generator(seed, "grid"))
+    ctx.picture(
+        "samples",
+        pictures.sample_grid(
+            grid, [f"{value:.3g}" for value in shown.tolist()], "Fakes, one label a row, one z a column", columns=10
+        ),
+        step=cfg.num_steps if own is None else 0,
+    )
+
+
+def _train(
+    ctx: Context, train: Split, task: Task, vicinity: Vicinity, embed: torch.nn.Module, seed: int
+) -> tuple[Draw, dict[str, Tensor]]:
+    """Train G and D; the averaged generator as a function, and its weights with those of its label embedding."""
+    cfg = ctx.cfg.cgan
+    net, embed, metrics = train_cgan(
+        train,
+        task,
+        vicinity,
+        embed,
+        cfg,
+        seed=seed,
+        log=ctx.progress("gan"),
+        checkpoint=ctx.checkpoint("gan"),
+        plan=ctx.plan,
+    )
+    ctx.metrics(metrics)
+    state = torch.nn.ModuleDict({"generator": net, "embed": embed}).state_dict()
+    return make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision, plan=ctx.plan), state
+
+
+def _real_distance(ctx: Context, train: Split, vicinity: Vicinity, seed: int) -> float | None:
+    """The within-label distance of real images; None, and said so, where no label has two and the floor is off."""
+    try:
+        return real_diversity(train, vicinity, generator(seed, "real diversity"))
+    except ValueError:
+        if ctx.cfg.cgan.file is None and ctx.cfg.cgan.diversity_weight > 0:
+            raise
+        ctx.say("WARNING: no label has two training images, so whether the GAN ignores its noise cannot be checked")
+        return None
+
+
+def _check_kernel(ctx: Context, vicinity: Vicinity) -> dict[str, dict[str, float]]:
+    """Log CcGAN's kernel widths and check them; what the bank stage needs to repeat the check, for scalars only."""
+    if not isinstance(vicinity, ScalarVicinity):
+        return {}
+    kernel = vicinity.kernel
+    ctx.metrics({"kernel.label_sigma": kernel.label_sigma, "kernel.kappa": kernel.kappa, "kernel.nu": kernel.nu})
+    facts = {
+        "kappa": kernel.kappa,
+        "largest_gap": kernel.largest_gap,
+        "median_gap": kernel.median_gap,
+        "span": vicinity.label_max - vicinity.label_min,
+    }
+    ctx.check(check_kappa(**facts))
+    return {"kernel": facts}

@@ -1,0 +1,110 @@
+"""Stage `ratio` (M1, first half): fit the feature extractor and the conditional density ratio."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from cgankd.bank.m1_features import FrozenExtractor, train_features
+from cgankd.bank.m1_ratio import make_ratio, train_ratio
+from cgankd.config import Config, to_dict
+from cgankd.data.augment import augment
+from cgankd.data.store import read_split
+from cgankd.measure.health import check_ratio_informative, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
+from cgankd.nets.features import Extractor
+from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.rng import derive, generator, seed_all
+from cgankd.task import make_task
+from cgankd.types import Vicinity
+from cgankd.vicinity import ScalarVicinity
+from pipelines.pictures import stages as pictures
+from pipelines.runtime.context import Context
+from pipelines.runtime.machine import image_memory
+from pipelines.networks.restore import build_ratio_nets, load_source
+from pipelines.stages.same_data import info_of
+from pipelines.runtime.scratch import roomy
+
+
+def drop_radius(cfg: Config, vicinity: Vicinity) -> float:
+    """zeta in raw units: the setting, else 6 * largest label gap; infinite where labels match exactly."""
+    if not isinstance(vicinity, ScalarVicinity):
+        return math.inf
+    return cfg.ratio.vicinity_drop or 6 * vicinity.kernel.largest_gap
+
+
+def run(ctx: Context) -> None:
+    """Train features on real images, then r on real against fake features; the best network on validation is kept."""
+    cfg = ctx.cfg.ratio
+    dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
+    info = info_of(dataset, ctx.cfg)
+    task = make_task(info, ctx.cfg)
+    memory = image_memory(ctx.cfg.data)
+    val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
+    rows = roomy(ctx.path("resume/ratio/scratch"), memory)
+    vicinity = task.vicinity(train.labels)
+    turns = 1 + (cfg.num_steps - 1) // cfg.pool_refresh_steps if cfg.pool_refresh_steps else 1
+    fakes = cfg.pool_size * turns
+    draw, embed, embed_dim = load_source(cgan_path, info, task, reuse=True, plan=ctx.plan, expected=fakes)
+
+    seed = derive(ctx.seed, "ratio")
+    seed_all(seed, "init")
+    settings = to_dict(cfg)
+    nets = build_ratio_nets(settings, embed, embed_dim, info, task)
+    features, mlp = nets["features"], nets["mlp"]
+    assert isinstance(features, Extractor) and isinstance(mlp, RatioMLP)
+    found = train_features(
+        features,
+        train,
+        val,
+        task,
+        cfg,
+        lambda unit, gen: augment(unit, cfg.feature_augment, gen),
+        seed=seed,
+        log=ctx.progress("features"),
+        checkpoint=ctx.checkpoint("features"),
+        rows=rows,
+        plan=ctx.plan,
+    )
+    ctx.metrics({f"features.{name}": value for name, value in found.items()})
+    nets["features"].requires_grad_(False)
+    nets["embed"].requires_grad_(bool(nets["embed"].trained_with_gan))
+    zeta = drop_radius(ctx.cfg, vicinity)
+    frozen = FrozenExtractor(features, cfg.precision, ctx.plan, fakes + len(train))
+    report = train_ratio(
+        mlp,
+        nets["embed"],
+        frozen,
+        train,
+        val,
+        task,
+        vicinity,
+        draw,
+        partial(frozen.judge, task=task),
+        cfg,
+        zeta,
+        seed=seed,
+        log=ctx.progress("ratio"),
+        checkpoint=ctx.checkpoint("ratio"),
+        rows=rows,
+        plan=ctx.plan,
+    )
+    ctx.metrics({f"ratio.{name}": value for name, value in report.items()})
+    if math.isfinite(zeta):
+        ctx.metrics({"ratio.zeta": zeta})
+    ctx.check(check_ratio_zeros(report["zero_share"]))
+    ctx.check(check_ratio_mean(report["mean_fake"]))
+    ctx.check(check_ratio_overfit(report["mean_train_real"], report["mean_val_real"]))
+    ctx.check(check_ratio_informative(report["val_loss"], report["flat_loss"]))
+    ctx.save_weights(
+        "ratio", nets, {"ratio": settings, "embed_dim": embed_dim, "info": to_dict(info), "health": report}
+    )
+
+    ratio = make_ratio(mlp, nets["embed"], frozen)
+    gen = generator(seed, "histogram")
+    asked = vicinity.targets(2000, gen)
+    shown = {
+        "fakes": ratio(draw(asked, gen), asked),
+        "validation reals": ratio(val.images, val.labels),
+        "training reals": ratio(train.images, train.labels),
+    }
+    ctx.picture("histogram", pictures.ratio_histogram(shown))

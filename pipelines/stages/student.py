@@ -1,0 +1,248 @@
+"""Stage `student` (M3): train every arm over every seed on real images, or real images and the bank's fakes."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgankd.bank.build import selection_name
+from cgankd.config import ArmConfig, to_dict
+from cgankd.config.distill import arm_label
+from cgankd.data.store import read_attributes, read_info, read_pool_scores, read_split
+from cgankd.fit.predictor import make_predict
+from cgankd.measure.verdict import best_arm
+from cgankd.task import make_task
+from pipelines.pictures import stages as pictures
+from pipelines.files.artifacts import file_digest, fingerprint, source_digest
+from pipelines.runtime.context import Context
+from pipelines.students.kept_runs import prune
+from pipelines.runtime.machine import image_memory, side_by_side
+from pipelines.networks.restore import load_predictor
+from pipelines.students.run_arm import Job, begin_worker, train_job
+from pipelines.stages.same_data import info_of
+from pipelines.tracking.names import child_name
+
+RUN_CODE = ("run_arm", "distil_arm", "distillers", "networks", "teacher_outputs")
+"""Modules of pipelines that a run's numbers depend on."""
+
+KD_SETTINGS = (
+    "distiller", "distiller_options", "distillers", "task_weight", "temperature", "soft_weight", "teacher_view",
+    "teacher_cache",
+)  # fmt: skip
+"""Settings of the student section that only arms with `kd` read."""
+
+
+def run(ctx: Context) -> None:
+    """All arms take the same steps, batch and samples; runs finished before a kill are kept and not repeated."""
+    cfg = ctx.cfg.student
+    dataset, teacher, pool = ctx.inputs("dataset.h5", "teacher.safetensors", "pool.h5")
+    info = info_of(dataset, ctx.cfg)
+    task = make_task(info, ctx.cfg)
+    runner = Runner(ctx, dataset, teacher, pool)
+    arms = dict(cfg.arms)
+    results = runner.train(arms)
+    bank_arms = [name for name, arm in arms.items() if arm.bank and not arm.kd]
+    if cfg.best_with_kd and bank_arms:
+        scores = {name: [run["val"] for run in results[name]] for name in bank_arms}
+        best = best_arm(bank_arms, scores, task.headline)
+        name = f"{best}_kd"
+        if name not in arms:
+            ctx.say(f"best arm with fakes on validation: {best}; training it with KD on top as {name}")
+            arms[name] = ArmConfig(**(to_dict(arms[best]) | {"kd": True}))
+            results |= runner.train({name: arms[name]})
+    _save(ctx, arms, results, runner)
+    gone, size = prune(runner.cache, runner.used, time.time())
+    if gone:
+        ctx.say(f"{gone} runs of other settings, longest unused, are no longer kept for reuse ({size / 1e9:.2g} GB)")
+    unit = task.headline.unit
+    ctx.tracker.tags({"unit": unit, "higher_is_better": str(task.headline.higher_is_better).lower()})
+    for name, runs in results.items():
+        values = torch.tensor([run["val"] for run in runs], dtype=torch.float64)
+        ctx.metrics({f"{name}.val_mean": float(values.mean()), f"{name}.val_sd": float(values.std())})
+        ctx.tracker.metrics({f"val/{name}": float(values.mean()), f"val_sd/{name}": float(values.std())})
+        ctx.say(f"{name:>16}: validation {values.mean():.2f} +- {values.std():.2f} {unit} over {len(runs)} seeds")
+    curves = {name: _mean_curve(runs, "val") for name, runs in results.items()}
+    ctx.picture("learning_curves", pictures.learning_curves(curves, f"validation {task.headline.name[5:]} ({unit})"))
+    ctx.curve_table("learning_curves", curves)
+
+
+class Runner:
+    """Trains jobs in worker processes of one thread each, so that the numbers do not depend on how many there are."""
+
+    def __init__(self, ctx: Context, dataset: Path, teacher: Path, pool: Path) -> None:
+        self.ctx, self.dataset, self.teacher, self.pool = ctx, dataset, teacher, pool
+        self.info = read_info(dataset)
+        self.task = make_task(self.info, ctx.cfg)
+        self.teacher_net, self.teacher_config = load_predictor(teacher, self.info, self.task)
+        self.cache = ctx.path("resume") / "student"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.digests = {
+            "dataset": file_digest(dataset),
+            "teacher": file_digest(teacher),
+            "code": source_digest("cgankd", *(f"pipelines/{name}.py" for name in RUN_CODE)),
+        }
+        self.bank_digests = bank_digests(pool)
+        self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or side_by_side(ctx.plan.device))
+        self.used: set[str] = set()
+        """Fingerprints of the runs that were asked for."""
+
+    def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm") -> Job:
+        """One run with the fingerprint of all that its numbers depend on: the real arms do not depend on the bank."""
+        cfg = self.ctx.cfg
+        settings = to_dict(cfg.student.for_arm(arm))
+        # Arms without KD stay as they are whatever loss the others take.
+        for key in ("arms", "seeds", "workers", "best_with_kd", *(() if arm.kd else KD_SETTINGS)):
+            del settings[key]
+        inputs: dict[str, Any] = {
+            "data": self.digests["dataset"],
+            "code": self.digests["code"],
+            "stage": stage,
+            "torch": torch.__version__,
+            "compile": self.ctx.plan.compile,
+            "device": self.ctx.plan.device,
+        }
+        if arm.kd:
+            inputs["teacher"] = self.digests["teacher"]
+        if arm.bank:
+            selection = selection_name(arm.subsample, arm.filter)
+            if selection not in self.bank_digests:
+                raise ValueError(
+                    f"student.arms.{name} needs the fakes selected as {selection!r}, which artifacts/pool.h5 lacks;"
+                    " run `cgankd bank` again (the bank stage reads student.arms)"
+                )
+            inputs["bank"] = self.bank_digests[selection]
+        key = fingerprint({"student": settings, "arm": to_dict(arm), "seed": [cfg.seed, seed], "inputs": inputs})
+        return Job(
+            name=name,
+            arm=arm,
+            seed=seed,
+            stage=stage,
+            config=cfg,
+            dataset=self.dataset,
+            teacher=self.teacher,
+            pool=self.pool,
+            out=self.cache / f"{key}.safetensors",
+            init=None,
+            memory_bytes=self.memory.left,
+            teacher_key={
+                "teacher": self.digests["teacher"],
+                **{k: str(inputs.get(k)) for k in ("data", "bank", "code", "compile", "device")},
+            },
+            compile=self.ctx.plan.compile,
+            device=self.ctx.plan.device,
+        )
+
+    def train(self, arms: dict[str, ArmConfig]) -> dict[str, list[dict[str, Any]]]:
+        """Every arm at every seed; returns arm -> one result a seed, in the order of student.seeds."""
+        cfg = self.ctx.cfg.student
+        bases: dict[int, Job] = {}
+        if cfg.protocol == "finetune":
+            bases = {seed: self.job("base", ArmConfig(), seed, stage="base") for seed in cfg.seeds}
+            self._run(list(bases.values()), "base students")
+        jobs = {(name, seed): self.job(name, arm, seed) for name, arm in arms.items() for seed in cfg.seeds}
+        if bases:
+            jobs = {key: job.starting_from(bases[key[1]].out) for key, job in jobs.items()}
+        self._run(list(jobs.values()), "students")
+        for job in (*bases.values(), *jobs.values()):
+            job.mark_used()
+            self.used.add(job.out.stem)
+        return {name: [jobs[name, seed].result() for seed in cfg.seeds] for name in arms}
+
+    def _run(self, jobs: list[Job], title: str) -> None:
+        todo = [job for job in jobs if not job.finished()]
+        log = self.ctx.progress(title)
+        if len(todo) < len(jobs):
+            self.ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs were finished before under equal settings: kept")
+        workers = min(self.ctx.cfg.student.workers or side_by_side(self.ctx.plan.device), len(todo))
+        if not todo:
+            return
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker) as pool:
+            futures, told = [pool.submit(train_job, job) for job in todo], set[str]()
+            try:
+                for count, future in enumerate(as_completed(futures), start=1):
+                    for line in sorted(set(future.result()) - told):
+                        told.add(line)
+                        self.ctx.say(line)
+                    log(count, {}, len(todo))
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    self.ctx.say("stopping: finished runs are kept, the others go on from their saved progress")
+                stop_workers(pool)
+                raise
+
+
+def stop_workers(pool: ProcessPoolExecutor) -> None:
+    """End the processes of a pool at once: left alone they would train what they hold and the jobs in their queue.
+
+    Nothing whole is lost, as results are renamed into place and resume files hold the rest.
+    """
+    workers = list(pool._processes.values())  # public as terminate_workers from Python 3.14
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.terminate()
+
+
+def bank_digests(pool: Path) -> dict[str, str]:
+    """One digest a selection of the pool, over what its fakes are: their generator, labels and teacher errors.
+
+    The images themselves are a function of those, so an arm whose fakes stay the same is not trained again when
+    another arm's selection changes.
+    """
+    scores, source = read_pool_scores(pool, but=("teacher_output",)), str(read_attributes(pool)["cgan"])
+    digests = {}
+    for key, rows in scores.items():
+        if key.startswith("in_"):
+            digest = hashlib.sha256(source.encode())
+            for column in ("asked", "predicted", "teacher_error", "uniform"):
+                digest.update(scores[column][rows.bool()].numpy().tobytes())
+            digests[key.removeprefix("in_")] = digest.hexdigest()
+    return digests
+
+
+def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict[str, Any]]], runner: Runner) -> None:
+    """artifacts/students/: safetensors and config.json of each run, runs.json with validation scores; child runs."""
+    cfg = ctx.cfg.student
+    shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
+    record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": to_dict(cfg), "arms": {}}
+    predict = make_predict(runner.teacher_net, runner.teacher_config["precision"], plan=ctx.plan)
+    val = read_split(runner.dataset, "val", image_memory(ctx.cfg.data))
+    record["teacher_val"] = float(runner.task.score(predict(val.images), val.labels).double().mean())
+    for name, runs in results.items():
+        entries = []
+        loss = {"distiller": arm_label(record["settings"], to_dict(arms[name])) or "none"}
+        for result in runs:
+            file = f"student-{name}-{result['seed']}.safetensors"
+            ctx.copy_weights(Path(result["weights"]), f"students/{file}")
+            entry: dict[str, Any] = {"seed": result["seed"], "val": result["val"], "file": file}
+            if "best" in result:
+                best_file = f"student-{name}-{result['seed']}-best.safetensors"
+                ctx.copy_weights(Path(result["best_weights"]), f"students/{best_file}")
+                entry["best"] = result["best"] | {"file": best_file}
+            entries.append(entry)
+            child = ctx.tracker.child(
+                f"{name} seed {result['seed']}",
+                {"arm": name, "seed": result["seed"]} | to_dict(arms[name]),
+                {"arm": name, "seed": str(result["seed"]), "group": child_name(ctx.tracker.name, name)} | loss,
+            )
+            for curve, points in result["curves"].items():
+                child.curve(f"student/{curve}", points)
+            child.metrics({"result/val": result["val"]})
+            if "best" in result:
+                child.metrics({f"result/best_{key}": float(value) for key, value in result["best"].items()})
+            child.dataset(f"{ctx.cfg.data.source}/dataset.h5", runner.digests["dataset"], "training")
+            child.close("FINISHED")
+        record["arms"][name] = {"switches": to_dict(arms[name]), "runs": entries}
+    ctx.write_artifact_json("students/runs.json", record)
+
+
+def _mean_curve(runs: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    points = [run["curves"][key] for run in runs]
+    steps = [int(step) for step, _ in points[0]]
+    return steps, [sum(run[i][1] for run in points) / len(points) for i in range(len(steps))]

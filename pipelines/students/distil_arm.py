@@ -1,0 +1,156 @@
+"""The KD side of one student run: the loss built on both nets, its phases trained, and what the student's config must say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgankd.config import ConfigError, FitConfig, StudentConfig, to_dict
+from cgankd.data.augment import augment
+from cgankd.data.batches import Batch, Mixture
+from cgankd.distill.base import DataSpec
+from cgankd.distill.engine import Augment, Distillation, Negatives, Teacher, early_phases, only_moving
+from cgankd.distill.methods import distiller_of
+from cgankd.distill.refresh import ChosenRows, chooser_of
+from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.predictor import fit_predictor, make_predict
+from cgankd.rng import derive, seed_all
+from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
+from pipelines.files.distillers import spec_of
+from pipelines.networks.restore import build_predictor, load_predictor
+
+
+@dataclass(frozen=True)
+class DistilledRun:
+    """A student's objective and batches, the net that predicts, and the record that rebuilds it (None for a plain one)."""
+
+    objective: Distillation
+    batch_of: Callable[[int], Batch]
+    inference: nn.Module
+    record: dict[str, Any] | None
+    curves: Mapping[str, list[tuple[int, float]]]
+    """Curves beside those of the loss, which grow while batches are made."""
+
+
+def distilled_run(
+    student: nn.Module,
+    config: Mapping[str, Any],
+    teacher_path: Path,
+    info: DatasetInfo,
+    task: Task,
+    data: Mixture,
+    cfg: StudentConfig,
+    seed: int,
+    lookup: Callable[[PredictFn], Callable[[Tensor], Tensor]],
+    plan: Plan = PLAIN,
+    field: str = "student",
+) -> DistilledRun:
+    """Build the KD loss of the student section on the run's nets; `lookup` keeps the teacher's outputs on clean images.
+
+    Raises ConfigError, naming the loss below `field`, where it does not suit the nets.
+    """
+    teacher, teacher_config = load_predictor(teacher_path, info, task)
+    distiller = distiller_of(cfg.kd_parts, field)
+    seed_all(seed, "distiller")
+    spec, labels_N, fake_N = data_spec(data, info, task, cfg)
+
+    def make_net(own: Mapping[str, Any]) -> nn.Module:
+        return build_predictor(dict(own), info, task.num_outputs)
+
+    try:
+        distiller.build(
+            spec_of(student, config, make_net, spec.image_shape),
+            spec_of(teacher, teacher_config, make_net, spec.image_shape),
+            replace(spec, labels=labels_N, fake=fake_N),
+        )
+    except ValueError as error:  # TaskNotSupported, or nets that the method cannot use
+        raise ConfigError(f"{field}.distiller: {error}") from error
+    teacher.requires_grad_(False).eval()
+    clean = cfg.teacher_view == "clean"
+    predict_teacher = make_predict(teacher, teacher_config["precision"], plan=plan, expected=len(labels_N))
+    table: Callable[[Tensor], Tensor] | None = None
+    if clean and distiller.needs.teacher_pred_only and not distiller.has_own("run_teacher"):
+        table = lookup(predict_teacher)
+    negatives = None
+    if distiller.needs.neg_index:
+        negatives = Negatives(labels_N if task.num_classes else torch.arange(len(labels_N)))
+    views: dict[str, Augment] = {
+        "weak": lambda unit, gen: augment(unit, cfg.augment, gen),
+        "strong": lambda unit, gen: augment(unit, cfg.strong_augment, gen),
+    }
+    objective = Distillation(
+        task=task,
+        distiller=distiller,
+        teacher=Teacher(teacher, teacher_config["precision"], table, clean, plan, cfg.num_steps * cfg.batch_size),
+        augments=views,
+        seed=seed,
+        num_rows=len(labels_N),
+        num_steps=cfg.num_steps,
+        task_weight=cfg.task_weight,
+        negatives=negatives,
+    )
+    inference = distiller.student_for_inference()
+    batch_of, curves = data.batch, {}
+    chooser = chooser_of(distiller)
+    if chooser is not None and data.bank is not None:
+        outputs_MO = predict_teacher(data.bank.images)
+        predict = make_predict(inference, cfg.precision)
+        chosen = ChosenRows(data, chooser, task, predict, outputs_MO, seed)
+        batch_of, curves = chosen.batch, chosen.curves
+    record = None
+    if inference is not student:
+        record = {
+            "parts": [to_dict(part) for part in cfg.kd_parts],
+            "teacher": {key: value for key, value in teacher_config.items() if key in config},
+            "data": {k: v for k, v in vars(spec).items() if k not in ("labels", "fake")},
+        }
+    return DistilledRun(objective, batch_of, inference, record, curves)
+
+
+def data_spec(data: Mixture, info: DatasetInfo, task: Task, cfg: StudentConfig) -> tuple[DataSpec, Tensor, Tensor]:
+    """The training set without and with its labels [N + M] as in `Batch.y` and marks of the fakes [N + M]."""
+    splits = [data.real] if data.bank is None else [data.real, data.bank]
+    labels_N = torch.cat([task.targets(split.labels) for split in splits])
+    fake_N = torch.arange(len(labels_N)) >= len(data.real)
+    shape = (info.channels, info.image_size, info.image_size)
+    spec = DataSpec(
+        num_samples=len(labels_N),
+        num_classes=task.num_classes,
+        image_shape=shape,
+        period=task.period,
+        num_steps=cfg.num_steps,
+        batch_size=cfg.batch_size,
+    )
+    return spec, labels_N, fake_N
+
+
+def train_phases(
+    run: DistilledRun,
+    student: nn.Module,
+    data: Mixture,
+    spec: str,
+    cfg: FitConfig,
+    seed: int,
+    checkpoint_of: Callable[[str], Checkpoint | None] = lambda name: None,
+) -> None:
+    """Train the phases before the student's own, each with its own optimiser; a finished one is loaded, not repeated."""
+    for phase in early_phases(run.objective, student):
+        steps = max(1, round(phase.share * cfg.num_steps))
+        rate = cfg.learning_rate if phase.learning_rate is None else phase.learning_rate
+        with only_moving(phase.net, phase.moving):
+            fit_predictor(
+                phase.net,
+                phase.objective,
+                data.batch,
+                lambda unit, gen: augment(unit, spec, gen),
+                replace(cfg, num_steps=steps, learning_rate=rate),
+                seed=derive(seed, "phase", phase.name),
+                checkpoint=checkpoint_of(phase.name),
+                plan=run.objective.teacher.plan,
+                keep_last=True,
+            )

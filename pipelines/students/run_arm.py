@@ -1,0 +1,247 @@
+"""One student run in a worker process: an arm's switches and a seed in, weights and validation score out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgankd.bank.build import selection_name
+from cgankd.config import ArmConfig, Config, ConfigError, to_dict
+from cgankd.data.augment import augment
+from cgankd.data.batches import Batch, Mixture
+from cgankd.data.store import read_info, read_pool_scores, read_pool_stream, read_split
+from cgankd.data.store.stream import MemoryBudget
+from cgankd.distill.table import TeacherTable, rows_of
+from cgankd.fit.best import Best
+from cgankd.fit.device import CompileMode, Plan
+from cgankd.fit.plain import Plain
+from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
+from cgankd.rng import derive, seed_all
+from cgankd.task import make_task
+from cgankd.types import PredictFn, Split
+from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
+from pipelines.students.distil_arm import distilled_run, train_phases
+from pipelines.files.distillers import own_field
+from pipelines.networks.restore import build_predictor
+from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one run needs; `out` carries the fingerprint of it, so a finished file can be trusted."""
+
+    name: str
+    arm: ArmConfig
+    seed: int
+    stage: str
+    config: Config
+    dataset: Path
+    teacher: Path
+    pool: Path
+    out: Path
+    init: Path | None
+    memory_bytes: float
+    """What this run may fill with images at rest; changes no number."""
+    teacher_key: dict[str, str]
+    """Digests of all that the teacher's outputs on the images of this run depend on."""
+    compile: CompileMode = "off"
+    device: str = "cpu"
+
+    @property
+    def record(self) -> Path:
+        return self.out.with_suffix(".json")
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best validation point, where student.keep_best asks for them."""
+        return self.out.with_name(f"{self.out.stem}-best.safetensors")
+
+    def finished(self) -> bool:
+        """Weights and record are complete (the record is written last); one that cannot be read counts for none."""
+        files = [self.record, self.out, *([self.best] if self.config.student.keep_best else [])]
+        if not all(path.exists() for path in files):
+            return False
+        try:
+            self.read()
+        except ConfigError:
+            return False
+        return True
+
+    def mark_used(self) -> None:
+        """Give a finished run the time of now, by which pipelines.students.kept_runs tells what is longest unused."""
+        self.record.touch()
+
+    def read(self) -> dict[str, Any]:
+        """Validation score and curves. Raises ConfigError."""
+        return read_record(self.record, ("val", "curves", *(["best"] if self.config.student.keep_best else [])))
+
+    def result(self) -> dict[str, Any]:
+        record = self.read()
+        found = record | {"weights": str(self.out), "seed": self.seed}
+        return found | ({"best_weights": str(self.best)} if "best" in record else {})
+
+    def checkpoint(
+        self,
+        phase: str,
+        on_save: Callable[[], object] = lambda: None,
+        on_load: Callable[[int, Any], None] = lambda step, companion: None,
+    ) -> ResumeFile:
+        """Resume storage of one training of this run, beside `out`, whose name is the fingerprint."""
+        path = self.out.with_name(f"{self.out.stem}-{phase.replace('.', '-')}.resume")
+        return ResumeFile(path, self.out.stem, on_save=on_save, on_load=on_load)
+
+    def starting_from(self, init: Path) -> Job:
+        return replace(self, init=init)
+
+
+def bank_rows(pool: Path, arm: ArmConfig) -> Tensor:
+    """Rows of the pool [M] that the M1/M2 switches of an arm select."""
+    return (
+        read_pool_scores(pool, but=("teacher_output",))[f"in_{selection_name(arm.subsample, arm.filter)}"]
+        .bool()
+        .nonzero()[:, 0]
+    )
+
+
+def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -> Split:
+    """The fakes of an arm, labels asked or replaced; their images are streamed where `memory` has no room for them."""
+    scores, rows = read_pool_scores(pool, but=("teacher_output",)), bank_rows(pool, arm)
+    labels = scores["predicted" if arm.replace else "asked"][rows]
+    return Split(read_pool_stream(pool, rows, memory), labels)
+
+
+def teacher_tables(
+    job: Job, predict: PredictFn, num_outputs: int, train: Split, bank: Split | None
+) -> list[TeacherTable]:
+    """The teacher's outputs on real images, then fakes, from the files that all runs share; see student.teacher_cache.
+
+    Of fakes the float16 outputs in the pool serve where half precision is asked for. In full precision real images
+    and fakes are one table, so that the teacher sees the same batches as if they were one set in memory.
+    """
+    folder, precision, bank_images = job.out.parent.parent / "teacher", job.config.student.teacher_cache, None
+    extra: list[TeacherTable] = []
+    if bank is not None:
+        rows = bank_rows(job.pool, job.arm)
+        found = table_of_pool(job.pool, rows, job.teacher_key["teacher"], precision)
+        extra = [] if found is None else [found]
+        bank_images = bank.images if found is None else None
+    facts = job.teacher_key if bank_images is not None else {k: v for k, v in job.teacher_key.items() if k != "bank"}
+    images = end_to_end(train.images, bank_images)
+    return [cached_table(folder, facts, predict, images, precision, num_outputs), *extra]
+
+
+def teacher_lookup(
+    job: Job, num_outputs: int, train: Split, bank: Split | None
+) -> Callable[[PredictFn], Callable[[Tensor], Tensor]]:
+    """From the teacher to its outputs [B, O] on the un-augmented images at rows [B], computed once for all runs."""
+
+    def lookup(predict: PredictFn) -> Callable[[Tensor], Tensor]:
+        tables = teacher_tables(job, predict, num_outputs, train, bank)
+        return lambda index_B: rows_of(tables, index_B)
+
+    return lookup
+
+
+def begin_worker() -> None:
+    """First words of a worker process: one thread, and Ctrl-C is for the stage alone, which then ends its workers."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def train_job(job: Job) -> list[str]:
+    """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it.
+
+    Returns what the plan said of compilation, for the log of the stage.
+    """
+    cfg, said = job.config.student.for_arm(job.arm), list[str]()
+    plan = Plan(job.device, job.compile, said.append)
+    info = read_info(job.dataset)
+    task = make_task(info, job.config)
+    memory = MemoryBudget(job.memory_bytes)
+    val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
+    bank = bank_split(job.pool, job.arm, memory) if job.arm.bank else None
+    # The seed is shared by all arms: same initialisation, same order of real images, so that differences pair up.
+    seed = derive(job.config.seed, "student", job.seed, job.stage)
+    seed_all(seed, "init")
+    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
+    net = build_predictor(config, info, task.num_outputs)
+    if job.init is not None:
+        net.load_state_dict(load_weights(job.init)[0])
+    fit = cfg.base if job.stage == "base" else cfg
+    spec = cfg.strong_augment if job.arm.strong else cfg.augment
+    more: Mapping[str, list[tuple[int, float]]] = {}
+    data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed)
+    objective: Objective = Plain(task)
+    inference: nn.Module = net
+    batch_of: Callable[[int], Batch] = data.batch
+    if job.arm.kd:
+        lookup = teacher_lookup(job, task.num_outputs, train, bank)
+        where = own_field(job.name, job.arm)
+        run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup, plan, where)
+        train_phases(run, net, data, spec, fit, seed, job.checkpoint)
+        objective, inference, batch_of = run.objective, run.inference, run.batch_of
+        more = run.curves
+        if run.record is not None:
+            config["distilled"] = run.record
+    best = Best(inference, higher_is_better=task.headline.higher_is_better) if cfg.keep_best else None
+    history = History(best)
+    fit_predictor(
+        net,
+        objective,
+        batch_of,
+        lambda unit, gen: augment(unit, spec, gen),
+        fit,
+        seed=seed,
+        validate=lambda n: mean_score(task, make_predict(inference, cfg.precision), val),
+        log=history.log,
+        checkpoint=job.checkpoint("train", history.state, history.load),
+        plan=plan,
+    )
+    # As it was validated in training: on the same device, in the same arithmetic.
+    score = mean_score(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)
+    inference.to("cpu")
+    config |= {"info": to_dict(info), "arm": job.name, "seed": job.seed}
+    save_weights(job.out, inference, config)
+    record: dict[str, Any] = {"val": score, "curves": history.curves | dict(more)}
+    if best is not None:
+        save_weights(job.best, best.weights, config | {"step": best.step})
+        record["best"] = {"val": best.score, "step": best.step}
+    temporary = job.record.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(record))
+    temporary.replace(job.record)
+    for path in job.out.parent.glob(f"{job.out.stem}-*.resume"):
+        path.unlink()
+    return said
+
+
+class History:
+    """The curves of a training and its best point, which a resumed run takes up where they were."""
+
+    def __init__(self, best: Best | None) -> None:
+        self.curves: dict[str, list[tuple[int, float]]] = {}
+        self.best = best
+
+    def log(self, step: int, values: Mapping[str, float], total: int) -> None:
+        """One more point of each curve; called right after validation, so that the weights are those of the score."""
+        for name, value in values.items():
+            self.curves.setdefault(name, []).append((step, float(value)))
+        if self.best is not None and "val" in values:
+            self.best.see(step, float(values["val"]))
+
+    def state(self) -> dict[str, Any]:
+        """What a resume file keeps beside the training's own state."""
+        return {"curves": self.curves, "best": None if self.best is None else self.best.state()}
+
+    def load(self, step: int, state: Mapping[str, Any]) -> None:
+        """Go on from a resume file written after `step` steps."""
+        self.curves = {name: [(int(at), float(v)) for at, v in points] for name, points in state["curves"].items()}
+        if self.best is not None:
+            self.best.load(state["best"])
