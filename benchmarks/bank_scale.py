@@ -23,7 +23,7 @@ from benchmarks.subjects import class_data, gan_config, generator_net
 from benchmarks.timing import fast_plan
 from cgankd.bank import build as bank
 from cgankd.config import BankConfig
-from cgankd.data.store import BankWriter
+from cgankd.data.store.banks import BankWriter
 from cgankd.gan.sample import make_draw
 from cgankd.rng import seed_all
 from cgankd.types import Draw, Images

@@ -25,10 +25,10 @@ from cgankd.rng import generator, seed_all
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split
 from pipelines.files.artifacts import save_weights
-from pipelines.students.distil_arm import distilled_run, train_phases
-from pipelines.runtime.machine import set_threads
-from pipelines.networks.restore import build_predictor
 from pipelines.files.params import load_config
+from pipelines.networks.restore import build_predictor
+from pipelines.runtime.machine import set_threads
+from pipelines.students.distil_arm import distilled_run, train_phases
 
 TITLE = "A step of the student with each KD loss: nets, batch and arms of the preset digits-distillers"
 PRESET = Path(__file__).parent.parent / "pipelines" / "presets" / "digits-distillers.yaml"

@@ -17,8 +17,8 @@ from cgankd.config import CganConfig
 from cgankd.data.pixels import to_signed
 from cgankd.fit.device import Plan, autocast, channels_last
 from cgankd.gan.train import train_cgan
-from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.nets.gans.label_embed import embed_labels
+from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.rng import seed_all
 from cgankd.types import Split
 

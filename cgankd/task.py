@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cgankd.circle import onto_range, wrapped
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
-from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity, onto_range, wrapped
+from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity
 from cgankd.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 
 

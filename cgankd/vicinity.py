@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cgankd.circle import onto_range, wrapped
 from cgankd.config import VicinityConfig
-from cgankd.types import Pairing, onto_range, wrapped
+from cgankd.types import Pairing
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from cgankd.data.store import write_dataset
 from cgankd.data.readers.tiny_imagenet import Size
+from cgankd.data.store.datasets import write_dataset
 from pipelines.commands.app import app
 from tests.gan.test_own_program import torchscript
 from tests.pipelines.finished import made_data

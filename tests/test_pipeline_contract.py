@@ -24,7 +24,7 @@ def test_stages_are_the_method_in_order() -> None:
     assert list(DVC) == STAGES
     for stage in STAGES:
         assert DVC[stage]["cmd"] == f"python -m cgankd {stage}"
-        assert callable(importlib.import_module(f"pipelines.{stage}").run)
+        assert callable(importlib.import_module(f"pipelines.stages.{stage}").run)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -44,7 +44,7 @@ def test_a_refusal_of_the_bank_concerns_no_training() -> None:
     """Its cure, bank.refuse_worthless: false, must not train anything again."""
     for stage in STAGES:
         asked = {"bank", "bank.refuse_worthless"} & set(DVC[stage]["params"])
-        text = (ROOT / "pipelines" / f"{stage}.py").read_text()
+        text = (ROOT / "pipelines" / "stages" / f"{stage}.py").read_text()
         assert bool(asked) == ("cfg.bank.refuse_worthless" in text) == (stage == "bank")
 
 
@@ -68,7 +68,7 @@ def test_each_stage_reports_into_its_own_files(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_inputs_match_the_code(stage: str) -> None:
     """Every artifact a stage opens through the context is a DVC dependency of it."""
-    tree = ast.parse((ROOT / "pipelines" / f"{stage}.py").read_text())
+    tree = ast.parse((ROOT / "pipelines" / "stages" / f"{stage}.py").read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "inputs":
             for argument in node.args:

@@ -11,8 +11,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss, mean_absolute_error, zero_one_loss
 
 from cgankd.config import Config, ConfigError, to_dict
-from cgankd.rng import generator
 from cgankd.config.settings import from_dict
+from cgankd.rng import generator
 from cgankd.task import ScalarTask, make_answer, make_task
 from cgankd.types import DatasetInfo, Margin
 from cgankd.vicinity import ExactMatch, HardVicinity, SoftVicinity

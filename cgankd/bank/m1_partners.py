@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cgankd.bank.m1_features import FeatureFn, JudgeFn
-from cgankd.types import Draw, Vicinity, wrapped
+from cgankd.circle import wrapped
+from cgankd.types import Draw, Vicinity
 
 CHUNK = 1024
 """Fakes held as images at a time; only their features are kept."""

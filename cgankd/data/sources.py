@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Protocol
 
 from cgankd.config import ConfigError, DataConfig
+from cgankd.data.dataset import Dataset
 from cgankd.data.readers.chair_images import load_chairs
 from cgankd.data.readers.cifar import load_cifar
 from cgankd.data.readers.csv_list import load_csv_classes, load_csv_scalars
-from cgankd.data.dataset import Dataset
 from cgankd.data.readers.digits import load_digits
-from cgankd.data.readers.image_folder import load_image_folder
-from cgankd.data.store.room import Room, in_memory
-from cgankd.data.readers.scalar_files import load_steering_angle, load_utkface
 from cgankd.data.readers.hdf5_sets import load_hdf5_classes, load_hdf5_scalars, load_rc49
+from cgankd.data.readers.image_folder import load_image_folder
+from cgankd.data.readers.scalar_files import load_steering_angle, load_utkface
 from cgankd.data.readers.tiny_imagenet import load_imagenet100, load_tiny_imagenet
+from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 
 

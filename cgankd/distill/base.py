@@ -181,8 +181,6 @@ class Distiller(nn.Module):
         """Raise TaskNotSupported, with the methods that can, where it cannot distil these labels."""
         why = self.refusal(data)
         if why is not None:
-            from cgankd.distill.methods import METHODS  # methods.py imports this module
-
             able = ", ".join(name for name, method in METHODS.items() if method().refusal(data) is None)
             raise TaskNotSupported(f"{why}; those that can: {able}")
 
@@ -259,3 +257,7 @@ def describe(method: type[Distiller]) -> list[dict[str, str]]:
     if weight:
         flows.append(Flow("labels", "student.pred", "none", "task loss", f"task_weight, {weight:g}"))
     return [{f.name: str(getattr(flow, f.name)) for f in fields(flow)} for flow in flows]
+
+
+METHODS: dict[str, type[Distiller]] = {}
+"""KD losses by name; filled by cgankd.distill.methods, which the package imports."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.types import Outputs, wrapped
+from cgankd.circle import wrapped
+from cgankd.types import Outputs
 
 
 def hard_labels(pred_BO: Tensor, y_B: Tensor, period: float | None = None) -> Tensor:

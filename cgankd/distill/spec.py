@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config.nets import NETS, SCALED_NETS
-from cgankd.distill.base import ModelSpec
 from cgankd.config.settings import nearest
+from cgankd.distill.base import ModelSpec
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, ModelSpec, Needs, Phase, RunTeacher
+from cgankd.distill.options import checked_distiller
 from cgankd.types import Outputs
 
 
@@ -19,8 +20,6 @@ class Wrapper(Distiller):
 
     def __init__(self, method: str, options: Mapping[str, Any] | None) -> None:
         super().__init__()
-        from cgankd.distill.methods import checked_distiller  # methods.py imports this module
-
         self.inner = checked_distiller(method, dict(options or {}), "method", "options")
         self.needs = self._needs()  # type: ignore[misc]
         self.scalar = self.inner.scalar  # type: ignore[misc]

@@ -22,9 +22,9 @@ from cgankd.fit.ema import update_ema
 from cgankd.gan.augment import diff_augment
 from cgankd.gan.diversity import real_diversity
 from cgankd.gan.losses import diversity_floor, hinge_d, hinge_g, mean_distance
-from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.gans.spectral import hold_spectral
+from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.rng import generator, seed_all
 from cgankd.types import Checkpoint, LogFn, Split, Task, Vicinity, silent
 

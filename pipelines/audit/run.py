@@ -16,14 +16,13 @@ from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.data.batches import chunks
-from cgankd.data.store import read_attributes, read_info, read_pool_images, read_pool_scores, read_split
+from cgankd.data.store.banks import read_attributes, read_pool_images, read_pool_scores
+from cgankd.data.store.datasets import read_info, read_split
 from cgankd.measure.features import make_features
 from cgankd.measure.findings import Finding, flat
 from cgankd.rng import derive
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Images, Split, Task
-from pipelines.pictures import stages as pictures, audit as pictures_audit
-from pipelines.files.artifacts import file_digest
 from pipelines.audit.images import (
     Closeness,
     bound_findings,
@@ -34,10 +33,13 @@ from pipelines.audit.images import (
     variety_findings,
 )
 from pipelines.audit.numbers import Sets, Space, by_label, by_label_findings, fidelity_findings
-from pipelines.runtime.context import Context
-from pipelines.runtime.machine import image_memory
+from pipelines.files.artifacts import file_digest
 from pipelines.files.made_with import changed_since
 from pipelines.networks.restore import load_predictor
+from pipelines.pictures import audit as pictures_audit
+from pipelines.pictures import stages as pictures
+from pipelines.runtime.context import Context
+from pipelines.runtime.machine import image_memory
 from pipelines.runtime.scratch import mapped
 
 LEAST = 10

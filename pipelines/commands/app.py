@@ -5,24 +5,31 @@ Heavy modules are imported inside commands, so that `cgankd --help` answers at o
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from pipelines.commands import (
     bank as cli_bank,
+)
+from pipelines.commands import (
     distill as cli_distill,
+)
+from pipelines.commands import (
     report as cli_report,
+)
+from pipelines.commands import (
     search as cli_search,
+)
+from pipelines.commands import (
     ship as cli_ship,
 )
-from pipelines.commands.errors import RESUMES, Root, Settings, console, plain_errors, with_root
+from pipelines.commands.errors import Root, Settings, console, plain_errors, with_root
+from pipelines.commands.running import STAGES, check_stage, one_stage, run_stage, stop_on_terminate
 from pipelines.runtime.malloc import restart
 
 app = typer.Typer(
@@ -34,7 +41,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
 STAGE_ARGUMENT = typer.Argument(metavar="STAGE", help=f"One of {', '.join(STAGES)}.")
 
 
@@ -47,26 +53,6 @@ def options(
     """Options before the command."""
     if debug:
         os.environ["CGANKD_DEBUG"] = "1"
-
-
-def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Treat SIGTERM like Ctrl-C, so that the run is ended as FAILED and progress is kept."""
-    raise KeyboardInterrupt
-
-
-def run_stage(stage: str, settings: list[str] | None) -> None:
-    """Open the context of a stage in this folder and run it."""
-    from pipelines.runtime.context import open_context
-
-    with open_context(stage, settings or ()) as ctx:
-        importlib.import_module(f"pipelines.{stage}").run(ctx)
-
-
-def one_stage(stage: str, settings: list[str] | None) -> None:
-    """A stage's command."""
-    signal.signal(signal.SIGTERM, stop_on_terminate)
-    with plain_errors(RESUMES if stage not in ("prepare", "evaluate") else "stopped"):
-        run_stage(stage, settings)
 
 
 @app.command(rich_help_panel="Stages")
@@ -120,18 +106,6 @@ def run(
             run_stage(stage, with_root(settings, root))
 
 
-def check_stage(name: str) -> None:
-    """Raise ConfigError, naming the nearest stage, unless the name is a stage."""
-    import difflib
-
-    from cgankd.config import ConfigError
-
-    if name not in STAGES:
-        match = difflib.get_close_matches(name, STAGES, n=1)
-        hint = f"; did you mean {match[0]}?" if match else ""
-        raise ConfigError(f"there is no stage {name!r}{hint} (stages: {', '.join(STAGES)})")
-
-
 @app.command(rich_help_panel="Settings and results")
 def use(
     preset: Annotated[str, typer.Argument(help="Name of a preset, such as digits or chairs.")],
@@ -176,8 +150,8 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
 
     with plain_errors():
         from cgankd.config import ConfigError
-        from pipelines.tracking.mlflow_sink import home, last_run, store_uri
         from pipelines.tracking.names import view_links
+        from pipelines.tracking.places import home, last_run, store_uri
 
         uri = store_uri(Path.cwd())
         known = [run for run in (last_run(Path.cwd(), stage) for stage in STAGES) if run is not None]
@@ -206,8 +180,9 @@ def sync() -> None:
     """Add runs that MLflow missed, because its server did not answer or a run was killed, from artifacts/logs."""
     with plain_errors():
         from cgankd.config import ConfigError
-        from pipelines.tracking.mlflow_sink import reason, store_uri
-        from pipelines.tracking.mlflow_sink import sync as add_missed_runs
+        from pipelines.tracking.mlflow_sink import reason
+        from pipelines.tracking.places import store_uri
+        from pipelines.tracking.sync import sync as add_missed_runs
 
         try:
             report = add_missed_runs(Path.cwd())

@@ -17,7 +17,7 @@ group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 @group.callback()
 def bank(ctx: typer.Context, settings: Settings = None) -> None:
     """M1 and M2: draw, subsample, filter, relabel fakes. Reads teacher, cgan and ratio; writes pool.h5, bank.h5."""
-    from pipelines.commands.app import one_stage
+    from pipelines.commands.running import one_stage
 
     ctx.obj = settings
     if ctx.invoked_subcommand is None:
@@ -43,14 +43,14 @@ def audit(
     settings: Settings = None,
 ) -> None:
     """Measure the bank: fidelity, labels, variety, copies of training images. Reads bank.h5; writes metrics/audit.json."""
-    from pipelines.commands.app import stop_on_terminate
+    from pipelines.commands.running import stop_on_terminate
 
     signal.signal(signal.SIGTERM, stop_on_terminate)
     with plain_errors():
-        from pipelines.audit.run import run
-        from pipelines.runtime.context import open_context
         from pipelines.audit.inception import make_inception
+        from pipelines.audit.run import run
         from pipelines.files.made_with import settings_behind
+        from pipelines.runtime.opening import open_context
 
         # Before the run is opened: a mistyped option must not leave a failed run behind.
         extra = make_inception(inception, inception_pixels) if inception is not None else None

@@ -47,9 +47,9 @@ def describe(name: Annotated[str, typer.Argument(metavar="NAME", help="A KD loss
     """One KD loss: its equation, its options with their defaults, and what flows from teacher to student."""
     with plain_errors():
         from cgankd.config import ConfigError
+        from cgankd.config.settings import nearest
         from cgankd.distill.base import describe as flows_of
         from cgankd.distill.methods import METHODS
-        from cgankd.config.settings import nearest
 
         if name not in METHODS:
             raise ConfigError(f"there is no KD loss {name!r}{nearest(name, METHODS)} (known: {', '.join(METHODS)})")

@@ -34,9 +34,9 @@ def compare(
 ) -> None:
     """Results of runs side by side, with paired differences and intervals; also written as CSV and HTML."""
     with plain_errors():
-        from pipelines.report.compare import load
-        from pipelines.report.compare_table import terminal, write
         from pipelines.files.params import load_config
+        from pipelines.report.compare_table import terminal, write
+        from pipelines.report.records import load
 
         params = Path("params.yaml")
         experiment = load_config(params).tracking.experiment if params.exists() else "cgankd"
@@ -65,7 +65,7 @@ def report(
 
 def add_to_run(path: Path) -> None:
     """Add a file to the newest tracked run; a store that does not answer is said and stops nothing."""
-    from pipelines.files.artifacts import STAGES
+    from pipelines.files.layout import STAGES
     from pipelines.tracking.mlflow_sink import reason
     from pipelines.tracking.reads import attach
 

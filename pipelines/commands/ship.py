@@ -39,9 +39,9 @@ def export(
 ) -> None:
     """Write the student as ONNX and torch.export; parity on real images, size and latency beside the teacher's."""
     with plain_errors():
+        from pipelines.runtime.machine import set_threads
         from pipelines.ship.export import export as write_exports
         from pipelines.ship.export import remarks, sizes_table
-        from pipelines.runtime.machine import set_threads
 
         set_threads()
         warn_if_changed()
@@ -92,7 +92,7 @@ def serve(
         from pipelines.files.params import load_config
         from pipelines.ship.registry import serve_command
         from pipelines.ship.ship import model_name
-        from pipelines.tracking.mlflow_sink import store_uri
+        from pipelines.tracking.places import store_uri
 
         model = model_name(load_config(Path("params.yaml")), name)
         command, environment = serve_command(model, port, store_uri(Path.cwd()))

@@ -17,42 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cgankd.config import ConfigError
+from pipelines.files.layout import damaged, missing
 from pipelines.files.writing import replacing as replacing
 
-STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
-MAKERS = {
-    "dataset": "prepare",
-    "teacher": "teacher",
-    "cgan": "cgan",
-    "ratio": "ratio",
-    "pool": "bank",
-    "bank": "bank",
-    "students": "student",
-    "student": "evaluate",
-}
 Say = Callable[[str], None]
-
-
-def maker(name: str) -> str:
-    """The command that makes an artifact: "teacher.safetensors" -> "cgankd teacher"."""
-    first = Path(name).parts[0].split(".")[0]
-    return f"cgankd {MAKERS[first]}" if first in MAKERS else "cgankd run"
-
-
-def inside(path: Path) -> Path:
-    """The path below artifacts/, or the name alone of a file elsewhere."""
-    return Path(*path.parts[path.parts.index("artifacts") + 1 :]) if "artifacts" in path.parts else Path(path.name)
-
-
-def missing(path: Path) -> ConfigError:
-    """The error for an artifact that is not there, naming the stage that makes it."""
-    return ConfigError(f"{Path('artifacts', inside(path))} is missing; run `{maker(str(inside(path)))}` first")
-
-
-def damaged(path: Path, what: str) -> ConfigError:
-    """The error for an artifact that cannot be read, naming the stage that makes it."""
-    return ConfigError(f"{path} is damaged ({what}); delete it and run `{maker(str(inside(path)))}` again")
 
 
 def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import BANK_UNSAID, Config, to_dict
-from cgankd.data.store import read_attributes
-from pipelines.files.artifacts import STAGES, config_path
-from pipelines.runtime.context import SECTIONS
+from cgankd.data.store.banks import read_attributes
+from pipelines.files.artifacts import config_path
+from pipelines.files.layout import SECTIONS, STAGES
 from pipelines.files.params import flatten, load_config
-from pipelines.report.facts import run_behind
+from pipelines.files.runs import run_behind
 
 BEHIND = {"bank.h5": STAGES[: STAGES.index("bank") + 1], "student.safetensors": STAGES}
 """The stages behind a file that users pass on."""

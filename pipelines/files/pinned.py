@@ -11,11 +11,10 @@ import importlib.metadata
 import importlib.resources
 import json
 from pathlib import Path
-from typing import Any
 
 from cgankd.config import ConfigError
 from pipelines.files.artifacts import source_digest, write_json
-from pipelines.files.params import parse, rewritten
+from pipelines.files.params import parse
 
 PIN = "code.json"
 CODE = ("cgankd/", "pipelines/")
@@ -79,18 +78,3 @@ def check_pin(workdir: Path, stage: str) -> None:
             f"the installed code of stage {stage} is not the one that {PIN} names; run `cgankd pin`, then `dvc repro`"
             " (stages whose code changed run again)"
         )
-
-
-def project_stages(watched: list[str]) -> str:
-    """dvc.yaml of a project: code dependencies become digests in code.json; `prepare` also watches these paths."""
-
-    def change(document: Any) -> None:
-        for name, stage in document["stages"].items():
-            for index in reversed(range(len(stage["deps"]))):
-                if is_code(stage["deps"][index]):
-                    del stage["deps"][index]
-            stage["params"].append({PIN: [f"stages.{name}"]})
-            if name == "prepare":
-                stage["deps"].extend(watched)
-
-    return rewritten(template("stages.yaml"), change)

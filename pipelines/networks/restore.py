@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from cgankd.bank.m1_features import FrozenExtractor
 from cgankd.bank.m1_ratio import make_ratio
 from cgankd.config import CganConfig, ConfigError, to_dict
+from cgankd.config.settings import from_dict
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.gan.sample import make_draw
 from cgankd.nets.features import Extractor, FeatureNet, ResNetFeatures
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.program import Program
-from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
-from cgankd.config.settings import from_dict
+from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.types import DatasetInfo, Draw, RatioFn, Task
-from pipelines.networks import own_generator
 from pipelines.files.artifacts import load_weights
 from pipelines.files.distillers import inference_net
+from pipelines.networks import own_generator
 
 
 def check_origin(config: dict[str, Any], info: DatasetInfo, path: Path) -> None:

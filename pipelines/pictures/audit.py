@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipelines.pictures.stages import (
+from pipelines.pictures.style import (
     BANK_COLOUR,
     BLACK,
     REAL_COLOUR,

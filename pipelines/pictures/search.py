@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cgankd.measure.predictive import Gain
-from pipelines.pictures.stages import BLACK, BLUE, GREY, RED, STYLE, name_rows, one_axes, wrapped
+from pipelines.pictures.style import BLACK, BLUE, GREY, RED, STYLE, name_rows, one_axes, wrapped
 
 
 def history(

@@ -12,28 +12,19 @@ import socket
 import subprocess
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from cgankd.config import ConfigError, DataConfig, TeacherConfig
 from cgankd.config.data import MADE_HERE
-from pipelines.files.params import load_config, read_params
+from pipelines.files.params import read_params
+from pipelines.project.finding import Finding
+from pipelines.search.config import load_searched
 
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "mlflow", "dvc", "matplotlib")
 LEAST_MEMORY_GB, LEAST_DISK_GB, NO_DISK_GB = 2.0, 2.0, 0.2
 SERVER_WAIT_S = 3.0
 WITHOUT = "; `cgankd run` works without git and DVC"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: "ok", "warning", or "problem", which blocks a run; the last two come with a cure."""
-
-    name: str
-    level: Literal["ok", "warning", "problem"]
-    text: str
-    cure: str = ""
 
 
 def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
@@ -166,7 +157,7 @@ def look_at_params(workdir: Path) -> list[Finding]:
         cure = "correct that line" if path.exists() else "run `cgankd use PRESET`"
         return [Finding("params.yaml", "problem", str(error), cure)]
     try:
-        cfg = load_config(path)
+        cfg = load_searched(path)
     except ConfigError as error:
         cure = "correct the setting, or start again with `cgankd use PRESET`"
         return [Finding("params.yaml", "problem", str(error), cure)]

@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 from cgankd.config import Config, ConfigError
-from cgankd.data.store import read_info, read_split
+from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
-from pipelines.project.doctor import Finding
-from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
 from pipelines.files.params import load_config
+from pipelines.project.finding import Finding
+from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
 
 
 def look_at_images(workdir: Path) -> list[Finding]:

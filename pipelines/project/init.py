@@ -13,10 +13,12 @@ from pathlib import Path
 
 from cgankd.config import ConfigError
 from cgankd.data.readers.survey import Fit, square_copy
+from pipelines.files.params import preset_text, set_values, write_text
+from pipelines.files.pinned import template, write_pin
+from pipelines.project.dvc_file import project_stages
 from pipelines.project.fitted import fitted, image_size
 from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_folder
-from pipelines.files.params import load_config, preset_text, set_values, write_text
-from pipelines.files.pinned import project_stages, template, write_pin
+from pipelines.search.config import load_searched
 
 PRESETS = {True: "own-scalar", False: "own-classes"}
 COPIES = "data/images"
@@ -109,7 +111,7 @@ def init(plan: Plan, say: Callable[[str], None]) -> None:
     params = folder / "params.yaml"
     write_text(params, preset_text(PRESETS[data.scalar]).replace(_head(data.scalar), _new_head(plan), 1))
     set_values(params, fitted(data, plan.size) | {"data.root": root, "tracking.preset": plan.name})
-    load_config(params)
+    load_searched(params)
     write_text(folder / "dvc.yaml", project_stages(watched))
     for name in ("gitignore", "dvcignore"):
         write_text(folder / f".{name}", template(name))

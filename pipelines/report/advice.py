@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.files.artifacts import STAGES
-from pipelines.ship.card import LICENCES
+from pipelines.files.layout import STAGES
 from pipelines.report.facts import Facts
+from pipelines.ship.card import LICENCES
 
 TEACHER_LEAD = 0.15
 """Share of the student's error that a teacher must take off to be worth distilling."""

@@ -15,9 +15,10 @@ from rich.text import Text
 from cgankd.measure.predictive import Gain
 from pipelines.files.artifacts import replacing
 from pipelines.report.charts import Interval, difference_unit, intervals
-from pipelines.report.compare import Record, difference, notes, over_real
-from pipelines.runtime.curves import csv_text
+from pipelines.report.compare import difference, notes, over_real
 from pipelines.report.page import render_page
+from pipelines.report.records import Record
+from pipelines.runtime.curves import csv_text
 
 RUN_COLUMNS = ("run", "found", "arm", "uses_bank", "distiller", "student", "seeds", "dataset", "split", "unit")
 SCORE_COLUMNS = ("val_mean", "mean", "sd", "over_real", "over_real_low", "over_real_high")

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgankd.config import Config, ConfigError
-from pipelines.files.artifacts import STAGES, file_digest
-from pipelines.runtime.context import SECTIONS
-from pipelines.tracking.journal import Event, read_roots
-from pipelines.files.params import flatten, load_config, parse, preset_names, preset_text, read_params
+from pipelines.files.artifacts import file_digest
+from pipelines.files.layout import OUTPUTS, STAGES
+from pipelines.files.params import flatten, parse, preset_names, preset_text, read_params
+from pipelines.files.runs import finished_runs, numbers_differ, read_metrics, run_behind, settings_changed
 from pipelines.runtime.progress import duration_text
-from pipelines.tracking.mlflow_sink import log_folder
-from pipelines.tracking.names import git_state, result_name
+from pipelines.search.config import SearchedConfig, load_searched
+from pipelines.tracking.names import git_state
 
-OUTPUTS = {
-    "prepare": ("dataset.h5",),
-    "teacher": ("teacher.safetensors",),
-    "cgan": ("cgan.safetensors",),
-    "ratio": ("ratio.safetensors",),
-    "bank": ("pool.h5", "bank.h5"),
-    "student": ("students",),
-    "evaluate": ("student.safetensors",),
-}
 MARKS = ("ok", "WARNING", "REFUSED")
 
 
@@ -71,7 +60,7 @@ class Facts:
     """
 
     workdir: Path
-    cfg: Config
+    cfg: SearchedConfig
     stages: dict[str, StageFacts]
     result: dict[str, Any] | None
     lineage: dict[str, list[tuple[str, str]]]
@@ -86,21 +75,10 @@ class Facts:
 
 def gather(workdir: Path) -> Facts:
     """Read a work folder. Raises ConfigError where params.yaml is wrong or a metrics file is damaged."""
-    cfg = load_config(workdir / "params.yaml")
+    cfg = load_searched(workdir / "params.yaml")
     stages = {name: stage_facts(workdir, name) for name in STAGES}
     result = stages["evaluate"].metrics
     return Facts(workdir, cfg, stages, result, lineage(workdir, cfg, stages), read_audit(workdir), is_exported(workdir))
-
-
-def read_metrics(path: Path, command: str) -> dict[str, Any] | None:
-    """A JSON file of metrics; None where it is not there. Raises ConfigError where it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path.parent.name}/{path.name} is damaged ({error}); run `{command}` again") from error
-    return values
 
 
 def read_audit(workdir: Path) -> Audit | None:
@@ -146,53 +124,7 @@ def stage_facts(workdir: Path, name: str) -> StageFacts:
     )
 
 
-def run_behind(workdir: Path, stage: str, metrics: Mapping[str, Any]) -> list[Event]:
-    """The events of the run whose results lie in the folder; empty where no run ended well.
-
-    That is the last one, unless DVC brought the results of an earlier one back instead of running the stage again:
-    then the last with the settings of params.yaml and the numbers of metrics/<stage>.json.
-    """
-    ended = finished_runs(workdir, stage)
-    for events in reversed(ended):
-        if not settings_changed(workdir, stage, events) and not numbers_differ(metrics, events):
-            return events
-    return ended[-1] if ended else []
-
-
-def finished_runs(workdir: Path, stage: str) -> list[list[Event]]:
-    """The events of each run that ended well, oldest first."""
-    return [
-        events
-        for events in read_roots(log_folder(workdir) / f"{stage}.jsonl").values()
-        if any(e["kind"] == "close" and e["run"] == e["root"] and e["status"] == "FINISHED" for e in events)
-    ]
-
-
-def numbers_differ(metrics: Mapping[str, Any], events: list[Event]) -> bool:
-    """True where a number of metrics/<stage>.json is not the one that the run sent."""
-    sent: dict[str, Any] = {}
-    for event in events:
-        if event["kind"] == "metrics" and event["run"] == event["root"]:
-            sent |= event["values"]
-    return any(sent.get(result_name(name), value) != value for name, value in metrics.items())
-
-
-def settings_changed(workdir: Path, stage: str, events: list[Event]) -> list[str]:
-    """Settings this stage reads that differ between its last finished run and params.yaml."""
-    ran = next((e["values"] for e in events if e["kind"] == "params" and e["run"] == e["root"]), None)
-    if ran is None:
-        return []
-    now = flatten(read_params(workdir / "params.yaml"))
-
-    def read(key: str) -> bool:
-        return any(f"{key}.".startswith(f"{section}.") for section in SECTIONS[stage])
-
-    # Only keys of both: a default that is not written out is no change.
-    both = {key for key in ran if key in now and read(key)}
-    return sorted(key for key in both if parse(str(ran[key]), key) != now[key])
-
-
-def lineage(workdir: Path, cfg: Config, stages: Mapping[str, StageFacts]) -> dict[str, list[tuple[str, str]]]:
+def lineage(workdir: Path, cfg: SearchedConfig, stages: Mapping[str, StageFacts]) -> dict[str, list[tuple[str, str]]]:
     """Where the results come from: the commit, settings that differ from the preset, and digests of what was made."""
     state = git_state(workdir)
     where = [("commit", state["git_sha"])] if state else [("commit", "no git repository")]

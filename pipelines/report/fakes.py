@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cgankd.config import Config
-from cgankd.data.store import read_info, read_pool_images, read_pool_scores, read_split
+from cgankd.data.store.banks import read_pool_images, read_pool_scores
+from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.gan.diversity import pair_distances
 from cgankd.rng import generator

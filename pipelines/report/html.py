@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from pipelines.files.artifacts import STAGES, replacing
-from pipelines.report.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
-from pipelines.report.page import render_page
-from pipelines.runtime.progress import duration_text
+from pipelines.files.artifacts import replacing
+from pipelines.files.layout import STAGES
 from pipelines.report.advice import advise
+from pipelines.report.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
 from pipelines.report.facts import Facts, StageFacts, gather
 from pipelines.report.fakes import Fakes, LabelQuality, fake_sheets, label_text, quality, read_fakes, real_sheet
+from pipelines.report.page import render_page
+from pipelines.runtime.progress import duration_text
 
 EDGES = (
     ("prepare", "teacher"),

@@ -19,7 +19,7 @@ THUMB = 64
 def render_page(template: str, context: Mapping[str, Any]) -> str:
     """A template of pipelines/templates filled in; text is escaped, charts (markupsafe.Markup) are not."""
     environment = Environment(
-        loader=PackageLoader("pipelines", "templates"),
+        loader=PackageLoader("pipelines.report", "templates"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cgankd.config import ConfigError
-from pipelines.project.doctor import Finding
 from pipelines.files.made_with import as_text, embedded, recorded
 from pipelines.files.params import filled, flatten, read_params
+from pipelines.project.finding import Finding
 from pipelines.stages.table import render
-from pipelines.tracking.mlflow_sink import last_run
+from pipelines.tracking.places import last_run
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 

@@ -10,33 +10,30 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
-from cgankd.config import Config, ConfigError, to_dict
+from cgankd.config import Config, to_dict
 from cgankd.measure.health import Check
 from cgankd.types import LogFn
 from pipelines.files.artifacts import (
-    STAGES,
     ResumeFile,
     config_path,
     file_digest,
     fingerprint,
     load_weights,
-    missing,
     replacing,
     save_weights,
     source_digest,
     write_json,
 )
+from pipelines.files.layout import SECTIONS, missing
+from pipelines.files.params import flatten
 from pipelines.runtime.curves import Curves, csv_text, file_name
-from pipelines.tracking.journal import Tracker
-from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
-from pipelines.files.params import flatten, load_config
+from pipelines.runtime.machine import make_plan
 from pipelines.runtime.progress import Meter, duration_text
-from pipelines.files.pinned import check_pin
-from pipelines.tracking.mlflow_sink import open_tracker
+from pipelines.tracking.journal import Tracker
 from pipelines.tracking.names import result_name
 
 
@@ -46,18 +43,6 @@ class Drawing(Protocol):
     def savefig(self, fname: Any, **options: Any) -> None: ...
 
 
-SECTIONS = {
-    "prepare": ("seed", "data"),
-    "teacher": ("seed", "teacher"),
-    "cgan": ("seed", "cgan"),
-    "ratio": ("seed", "ratio", "bank.label_bin"),
-    "bank": ("seed", "bank", "student.arms"),
-    "student": ("seed", "student"),
-    "evaluate": ("evaluate",),
-}
-"""The settings each stage reads, as dvc.yaml has them."""
-BESIDE_STAGES = ("audit",)
-"""Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of curve points sent to the trackers."""
 
@@ -277,53 +262,3 @@ class Context:
             waiting, curves.waiting = curves.waiting, {}
             for value, points in waiting.items():
                 self.tracker.curve(f"{name}/{value}", points)
-
-
-def open_context(
-    stage: str,
-    overrides: Sequence[str] = (),
-    workdir: Path | None = None,
-    *,
-    console: Console | None = None,
-    made_with: Mapping[str, str] | None = None,
-) -> Context:
-    """Begin a run of a stage in a work folder that holds params.yaml.
-
-    The tracked run is given its settings, save those `made_with` which the file it looks at was made before.
-    Raises ConfigError when a setting is wrong or another process runs this stage in the same folder.
-    """
-    assert stage in (*STAGES, *BESIDE_STAGES), stage
-    workdir = (workdir or Path.cwd()).resolve()
-    cfg = load_config(workdir / "params.yaml", overrides)
-    check_pin(workdir, stage)
-    set_threads()
-    make_plan()  # a wrong variable is refused before a run opens
-    lock_path = workdir / "artifacts" / "resume" / f"{stage}.lock"
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"another `cgankd {stage}` is running in {workdir}; wait for it or stop it") from None
-    console = console or Console()
-    try:
-        tags = {"preset": cfg.tracking.preset} | ({"overrides": " ".join(overrides)} if overrides else {})
-        tracker = open_tracker(
-            workdir,
-            stage,
-            cfg.tracking.experiment,
-            tags=tags,
-            mlflow=cfg.tracking.mlflow,
-            lock=lock_path,
-            say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
-        )
-        tracker.params(flatten(to_dict(cfg)) | dict(made_with or {}))
-    except BaseException:
-        lock.release()
-        raise
-    context = Context(stage, cfg, workdir, tracker, console)
-    context._lock = lock
-    if stage in STAGES:
-        tracker.tags(plan_facts(context.plan))
-        context.say(plan_line(context.plan))
-    return context

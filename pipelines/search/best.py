@@ -23,18 +23,18 @@ from rich.table import Table
 from cgankd.config import ArmConfig, ConfigError
 from cgankd.measure.predictive import Gain, paired_gain
 from cgankd.measure.verdict import describe
-from pipelines.pictures import search as pictures_search
 from pipelines.files.artifacts import replacing, write_json
-from pipelines.runtime.context import Drawing
-from pipelines.tracking.journal import Tracker
-from pipelines.runtime.machine import set_threads
 from pipelines.files.params import set_values
+from pipelines.pictures import search as pictures_search
+from pipelines.runtime.context import Drawing
+from pipelines.runtime.machine import set_threads
 from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.run import Search, say, score_text, values_text
 from pipelines.search.space import defaults, moved_along, with_searched_arm, with_values, written_out
 from pipelines.search.stages import inputs_of
 from pipelines.search.students import quiet_context, students_of, train_seeds
-from pipelines.tracking.mlflow_sink import open_tracker
+from pipelines.tracking.journal import Tracker
+from pipelines.tracking.open import open_tracker
 
 FEW = 4
 """Complete trials below which importances would be noise."""

@@ -9,16 +9,16 @@ from typing import Any
 from rich.console import Console
 
 from cgankd.bank.build import QuotaError
-from pipelines.search.config import SearchedConfig
 from cgankd.config import ConfigError
 from cgankd.measure.predictive import Gain, paired_gain
 from cgankd.measure.verdict import describe
-from pipelines.pictures import search as pictures_search
 from pipelines.files.artifacts import write_json
-from pipelines.tracking.journal import Tracker
-from pipelines.search.run import Search, say
+from pipelines.pictures import search as pictures_search
 from pipelines.search.best import pick, recording, save, scores
+from pipelines.search.config import SearchedConfig
+from pipelines.search.run import Search, say
 from pipelines.search.space import with_values
+from pipelines.tracking.journal import Tracker
 
 
 def curves(search: Search, console: Console, number: int | None, num_seeds: int | None) -> None:

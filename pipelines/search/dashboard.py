@@ -10,7 +10,8 @@ from rich.console import Console
 
 from cgankd.config import ConfigError
 from pipelines.search.config import load_searched
-from pipelines.search.study import check_begun, connect, shown, storage_url
+from pipelines.search.storage import check_begun, shown, storage_url
+from pipelines.search.study import connect
 
 HOST = "127.0.0.1"
 

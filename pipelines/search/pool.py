@@ -21,14 +21,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgankd.bank import build
-from cgankd.data.store import BankWriter, read_info, read_split
+from cgankd.data.store.banks import BankWriter
+from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.files import SLAB_ROWS
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
 from cgankd.task import make_task
-from pipelines.stages import bank
 from pipelines.files.artifacts import file_digest, fingerprint, replacing, source_digest
 from pipelines.runtime.context import Context
+from pipelines.stages import bank
 
 FIELDS = [f.name for f in dataclasses.fields(build.Scores) if f.name != "shard"]
 

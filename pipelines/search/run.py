@@ -22,20 +22,21 @@ from rich.console import Console
 
 from cgankd.bank.build import QuotaError
 from cgankd.config import ConfigError, to_dict
-from cgankd.data.store import read_info
+from cgankd.data.store.datasets import read_info
 from cgankd.task import make_task
 from cgankd.types import Headline
-from pipelines.search import study as search_study
 from pipelines.files.artifacts import file_digest
-from pipelines.tracking.journal import Tracker
-from pipelines.runtime.machine import set_threads
 from pipelines.files.params import flatten
-from pipelines.search.config import SearchedConfig, load_searched
+from pipelines.runtime.machine import set_threads
 from pipelines.runtime.progress import duration_text
+from pipelines.search import study as search_study
+from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.space import check_space, identity, overruled, with_searched_arm, with_values
 from pipelines.search.stages import base_files, inputs_of
+from pipelines.search.storage import check_begun, shown, storage_url
 from pipelines.search.students import quiet_context, shortened, students_of, train_seeds
-from pipelines.tracking.mlflow_sink import open_tracker
+from pipelines.tracking.journal import Tracker
+from pipelines.tracking.open import open_tracker
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Search:
 
     def study(self) -> optuna.Study:
         """The study as it stands. Raises ConfigError where it is not begun or was begun under other settings."""
-        search_study.check_begun(self.url)
+        check_begun(self.url)
         study = search_study.load(search_study.connect(self.workdir, self.url), self.cfg.search.study)
         search_study.check(study, self.identity())
         return study
@@ -68,7 +69,7 @@ def open_search(
     found = check_space(cfg) + overruled(cfg, settings)
     files = base_files(workdir, cfg)
     headline = make_task(read_info(files["dataset"]), cfg).headline
-    return Search(workdir, cfg, search_study.storage_url(workdir, cfg.search, storage), headline), found
+    return Search(workdir, cfg, storage_url(workdir, cfg.search, storage), headline), found
 
 
 def run(search: Search, workers: int, console: Console) -> None:
@@ -78,7 +79,7 @@ def run(search: Search, workers: int, console: Console) -> None:
     is_new = search_study.begin(storage, search.cfg, search.identity(), search.headline, search.workdir)
     study = search_study.load(storage, cfg.study)
     done, again = search_study.counted(study), search_study.repair(study)
-    where = search_study.shown(search.url)
+    where = shown(search.url)
     say(
         console,
         f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {where}: {done} of {cfg.num_trials} trials done",

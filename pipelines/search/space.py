@@ -7,12 +7,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.search.config import SearchedConfig
-from cgankd.config import ArmConfig, ConfigError, config_from_dict, to_dict
-from pipelines.search.config import Knob
-from cgankd.config.settings import nearest
+from cgankd.config import ArmConfig, ConfigError, to_dict
+from cgankd.config.settings import from_dict, nearest
 from pipelines.files.distillers import check_distillers
 from pipelines.files.params import flatten
+from pipelines.search.config import Knob, SearchedConfig
 
 SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
 """Sections a search may turn; another split of the data would make scores that cannot be compared."""
@@ -82,7 +81,7 @@ def with_values(cfg: SearchedConfig, values: Mapping[str, Any]) -> SearchedConfi
         for key in path:
             node = node[key]
         node[last] = value
-    found = config_from_dict(nested)
+    found = from_dict(SearchedConfig, nested, "")
     check_distillers(found)
     return found
 

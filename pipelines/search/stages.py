@@ -16,17 +16,10 @@ import torch
 from filelock import FileLock
 
 from cgankd.config import Config, ConfigError, to_dict
-from pipelines.files.artifacts import (
-    config_path,
-    file_digest,
-    fingerprint,
-    load_weights,
-    missing,
-    source_digest,
-    write_json,
-)
-from pipelines.runtime.context import SECTIONS, Context
+from pipelines.files.artifacts import config_path, file_digest, fingerprint, load_weights, source_digest, write_json
+from pipelines.files.layout import SECTIONS, missing
 from pipelines.files.params import flatten
+from pipelines.runtime.context import Context
 from pipelines.search.pool import Inputs
 
 NEEDS = {"teacher": ("dataset",), "cgan": ("dataset",), "ratio": ("dataset", "cgan")}
@@ -101,6 +94,6 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
         ctx.say(f"running {stage} under the settings of this trial")
         tracker = ctx.tracker.child(stage, settings_of(ctx.cfg, stage), {"trial.stage": stage, "level": "part"})
         with Context(stage, ctx.cfg, folder, tracker, ctx.console) as inner:
-            importlib.import_module(f"pipelines.{stage}").run(inner)
+            importlib.import_module(f"pipelines.stages.{stage}").run(inner)
         write_json(done, json.loads(json.dumps(facts)))
     return weights

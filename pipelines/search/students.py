@@ -11,13 +11,14 @@ import torch
 from rich.console import Console
 
 from cgankd.bank.build import selection_name
-from cgankd.config import ArmConfig, Config
-from pipelines.search import pool as search_pool
+from cgankd.config import ArmConfig
 from pipelines.runtime.context import Context
-from pipelines.tracking.journal import FanOut, Tracker
-from pipelines.students.run_arm import Job, train_job
+from pipelines.search import pool as search_pool
+from pipelines.search.config import SearchedConfig
 from pipelines.search.pool import Inputs
 from pipelines.stages.student import Runner
+from pipelines.students.run_arm import Job, train_job
+from pipelines.tracking.journal import FanOut, Tracker
 
 Alive = Callable[[], None]
 """Called between two students; raises where the search must stop."""
@@ -34,7 +35,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def quiet_context(cfg: Config, workdir: Path, tracker: Tracker | None = None) -> Context:
+def quiet_context(cfg: SearchedConfig, workdir: Path, tracker: Tracker | None = None) -> Context:
     """A context under other settings than params.yaml that prints nothing and writes neither metrics nor plots."""
     silent = Tracker(FanOut([], lambda sink, error: None), "search", {})
     return Context("student", cfg, workdir, tracker or silent, Console(quiet=True))
@@ -64,7 +65,7 @@ def run_job(job: Job, alive: Alive) -> Job:
     return job
 
 
-def shortened(cfg: Config, rung: int) -> Config:
+def shortened(cfg: SearchedConfig, rung: int) -> SearchedConfig:
     """The settings of the proxy students of a rung: num_steps / reduction^(rungs - rung) steps."""
     share = cfg.search.reduction ** (cfg.search.rungs - rung)
     return dataclasses.replace(
@@ -73,11 +74,13 @@ def shortened(cfg: Config, rung: int) -> Config:
 
 
 @contextmanager
-def students_of(ctx: Context, inputs: Inputs, arm: ArmConfig) -> Iterator[tuple[Callable[[Config], Runner], int]]:
+def students_of(
+    ctx: Context, inputs: Inputs, arm: ArmConfig
+) -> Iterator[tuple[Callable[[SearchedConfig], Runner], int]]:
     """Cut the arm's bank, then give a maker of runners on it (under settings of the student) and the fakes drawn."""
     with search_pool.cut(ctx, inputs, selection_name(arm.subsample, arm.filter)) as (pool, drawn):
 
-        def runner(cfg: Config) -> Runner:
+        def runner(cfg: SearchedConfig) -> Runner:
             return Runner(quiet_context(cfg, ctx.workdir), inputs.dataset, inputs.teacher, pool)
 
         yield runner, drawn

@@ -21,70 +21,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cgankd.config import ConfigError
-from pipelines.search.config import Knob, SearchConfig, SearchedConfig
 from cgankd.rng import derive
 from cgankd.types import Headline
+from pipelines.search.config import Knob, SearchConfig, SearchedConfig
 from pipelines.search.space import defaults, first_difference, in_range
+from pipelines.search.storage import EXAMPLES, shown
 
 HEARTBEAT_S = 60
 GRACE_S = 300
 """A trial of another machine without a heartbeat for this long is dead."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-EXAMPLES = "sqlite:///search.db or postgresql://user@host/database"
 RETRIES = 3
 """Times a trial whose process died is tried again."""
-
-
-def storage_url(workdir: Path, search: SearchConfig, given: str | None) -> str:
-    """The URL of the database: given by hand, or in params.yaml, or else SQLite in artifacts/.
-
-    Raises ConfigError, naming where it was given, on what is no such URL or lies in a folder that is not there.
-    """
-    if not (given or search.storage):
-        return f"sqlite:///{workdir.resolve() / 'artifacts' / 'search.db'}"
-    url = given or search.storage or ""
-    scheme, sign, rest = url.partition("://")
-    if sign and scheme in ("postgres", "postgresql"):
-        # The driver is named, because which one SQLAlchemy takes by itself differs between its versions.
-        url = f"postgresql+psycopg2://{rest}"
-    check_url(url, "--storage (or CGANKD_SEARCH_STORAGE)" if given else "search.storage")
-    return url
-
-
-def check_url(url: str, field: str) -> None:
-    """Raise ConfigError unless SQLAlchemy knows such a URL and the folder of an SQLite file is there."""
-    try:
-        parts = sqlalchemy.make_url(url)
-        parts.get_dialect()
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        said = "what is given" if "@" in url else repr(url)  # it may hold a password
-        raise ConfigError(f"{field} must be the URL of a database, such as {EXAMPLES}, but is {said}") from None
-    except ImportError:  # the driver; connecting names it
-        return
-    if (path := sqlite_file(url)) is not None and not path.parent.is_dir():
-        raise ConfigError(
-            f"{field} is {url}, but there is no folder {path.parent}; make it, or give another URL, such as {EXAMPLES}"
-        )
-
-
-def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database; None for other databases."""
-    parts = sqlalchemy.make_url(url)
-    return Path(parts.database) if parts.get_backend_name() == "sqlite" and parts.database else None
-
-
-def check_begun(url: str) -> None:
-    """Raise ConfigError where the file of the study is not there: connecting would make an empty one."""
-    if (path := sqlite_file(url)) is not None and not path.exists():
-        raise ConfigError(f"there is no study yet ({path.name} is missing); run `cgankd search` first")
-
-
-def shown(url: str) -> str:
-    """The URL for messages, its password hidden."""
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return "the search storage"
 
 
 def connect(workdir: Path, url: str) -> RDBStorage:
@@ -136,7 +84,9 @@ def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
     return {key: distribution(knob) for key, knob in search.space.items()}
 
 
-def begin(storage: RDBStorage, cfg: SearchedConfig, identity: Mapping[str, Any], headline: Headline, workdir: Path) -> bool:
+def begin(
+    storage: RDBStorage, cfg: SearchedConfig, identity: Mapping[str, Any], headline: Headline, workdir: Path
+) -> bool:
     """Create the study unless it is there, with the default as its first trial; True where it is new.
 
     Raises ConfigError where it was begun under settings whose scores cannot be compared with those of `cfg`.

@@ -10,11 +10,13 @@ from typing import Any
 from cgankd.bank.build import selection_name
 from cgankd.config import Config, ConfigError
 from cgankd.config.distill import arm_label
-from cgankd.data.store import read_attributes, read_pool_scores, read_split
+from cgankd.data.store.banks import read_attributes, read_pool_scores
+from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.measure.predictive import mean_interval
 from cgankd.types import Margin
-from pipelines.files.artifacts import file_digest, missing
+from pipelines.files.artifacts import file_digest
+from pipelines.files.layout import missing
 from pipelines.ship.saved import Package, net_words
 
 LICENCES = {

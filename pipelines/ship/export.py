@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from cgankd.config import ConfigError, to_dict
-from cgankd.data.store import read_split
+from cgankd.data.store.datasets import read_split
 from cgankd.export import (
     ANSWER,
     PIXELS,

@@ -19,11 +19,11 @@ from rich.table import Table
 from torch import Tensor
 
 from cgankd.config import ConfigError
+from cgankd.config.settings import from_dict
 from cgankd.data.readers.image_files import SUFFIXES, read_images
-from cgankd.data.store import read_split
+from cgankd.data.store.datasets import read_split
 from cgankd.export import open_onnx, open_torch_export
 from cgankd.measure.conformal import images_needed
-from cgankd.config.settings import from_dict
 from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin, Reading, silent
 from pipelines.files.artifacts import config_path

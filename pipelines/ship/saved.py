@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from cgankd.config import ConfigError
-from cgankd.data.store import read_split
+from cgankd.config.settings import from_dict
+from cgankd.data.store.datasets import read_split
 from cgankd.export import ShippedModel
 from cgankd.measure.conformal import conformal_margin
-from cgankd.config.settings import from_dict
 from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin
-from pipelines.files.artifacts import load_weights, missing
+from pipelines.files.artifacts import load_weights
+from pipelines.files.layout import missing
 from pipelines.networks.restore import restore_predictor
 
 PARITY = 1e-4
@@ -74,7 +75,7 @@ def load_package(path: Path) -> Package:
 
 def dataset_of(workdir: Path, info: DatasetInfo) -> Path:
     """artifacts/dataset.h5. Raises ConfigError where it is missing or is not the data set of the model."""
-    from cgankd.data.store import read_info
+    from cgankd.data.store.datasets import read_info
 
     path = workdir / "artifacts" / "dataset.h5"
     if not path.exists():

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cgankd.config import Config, ConfigError
 from pipelines.files.artifacts import file_digest, fingerprint
-from pipelines.ship.card import lineage, model_card
 from pipelines.files.made_with import settings_behind
 from pipelines.files.params import load_config, write_text
+from pipelines.ship.card import lineage, model_card
 from pipelines.ship.registry import Registered, Release, register
 from pipelines.ship.saved import PARITY_IMAGES, dataset_of, evaluation, load_package, parity_images, validation_margin
 

@@ -12,13 +12,8 @@ from torch import Tensor
 from cgankd.bank import build
 from cgankd.bank.m2_replace import replace
 from cgankd.config import BANK_UNSAID, BankConfig, Config, ConfigError, to_dict
-from cgankd.data.store import (
-    BankWriter,
-    read_pool_images,
-    read_pool_scores,
-    read_split,
-    write_bank,
-)
+from cgankd.data.store.banks import BankWriter, read_pool_images, read_pool_scores, write_bank
+from cgankd.data.store.datasets import read_split
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.predictor import make_predict
 from cgankd.measure.health import (
@@ -33,12 +28,12 @@ from cgankd.measure.health import (
 from cgankd.rng import derive
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
-from pipelines.pictures import stages as pictures
 from pipelines.files.artifacts import config_path, file_digest, read_record
-from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
+from pipelines.networks.restore import load_draw, load_predictor, load_ratio
+from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
-from pipelines.networks.restore import load_draw, load_predictor, load_ratio
+from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
 from pipelines.stages.same_data import info_of
 
 

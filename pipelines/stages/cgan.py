@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cgankd.config import to_dict
-from cgankd.data.store import read_split
+from cgankd.data.store.datasets import read_split
 from cgankd.gan.diversity import fake_diversity, real_diversity
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw

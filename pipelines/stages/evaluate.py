@@ -7,17 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 from cgankd.config.distill import arm_label, distiller_label
-from cgankd.data.store import read_split
+from cgankd.data.store.datasets import read_split
 from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.measure.verdict import Choice, best_arm, choose, verdict
 from cgankd.task import make_task
 from cgankd.types import Headline
-from pipelines.pictures import stages as pictures
 from pipelines.files.artifacts import read_record
+from pipelines.networks.restore import load_predictor
+from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
-from pipelines.networks.restore import load_predictor
 from pipelines.stages.same_data import info_of
 from pipelines.stages.table import render
 from pipelines.tracking.names import evaluate_names

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from cgankd.data.sources import load
-from cgankd.data.store import write_dataset
+from cgankd.data.store.datasets import write_dataset
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
-from pipelines.stages.downloads import fetch
 from pipelines.runtime.machine import image_memory
 from pipelines.runtime.scratch import image_room
+from pipelines.stages.downloads import fetch
 
 
 def run(ctx: Context) -> None:

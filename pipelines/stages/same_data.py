@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgankd.config import Config, ConfigError
-from cgankd.data.store import read_info
+from cgankd.data.store.datasets import read_info
 from cgankd.types import DatasetInfo
 
 

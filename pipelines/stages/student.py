@@ -15,22 +15,23 @@ import torch
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, to_dict
 from cgankd.config.distill import arm_label
-from cgankd.data.store import read_attributes, read_info, read_pool_scores, read_split
+from cgankd.data.store.banks import read_attributes, read_pool_scores
+from cgankd.data.store.datasets import read_info, read_split
 from cgankd.fit.predictor import make_predict
 from cgankd.measure.verdict import best_arm
 from cgankd.task import make_task
-from pipelines.pictures import stages as pictures
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
-from pipelines.runtime.context import Context
-from pipelines.students.kept_runs import prune
-from pipelines.runtime.machine import image_memory, side_by_side
 from pipelines.networks.restore import load_predictor
-from pipelines.students.run_arm import Job, begin_worker, train_job
+from pipelines.pictures import stages as pictures
+from pipelines.runtime.context import Context
+from pipelines.runtime.machine import image_memory, side_by_side
 from pipelines.stages.same_data import info_of
+from pipelines.students.kept_runs import prune
+from pipelines.students.run_arm import Job, begin_worker, train_job
 from pipelines.tracking.names import child_name
 
-RUN_CODE = ("run_arm", "distil_arm", "distillers", "networks", "teacher_outputs")
-"""Modules of pipelines that a run's numbers depend on."""
+RUN_CODE = ("cgankd", "pipelines/students", "pipelines/networks", "pipelines/files/distillers.py")
+"""What a run's numbers depend on."""
 
 KD_SETTINGS = (
     "distiller", "distiller_options", "distillers", "task_weight", "temperature", "soft_weight", "teacher_view",
@@ -86,7 +87,7 @@ class Runner:
         self.digests = {
             "dataset": file_digest(dataset),
             "teacher": file_digest(teacher),
-            "code": source_digest("cgankd", *(f"pipelines/{name}.py" for name in RUN_CODE)),
+            "code": source_digest(*RUN_CODE),
         }
         self.bank_digests = bank_digests(pool)
         self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or side_by_side(ctx.plan.device))

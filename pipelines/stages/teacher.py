@@ -10,16 +10,16 @@ from torch import nn
 from cgankd.config import to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
-from cgankd.data.store import read_split
+from cgankd.data.store.datasets import read_split
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
+from pipelines.networks.own_teacher import check_channels, find_file, load_own_teacher, other_unit
+from pipelines.networks.restore import build_predictor
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
-from pipelines.networks.restore import build_predictor
-from pipelines.networks.own_teacher import check_channels, find_file, load_own_teacher, other_unit
 from pipelines.stages.same_data import info_of
 
 

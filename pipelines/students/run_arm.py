@@ -17,7 +17,8 @@ from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, Config, ConfigError, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
-from cgankd.data.store import read_info, read_pool_scores, read_pool_stream, read_split
+from cgankd.data.store.banks import read_pool_scores, read_pool_stream
+from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.fit.best import Best
@@ -28,9 +29,9 @@ from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
 from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
-from pipelines.students.distil_arm import distilled_run, train_phases
 from pipelines.files.distillers import own_field
 from pipelines.networks.restore import build_predictor
+from pipelines.students.distil_arm import distilled_run, train_phases
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgankd.data.batches import chunks
-from cgankd.data.store import read_attributes, read_pool_scores
+from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.distill.table import TeacherTable, pack
 from cgankd.types import Images, PredictFn
 from pipelines.files.artifacts import fingerprint, replacing

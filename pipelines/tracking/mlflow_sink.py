@@ -1,6 +1,6 @@
 """MLflow behind the tracker of journal.py: live where a store answers, replayed by `cgankd sync` where it did not.
 
-The only file that knows MLflow, which it imports when a run opens.
+MLflow is imported when a run opens.
 """
 
 from __future__ import annotations
@@ -8,26 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pipelines.tracking.journal import (
     Event,
-    FanOut,
     JsonLines,
-    Sink,
-    Tracker,
     closing_events,
-    is_closed,
-    read_roots,
-    state,
 )
-from pipelines.tracking.names import experiment_tags, git_state, run_name, source_tags
+from pipelines.tracking.names import experiment_tags, source_tags
+from pipelines.tracking.places import home, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,28 +31,6 @@ PARAMS_A_CALL = 100
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 FIRST_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 RUN_TAG = "cgankd.run"
-
-
-def home(workdir: Path) -> Path:
-    """The folder runs are kept in: the main repository when DVC runs an experiment in a copy under .dvc/tmp/exps."""
-    parts = workdir.resolve().parts
-    for i in range(len(parts) - 2):
-        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:i])
-    return workdir.resolve()
-
-
-def store_uri(workdir: Path) -> str:
-    """MLFLOW_TRACKING_URI, or else the SQLite file in the work folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home(workdir) / 'mlflow.db'}"
-
-
-def log_folder(workdir: Path) -> Path:
-    """Where the JSON lines go; those of an experiment in a copy get a folder of their own in the main repository."""
-    top = home(workdir)
-    if top == workdir.resolve():
-        return top / "artifacts" / "logs"
-    return top / "artifacts" / "logs" / (os.environ.get("DVC_EXP_NAME") or workdir.resolve().name)
 
 
 @contextmanager
@@ -201,71 +173,6 @@ def key_text(name: str) -> str:
     return re.sub(r"[^\w\-. /:]", "_", name)[:250]
 
 
-class LiveMlflow:
-    """The MLflow of a run under way: notes in the JSON lines when its run is begun there and when it is complete."""
-
-    def __init__(self, sink: MlflowSink, lines: JsonLines) -> None:
-        self.sink, self.lines = sink, lines
-
-    def apply(self, event: Event) -> None:
-        """Write one event, and a note for the begin and end of the root run."""
-        self.sink.apply(event)
-        if event["run"] == event["root"] and event["kind"] in ("run", "close"):
-            self.lines.apply(self.sink.note(event["root"], "open" if event["kind"] == "run" else "complete"))
-
-
-def open_tracker(
-    workdir: Path,
-    stage: str,
-    experiment: str,
-    *,
-    tags: Mapping[str, str],
-    mlflow: bool,
-    lock: Path,
-    say: Callable[[str], None],
-) -> Tracker:
-    """A run of a stage, in JSON lines and, if `mlflow`, in the MLflow store; an MLflow that fails is said once.
-
-    Call it with the stage's lock held: runs in the file without an end are then of killed processes and get one.
-    """
-    lines = JsonLines(log_folder(workdir) / f"{stage}.jsonl")
-    dead = [events for events in read_roots(lines.path).values() if not is_closed(events)]
-    for events in dead:
-        end(events, lines)
-
-    def no_mlflow(error: Exception) -> None:
-        say(f"warning: MLflow failed ({reason(error)}); training goes on, `cgankd sync` adds this run later")
-
-    def failed(sink: Sink, error: Exception) -> None:
-        if sink is lines:
-            say(f"warning: {lines.path} cannot be written ({reason(error)}); training goes on without it")
-        else:
-            no_mlflow(error)
-
-    sinks: list[Sink] = [lines]
-    if mlflow:
-        try:
-            sinks.append(LiveMlflow(MlflowSink(workdir, experiment), lines))
-            for events in dead:
-                if state(events) == "open":
-                    replay(events, workdir, lines)
-        except Exception as error:  # whatever a tracker raises must not end hours of training
-            no_mlflow(error)
-    exp = os.environ.get("DVC_EXP_NAME")
-    extra = {"dvc.exp_name": exp, "dvc.stage": os.environ.get("DVC_STAGE")}
-    every = {
-        "stage": stage,
-        "level": "stage",
-        "series": exp or tags.get("preset", ""),
-        **git_state(workdir),
-        **tags,
-        **{k: v for k, v in extra.items() if v},
-    }
-    facts: dict[str, Any] = {"stage": stage, "experiment": experiment, "mlflow": mlflow, "lock": str(lock)}
-    facts["tags"] = every
-    return Tracker(FanOut(sinks, failed), run_name(stage, tags.get("preset"), exp), facts)
-
-
 def reason(error: Exception) -> str:
     """An error in one short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
@@ -285,54 +192,3 @@ def replay(events: list[Event], workdir: Path, lines: JsonLines) -> None:
     for event in events:
         sink.apply(event)
     lines.apply(sink.note(begin["root"], "complete"))
-
-
-def running(events: list[Event]) -> bool:
-    """The process of a run without an end still holds the lock of its stage."""
-    lock = next((e.get("lock") for e in events if e["kind"] == "run"), None)
-    if is_closed(events) or not lock or not Path(lock).exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-@dataclass(frozen=True)
-class SyncReport:
-    """How many runs were added to MLflow, were there before, or are still under way."""
-
-    added: int
-    there: int
-    running: int
-
-
-def sync(workdir: Path) -> SyncReport:
-    """Add the runs that MLflow missed, from the JSON lines. Raises what MLflow raises when it does not answer."""
-    added = there = alive = 0
-    for path in sorted(log_folder(home(workdir)).rglob("*.jsonl")):
-        lines = JsonLines(path)
-        for events in read_roots(path).values():
-            begin = next((e for e in events if e["kind"] == "run"), None)
-            if begin is None or not begin.get("mlflow"):
-                continue
-            if state(events) == "complete":
-                there += 1
-            elif running(events):
-                alive += 1
-            else:
-                end(events, lines)
-                replay(events, workdir, lines)
-                added += 1
-    return SyncReport(added, there, alive)
-
-
-def last_run(workdir: Path, stage: str) -> Event | None:
-    """The newest note about MLflow in the JSON lines of a stage, read without MLflow."""
-    found: Event | None = None
-    for events in read_roots(log_folder(workdir) / f"{stage}.jsonl").values():
-        for event in events:
-            if event["kind"] == "mlflow" and event.get("mlflow_run"):
-                found = event
-    return found

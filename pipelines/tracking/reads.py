@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.tracking.mlflow_sink import FIRST_PATIENCE, environment, home, last_run, store_uri
+from pipelines.tracking.mlflow_sink import FIRST_PATIENCE, environment
+from pipelines.tracking.places import home, last_run, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

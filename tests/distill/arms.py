@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from cgankd.config import ArmConfig, Config, config_from_dict, to_dict
-from cgankd.data.store import BankWriter, write_dataset
+from cgankd.data.store.banks import BankWriter
+from cgankd.data.store.datasets import write_dataset
 from cgankd.rng import generator
 from cgankd.task import make_task
 from pipelines.files.artifacts import save_weights

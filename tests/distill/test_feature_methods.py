@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from cgankd.distill.base import Distiller, TaskNotSupported, describe
 from cgankd.distill.losses import (
     attention,
     boundaries,
@@ -21,7 +22,6 @@ from cgankd.distill.losses import (
     simkd,
     virtual_attention,
 )
-from cgankd.distill.base import Distiller, TaskNotSupported, describe
 from tests.distill import feature_toys as toys
 
 FAMILIES = (

@@ -13,11 +13,11 @@ from cgankd.bank.m2_filter import cutoff, keep
 from cgankd.config import ConfigError
 from cgankd.config.distill import DistillerConfig
 from cgankd.distill import Batch, Outputs, make_distiller
-from cgankd.distill.losses.adaptation import TeacherAdaptation
 from cgankd.distill.engine import Negatives
+from cgankd.distill.losses.adaptation import TeacherAdaptation
+from cgankd.distill.losses.speculative import SpeculativeKD, speculate
 from cgankd.distill.methods import distiller_of
 from cgankd.distill.rows import hard_labels
-from cgankd.distill.losses.speculative import SpeculativeKD, speculate
 from cgankd.rng import generator
 from tests.distill.toys import pair
 

@@ -32,8 +32,8 @@ from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
-from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.nets.predictors.zoo import make_predictor
+from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask
 from cgankd.types import Split

@@ -26,14 +26,14 @@ from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
-from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.nets.predictors.zoo import make_predictor
+from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
 from pipelines.students.run_arm import train_job
 from tests.bank.toys import ratio_config
 from tests.distill.arms import job, settings, workplace
 from tests.gan.toys import class_toy, gan_config, scalar_toy
-from tests.pipelines.test_distil_arm import KINDS
+from tests.pipelines.students.test_distil_arm import KINDS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 CUDA = Plan("cuda")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cgankd.nets.features import Extractor, FeatureNet, ResNetFeatures
-from tests.nets.test_zoo import PUBLISHED, size
+from tests.nets.predictors.test_zoo import PUBLISHED, size
 
 
 @pytest.mark.parametrize(("pixels", "classes"), [(32, 100), (64, 200)])

@@ -12,7 +12,8 @@ from torch import nn
 
 from cgankd.config import to_dict
 from cgankd.data.dataset import Dataset, make_dataset
-from cgankd.data.store import BankWriter, write_dataset
+from cgankd.data.store.banks import BankWriter
+from cgankd.data.store.datasets import write_dataset
 from cgankd.rng import generator
 from cgankd.types import Split
 from pipelines.files.artifacts import file_digest, save_weights, write_json

@@ -11,8 +11,8 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.data.readers.csv_list import label_number, read_list
 from cgankd.data.readers.image_files import SUFFIXES, read_images
-from cgankd.data.store.room import Room, in_memory
 from cgankd.data.store.files import WRITE_AGAIN, all_rows, column, opening, same_length, slabs
+from cgankd.data.store.room import Room, in_memory
 from cgankd.types import DatasetInfo, LogFn, Split, silent
 
 LIST = "labels.csv"

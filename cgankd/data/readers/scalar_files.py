@@ -14,8 +14,8 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers.image_files import SUFFIXES
 from cgankd.data.readers.image_folder import read_rows
-from cgankd.data.store.room import Room, in_memory
 from cgankd.data.splits import split_scalars
+from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 
 FACE_NAME = re.compile(r"(\d{1,3})_[01]_[0-4]_\d{8,}(\.jpg)?(\.chip)?\.jpe?g", re.IGNORECASE)

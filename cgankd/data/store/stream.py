@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cgankd.data.store.files import Array, column, opening
+from cgankd.data.store.files import Array, column, opening, read_rows
+from cgankd.types import Images
 
 SLAB_BYTES = 2**20
 """Bytes of neighbouring rows that are read and kept together."""
@@ -174,3 +176,9 @@ def _place(images: h5py.Dataset, row: int) -> int | None:
         return None
     found = images.id.get_chunk_info_by_coord((row, 0, 0, 0)).byte_offset
     return found
+
+
+def rows_or_stream(path: Path, images: h5py.Dataset, rows: Array, memory: MemoryBudget | None) -> Images:
+    if memory is None or memory.take(len(rows) * math.prod(images.shape[1:])):
+        return read_rows(images, rows)
+    return StreamedImages(path, rows)

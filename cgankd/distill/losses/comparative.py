@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
@@ -17,7 +18,7 @@ from cgankd.distill.losses.logit_terms import (
     row_weights,
     weighted_mean,
 )
-from cgankd.types import Outputs, wrapped
+from cgankd.types import Outputs
 
 
 def groups(rows_BO: Tensor, group_size: int) -> Tensor:

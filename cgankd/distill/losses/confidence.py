@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
@@ -19,7 +20,7 @@ from cgankd.distill.losses.logit_terms import (
     row_mean,
     soft_cross_entropy,
 )
-from cgankd.types import Outputs, wrapped
+from cgankd.types import Outputs
 
 
 class ConfidenceConditioned(Distiller):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.logit_terms import (
     a_share,
@@ -19,7 +20,7 @@ from cgankd.distill.losses.logit_terms import (
     standardized,
     wide,
 )
-from cgankd.types import Outputs, wrapped
+from cgankd.types import Outputs
 
 
 def warm_up(epoch: float, epochs: float) -> float:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.feature_terms import evaluating
 from cgankd.distill.losses.logit_terms import above_zero, both, is_one_number, kl_terms, not_negative, row_mean, wide
-from cgankd.types import Outputs, wrapped
+from cgankd.types import Outputs
 
 NO_NET = ModelSpec(0, 0, ())
 SOFTENING = 1e-6

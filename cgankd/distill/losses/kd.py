@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
@@ -14,7 +15,7 @@ from cgankd.distill.losses.logit_terms import (
     row_mean,
     standardized,
 )
-from cgankd.types import Outputs, wrapped
+from cgankd.types import Outputs
 
 
 class KD(Distiller):

@@ -7,8 +7,8 @@ from torch import nn
 from cgankd.config import CganConfig
 from cgankd.nets.gans.discriminator import Discriminator
 from cgankd.nets.gans.generator import Generator
-from cgankd.nets.gans.residual import ResidualDiscriminator, ResidualGenerator
 from cgankd.nets.gans.plans import make_plan
+from cgankd.nets.gans.residual import ResidualDiscriminator, ResidualGenerator
 
 
 def make_generator(cfg: CganConfig, channels: int, image_size: int) -> Generator | ResidualGenerator:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config.nets import from_library
+from cgankd.config.settings import nearest
 from cgankd.nets.predictors.convnet import ConvNet, PlainVGG
 from cgankd.nets.predictors.densenet import DenseNet
 from cgankd.nets.predictors.efficientnet import EfficientNetB0
@@ -18,7 +19,6 @@ from cgankd.nets.predictors.resnet import BasicBlock, Bottleneck, ResNet
 from cgankd.nets.predictors.shufflenet import ShuffleNetV1, ShuffleNetV2
 from cgankd.nets.predictors.vgg import VGG
 from cgankd.nets.predictors.wrn import WideResNet
-from cgankd.config.settings import nearest
 from cgankd.types import Outputs
 
 

@@ -1,0 +1,174 @@
+"""Pools of scored fakes and banks at rest in HDF5."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from cgankd.data.store.files import (
+    SLAB_ROWS,
+    Array,
+    Attributes,
+    column,
+    creating,
+    get_attributes,
+    opening,
+    put_attributes,
+    read_rows,
+    same_length,
+)
+from cgankd.data.store.stream import MemoryBudget, rows_or_stream
+from cgankd.types import Bank, Images
+
+COLUMNS = ("images", "asked", "predicted", "ratio", "teacher_error", "teacher_output", "uniform", "shard")
+"""Columns of a pool, in the order of `BankWriter.append`."""
+
+
+class BankWriter:
+    """Appends scored fakes chunk by chunk to a pool file, in memory that does not grow with it.
+
+    Columns: images uint8 [M, C, H, W]; asked and predicted [M] labels in raw units; teacher_output float16 [M, O];
+    ratio, teacher_error, uniform float32 [M]; shard int32 [M]. The file gets its name on `close`; leaving the context
+    without `close` (an error, a kill) leaves no file under that name.
+    """
+
+    def __init__(self, path: Path, image_shape: tuple[int, ...], num_outputs: int, label_dtype: torch.dtype) -> None:
+        self.path = path
+        self._context = creating(path)
+        self._file = self._context.__enter__()
+        label = torch.empty(0, dtype=label_dtype).numpy().dtype
+        _growing(self._file, "images", tuple(image_shape), np.uint8)
+        _growing(self._file, "teacher_output", (num_outputs,), np.float16)
+        for name in ("asked", "predicted"):
+            _growing(self._file, name, (), label)
+        for name in ("ratio", "teacher_error", "uniform"):
+            _growing(self._file, name, (), np.float32)
+        _growing(self._file, "shard", (), np.int32)
+        self._rows = 0
+        self._open = True
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def append(
+        self,
+        images: Tensor | Array,
+        asked: Tensor | Array,
+        predicted: Tensor | Array,
+        ratio: Tensor | Array,
+        teacher_error: Tensor | Array,
+        teacher_output: Tensor | Array,
+        uniform: Tensor | Array,
+        shard: Tensor | Array,
+    ) -> None:
+        """Add B rows to every column."""
+        given = (images, asked, predicted, ratio, teacher_error, teacher_output, uniform, shard)
+        assert self._open, "append after close"
+        assert len({len(values) for values in given}) == 1, "all columns of a chunk have one length"
+        end = self._rows + len(images)
+        for name, values in zip(COLUMNS, given, strict=True):
+            target = self._file[name]
+            assert values.shape[1:] == target.shape[1:], f"{name} rows have shape {target.shape[1:]}"
+            target.resize(end, axis=0)
+            target[self._rows : end] = values.numpy() if isinstance(values, Tensor) else values
+        self._rows = end
+
+    def set_columns(self, columns: Mapping[str, Tensor | Array]) -> None:
+        """Add whole columns [M] once all rows are in, such as the boolean `in_raw`."""
+        for name, values in columns.items():
+            assert values.shape == (self._rows,), f"column {name} has one value a row"
+            self._file[name] = values.numpy() if isinstance(values, Tensor) else values
+
+    def close(self, attributes: Attributes) -> None:
+        """Write the attributes and give the file its final name."""
+        put_attributes(self._file, attributes)
+        self._open = False
+        self._context.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._open:
+            self._open = False
+            left = error or RuntimeError(f"{self.path} was left without close, so it is not kept")
+            self._context.__exit__(type(left), left, trace)
+            if error is None:
+                raise left
+
+
+def read_pool_scores(path: Path, but: Collection[str] = ()) -> dict[str, Tensor]:
+    """Every column of a pool or bank file but the images and those named in `but`."""
+    with opening(path) as file:
+        names = [name for name in file if name not in ("images", *but)]
+        columns = [column(path, file, name, "iufb", None) for name in names]
+        same_length(path, column(path, file, "images", "u", 4), *columns)
+        return {name: torch.from_numpy(values[...]) for name, values in zip(names, columns, strict=True)}
+
+
+def read_pool_images(path: Path, rows: Tensor) -> Tensor:
+    """Images [R, C, H, W] at row numbers [R] of a pool or bank file, in the order asked."""
+    with opening(path) as file:
+        return read_rows(column(path, file, "images", "u", 4), rows.numpy())
+
+
+def read_pool_stream(path: Path, rows: Tensor, memory: MemoryBudget | None = None) -> Images:
+    """As `read_pool_images`, but streamed where the images do not fit in what `memory` has left."""
+    with opening(path) as file:
+        return rows_or_stream(path, column(path, file, "images", "u", 4), rows.numpy(), memory)
+
+
+def write_bank(path: Path, pool_path: Path, rows: Tensor, labels: Tensor, attributes: Attributes) -> None:
+    """Copy rows [M] of a pool to a bank file with the labels [M] after M2, slab by slab.
+
+    Datasets: images, asked, labels, ratio, teacher_error, teacher_output, shard.
+    """
+    assert rows.shape == labels.shape, "one label a row"
+    with opening(pool_path) as pool, creating(path) as file:
+        _copy_rows(column(pool_path, pool, "images", "u", 4), rows, file, "images")
+        file["labels"] = labels.numpy()
+        for name in ("asked", "ratio", "teacher_error", "teacher_output", "shard"):
+            _copy_rows(column(pool_path, pool, name, "iuf", None), rows, file, name)
+        put_attributes(file, attributes)
+
+
+def _copy_rows(source: h5py.Dataset, rows: Tensor, file: h5py.File, name: str) -> None:
+    target = file.create_dataset(name, (len(rows), *source.shape[1:]), source.dtype)
+    for start in range(0, len(rows), SLAB_ROWS):
+        part = rows[start : start + SLAB_ROWS].numpy()
+        target[start : start + len(part)] = read_rows(source, part).numpy()
+
+
+def read_bank(path: Path) -> Bank:
+    """A bank file as a whole."""
+    columns = read_pool_scores(path)
+    fields = ("asked", "labels", "ratio", "teacher_error", "teacher_output")
+    missing = set(fields) - set(columns)
+    if missing:
+        raise ValueError(f"{path}: dataset {', '.join(sorted(missing))} is missing, so this is no bank file of cgankd")
+    images = read_pool_images(path, torch.arange(len(columns["labels"])))
+    return Bank(images, *(columns[name] for name in fields))
+
+
+def read_attributes(path: Path) -> dict[str, str | int | float]:
+    """The attributes of any of these files."""
+    with opening(path) as file:
+        return get_attributes(file)
+
+
+def _growing(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+    rows = _chunk_rows(shape) if shape else 4096
+    file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(rows, *shape))
+
+
+def _chunk_rows(shape: tuple[int, ...]) -> int:
+    """Rows of a chunk: about a quarter of a megabyte."""
+    return max(1, min(1024, 2**18 // max(1, math.prod(shape))))

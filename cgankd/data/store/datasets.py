@@ -1,0 +1,98 @@
+"""Data sets, pools of fakes and banks at rest in HDF5; this file and its `store_` siblings alone know h5py.
+
+A file under its final name is complete: it is written under a temporary name, synced and renamed. Equal content gives
+equal bytes. Reading checks a file first, since it may come from somewhere else: no links, no storage outside the file,
+no objects, no sizes that the file cannot hold.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cgankd.data.batches import chunks
+from cgankd.data.dataset import Dataset
+from cgankd.data.store.files import (
+    SLAB_ROWS,
+    column,
+    creating,
+    get_attributes,
+    opening,
+    put_attributes,
+    same_length,
+)
+from cgankd.data.store.stream import MemoryBudget, rows_or_stream
+from cgankd.types import DatasetInfo, Split
+
+SPLITS = ("train", "val", "test")
+
+
+def write_dataset(path: Path, dataset: Dataset) -> None:
+    """Write a data set: `images`, `labels`, `split` (0 train, 1 val, 2 test) and its info as attributes."""
+    info, splits = dataset.info, list(dataset.splits().values())
+    with creating(path) as file:
+        shape = (sum(map(len, splits)), *splits[0].images.shape[1:])
+        images = file.create_dataset("images", shape, np.uint8)
+        start = 0
+        for part in (chunk for split in splits for chunk in chunks(split.images, SLAB_ROWS)):
+            images[start : start + len(part)] = part.numpy()
+            start += len(part)
+        file["labels"] = torch.cat([split.labels for split in splits]).numpy()
+        file["split"] = np.repeat(np.arange(len(splits), dtype=np.uint8), [len(split) for split in splits])
+        attributes: dict[str, str | int | float] = {
+            "task": info.kind,
+            "source": info.source,
+            "label_unit": info.label_unit,
+            "pixel_mean": json.dumps(info.pixel_mean),
+            "pixel_std": json.dumps(info.pixel_std),
+            "notes": json.dumps(dict(dataset.notes)),
+        }
+        if info.class_names:
+            attributes |= {"num_classes": len(info.class_names), "class_names": json.dumps(info.class_names)}
+        else:
+            attributes |= {"label_min": info.label_min, "label_max": info.label_max}
+        if info.label_period is not None:
+            attributes["label_period"] = info.label_period
+        put_attributes(file, attributes)
+
+
+def read_info(path: Path) -> DatasetInfo:
+    """What a data set file says of itself. Raises ValueError where it is not a data set file."""
+    with opening(path) as file:
+        shape = column(path, file, "images", "u", 4).shape
+        values = get_attributes(file)
+    try:
+        return DatasetInfo(
+            kind=str(values["task"]),
+            source=str(values["source"]),
+            label_unit=str(values["label_unit"]),
+            channels=shape[1],
+            image_size=shape[2],
+            pixel_mean=tuple(map(float, json.loads(str(values["pixel_mean"])))),
+            pixel_std=tuple(map(float, json.loads(str(values["pixel_std"])))),
+            class_names=tuple(map(str, json.loads(str(values.get("class_names", "[]"))))),
+            label_min=float(values.get("label_min", 0.0)),
+            label_max=float(values.get("label_max", 1.0)),
+            label_period=float(values["label_period"]) if "label_period" in values else None,
+        )
+    except KeyError as problem:
+        raise ValueError(f"{path}: attribute {problem} is missing, so this is no data set file of cgankd") from None
+    except (ValueError, TypeError) as problem:
+        raise ValueError(f"{path}: an attribute cannot be read ({problem}); write the file again") from None
+
+
+def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Split:
+    """The "train", "val" or "test" rows of a data set file, and only those.
+
+    Their images are a tensor where they fit in what `memory` has left (always without one), and streamed where not.
+    """
+    with opening(path) as file:
+        images = column(path, file, "images", "u", 4)
+        labels = column(path, file, "labels", "if", 1)
+        split = column(path, file, "split", "u", 1)
+        same_length(path, images, labels, split)
+        rows = np.flatnonzero(split[...] == SPLITS.index(name))
+        return Split(rows_or_stream(path, images, rows, memory), torch.from_numpy(labels[...][rows]))

@@ -1,0 +1,45 @@
+"""What commands do to run a stage: its settings checked, its context opened, a kill taken like Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from types import FrameType
+from typing import NoReturn
+
+from pipelines.commands.errors import RESUMES, plain_errors
+
+STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
+"""As in pipelines.files.layout, which imports torch; `cgankd --help` must not."""
+
+
+def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Treat SIGTERM like Ctrl-C, so that the run is ended as FAILED and progress is kept."""
+    raise KeyboardInterrupt
+
+
+def run_stage(stage: str, settings: list[str] | None) -> None:
+    """Open the context of a stage in this folder and run it."""
+    from pipelines.runtime.opening import open_context
+
+    with open_context(stage, settings or ()) as ctx:
+        importlib.import_module(f"pipelines.stages.{stage}").run(ctx)
+
+
+def one_stage(stage: str, settings: list[str] | None) -> None:
+    """A stage's command."""
+    signal.signal(signal.SIGTERM, stop_on_terminate)
+    with plain_errors(RESUMES if stage not in ("prepare", "evaluate") else "stopped"):
+        run_stage(stage, settings)
+
+
+def check_stage(name: str) -> None:
+    """Raise ConfigError, naming the nearest stage, unless the name is a stage."""
+    import difflib
+
+    from cgankd.config import ConfigError
+
+    if name not in STAGES:
+        match = difflib.get_close_matches(name, STAGES, n=1)
+        hint = f"; did you mean {match[0]}?" if match else ""
+        raise ConfigError(f"there is no stage {name!r}{hint} (stages: {', '.join(STAGES)})")

@@ -1,0 +1,65 @@
+"""What lies where in a work folder: the stages, the sections they read, the files they leave, and who makes a missing one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cgankd.config import ConfigError
+
+STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
+MAKERS = {
+    "dataset": "prepare",
+    "teacher": "teacher",
+    "cgan": "cgan",
+    "ratio": "ratio",
+    "pool": "bank",
+    "bank": "bank",
+    "students": "student",
+    "student": "evaluate",
+}
+
+
+def maker(name: str) -> str:
+    """The command that makes an artifact: "teacher.safetensors" -> "cgankd teacher"."""
+    first = Path(name).parts[0].split(".")[0]
+    return f"cgankd {MAKERS[first]}" if first in MAKERS else "cgankd run"
+
+
+def inside(path: Path) -> Path:
+    """The path below artifacts/, or the name alone of a file elsewhere."""
+    return Path(*path.parts[path.parts.index("artifacts") + 1 :]) if "artifacts" in path.parts else Path(path.name)
+
+
+def missing(path: Path) -> ConfigError:
+    """The error for an artifact that is not there, naming the stage that makes it."""
+    return ConfigError(f"{Path('artifacts', inside(path))} is missing; run `{maker(str(inside(path)))}` first")
+
+
+def damaged(path: Path, what: str) -> ConfigError:
+    """The error for an artifact that cannot be read, naming the stage that makes it."""
+    return ConfigError(f"{path} is damaged ({what}); delete it and run `{maker(str(inside(path)))}` again")
+
+
+SECTIONS = {
+    "prepare": ("seed", "data"),
+    "teacher": ("seed", "teacher"),
+    "cgan": ("seed", "cgan"),
+    "ratio": ("seed", "ratio", "bank.label_bin"),
+    "bank": ("seed", "bank", "student.arms"),
+    "student": ("seed", "student"),
+    "evaluate": ("evaluate",),
+}
+"""The settings each stage reads, as dvc.yaml has them."""
+BESIDE_STAGES = ("audit",)
+"""Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
+
+
+OUTPUTS = {
+    "prepare": ("dataset.h5",),
+    "teacher": ("teacher.safetensors",),
+    "cgan": ("cgan.safetensors",),
+    "ratio": ("ratio.safetensors",),
+    "bank": ("pool.h5", "bank.h5"),
+    "student": ("students",),
+    "evaluate": ("student.safetensors",),
+}

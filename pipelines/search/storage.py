@@ -1,0 +1,64 @@
+"""The database of a search by its URL: checked, and shown without its password."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy
+
+from cgankd.config import ConfigError
+from pipelines.search.config import SearchConfig
+
+EXAMPLES = "sqlite:///search.db or postgresql://user@host/database"
+
+
+def storage_url(workdir: Path, search: SearchConfig, given: str | None) -> str:
+    """The URL of the database: given by hand, or in params.yaml, or else SQLite in artifacts/.
+
+    Raises ConfigError, naming where it was given, on what is no such URL or lies in a folder that is not there.
+    """
+    if not (given or search.storage):
+        return f"sqlite:///{workdir.resolve() / 'artifacts' / 'search.db'}"
+    url = given or search.storage or ""
+    scheme, sign, rest = url.partition("://")
+    if sign and scheme in ("postgres", "postgresql"):
+        # The driver is named, because which one SQLAlchemy takes by itself differs between its versions.
+        url = f"postgresql+psycopg2://{rest}"
+    check_url(url, "--storage (or CGANKD_SEARCH_STORAGE)" if given else "search.storage")
+    return url
+
+
+def check_url(url: str, field: str) -> None:
+    """Raise ConfigError unless SQLAlchemy knows such a URL and the folder of an SQLite file is there."""
+    try:
+        parts = sqlalchemy.make_url(url)
+        parts.get_dialect()
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        said = "what is given" if "@" in url else repr(url)  # it may hold a password
+        raise ConfigError(f"{field} must be the URL of a database, such as {EXAMPLES}, but is {said}") from None
+    except ImportError:  # the driver; connecting names it
+        return
+    if (path := sqlite_file(url)) is not None and not path.parent.is_dir():
+        raise ConfigError(
+            f"{field} is {url}, but there is no folder {path.parent}; make it, or give another URL, such as {EXAMPLES}"
+        )
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for other databases."""
+    parts = sqlalchemy.make_url(url)
+    return Path(parts.database) if parts.get_backend_name() == "sqlite" and parts.database else None
+
+
+def check_begun(url: str) -> None:
+    """Raise ConfigError where the file of the study is not there: connecting would make an empty one."""
+    if (path := sqlite_file(url)) is not None and not path.exists():
+        raise ConfigError(f"there is no study yet ({path.name} is missing); run `cgankd search` first")
+
+
+def shown(url: str) -> str:
+    """The URL for messages, its password hidden."""
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "the search storage"

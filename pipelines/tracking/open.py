@@ -1,0 +1,87 @@
+"""The tracker of a stage run: JSON lines, and MLflow where a store answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.tracking.journal import (
+    Event,
+    FanOut,
+    JsonLines,
+    Sink,
+    Tracker,
+    is_closed,
+    read_roots,
+    state,
+)
+from pipelines.tracking.mlflow_sink import MlflowSink, end, reason, replay
+from pipelines.tracking.names import git_state, run_name
+from pipelines.tracking.places import log_folder
+
+
+class LiveMlflow:
+    """The MLflow of a run under way: notes in the JSON lines when its run is begun there and when it is complete."""
+
+    def __init__(self, sink: MlflowSink, lines: JsonLines) -> None:
+        self.sink, self.lines = sink, lines
+
+    def apply(self, event: Event) -> None:
+        """Write one event, and a note for the begin and end of the root run."""
+        self.sink.apply(event)
+        if event["run"] == event["root"] and event["kind"] in ("run", "close"):
+            self.lines.apply(self.sink.note(event["root"], "open" if event["kind"] == "run" else "complete"))
+
+
+def open_tracker(
+    workdir: Path,
+    stage: str,
+    experiment: str,
+    *,
+    tags: Mapping[str, str],
+    mlflow: bool,
+    lock: Path,
+    say: Callable[[str], None],
+) -> Tracker:
+    """A run of a stage, in JSON lines and, if `mlflow`, in the MLflow store; an MLflow that fails is said once.
+
+    Call it with the stage's lock held: runs in the file without an end are then of killed processes and get one.
+    """
+    lines = JsonLines(log_folder(workdir) / f"{stage}.jsonl")
+    dead = [events for events in read_roots(lines.path).values() if not is_closed(events)]
+    for events in dead:
+        end(events, lines)
+
+    def no_mlflow(error: Exception) -> None:
+        say(f"warning: MLflow failed ({reason(error)}); training goes on, `cgankd sync` adds this run later")
+
+    def failed(sink: Sink, error: Exception) -> None:
+        if sink is lines:
+            say(f"warning: {lines.path} cannot be written ({reason(error)}); training goes on without it")
+        else:
+            no_mlflow(error)
+
+    sinks: list[Sink] = [lines]
+    if mlflow:
+        try:
+            sinks.append(LiveMlflow(MlflowSink(workdir, experiment), lines))
+            for events in dead:
+                if state(events) == "open":
+                    replay(events, workdir, lines)
+        except Exception as error:  # whatever a tracker raises must not end hours of training
+            no_mlflow(error)
+    exp = os.environ.get("DVC_EXP_NAME")
+    extra = {"dvc.exp_name": exp, "dvc.stage": os.environ.get("DVC_STAGE")}
+    every = {
+        "stage": stage,
+        "level": "stage",
+        "series": exp or tags.get("preset", ""),
+        **git_state(workdir),
+        **tags,
+        **{k: v for k, v in extra.items() if v},
+    }
+    facts: dict[str, Any] = {"stage": stage, "experiment": experiment, "mlflow": mlflow, "lock": str(lock)}
+    facts["tags"] = every
+    return Tracker(FanOut(sinks, failed), run_name(stage, tags.get("preset"), exp), facts)

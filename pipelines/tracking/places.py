@@ -1,0 +1,43 @@
+"""Where runs are kept: the store, the JSON lines, and the last note of a stage; read without MLflow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipelines.tracking.journal import (
+    Event,
+    read_roots,
+)
+
+
+def home(workdir: Path) -> Path:
+    """The folder runs are kept in: the main repository when DVC runs an experiment in a copy under .dvc/tmp/exps."""
+    parts = workdir.resolve().parts
+    for i in range(len(parts) - 2):
+        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:i])
+    return workdir.resolve()
+
+
+def store_uri(workdir: Path) -> str:
+    """MLFLOW_TRACKING_URI, or else the SQLite file in the work folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home(workdir) / 'mlflow.db'}"
+
+
+def log_folder(workdir: Path) -> Path:
+    """Where the JSON lines go; those of an experiment in a copy get a folder of their own in the main repository."""
+    top = home(workdir)
+    if top == workdir.resolve():
+        return top / "artifacts" / "logs"
+    return top / "artifacts" / "logs" / (os.environ.get("DVC_EXP_NAME") or workdir.resolve().name)
+
+
+def last_run(workdir: Path, stage: str) -> Event | None:
+    """The newest note about MLflow in the JSON lines of a stage, read without MLflow."""
+    found: Event | None = None
+    for events in read_roots(log_folder(workdir) / f"{stage}.jsonl").values():
+        for event in events:
+            if event["kind"] == "mlflow" and event.get("mlflow_run"):
+                found = event
+    return found

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cgankd.data.sources import load
+from cgankd.data.store.datasets import write_dataset
+from pipelines.commands.app import app
+from pipelines.files.params import changed, load_config, preset_text, set_values
+from pipelines.project import doctor
+from pipelines.project.doctor import examine
+from pipelines.project.doctor_images import look_at_images
+from pipelines.project.finding import Finding
+from pipelines.runtime import machine
+from tests.tiny import tiny, write_params
+
+INVOKE = CliRunner()
+
+
+@pytest.fixture()
+def repository(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A work folder that looks like a git and DVC repository."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workdir.parent))
+    subprocess.run(["git", "init", "-q"], cwd=workdir, check=True)
+    (workdir / ".dvc").mkdir()
+    (workdir / ".dvc/config").touch()
+    (workdir / "dvc.yaml").write_text("stages: {}\n")
+    return workdir
+
+
+def levels(findings: list[Finding], level: str) -> dict[str, Finding]:
+    return {f.name: f for f in findings if f.level == level}
+
+
+def test_a_sound_folder_has_no_problem(repository: Path) -> None:
+    findings = examine(repository)
+    assert levels(findings, "problem") == {}
+    assert {
+        "python",
+        "packages",
+        "processor",
+        "arithmetic",
+        "disk",
+        "git",
+        "dvc",
+        "params.yaml",
+        "images",
+        "mlflow",
+    } <= set(levels(findings, "ok"))
+    done = INVOKE.invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0 and "torch" in done.output and "valid, preset digits" in done.output
+
+
+def test_the_repository_alone_is_silent_when_fine(repository: Path) -> None:
+    done = INVOKE.invoke(app, ["doctor", "--only", "repository"])
+    assert (done.exit_code, done.output, done.stderr) == (0, "", "")
+    # What `make repro` relies on: DVC reads no setting while no stage has to run again.
+    (repository / "params.yaml").write_text((repository / "params.yaml").read_text() + "serach: {}\n")
+    done = INVOKE.invoke(app, ["doctor", "--only", "repository"])
+    assert done.exit_code == 2 and "serach" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "cure"),
+    [(".git", "git", "git init"), (".dvc", "dvc", "dvc init"), (".dvc/config", "dvc", "dvc init -f")],
+)
+def test_a_missing_repository_blocks_with_its_cure(repository: Path, part: str, name: str, cure: str) -> None:
+    path = repository / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    found = levels(examine(repository, only_repository=True), "problem")
+    assert set(found) == {name} and cure in found[name].cure
+    assert ("`cgankd run` works without" in found[name].cure) == (part != ".dvc/config")
+    done = INVOKE.invoke(app, ["doctor", "--only", "repository"])
+    assert done.exit_code == 2 and cure in done.stderr
+    assert INVOKE.invoke(app, ["doctor"]).exit_code == 2
+
+
+def test_without_stages_a_missing_repository_does_not_block(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cgankd run` works in such a folder; `dvc repro`, for which --only repository asks, does not."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workdir.parent))
+    findings = examine(workdir)
+    assert levels(findings, "problem") == {} and {"git", "dvc", "dvc.yaml"} <= set(levels(findings, "warning"))
+    assert set(levels(examine(workdir, only_repository=True), "problem")) == {"git", "dvc"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, ["up to 1.2 GB in memory (set by data.memory_budget_gb)", "whether they fit shows once `prepare`"]),
+        ({}, ["the training and validation images, 3.8e-05 GB, fit"]),
+        ({"memory_budget_gb": None}, [f"{machine.total_memory_bytes() / 4e9:.4g} GB", "a quarter of", "GB, fit"]),
+        ({"memory_budget_gb": 38399e-9}, ["do not fit", "when needed: slower, with the same numbers"]),
+        ({"memory_budget_gb": 38400e-9}, ["fit, but not in the share of each of 2 student workers"]),
+        ({"image_size": 32}, ["artifacts/dataset.h5 is of another data set"]),
+    ],
+)
+def test_memory_for_images(workdir: Path, change: dict[str, object] | None, words: list[str]) -> None:
+    values = tiny("digits")
+    values["data"]["memory_budget_gb"] = 1.2
+    values["student"]["workers"] = 2
+    write_params(workdir, values)
+    if change is not None:
+        write_dataset(workdir / "artifacts/dataset.h5", load(load_config(workdir / "params.yaml").data, 0))
+        write_params(workdir, values | {"data": values["data"] | change})
+    (found,) = look_at_images(workdir)
+    assert (found.name, found.level) == ("images", "ok")
+    assert all(word in found.text for word in words), found.text
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "cure"),
+    [
+        (None, "missing", "cgankd use PRESET"),
+        ("seed: 0\nbank: [\n", "params.yaml, line", "that line"),
+        ("seed: 0\nbnak: {}\n", "bnak", "correct the setting"),
+    ],
+)
+def test_bad_params_block_with_their_cure(repository: Path, text: str | None, said: str, cure: str) -> None:
+    path = repository / "params.yaml"
+    path.unlink() if text is None else path.write_text(text)
+    (found,) = levels(examine(repository), "problem").values()
+    assert found.name == "params.yaml" and said in found.text and cure in found.cure
+
+
+def test_images_that_are_not_there_block_with_their_cure(repository: Path) -> None:
+    assert INVOKE.invoke(app, ["use", "cifar10-cpu", "--root", "the photos"]).exit_code == 0
+    (found,) = levels(examine(repository, only_repository=True), "problem").values()
+    assert found.name == "data.root" and str(repository / "the photos") in found.text
+    assert "cgankd use PRESET --root PATH" in found.cure
+    assert INVOKE.invoke(app, ["doctor", "--only", "repository"]).exit_code == 2
+    set_values(repository / "params.yaml", {"data.source": "csv"})
+    assert set(levels(examine(repository, only_repository=True), "problem")) == {"data.root"}
+    (repository / "the photos").mkdir()
+    assert levels(examine(repository, only_repository=True), "problem") == {}
+
+
+def test_a_folder_to_download_into_is_made_first(repository: Path) -> None:
+    params = repository / "params.yaml"
+    params.write_text(changed(preset_text("cifar10-cpu"), "preset", {"data.root": "my data"}))
+    params.write_text(params.read_text().replace("  root: my data", "  download: true\n  root: my data"))
+    (found,) = levels(examine(repository, only_repository=True), "problem").values()
+    assert "mkdir -p 'my data'" in found.cure
+
+
+def test_missing_and_unpaired_packages_block(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = dict.fromkeys(doctor.PACKAGES, "1.0") | {"torch": "2.14.1+cpu", "torchvision": "0.28.0"}
+    del versions["dvc"]
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = levels(doctor.look_at_packages(workdir), "problem")
+    assert set(found) == {"dvc", "torchvision"}
+    assert "make venv" in found["dvc"].cure and "0.29" in found["torchvision"].cure
+    versions["torchvision"] = "0.29.1"
+    assert set(levels(doctor.look_at_packages(workdir), "problem")) == {"dvc"}
+
+
+@pytest.mark.parametrize(("free_gb", "level"), [(50, "ok"), (1, "warning"), (0.1, "problem")])
+def test_disk_room(workdir: Path, monkeypatch: pytest.MonkeyPatch, free_gb: float, level: str) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, free_gb * 1e9))
+    (found,) = doctor.look_at_disk(workdir)
+    assert found.level == level and (level == "ok" or "dvc gc" in found.cure)
+
+
+def test_little_memory_and_bad_threads(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_memory_gb", lambda: 0.5)
+    monkeypatch.setenv("CGANKD_THREADS", "all")
+    findings = doctor.look_at_machine(workdir)
+    assert "batch_size" in levels(findings, "warning")["memory"].cure
+    assert "CGANKD_THREADS" in levels(findings, "problem")["processor"].text
+
+
+def test_an_mlflow_server_that_is_down_is_a_warning(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    (found,) = doctor.look_at_tracking(workdir)
+    assert found.level == "warning" and "cgankd sync" in found.cure
+
+
+def test_every_finding_that_is_not_fine_has_a_cure(workdir: Path) -> None:
+    for finding in examine(workdir):
+        assert (finding.level == "ok") != bool(finding.cure), finding
+
+
+def test_cores_respect_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_text
+
+    def quota(text: str) -> Any:
+        return lambda self, *a, **k: text if str(self).endswith("cpu.max") else real(self, *a, **k)
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    for text, cores in (("max 100000\n", 8), ("200000 100000\n", 2), ("50000 100000\n", 1), ("1600000 100000\n", 8)):
+        monkeypatch.setattr(Path, "read_text", quota(text))
+        assert machine.available_cores() == cores

@@ -1,0 +1,160 @@
+"""What `cgankd search` says where it cannot work, and its picture of the history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cgankd.config import Config, ConfigError, config_from_dict
+from pipelines.commands.app import app
+from pipelines.files.params import load_config
+from pipelines.pictures import search as pictures_search
+from pipelines.search import study as search_study
+from pipelines.search.space import check_space, first_difference, identity, overruled, with_searched_arm
+
+INVOKE = CliRunner()
+
+
+def search_config(values: dict[str, Any], **section: Any) -> Config:
+    values["search"] |= section
+    return config_from_dict(values)
+
+
+def test_an_automatic_arm_is_the_same_as_one_written_out(digits: dict[str, Any]) -> None:
+    knob = {"student.soft_weight": {"kind": "float", "low": 0.1, "high": 0.9}}
+    cfg = search_config(digits, arm="raw_kd", space=knob)
+    found = with_searched_arm(cfg)
+    assert check_space(found) == [], "KD is on, so the weight matters"
+    digits["student"]["arms"]["raw_kd"] = {"bank": True, "kd": True}
+    written = search_config(digits)
+    assert with_searched_arm(written) is written
+    assert first_difference(identity(found, "d"), identity(written, "d")) is None
+    for arm in ("real_kd_kd", "raw_kd_kd", "raw_dk"):
+        with pytest.raises(ConfigError, match=rf"subsample_kd, filter_kd\), but is '{arm}'"):
+            check_space(with_searched_arm(search_config(digits, arm=arm)))
+
+
+@pytest.mark.parametrize("words", [["best"], ["curves"], ["apply"], ["dashboard"]])
+def test_a_study_that_is_not_begun_leaves_no_file(
+    workdir: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CGANKD_SEARCH_STORAGE", raising=False)
+    monkeypatch.setattr("pipelines.search.run.base_files", lambda *_: {"dataset": workdir})
+    monkeypatch.setattr("pipelines.search.run.read_info", lambda _: None)
+    monkeypatch.setattr("pipelines.search.run.make_task", lambda *_: type("T", (), {"headline": None}))
+    done = INVOKE.invoke(app, ["search", *words])
+    assert done.exit_code == 2, done.output
+    assert "there is no study yet (search.db is missing); run `cgankd search` first" in done.stderr
+    assert not (workdir / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("notaurl", ["must be the URL of a database, such as sqlite:///search.db", "'notaurl'"]),
+        ("nodb://host/x", ["must be the URL of a database", "'nodb://host/x'"]),
+        ("postgresql:me:hush@host/x", ["must be the URL", "but is what is given"]),
+        ("sqlite:////nonexist/a.db", ["there is no folder /nonexist; make it, or give another URL"]),
+    ],
+)
+def test_a_wrong_storage_is_named_with_an_example(
+    workdir: Path, digits: dict[str, Any], url: str, parts: list[str]
+) -> None:
+    by_hand = search_config(digits).search
+    with pytest.raises(ConfigError, match=r"^--storage \(or CGANKD_SEARCH_STORAGE\)") as given:
+        search_study.storage_url(workdir, by_hand, url)
+    assert all(part in str(given.value) for part in parts) and "hush" not in str(given.value)
+    if "hush" not in url:
+        with pytest.raises(ConfigError, match=r"^search\.storage") as written:
+            search_study.storage_url(workdir, search_config(digits, storage=url).search, None)
+        assert all(part in str(written.value) for part in parts)
+
+
+def test_a_right_storage_passes(workdir: Path, digits: dict[str, Any]) -> None:
+    own = search_config(digits).search
+    assert search_study.storage_url(workdir, own, None) == f"sqlite:///{workdir}/artifacts/search.db"
+    assert search_study.storage_url(workdir, own, "sqlite:///other.db") == "sqlite:///other.db"
+    assert search_study.storage_url(workdir, own, "postgres://me@host/x") == "postgresql+psycopg2://me@host/x"
+
+
+def test_a_setting_that_trials_overrule_is_said(workdir: Path) -> None:
+    settings = ["bank.rho=0.5", "bank.burn_in=30"]
+    (notice,) = overruled(load_config(workdir / "params.yaml", settings), settings)
+    assert notice.startswith("--set bank.rho has no effect on trials")
+
+
+def test_a_knob_can_be_set_by_hand(workdir: Path) -> None:
+    path = workdir / "params.yaml"
+    found = load_config(
+        path, ["search.space.bank.rho.high=0.8", "search.space.bank.num_fakes={kind: int, low: 1, high: 2}"]
+    )
+    assert found.search.space["bank.rho"].high == 0.8 and found.search.space["bank.rho"].low == 0.3
+    assert found.search.space["bank.num_fakes"].high == 2 and len(found.search.space) == 5
+    with pytest.raises(
+        ConfigError, match=r"search\.space\.bank\.rhoo\.high cannot be set.*bank\.rho.*into params\.yaml"
+    ):
+        load_config(path, ["search.space.bank.rhoo.high=0.9"])
+
+
+def test_the_history_is_scaled_to_full_students() -> None:
+    complete = {0: 13.0, 3: 12.5, 5: 12.0, 9: 14.0}
+    pruned = {"1/9 of the steps": [1, 2, 11], "1/3 of the steps": [4], "": [7]}
+    figure = pictures_search.history(complete, pruned, 0, "validation error (%)", higher=False)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    assert 11 < low < 12.0 and 14.0 < high < 15
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["best so far"].get_xdata()) == [0, 3, 5, 9, 11]
+    assert list(lines["best so far"].get_ydata()) == [13.0, 12.5, 12.0, 12.0, 12.0]
+    assert list(lines["pruned after 1/9 of the steps (3)"].get_xdata()) == [1, 2, 11]
+    assert "no bank could be made (1)" in lines
+    shades = [line.get_alpha() for label, line in lines.items() if label.startswith("pruned")]
+    assert shades == sorted(shades) and shades[0] < shades[1]
+    legend = axes.get_legend()
+    assert legend.get_window_extent().y1 <= axes.get_window_extent().y0, "the legend is outside the data"
+
+
+@pytest.mark.parametrize("arm", ["filter", "filter_kd"])
+@pytest.mark.parametrize(
+    ("choices", "student", "words"),
+    [
+        (["kd", "dkdd"], {}, r"search\.space\.student\.distiller .*student\.distiller must be one of .*mean 'dkd'"),
+        (
+            ["kd", "crd"],
+            {"distiller_options": {"soft_weight": 0.5}},
+            r"search\.space\.student\.distiller .*student\.distiller_options\.soft_weight is not an option of crd",
+        ),
+        (
+            ["kd", "sskd"],
+            {"teacher_view": "clean"},
+            r"search\.space\.student\.distiller .*teacher_view must be augmented",
+        ),
+    ],
+)
+def test_a_kd_loss_that_cannot_be_is_refused_before_the_first_trial(
+    digits: dict[str, Any], arm: str, choices: list[str], student: dict[str, Any], words: str
+) -> None:
+    digits["student"] |= student
+    knob = {"student.distiller": {"kind": "categorical", "choices": choices}}
+    with pytest.raises(ConfigError, match=words):
+        check_space(with_searched_arm(search_config(digits, arm=arm, space=knob)))
+
+
+def test_a_knob_of_the_section_does_nothing_for_an_arm_with_its_own_loss(digits: dict[str, Any]) -> None:
+    section = {"student.distiller": {"kind": "categorical", "choices": ["kd", "dkd"]}}
+    arm = {"student.arms.own.distiller": {"kind": "categorical", "choices": ["fitnet", "dkd"]}}
+    digits["student"]["arms"]["own"] = {"bank": True, "kd": True, "distiller": "dkd"}
+    assert check_space(search_config(digits, arm="own", space=section)) == [
+        "student.distiller does nothing for the arm 'own': it names a KD loss of its own"
+    ]
+    assert check_space(search_config(digits, arm="own", space=arm)) == []
+    assert check_space(search_config(digits, arm="filter", space=section)) == [
+        "student.distiller does nothing for the arm 'filter': its kd or strong is off"
+    ]
+    arm["student.arms.own.distiller"]["choices"] = ["fitnett", "dkd"]
+    with pytest.raises(ConfigError, match=r"student\.arms\.own\.distiller must be one of .*mean 'fitnet'"):
+        check_space(search_config(digits, arm="own", space=arm))

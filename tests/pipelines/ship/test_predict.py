@@ -1,0 +1,231 @@
+"""`cgankd export` and `cgankd predict` on a finished folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cgankd.config import ConfigError, to_dict
+from cgankd.data.store.datasets import read_split
+from cgankd.measure.conformal import conformal_margin, images_needed
+from cgankd.types import Margin, Reading
+from pipelines.commands.app import app
+from pipelines.ship import export as module
+from pipelines.ship.export import export
+from pipelines.ship.predict import Labelled, image_files, label_files, labels_table, open_predictor
+from pipelines.ship.saved import load_package
+from tests.pipelines.finished import finished
+
+INVOKE = CliRunner()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classes", "scalars"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder with its export and the validation images as PNG files."""
+    folder = finished(tmp_path_factory.mktemp("exported"), scalar=request.param)
+    export(folder, folder / "out", level=0.8, int8_tolerance=0.1, repeats=3)
+    (folder / "png").mkdir()
+    for i, image in enumerate(read_split(folder / "artifacts/dataset.h5", "val").images):
+        Image.fromarray(image[0].numpy()).save(folder / "png" / f"{i:03d}.png")
+    return folder
+
+
+def test_export_writes_what_it_says(exported: Path) -> None:
+    values = json.loads((exported / "out/export.json").read_text())
+    assert set(values["files"]) | {"export.json"} == {p.name for p in (exported / "out").iterdir()}
+    assert {"student.onnx", "student.pt2"} <= set(values["files"])
+    assert values["parity"]["images"] == 60 and values["parity"]["onnx"] <= values["parity"]["allowed"]
+    forms = {(m["network"], m["arithmetic"]): m for m in values["models"]}
+    assert list(forms) == [("teacher", "fp32"), ("teacher", "int8"), ("student", "fp32"), ("student", "int8")]
+    assert forms["student", "fp32"]["parameters"] < forms["teacher", "fp32"]["parameters"]
+    student = load_package(exported / "artifacts/student.safetensors")
+    val = read_split(exported / "artifacts/dataset.h5", "val")
+    score = float(student.answer.score(student.model.run(val.images), val.labels).mean())
+    assert forms["student", "fp32"]["validation"] == pytest.approx(score, rel=1e-4)
+    int8 = forms["student", "int8"]
+    assert int8["holds"] is (int8["validation"] <= 1.1 * score)
+    assert ("student-int8.onnx" in values["files"]) is int8["holds"]
+
+
+def test_int8_that_does_not_hold_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, forms = finished(tmp_path), module._forms
+    monkeypatch.setattr(module, "_forms", lambda *given: forms(*given[:5], -1.0, 1))  # nothing is better by 100 %
+    (folder / "out").mkdir()
+    (folder / "out/student-int8.onnx").write_bytes(b"of an earlier export")
+    values = export(folder, folder / "out", level=0.8, int8_tolerance=0.1, repeats=1)
+    assert [form["holds"] for form in values["models"]] == [True, False, True, False]
+    assert {p.name for p in (folder / "out").iterdir()} == {"student.onnx", "student.pt2", "export.json"}
+    assert any("does not hold" in str(cell) for cell in module.sizes_table(values).columns[-1].cells)
+
+
+@pytest.mark.parametrize(
+    ("size", "latency", "said"),
+    [(27, 0.1, "neither smaller nor faster"), (20, 0.2, "not faster"), (30, 0.05, "not smaller"), (20, 0.05, "")],
+)
+def test_int8_that_gains_nothing_is_said(size: int, latency: float, said: str) -> None:
+    fp32 = {"network": "n", "arithmetic": "fp32", "parameters": 9, "bytes": 27, "latency_ms": 0.1, "validation": 9.0}
+    int8 = fp32 | {"arithmetic": "int8", "bytes": size, "latency_ms": latency, "holds": True}
+    values = {
+        "headline": {"unit": "%"},
+        "parity": {"images": 1, "onnx": 0.0, "torch_export": 0.0, "allowed": 1.0},
+        "models": [fp32 | {"holds": True}, int8 | {"holds": False}, fp32 | {"holds": True}, int8],
+        "output": {"columns": ["a"]},
+        "int8_tolerance": 0.1,
+        "input": {"type": "float32", "shape": ["batch", 1, 16, 16]},
+        "files": {},
+    }
+    cells = list(module.sizes_table(values).columns[-1].cells)
+    assert cells[1] == "does not hold (+0)"
+    assert cells[3] == "holds (+0)" + (f", but {said}" if said else "")
+    lines = [line for line in module.remarks(values, Path("out")) if line.startswith("student-int8.onnx is")]
+    assert len(lines) == bool(said) and (not said or f"is {said}: {size / 27:.2f} times the size" in lines[0])
+    assert any("use student.onnx" in line for line in lines) is said.startswith("neither")
+
+
+def test_a_format_that_disagrees_is_refused() -> None:
+    module._check_parity("ONNX", 0.9e-4 * 80, 80.0)
+    for worst in (1.1e-4 * 80, float("nan")):
+        with pytest.raises(ConfigError, match="nothing was exported"):
+            module._check_parity("ONNX", worst, 80.0)
+
+
+def test_student_and_its_exports_label_alike(exported: Path) -> None:
+    files = image_files(exported / "png")
+    student = label_files(open_predictor(exported, None, 0.8), files)
+    onnx, graph = (
+        label_files(open_predictor(Path("/nowhere"), exported / f"out/student.{kind}", 0.8), files)
+        for kind in ("onnx", "pt2")
+    )
+    assert len(student) == len(graph) == 40
+    for left, right in [*zip(student, onnx, strict=True), *zip(student, graph, strict=True)]:
+        assert left.reading and right.reading
+        if isinstance(left.reading.label, str):
+            assert left.reading.label == right.reading.label
+            assert left.reading.confidence == pytest.approx(right.reading.confidence, abs=1e-4)
+        else:
+            assert left.reading.label == pytest.approx(right.reading.label, abs=1e-3)
+            assert left.reading.region == pytest.approx(right.reading.region, abs=1e-3)
+
+
+def test_regions_hold_the_share_of_validation_labels_they_promise(exported: Path) -> None:
+    val = read_split(exported / "artifacts/dataset.h5", "val")
+    package = load_package(exported / "artifacts/student.safetensors")
+    inside = 0
+    for label, entry in zip(
+        val.labels.tolist(),
+        label_files(open_predictor(exported, None, 0.8), image_files(exported / "png")),
+        strict=True,
+    ):
+        assert entry.reading
+        region = entry.reading.region
+        if package.info.class_names:
+            inside += package.info.class_names[label] in region
+        else:
+            assert isinstance(region[0], float) and isinstance(region[1], float)
+            inside += region[0] - 1e-4 <= label <= region[1] + 1e-4
+    # ceil(41 * 0.8) = 33 of the 40 misses are within the margin; ties can only add.
+    assert inside >= 33 and (inside == 33 or package.info.class_names)
+
+
+def test_one_bad_image_costs_no_other_its_label(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported)
+    (tmp_path / "deep").mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "deep/large.png")
+    Image.fromarray(rng.integers(0, 255, (20, 16), dtype=np.uint8)).save(tmp_path / "tall.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    (tmp_path / "notes.txt").write_text("no image either")
+    done = INVOKE.invoke(app, ["predict", str(tmp_path), "--csv", str(tmp_path / "out.csv")])
+    assert done.exit_code == 2 and "tall.png is 16x20" in done.output and "broken.jpg" in done.output
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [Path(row["path"]).name for row in rows] == ["broken.jpg", "large.png", "tall.png"]
+    assert rows[1]["label"] and rows[1]["confidence"] and not rows[1]["error"] and not rows[0]["label"]
+    shown = INVOKE.invoke(app, ["predict", str(tmp_path / "deep/large.png")], env={"COLUMNS": "300"})
+    assert shown.exit_code == 0 and rows[1]["label"] in shown.output and "90 % (40 validation images)" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.png"], "does not exist"),
+        (["artifacts"], "has no images"),
+        (["png", "--model", "other.onnx"], "other.onnx is missing"),
+        (["png", "--model", "other.safetensors"], "error: other.safetensors is missing; --model needs"),
+        (["png", "--model", "params.yaml"], "params.yaml is no model; name a .safetensors, .onnx or .pt2 file"),
+        (["png", "--model", "damaged/a.pt2"], "damaged/a.pt2 cannot be opened as a torch.export file"),
+        (["png", "--csv", "png"], "png is a folder; name a file in it"),
+        (["png", "--csv", "params.yaml/x.csv"], "params.yaml/x.csv cannot be written"),
+        (["params.yaml"], "params.yaml cannot be read as an image"),
+        (["png", "--level", "1.5"], "between 0 and 1"),
+        (["png", "--server", "localhost"], "such as http://"),
+        (["png", "--model", "artifacts/cgan.safetensors"], "missing"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    finished(tmp_path)
+    (tmp_path / "png").mkdir()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "png/0.png")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/a.pt2").write_bytes(b"no archive")
+    info = to_dict(load_package(tmp_path / "artifacts/student.safetensors").info)
+    (tmp_path / "damaged/export.json").write_text(json.dumps({"info": info, "margin": None}))
+    monkeypatch.chdir(tmp_path)
+    done = INVOKE.invoke(app, ["predict", *arguments])
+    assert done.exit_code == 2 and words in done.output and len(done.output.strip().splitlines()) == 1
+
+
+def test_a_missing_or_empty_region_is_put_in_words(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(exported)
+    image = str(exported / "png/000.png")
+    done = INVOKE.invoke(app, ["predict", image, "--level", "0.99"])
+    assert done.exit_code == 0 and "a level of 99 % needs 99 validation images, and there are 40" in done.output
+    reading = Reading("ant", 0.4, ())
+    for margin, said in ((Margin(0.9, 0.1, 40), 1), (None, 0)):
+        Console(width=200).print(labels_table([Labelled(Path("a.png"), reading)], margin))
+        shown = capsys.readouterr().out
+        assert shown.count("none fits") == said and "ant" in shown
+    (exported / "artifacts/dataset.h5").rename(exported / "kept.h5")
+    try:
+        done = INVOKE.invoke(app, ["predict", image])
+    finally:
+        (exported / "kept.h5").rename(exported / "artifacts/dataset.h5")
+    assert done.exit_code == 0 and "artifacts/dataset.h5, which is missing" in done.output
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 1 / 3])
+def test_as_many_images_are_asked_for_as_a_level_needs(level: float) -> None:
+    num = images_needed(level)
+    assert conformal_margin(torch.arange(float(num)), level) is not None
+    assert num == 1 or conformal_margin(torch.arange(float(num - 1)), level) is None
+
+
+@pytest.mark.parametrize("name", ["export", "ship"])
+def test_what_passes_a_student_on_says_that_settings_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(finished(tmp_path))
+    (tmp_path / "metrics/evaluate.json").unlink()  # so that the command ends before the slow part
+    done = INVOKE.invoke(app, [name])
+    assert done.exit_code == 2 and "evaluate.json is missing" in done.stderr
+    assert "warning: artifacts/student.safetensors was made with" in done.stderr
+    assert "teacher.width 16, params.yaml says 32" in done.stderr and "run `dvc repro`" in done.stderr
+
+
+def test_export_needs_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = INVOKE.invoke(app, ["export"])
+    assert done.exit_code == 2 and "student.safetensors is missing; run `cgankd evaluate` first" in done.output

@@ -1,0 +1,213 @@
+"""The model registry on a real SQLite store, the model card, and a real HTTP request to the served champion."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from scipy import stats
+
+from cgankd.config import ConfigError
+from cgankd.export import worst_difference
+from pipelines.files.made_with import changed_since
+from pipelines.files.params import load_config
+from pipelines.ship.predict import ask_server, open_predictor
+from pipelines.ship.registry import serve_command
+from pipelines.ship.saved import load_package, parity_images
+from pipelines.ship.ship import Shipped, ship
+from pipelines.tracking.mlflow_sink import environment
+from pipelines.tracking.places import store_uri
+from tests.pipelines.finished import COUNTS, POOL, SELECTED, finished
+
+NAME = "digits-student"
+SERVER_WAIT_S = 180.0
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Path, Shipped]:
+    """A finished folder whose student is registered."""
+    folder = finished(tmp_path_factory.mktemp("shipped"))
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    with environment({"MLFLOW_TRACKING_URI": ""}):
+        return folder, put(folder)
+
+
+def put(folder: Path, *, promote: bool = False, licence: str | None = None) -> Shipped:
+    return ship(folder, name=None, licence=licence, level=0.9, promote=promote)
+
+
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(store_uri(folder))
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_the_champion_is_the_student(shipped: tuple[Path, Shipped]) -> None:
+    folder, done = shipped
+    assert done.registered.fresh and done.registered.champion and done.registered.version == 1
+    with environment({"MLFLOW_TRACKING_URI": store_uri(folder)}):
+        model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    images = torch.randint(256, (5, 1, 16, 16), dtype=torch.uint8)
+    want = load_package(folder / "artifacts/student.safetensors").model.run(images)
+    assert np.abs(model.predict(images.float().numpy()) - want.numpy()).max() <= 1e-6
+    signature = model.metadata.signature
+    assert signature.inputs.inputs[0].shape == (-1, 1, 16, 16) and signature.outputs.inputs[0].shape == (-1, 3)
+    assert model.metadata.metadata["columns"] == ["ant", "bee", "cat"]
+    assert model.input_example.shape == (2, 1, 16, 16)
+
+
+def test_version_and_run_carry_card_and_lineage(shipped: tuple[Path, Shipped]) -> None:
+    folder, done = shipped
+    version = client(folder).get_model_version_by_alias(NAME, "champion")
+    assert version.description == done.card.read_text()
+    assert version.tags["arm"] == "filter" and version.tags["fakes"] == str(SELECTED)
+    assert float(version.tags["validation"]) == 60.0 and len(version.tags["dataset"]) == 64
+    assert "model_card.md" in [file.path for file in client(folder).list_artifacts(version.run_id)]
+    run = client(folder).get_run(version.run_id)
+    # The teacher of this folder is half as wide as the preset says.
+    assert run.data.params["teacher.width"] == "16" and load_config(folder / "params.yaml").teacher.width == 32
+    said = changed_since(folder, "student.safetensors")
+    assert said is not None and "teacher.width 16, params.yaml says 32" in said
+    assert run.data.metrics["test"] == 52.0 and run.data.tags["stage"] == "ship" and run.info.status == "FINISHED"
+
+
+def test_card_says_where_the_student_comes_from(shipped: tuple[Path, Shipped]) -> None:
+    card = shipped[1].card.read_text()
+    assert f"{COUNTS['train']} training, {COUNTS['val']} validation, {COUNTS['test']} test" in card
+    assert f"{SELECTED} fakes out of {POOL} scored draws" in card and "subsample, filter; rho = 0.8" in card
+    assert "CC BY 4.0" in card and "students [0, 1, 2]; this one is 1" in card
+    low, high = stats.t.interval(0.95, 2, np.mean([50, 52, 57]), stats.sem([50, 52, 57]))
+    assert f"53.00 [{low:.2f}, {high:.2f}] | +2.00 [+0.50, +3.50]" in card
+    assert "split-conformal region at 90 %" in card and "40 validation images" in card
+
+
+def test_shipping_twice_makes_one_version(shipped: tuple[Path, Shipped]) -> None:
+    folder, _ = shipped
+    again = put(folder).registered
+    assert not again.fresh and again.version == 1 and again.champion
+    assert len(client(folder).search_model_versions(f"name = '{NAME}'")) == 1
+
+
+def test_a_better_champion_of_the_same_data_stays(shipped: tuple[Path, Shipped], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(shipped[0], folder)
+    finished(folder, student_seed=8, val=65.0)
+    worse = put(folder, licence="CC0").registered
+    assert worse.fresh and worse.version == 2 and not worse.champion and worse.rival == "1"
+    assert client(folder).get_model_version_by_alias(NAME, "champion").version == 1
+    assert "| CC0 |" in client(folder).get_model_version(NAME, "2").description
+    forced = put(folder, licence="CC0", promote=True).registered
+    assert not forced.fresh and forced.champion
+    assert client(folder).get_model_version_by_alias(NAME, "champion").version == 2
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "a")
+    result = json.loads((folder / "metrics/evaluate.json").read_text())
+    (folder / "metrics/evaluate.json").write_text(json.dumps(result | {"chosen_arm": "real"}))
+    with pytest.raises(ConfigError, match=r"arm filter.*arm real.*cgankd evaluate"):
+        put(folder)
+    (folder / "metrics/evaluate.json").write_text(json.dumps(result))
+    other = finished(tmp_path / "b", scalar=True)
+    shutil.copyfile(other / "artifacts/pool.h5", folder / "artifacts/pool.h5")
+    with pytest.raises(ConfigError, match="another data set or teacher"):
+        put(folder)
+    shutil.copyfile(other / "artifacts/dataset.h5", folder / "artifacts/dataset.h5")
+    with pytest.raises(ConfigError, match="another data set"):
+        put(folder)
+    assert not (folder / "mlflow.db").exists()
+
+
+def test_a_registry_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"MLflow does not answer.*nothing was registered"):
+        put(finished(tmp_path))
+
+
+def test_a_student_of_real_images_needs_no_pool(tmp_path: Path) -> None:
+    from pipelines.files.params import load_config
+    from pipelines.ship.card import lineage, model_card
+
+    folder = finished(tmp_path, arm="real", scalar=True)
+    (folder / "artifacts/pool.h5").unlink()
+    student = load_package(folder / "artifacts/student.safetensors")
+    origin = lineage(folder, load_config(folder / "params.yaml"), student, None)
+    assert origin.fakes == 0 and origin.rho is None and "not stated" in origin.licence
+    result = json.loads((folder / "metrics/evaluate.json").read_text())
+    card = model_card("x", student, load_package(folder / "artifacts/teacher.safetensors"), origin, result, None, None)
+    assert "real images alone" in card and "label (years), from 0 to 10" in card and "no margin" in card
+
+
+def test_nothing_is_served_before_it_is_shipped(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    with pytest.raises(ConfigError, match="cgankd ship"):
+        serve_command(NAME, 5001, store_uri(tmp_path))
+
+
+def test_served_answers_to_a_hundred_images_are_the_students(
+    shipped: tuple[Path, Shipped], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real `mlflow models serve` process on 127.0.0.1; its start takes about ten seconds."""
+    for name in ("MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):
+        monkeypatch.delenv(name, raising=False)  # set in this process by the tracking that `shipped` did
+    folder, _ = shipped
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command, env = serve_command(NAME, port, store_uri(folder))
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    path = f"{Path(command[0]).parent}:{os.environ['PATH']}"
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env=env | {"PATH": path}, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", server)
+        images = parity_images(folder / "artifacts/dataset.h5")
+        images = torch.cat([images, images, images])[:100]
+        student = load_package(folder / "artifacts/student.safetensors").model
+        assert worst_difference(ask_server(f"http://127.0.0.1:{port}", images), student.run(images)) <= 1e-6
+        predictor = open_predictor(folder, None, 0.9, f"http://127.0.0.1:{port}/invocations")
+        assert worst_difference(predictor.run(images[:1]), student.run(images[:1])) <= 1e-6
+        with pytest.raises(ConfigError, match="answered 400"):
+            ask_server(f"http://127.0.0.1:{port}", torch.zeros(1, 3, 8, 8))
+        said = (folder / "server.log").read_text()
+        assert f"running on http://127.0.0.1:{port}" in said
+        assert "Downloading artifacts" not in said and "INFO mlflow" not in said
+    finally:
+        # The whole group, for mlflow leaves the answering to a child, which may answer on while it ends.
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with socket.socket() as bound, pytest.raises(ConfigError, match=r"does not answer.*cgankd serve"):
+        bound.bind(("127.0.0.1", 0))  # Held, but nobody listens: the answer is a refusal.
+        ask_server(f"http://127.0.0.1:{bound.getsockname()[1]}", torch.zeros(1, 3, 8, 8))
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + SERVER_WAIT_S
+    while time.monotonic() < end:
+        assert server.poll() is None, f"the server ended with {server.returncode}"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError("the server did not start")
