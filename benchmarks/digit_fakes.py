@@ -16,6 +16,7 @@ from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.config import BankConfig, CganConfig, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers.digits import load_digits
+from cgankd.fit.loop import Loop
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
@@ -54,7 +55,7 @@ class Gan:
         )  # fmt: skip
         seed_all(seed, "embed")
         vicinity, embed = task.vicinity(data.train.labels), task.label_embed(self.cfg.embed_dim)
-        self.net, self.embed, _ = train_cgan(data.train, task, vicinity, embed, self.cfg, seed=seed)
+        self.net, self.embed, _ = train_cgan(data.train, task, vicinity, embed, self.cfg, Loop(seed))
 
 
 def subsampled_fakes(
@@ -71,7 +72,7 @@ def subsampled_fakes(
     )  # fmt: skip
     seed_all(seed, "ratio")
     features = FeatureNet(1, 16, 8, 64, task.num_outputs, decode=False)
-    train_features(features, train, data.val, task, settings, plain_view, seed=seed)
+    train_features(features, train, data.val, task, settings, plain_view, Loop(seed))
     run = FrozenExtractor(features.requires_grad_(False), precision)
     mlp = RatioMLP(gan.cfg.embed_dim, 64, settings.hidden, 0.5)
     embed = copy.deepcopy(gan.embed).requires_grad_(True)

@@ -10,6 +10,7 @@ from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.config import Config, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.store.datasets import read_split
+from cgankd.fit.loop import Loop
 from cgankd.measure.health import check_ratio_informative, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
 from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
@@ -59,11 +60,8 @@ def run(ctx: Context) -> None:
         task,
         cfg,
         lambda unit, gen: augment(unit, cfg.feature_augment, gen),
-        seed=seed,
-        log=ctx.progress("features"),
-        checkpoint=ctx.checkpoint("features"),
+        Loop(seed, ctx.plan, ctx.progress("features"), ctx.checkpoint("features")),
         rows=rows,
-        plan=ctx.plan,
     )
     ctx.metrics({f"features.{name}": value for name, value in found.items()})
     nets["features"].requires_grad_(False)

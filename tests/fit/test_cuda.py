@@ -20,6 +20,7 @@ from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.config import AUGMENTS, LabelInputConfig
 from cgankd.data.augment import augment
 from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import make_predict
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
@@ -68,7 +69,7 @@ def test_a_gan_on_the_device_ends_near_the_one_on_the_processor(scalar: bool, ch
     for plan in (PLAIN, CUDA):
         seed_all("embed")
         embed = task.label_embed(cfg.embed_dim)
-        net, own, values = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0, plan=plan)
+        net, own, values = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, Loop(0, plan))
         assert on_cpu(net, own)
         found.append(values)
     assert found[1] == pytest.approx(found[0], rel=0.02, abs=0.02)
@@ -81,7 +82,7 @@ def test_a_label_embedding_on_the_device() -> None:
     for plan in (PLAIN, CUDA):
         seed_all("embed")
         embed = task.label_embed(16)
-        found.append(fit_label_embed(embed, task, train, cfg, seed=0, plan=plan))
+        found.append(fit_label_embed(embed, task, train, cfg, Loop(0, plan)))
         assert on_cpu(embed)
     assert found[1] == pytest.approx(found[0], rel=0.02, abs=0.02)
 
@@ -97,7 +98,7 @@ def test_a_bank_on_the_device_has_the_scores_of_the_processor(per_label: bool) -
         net, embed = make_generator(cfg, 1, 16), task.label_embed(cfg.embed_dim)
         features, mlp = FeatureNet(1, 16, 4, 16, 2, decode=True), RatioMLP(cfg.embed_dim, 16, (16,), 0.0)
         draw = make_draw(net, embed, z_dim=cfg.z_dim, precision="fp32", plan=plan)
-        report = train_features(features, train, train, task, fit, lambda unit, gen: unit, seed=0, plan=plan)
+        report = train_features(features, train, train, task, fit, lambda unit, gen: unit, Loop(0, plan))
         run = FrozenExtractor(features.requires_grad_(False), "fp32", plan)
         args = (run, train, train, task, task.vicinity(train.labels), draw, partial(run.judge, task=task))
         report |= train_ratio(mlp, embed, *args, fit, math.inf, seed=0, plan=plan)
@@ -149,7 +150,7 @@ def test_a_compiled_gan_on_the_device_ends_near_the_eager_one(changes: dict[str,
     for plan in (CUDA, Plan("cuda", "on")):
         seed_all("embed")
         embed = task.label_embed(cfg.embed_dim)
-        found.append(train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0, plan=plan)[2])
+        found.append(train_cgan(train, task, task.vicinity(train.labels), embed, cfg, Loop(0, plan))[2])
     assert found[1] == pytest.approx(found[0], rel=0.05, abs=0.05)
 
 
