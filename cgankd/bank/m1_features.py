@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,6 +35,17 @@ CHUNK = 256
 """Images in one pass outside training, to bound memory."""
 
 
+@dataclass(frozen=True)
+class Reals:
+    """The real images that M1 is fitted on, those that choose the best weights, and where features [N, F] of all the
+    first are kept.
+    """
+
+    train: Split
+    val: Split
+    rows: RowsFn = torch.empty
+
+
 def feature_loss(
     net: Callable[..., Any], x_BCHW: Tensor, label_B: Tensor, task: Task, cfg: RatioConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -52,21 +64,18 @@ def feature_loss(
 
 def train_features(
     net: Extractor,
-    train: Split,
-    val: Split,
+    reals: Reals,
     task: Task,
     cfg: RatioConfig,
     augment: AugmentFn,
     loop: Loop,
-    *,
-    rows: RowsFn = torch.empty,
 ) -> dict[str, float]:
     """Train the extractor in place, keep the weights best on validation, then fit its `scale` to the training features.
 
-    Returns the validation headline, the loss parts and how much of the feature space is alive. The features of all
-    training images are kept in `rows(N, F)`.
+    Returns the validation headline, the loss parts and how much of the feature space is alive.
     Raises ValueError where the loss is not finite.
     """
+    train, val = reals.train, reals.val
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
     plan, device = loop.plan, loop.plan.device
     channels_last(net).to(device)
@@ -116,7 +125,7 @@ def train_features(
             loop.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict(), **kept})
 
     net.load_state_dict(best_net)
-    net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train.images, rows))
+    net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train.images, reals.rows))
     report = features_report(net, val, task, cfg) | {"best_step": float(best_step)}
     net.to("cpu")
     return report

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cgankd.bank.m1_features import FrozenExtractor
-from cgankd.bank.m1_ratio import make_ratio
+from cgankd.bank.m1_ratio import RatioNets, make_ratio
 from cgankd.config import CganConfig, ConfigError, to_dict
 from cgankd.config.settings import from_dict
 from cgankd.fit.device import PLAIN, Plan
@@ -150,4 +150,4 @@ def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, ex
     assert isinstance(mlp, RatioMLP) and isinstance(features, Extractor)
     mlp.to(plan.device)
     nets["embed"].to(plan.device)
-    return make_ratio(mlp, nets["embed"], FrozenExtractor(features, ratio["precision"], plan, expected))
+    return make_ratio(RatioNets(mlp, nets["embed"]), FrozenExtractor(features, ratio["precision"], plan, expected))

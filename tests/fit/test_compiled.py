@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from cgankd.bank import build as bank
-from cgankd.bank.m1_features import FrozenExtractor, train_features
-from cgankd.bank.m1_ratio import make_ratio, train_ratio
+from cgankd.bank.m1_features import FrozenExtractor, Reals, train_features
+from cgankd.bank.m1_partners import FakeSource
+from cgankd.bank.m1_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.data.batches import Mixture
 from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Distillation, Teacher
@@ -156,13 +157,14 @@ def bank_of(plan: Plan, train: Split, task: ClassTask) -> tuple[Tensor, Tensor, 
     net, embed = make_generator(cfg, 1, 16), task.label_embed(cfg.embed_dim)
     features, mlp = FeatureNet(1, 16, 4, 16, 2, decode=False), RatioMLP(cfg.embed_dim, 16, (16,), 0.0)
     draw = make_draw(net, embed, z_dim=cfg.z_dim, precision="fp32", plan=plan, expected=100)
-    train_features(features, train, train, task, settings, lambda unit, gen: unit, Loop(0, plan))
+    train_features(features, Reals(train, train), task, settings, lambda unit, gen: unit, Loop(0, plan))
     run = FrozenExtractor(features.requires_grad_(False), "fp32", plan, 100)
-    args = (run, train, train, task, task.vicinity(train.labels), draw, partial(run.judge, task=task))
-    report = train_ratio(mlp, embed, *args, settings, math.inf, seed=0)
+    judge, vicinity = partial(run.judge, task=task), task.vicinity(train.labels)
+    source, nets = FakeSource(draw, run, judge, vicinity, math.inf, settings.max_redraws), RatioNets(mlp, embed)
+    report = train_ratio(nets, source, Reals(train, train), task, settings, Loop(0))
     teacher = make_predict(predictor(8).eval(), "fp32", plan=plan, expected=100)
     labels = torch.arange(16) % 2
-    score = partial(bank.score, draw, make_ratio(mlp, embed, run), teacher, task)
+    score = partial(bank.score, draw, make_ratio(nets, run), teacher, task)
     blocks = [score(labels, generator("block", i), i) for i in range(3)]
     return torch.cat([s.ratio for s in blocks]), torch.cat([s.teacher_error for s in blocks]), report
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.bank import build as bank
-from cgankd.bank.m1_features import FrozenExtractor, train_features
-from cgankd.bank.m1_ratio import make_ratio, train_ratio
+from cgankd.bank.m1_features import FrozenExtractor, Reals, train_features
+from cgankd.bank.m1_partners import FakeSource
+from cgankd.bank.m1_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.config import AUGMENTS, LabelInputConfig
 from cgankd.data.augment import augment
 from cgankd.fit.device import PLAIN, Plan
@@ -98,14 +99,15 @@ def test_a_bank_on_the_device_has_the_scores_of_the_processor(per_label: bool) -
         net, embed = make_generator(cfg, 1, 16), task.label_embed(cfg.embed_dim)
         features, mlp = FeatureNet(1, 16, 4, 16, 2, decode=True), RatioMLP(cfg.embed_dim, 16, (16,), 0.0)
         draw = make_draw(net, embed, z_dim=cfg.z_dim, precision="fp32", plan=plan)
-        report = train_features(features, train, train, task, fit, lambda unit, gen: unit, Loop(0, plan))
+        report = train_features(features, Reals(train, train), task, fit, lambda unit, gen: unit, Loop(0, plan))
         run = FrozenExtractor(features.requires_grad_(False), "fp32", plan)
-        args = (run, train, train, task, task.vicinity(train.labels), draw, partial(run.judge, task=task))
-        report |= train_ratio(mlp, embed, *args, fit, math.inf, seed=0, plan=plan)
+        judge, vicinity = partial(run.judge, task=task), task.vicinity(train.labels)
+        source, nets = FakeSource(draw, run, judge, vicinity, math.inf, fit.max_redraws), RatioNets(mlp, embed)
+        report |= train_ratio(nets, source, Reals(train, train), task, fit, Loop(0, plan))
         assert on_cpu(features, mlp, embed)
         guide = make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=8, mean=(0.5,), std=(0.25,))
         teacher = make_predict(guide.eval(), "fp32", plan=plan)
-        ratio = make_ratio(mlp.to(plan.device), embed.to(plan.device), run)
+        ratio = make_ratio(RatioNets(mlp.to(plan.device), embed.to(plan.device)), run)
         s = bank.score(draw, ratio, teacher, task, torch.arange(16) % 2, generator("block"), 0)
         assert s.images.device.type == s.ratio.device.type == "cpu"
         results.append((report, s))

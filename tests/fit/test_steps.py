@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cgankd.bank.m1_features import FrozenExtractor, train_features
+from cgankd.bank.m1_features import FrozenExtractor, Reals, train_features
 from cgankd.data.batches import Batch, Mixture
 from cgankd.fit.device import Plan
 from cgankd.fit.loop import Loop
@@ -74,7 +74,7 @@ def test_a_feature_extractor_has_one_step_a_step() -> None:
     train, task = class_toy()
     plan, cfg = Counting(), ratio_config(feature_steps=4)
     net = FeatureNet(1, 16, 4, 16, 2, decode=False)
-    train_features(net, train, train, task, cfg, lambda unit, gen: unit, Loop(0, plan))
+    train_features(net, Reals(train, train), task, cfg, lambda unit, gen: unit, Loop(0, plan))
     assert len(plan.seen) == 4
 
 
