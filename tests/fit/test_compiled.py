@@ -168,7 +168,7 @@ def bank_of(plan: Plan, train: Split, task: ClassTask) -> tuple[Tensor, Tensor, 
     report = train_ratio(nets, source, Reals(train, train), task, settings, Loop(0))
     teacher = make_predict(predictor(8).eval(), "fp32", plan=plan, expected=100)
     labels = torch.arange(16) % 2
-    score = partial(bank.score, draw, make_ratio(nets, run), teacher, task)
+    score = bank.Scorer(draw, make_ratio(nets, run), teacher, task)
     blocks = [score(labels, generator("block", i), i) for i in range(3)]
     return torch.cat([s.ratio for s in blocks]), torch.cat([s.teacher_error for s in blocks]), report
 
