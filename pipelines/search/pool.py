@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgankd.bank import build
-from cgankd.data.store.banks import BankWriter
+from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.files import SLAB_ROWS
 from cgankd.measure.health import check_bound
@@ -127,7 +127,7 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
         shape = (info.channels, info.image_size, info.image_size)
         with BankWriter(path, shape, task.num_outputs, task.label_dtype) as writer:
             for piece in rows_of(blocks(), rows):
-                writer.append(**piece)
+                writer.append(PoolRows(**piece))
             writer.set_columns({f"in_{selection}": torch.ones(len(rows), dtype=torch.bool).numpy()})
             writer.close({"cgan": file_digest(inputs.cgan), "teacher": file_digest(inputs.teacher)})
         yield path, remembered.drawn

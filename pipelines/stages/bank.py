@@ -84,8 +84,7 @@ def run(ctx: Context) -> None:
     with BankWriter(pool_path, shape, task.num_outputs, task.label_dtype) as writer:
         kept: list[tuple[Tensor, ...]] = []
         for s in build.grow_pool(source, limits, selections, ctx.progress("fakes")):
-            shard = torch.full((len(s),), s.shard, dtype=torch.int32)
-            writer.append(s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard)
+            writer.append(s.rows())
             kept.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))
         asked, predicted, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
         columns = build.Columns(task.filter_groups(asked), ratio, error, uniform)
