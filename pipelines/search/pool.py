@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,16 +31,6 @@ from pipelines.runtime.context import Context
 from pipelines.stages import bank
 
 FIELDS = [f.name for f in dataclasses.fields(build.Scores) if f.name != "shard"]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files that a bank is made of."""
-
-    dataset: Path
-    teacher: Path
-    cgan: Path
-    ratio: Path
 
 
 class Remembered:
@@ -80,20 +69,19 @@ class Remembered:
             return None
 
 
-def pool_folder(ctx: Context, inputs: Inputs, expected: int) -> Path:
+def pool_folder(ctx: Context, inputs: bank.Inputs, expected: int) -> Path:
     """Where the blocks drawn by these networks are kept; the bits also depend on code, thread count and compilation."""
-    files = {name: file_digest(path) for name, path in dataclasses.asdict(inputs).items()}
     facts: dict[str, str | int] = {
         "code": source_digest(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
     facts |= {"device": ctx.plan.device, "compile": ctx.plan.compile, "expected": expected}
-    return ctx.path("search") / "pools" / fingerprint(facts, files)
+    return ctx.path("search") / "pools" / fingerprint(facts, inputs.digests())
 
 
 @contextmanager
-def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, int]]:
+def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Path, int]]:
     """A pool file with the rows of one selection, as `bank` would select them under ctx.cfg, and the fakes newly drawn.
 
     It lives as long as the context: writing it again takes seconds. Raises QuotaError and ConfigError as `bank` does.
@@ -101,13 +89,13 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
     cfg = ctx.cfg.bank
     info = read_info(inputs.dataset)
     task = make_task(info, ctx.cfg)
-    selections = bank.wanted_selections(ctx.cfg)
-    bank.refuse_worthless(ctx, inputs.cgan, inputs.ratio, selections)
+    selections = bank.wanted_selections(cfg, ctx.cfg.student.arms)
+    bank.refuse_worthless(ctx, inputs, selections)
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, task.conditions(read_split(inputs.dataset, "train").labels), cfg, seed=seed)
     expected = bank.expected_draws(conditions, cfg)
-    score_fn, _ = bank.make_scorer(info, task, inputs.teacher, inputs.cgan, inputs.ratio, ctx.plan, expected)
-    remembered = Remembered(score_fn, pool_folder(ctx, inputs, expected))
+    scorer = bank.make_scorer(inputs, info, task, ctx.plan, expected)
+    remembered = Remembered(scorer, pool_folder(ctx, inputs, expected))
     source = build.Source(remembered, conditions, cfg, seed)
     limits = build.burn_in(source)
     if any(build.SELECTIONS[name][0] for name in selections):

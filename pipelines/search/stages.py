@@ -20,7 +20,7 @@ from pipelines.files.artifacts import config_path, file_digest, fingerprint, loa
 from pipelines.files.layout import SECTIONS, missing
 from pipelines.files.params import flatten
 from pipelines.runtime.context import Context
-from pipelines.search.pool import Inputs
+from pipelines.stages.bank import Inputs
 
 NEEDS = {"teacher": ("dataset",), "cgan": ("dataset",), "ratio": ("dataset", "cgan")}
 """Inputs of the stages before the bank, in their order."""

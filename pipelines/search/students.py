@@ -15,7 +15,7 @@ from cgankd.config import ArmConfig
 from pipelines.runtime.context import Context
 from pipelines.search import pool as search_pool
 from pipelines.search.config import SearchedConfig
-from pipelines.search.pool import Inputs
+from pipelines.stages.bank import Inputs
 from pipelines.stages.student import Runner
 from pipelines.students.run_arm import Job, train_job
 from pipelines.tracking.journal import FanOut, Tracker

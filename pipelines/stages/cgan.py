@@ -30,7 +30,7 @@ def run(ctx: Context) -> None:
     """Fit the label input (scalars), then G and D unless cgan.file is set; save the generator with its label embedding."""
     cfg = ctx.cfg.cgan
     (path,) = ctx.inputs("dataset.h5")
-    info = info_of(path, ctx.cfg)
+    info = info_of(path, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     train = read_split(path, "train", memory)

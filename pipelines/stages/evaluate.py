@@ -29,7 +29,7 @@ def run(ctx: Context) -> None:
         "dataset.h5", "teacher.safetensors", "students", "students/runs.json"
     )
     runs = read_record(students / "runs.json", ("arms", "seeds", "settings", "teacher_val"))
-    info = info_of(dataset, ctx.cfg)
+    info = info_of(dataset, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     val = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
     uses_bank = {name: bool(arm["switches"]["bank"]) for name, arm in runs["arms"].items()}

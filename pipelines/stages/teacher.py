@@ -28,7 +28,7 @@ def run(ctx: Context) -> None:
     """Train f_t on D^r, or take the one of teacher.file; its validation score is reported, nothing is selected on it."""
     cfg = ctx.cfg.teacher
     (path,) = ctx.inputs("dataset.h5")
-    info = info_of(path, ctx.cfg)
+    info = info_of(path, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)
