@@ -37,6 +37,7 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import seed_all
 from cgankd.task import ClassTask
@@ -55,8 +56,8 @@ ANOTHER_METHOD = (VIEW,)
 def net(data: Dataset, width: int) -> Predictor:
     """A fresh convnet for the digits."""
     info = data.info
-    shape = {"channels": 1, "image_size": 16, "num_outputs": len(info.class_names)}
-    return make_predictor("convnet", width=width, mean=info.pixel_mean, std=info.pixel_std, **shape)
+    shape = NetShape(len(info.class_names), 1, 16)
+    return make_predictor("convnet", shape, width=width, mean=info.pixel_mean, std=info.pixel_std)
 
 
 def config(width: int, precision: Any, quick: bool) -> TeacherConfig:

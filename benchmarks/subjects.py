@@ -10,6 +10,7 @@ from cgankd.config import CganConfig, RatioConfig, VicinityConfig, to_dict
 from cgankd.data.pixels import to_signed, to_unit
 from cgankd.nets.features import Extractor
 from cgankd.nets.gans.zoo import make_generator
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask, ScalarTask
@@ -72,8 +73,7 @@ def predictor(name: str, size: int, num_outputs: int, *, quick: bool) -> Predict
     """
     seed_all("benchmark predictor", name)
     kind, width = ("convnet", 8) if quick else (name, None)
-    shape = {"num_outputs": num_outputs, "channels": 3, "image_size": size}
-    net = make_predictor(kind, width=width, mean=(0.5,) * 3, std=(0.25,) * 3, **shape)
+    net = make_predictor(kind, NetShape(num_outputs, 3, size), width=width, mean=(0.5,) * 3, std=(0.25,) * 3)
     update_bn([to_unit(pixels(64, size))], net)
     return net
 

@@ -25,6 +25,7 @@ from cgankd.export import (
     write_torch_export,
 )
 from cgankd.measure.conformal import conformal_margin
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.task import make_answer
 from cgankd.types import DatasetInfo, Margin
@@ -38,10 +39,8 @@ def model(info: DatasetInfo) -> ShippedModel:
     answer = make_answer(info)
     net = make_predictor(
         "convnet",
+        NetShape(answer.num_answers, info.channels, info.image_size),
         width=4,
-        num_outputs=answer.num_answers,
-        channels=info.channels,
-        image_size=info.image_size,
         mean=info.pixel_mean,
         std=info.pixel_std,
     )

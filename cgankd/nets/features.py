@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_body
 
 
@@ -139,9 +140,7 @@ class ResNetFeatures(Extractor):
 
     def __init__(self, channels: int, image_size: int, feature_width: int, num_outputs: int) -> None:
         super().__init__()
-        self.trunk = make_body(
-            "resnet34", width=None, num_outputs=num_outputs, channels=channels, image_size=image_size
-        )
+        self.trunk = make_body("resnet34", NetShape(num_outputs, channels, image_size), width=None)
         last = self.trunk.head
         assert isinstance(last, nn.Linear)
         self.trunk.head = nn.Identity()  # so that the trunk gives its last map, averaged over places

@@ -18,6 +18,7 @@ from cgankd.gan.sample import make_draw
 from cgankd.nets.features import Extractor, FeatureNet, ResNetFeatures
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.program import Program
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.types import DatasetInfo, Draw, RatioFn, Task
@@ -41,10 +42,8 @@ def build_predictor(
     """A fresh teacher or student of this data set's shape; with `pretrained` from the weights of a library, downloaded."""
     return make_predictor(
         config["net"],
+        NetShape(num_outputs, info.channels, info.image_size),
         width=config["width"],
-        num_outputs=num_outputs,
-        channels=info.channels,
-        image_size=info.image_size,
         mean=config.get("mean", info.pixel_mean),
         std=config.get("std", info.pixel_std),
         pretrained=pretrained,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, ModelSpec
 from cgankd.distill.losses.feature_terms import probe
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.types import Outputs
 
@@ -16,9 +17,7 @@ SHAPE = (3, 16, 16)
 
 
 def net(name: str = "convnet", width: int = 4, num_outputs: int = 3) -> nn.Module:
-    return make_predictor(
-        name, width=width, num_outputs=num_outputs, channels=3, image_size=16, mean=(0.5,) * 3, std=(0.25,) * 3
-    )
+    return make_predictor(name, NetShape(num_outputs, 3, 16), width=width, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
 def spec(model: nn.Module) -> ModelSpec:

@@ -10,6 +10,7 @@ from torch import nn
 from cgankd.distill.base import VIEWS, Batch, DataSpec, Distiller, ModelSpec
 from cgankd.distill.engine import wants_features
 from cgankd.distill.spec import model_spec
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import generator
 from cgankd.types import Outputs
@@ -19,9 +20,7 @@ SHAPE = (1, 16, 16)
 
 
 def net(name: str, num_outputs: int, width: int = 4) -> nn.Module:
-    return make_predictor(
-        name, width=width, num_outputs=num_outputs, channels=1, image_size=16, mean=(0.5,), std=(0.25,)
-    )
+    return make_predictor(name, NetShape(num_outputs, 1, 16), width=width, mean=(0.5,), std=(0.25,))
 
 
 @dataclass

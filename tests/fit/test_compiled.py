@@ -34,6 +34,7 @@ from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
@@ -101,7 +102,7 @@ def test_a_compiled_gan_ends_where_the_eager_one_does(scalar: bool, changes: dic
 
 def predictor(width: int) -> nn.Module:
     seed_all("predictor", width)
-    return make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=width, mean=(0.5,), std=(0.25,))
+    return make_predictor("convnet", NetShape(2, 1, 16), width=width, mean=(0.5,), std=(0.25,))
 
 
 def plain_objective(student: nn.Module, task: ClassTask, num: int, plan: Plan) -> Objective:

@@ -28,6 +28,7 @@ from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.rng import generator, seed_all
@@ -105,7 +106,7 @@ def test_a_bank_on_the_device_has_the_scores_of_the_processor(per_label: bool) -
         source, nets = FakeSource(draw, run, judge, vicinity, math.inf, fit.max_redraws), RatioNets(mlp, embed)
         report |= train_ratio(nets, source, Reals(train, train), task, fit, Loop(0, plan))
         assert on_cpu(features, mlp, embed)
-        guide = make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=8, mean=(0.5,), std=(0.25,))
+        guide = make_predictor("convnet", NetShape(2, 1, 16), width=8, mean=(0.5,), std=(0.25,))
         teacher = make_predict(guide.eval(), "fp32", plan=plan)
         ratio = make_ratio(RatioNets(mlp.to(plan.device), embed.to(plan.device)), run)
         s = bank.Scorer(draw, ratio, teacher, task)(torch.arange(16) % 2, generator("block"), 0)
@@ -170,7 +171,7 @@ def test_a_compiled_student_on_the_device_ends_near_the_eager_one(places: dict[b
 
 def test_a_compiled_net_on_the_device() -> None:
     train, task = class_toy(32)
-    net = make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=8, mean=(0.5,), std=(0.25,))
+    net = make_predictor("convnet", NetShape(2, 1, 16), width=8, mean=(0.5,), std=(0.25,))
     expected = make_predict(net.eval(), "fp32")(train.images)
     predict: Callable[[Tensor], Tensor] = make_predict(net, "fp32", 8, plan=Plan("cuda", "on"), expected=100)
     torch.testing.assert_close(predict(train.images), expected, **NEAR)

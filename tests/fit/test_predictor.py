@@ -15,6 +15,7 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_optimizer, make_predict, mean_score
 from cgankd.fit.schedule import make_schedule
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import derive, generator, seed_all
 from cgankd.task import make_task
@@ -71,7 +72,7 @@ class Memory:
 def train(config: Config, cfg: FitConfig, checkpoint: Memory | None = None, seed: int = 1) -> torch.nn.Module:
     task = make_task(INFO, config)
     seed_all(seed)
-    net = make_predictor(cfg.net, width=cfg.width, num_outputs=2, channels=1, image_size=16, mean=(0.5,), std=(0.25,))
+    net = make_predictor(cfg.net, NetShape(2, 1, 16), width=cfg.width, mean=(0.5,), std=(0.25,))
     data = Mixture(toy(), None, real_share=None, batch_size=cfg.batch_size, seed=seed)
     fit_predictor(
         net,
@@ -118,7 +119,7 @@ def test_log_has_losses_and_validation(digits_config: Config) -> None:
         seen.append((step, dict(values), total))
 
     task = make_task(INFO, digits_config)
-    net = make_predictor("convnet", width=4, num_outputs=2, channels=1, image_size=16, mean=(0.5,), std=(0.25,))
+    net = make_predictor("convnet", NetShape(2, 1, 16), width=4, mean=(0.5,), std=(0.25,))
     data = Mixture(toy(), None, real_share=None, batch_size=8, seed=0)
     fit_predictor(
         net,
@@ -138,7 +139,7 @@ def test_diverging_loss_is_an_error(digits_config: Config) -> None:
 
 
 def test_weight_decay_spares_vectors(digits_config: Config) -> None:
-    net = make_predictor("convnet", width=4, num_outputs=2, channels=1, image_size=16, mean=(0.5,), std=(0.25,))
+    net = make_predictor("convnet", NetShape(2, 1, 16), width=4, mean=(0.5,), std=(0.25,))
     decayed, plain = make_optimizer(net, fit_config()).param_groups
     assert all(p.ndim > 1 for p in decayed["params"]) and decayed["weight_decay"] == 0.01
     assert all(p.ndim == 1 for p in plain["params"]) and plain["weight_decay"] == 0

@@ -16,6 +16,7 @@ from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import generator
 from tests.bank.toys import ratio_config
@@ -34,7 +35,7 @@ class Counting(Plan):
 
 
 def predictor() -> Predictor:
-    return make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=4, mean=(0.5,), std=(0.25,))
+    return make_predictor("convnet", NetShape(2, 1, 16), width=4, mean=(0.5,), std=(0.25,))
 
 
 def test_a_gan_has_a_step_for_each_step_of_an_optimiser() -> None:

@@ -6,13 +6,14 @@ from torch import nn
 
 from cgankd.data.pixels import to_unit
 from cgankd.measure.features import make_features
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import SCALED, make_predictor
 
 
 @pytest.mark.parametrize("name", sorted(SCALED))
 def test_features_are_the_pooled_input_of_the_last_layer(name: str) -> None:
     torch.manual_seed(0)
-    net = make_predictor(name, width=8, num_outputs=3, channels=1, image_size=16, mean=(0.4,), std=(0.2,))
+    net = make_predictor(name, NetShape(3, 1, 16), width=8, mean=(0.4,), std=(0.2,))
     images = torch.randint(0, 256, (11, 1, 16, 16), dtype=torch.uint8)
     found, outputs = make_features(net, batch_size=4)(images)
     assert net.training, "the mode of the net is put back"
@@ -33,7 +34,7 @@ def test_features_are_the_pooled_input_of_the_last_layer(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet8", "mobilenetv2", "efficientnet-b0", "torchvision:shufflenet_v2_x0_5"])
 def test_features_are_pooled_of_the_outputs(name: str) -> None:
     torch.manual_seed(0)
-    net = make_predictor(name, width=None, num_outputs=3, channels=1, image_size=32, mean=(0.4,), std=(0.2,))
+    net = make_predictor(name, NetShape(3, 1, 32), width=None, mean=(0.4,), std=(0.2,))
     images = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
     found, outputs = make_features(net, batch_size=2)(images)
     with torch.no_grad():

@@ -14,6 +14,7 @@ from cgankd.config import to_dict
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import write_dataset
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.rng import generator
 from cgankd.types import Split
 from pipelines.files.artifacts import file_digest, save_weights, write_json
@@ -44,15 +45,7 @@ def save_net(path: Path, data: Dataset, init: int, width: int, **config: Any) ->
     info = data.info
     torch.manual_seed(init)
     outputs = len(info.class_names) or 1
-    net = make_predictor(
-        "convnet",
-        width=width,
-        num_outputs=outputs,
-        channels=1,
-        image_size=16,
-        mean=info.pixel_mean,
-        std=info.pixel_std,
-    )
+    net = make_predictor("convnet", NetShape(outputs, 1, 16), width=width, mean=info.pixel_mean, std=info.pixel_std)
     if outputs == 1:
         nn.init.constant_([m for m in net.modules() if isinstance(m, nn.Linear)][-1].bias, 0.5)  # not clipped
     save_weights(path, net, {"net": "convnet", "width": width, "precision": "fp32", "info": to_dict(info)} | config)

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from cgankd.config.settings import nearest
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.types import Outputs
 
 
@@ -90,7 +91,7 @@ class Seen:
             self.maps[height] = before, before.relu() if after is None else after
 
 
-def make_external(name: str, *, num_outputs: int, channels: int, image_size: int, pretrained: bool = False) -> External:
+def make_external(name: str, shape: NetShape, *, pretrained: bool = False) -> External:
     """A net of a library by its prefixed name, fresh, or with the library's weights (downloaded) in all but its head.
 
     Raises ValueError on an unknown name, on a missing package, on a download that fails, and on a net that
@@ -99,7 +100,7 @@ def make_external(name: str, *, num_outputs: int, channels: int, image_size: int
     library, _, short = name.partition(":")
     make = {"torchvision": torchvision_net, "timm": timm_net}[library]
     try:
-        net = make(short, num_outputs, channels, image_size, pretrained)
+        net = make(short, shape, pretrained)
     except OSError as error:
         raise ValueError(
             f"the weights of {name} could not be downloaded ({one_line(error)}); check the connection, or set"
@@ -108,11 +109,12 @@ def make_external(name: str, *, num_outputs: int, channels: int, image_size: int
     body = External(net).eval()
     try:
         with torch.no_grad():
-            shape = body(torch.zeros(1, channels, image_size, image_size)).shape
+            given = body(torch.zeros(1, shape.channels, shape.image_size, shape.image_size)).shape
     except Exception as error:  # each net has its own way to fail on an image too small for it
-        raise ValueError(f"net {name} cannot take images of {image_size} px ({one_line(error)})") from error
-    if shape != (1, num_outputs):
-        raise ValueError(f"net {name} gives {tuple(shape[1:])} outputs instead of {num_outputs}; choose another net")
+        raise ValueError(f"net {name} cannot take images of {shape.image_size} px ({one_line(error)})") from error
+    if given != (1, shape.num_outputs):
+        outputs = f"{tuple(given[1:])} outputs instead of {shape.num_outputs}"
+        raise ValueError(f"net {name} gives {outputs}; choose another net")
     body.train()
     return body
 
@@ -130,12 +132,13 @@ def built(make: Callable[[], nn.Module], name: str, image_size: int) -> nn.Modul
         raise ValueError(f"net {name} cannot be built for images of {image_size} px ({one_line(error)})") from error
 
 
-def torchvision_net(name: str, num_outputs: int, channels: int, image_size: int, pretrained: bool) -> nn.Module:
+def torchvision_net(name: str, shape: NetShape, pretrained: bool) -> nn.Module:
     """A classifier of torchvision.models with this many outputs and input channels. Raises ValueError."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ValueError(f"torchvision has no classifier {name!r}{nearest(name, known)}")
-    options: dict[str, Any] = {"num_classes": num_outputs}
+    options: dict[str, Any] = {"num_classes": shape.num_outputs}
+    image_size, channels = shape.image_size, shape.channels
     if name.startswith("vit_"):
         options["image_size"] = image_size
     if name == "maxvit_t":
@@ -186,7 +189,7 @@ def take_weights(net: nn.Module, weights: dict[str, Tensor], first: str, name: s
     net.load_state_dict(given, strict=False)
 
 
-def timm_net(name: str, num_outputs: int, channels: int, image_size: int, pretrained: bool) -> nn.Module:
+def timm_net(name: str, shape: NetShape, pretrained: bool) -> nn.Module:
     """A net of timm with this many outputs and input channels. Raises ValueError."""
     try:
         import timm
@@ -194,9 +197,10 @@ def timm_net(name: str, num_outputs: int, channels: int, image_size: int, pretra
         raise ValueError(f"net timm:{name} needs the package timm; run pip install 'cgankd[timm]'") from error
     if not timm.is_model(name):
         raise ValueError(f"timm has no net {name!r}{nearest(name, timm.list_models())}")
-    options: dict[str, Any] = {"num_classes": num_outputs, "in_chans": channels, "pretrained": pretrained}
+    options: dict[str, Any] = {"num_classes": shape.num_outputs, "in_chans": shape.channels}
+    options["pretrained"] = pretrained
     defaults = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     if defaults is not None and defaults.fixed_input_size:
-        options["img_size"] = image_size
-    net: nn.Module = built(lambda: timm.create_model(name, **options), f"timm:{name}", image_size)
+        options["img_size"] = shape.image_size
+    net: nn.Module = built(lambda: timm.create_model(name, **options), f"timm:{name}", shape.image_size)
     return net

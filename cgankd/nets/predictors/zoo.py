@@ -16,6 +16,7 @@ from cgankd.nets.predictors.efficientnet import EfficientNetB0
 from cgankd.nets.predictors.external import make_external
 from cgankd.nets.predictors.mobilenet import MobileNetV2
 from cgankd.nets.predictors.resnet import BasicBlock, Bottleneck, ResNet
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.shufflenet import ShuffleNetV1, ShuffleNetV2
 from cgankd.nets.predictors.vgg import VGG
 from cgankd.nets.predictors.wrn import WideResNet
@@ -82,9 +83,7 @@ FIXED: dict[str, Callable[[int, int, int], nn.Module]] = {
 NETS = {**SCALED, **FIXED}
 
 
-def make_body(
-    name: str, *, width: int | None, num_outputs: int, channels: int, image_size: int, pretrained: bool = False
-) -> nn.Module:
+def make_body(name: str, shape: NetShape, *, width: int | None, pretrained: bool = False) -> nn.Module:
     """A net for normalised images; weights are drawn from torch's global generator.
 
     With `pretrained` a net of torchvision or timm starts from the library's weights, which are downloaded.
@@ -92,9 +91,7 @@ def make_body(
     Raises ValueError on an unknown name, a width that does not go with it, and a library's net that cannot be built.
     """
     if from_library(name):
-        return make_external(
-            name, num_outputs=num_outputs, channels=channels, image_size=image_size, pretrained=pretrained
-        )
+        return make_external(name, shape, pretrained=pretrained)
     if name not in NETS:
         raise ValueError(
             f"net {name!r} is not known; choose one of {', '.join(sorted(NETS))}, torchvision:NAME or timm:NAME"
@@ -103,23 +100,18 @@ def make_body(
     if name in SCALED:
         if width is None:
             raise ValueError(f"net {name} needs a width")
-        return SCALED[name](num_outputs, channels, image_size, width)
-    return FIXED[name](num_outputs, channels, image_size)
+        return SCALED[name](shape.num_outputs, shape.channels, shape.image_size, width)
+    return FIXED[name](shape.num_outputs, shape.channels, shape.image_size)
 
 
 def make_predictor(
     name: str,
+    shape: NetShape,
     *,
     width: int | None,
-    num_outputs: int,
-    channels: int,
-    image_size: int,
     mean: Sequence[float],
     std: Sequence[float],
     pretrained: bool = False,
 ) -> Predictor:
     """Build a predictor; weights are drawn from torch's global generator. Raises ValueError as `make_body` does."""
-    body = make_body(
-        name, width=width, num_outputs=num_outputs, channels=channels, image_size=image_size, pretrained=pretrained
-    )
-    return Predictor(body, mean, std)
+    return Predictor(make_body(name, shape, width=width, pretrained=pretrained), mean, std)

@@ -21,6 +21,7 @@ from cgankd.distill.losses.boundaries import (
     partial_rows,
 )
 from cgankd.distill.spec import model_spec
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from tests.distill import feature_toys as toys
 from tests.distill.torchdistill_terms import draw, maps, mid_level, pairs
@@ -114,7 +115,7 @@ def test_small_terms() -> None:
 def fixed(name: str) -> tuple[nn.Module, ModelSpec]:
     """A net of the KD literature with batch norms of random weights, frozen as a teacher is, and its spec."""
     torch.manual_seed(0)
-    net = make_predictor(name, width=None, num_outputs=3, channels=3, image_size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    net = make_predictor(name, NetShape(3, 3, 16), width=None, mean=(0.5,) * 3, std=(0.25,) * 3)
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.2, 2.0)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, ModelSpec
 from cgankd.distill.losses.gradient import InputGradient, image_gradient
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import generator
 from cgankd.types import Outputs
@@ -24,7 +25,7 @@ def linear(outputs: int = 3) -> nn.Module:
 
 
 def conv(width: int, outputs: int = 3) -> nn.Module:
-    return make_predictor("convnet", width=width, num_outputs=outputs, channels=1, image_size=8, mean=[0.5], std=[0.25])
+    return make_predictor("convnet", NetShape(outputs, 1, 8), width=width, mean=[0.5], std=[0.25])
 
 
 def built(student: nn.Module | None, teacher: nn.Module | None, classes: int = 3, **options: float) -> InputGradient:

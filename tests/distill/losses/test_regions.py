@@ -13,6 +13,7 @@ from cgankd.distill.base import ModelSpec, TaskNotSupported
 from cgankd.distill.losses.decoupled import DecoupledKD
 from cgankd.distill.losses.kd import KD
 from cgankd.distill.losses.regions import Branch, OneForAll, ScaleDecoupled, position_logits, region_logits
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import generator
 from cgankd.types import Outputs
@@ -100,7 +101,7 @@ def test_sdd_refuses_nets_whose_head_is_not_on_the_map_and_grids_finer_than_it()
 
 def test_sdd_sees_a_hidden_layer_as_wide_as_the_last_map_before_training() -> None:
     def spec(name: str) -> ModelSpec:
-        net = make_predictor(name, width=4, num_outputs=5, channels=1, image_size=16, mean=[0.5], std=[0.25]).train()
+        net = make_predictor(name, NetShape(5, 1, 16), width=4, mean=[0.5], std=[0.25]).train()
         out = net.outputs(torch.rand(2, 1, 16, 16))
         assert out.pooled is not None
         shapes = tuple((x.shape[1], x.shape[2], x.shape[3]) for x in out.stages)
@@ -190,7 +191,7 @@ def test_ofa_takes_the_named_stages() -> None:
 
 
 def test_both_run_on_the_nets_of_the_zoo() -> None:
-    net = make_predictor("convnet", width=4, num_outputs=5, channels=1, image_size=16, mean=[0.5], std=[0.25])
+    net = make_predictor("convnet", NetShape(5, 1, 16), width=4, mean=[0.5], std=[0.25])
     s = net.outputs(torch.rand(6, 1, 16, 16))
     t = Outputs(logits(6, name="teacher").float(), stages=s.stages, head=s.head)
     spec = ModelSpec(5, 0, tuple((x.shape[1], x.shape[2], x.shape[3]) for x in s.stages))

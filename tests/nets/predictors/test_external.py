@@ -14,12 +14,13 @@ import torchvision
 from torch import Tensor, nn
 
 from cgankd.nets.predictors.external import make_external, take_weights
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.types import Outputs
 
 
 def shown(name: str, image_size: int = 64, channels: int = 3) -> tuple[nn.Module, Tensor, Outputs]:
     torch.manual_seed(0)
-    net = make_external(name, num_outputs=5, channels=channels, image_size=image_size).eval()
+    net = make_external(name, NetShape(5, channels, image_size)).eval()
     x = torch.rand(2, channels, image_size, image_size)
     return net, x, net.outputs(x)
 
@@ -91,14 +92,14 @@ def test_a_ramp_through_a_timm_net_trains_it() -> None:
 )
 def test_what_cannot_be_is_said(name: str, image_size: int, words: str) -> None:
     with pytest.raises(ValueError) as error:
-        make_external(name, num_outputs=2, channels=3, image_size=image_size)
+        make_external(name, NetShape(2, 3, image_size))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_timm_missing_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"timm:resnet10t needs the package timm; run pip install 'cgankd\[timm\]'"):
-        make_external("timm:resnet10t", num_outputs=2, channels=3, image_size=32)
+        make_external("timm:resnet10t", NetShape(2, 3, 32))
 
 
 def test_nothing_is_downloaded_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +110,9 @@ def test_nothing_is_downloaded_unless_asked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
     monkeypatch.setattr(timm.models._builder, "load_pretrained", refuse)
     for name in ("torchvision:shufflenet_v2_x0_5", "timm:resnet10t"):
-        make_external(name, num_outputs=2, channels=3, image_size=32)
+        make_external(name, NetShape(2, 3, 32))
         with pytest.raises(LookupError, match="a download"):
-            make_external(name, num_outputs=2, channels=3, image_size=32, pretrained=True)
+            make_external(name, NetShape(2, 3, 32), pretrained=True)
 
 
 def test_trained_weights_are_taken_but_for_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def test_trained_weights_are_taken_but_for_the_head(monkeypatch: pytest.MonkeyPa
     source = torchvision.models.shufflenet_v2_x0_5(num_classes=1000)
     weights = OrderedDict(source.state_dict())
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **kwargs: weights)
-    net = make_external("torchvision:shufflenet_v2_x0_5", num_outputs=2, channels=1, image_size=32, pretrained=True)
+    net = make_external("torchvision:shufflenet_v2_x0_5", NetShape(2, 1, 32), pretrained=True)
     state = net.net.state_dict()
     assert state["fc.weight"].shape == (2, 1024)
     torch.testing.assert_close(state["conv1.0.weight"], weights["conv1.0.weight"].sum(1, keepdim=True))
@@ -145,4 +146,4 @@ def test_a_download_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
     with pytest.raises(ValueError, match=r"could not be downloaded .*no route.*; check .* or set teacher.pretrained"):
-        make_external("torchvision:shufflenet_v2_x0_5", num_outputs=2, channels=3, image_size=32, pretrained=True)
+        make_external("torchvision:shufflenet_v2_x0_5", NetShape(2, 3, 32), pretrained=True)

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import FIXED, NETS, SCALED, Predictor, make_body, make_predictor
 
 PUBLISHED = {
@@ -49,17 +50,15 @@ def size(net: nn.Module) -> int:
 
 def body(name: str, *, num_outputs: int = 100, channels: int = 3, image_size: int = 32) -> nn.Module:
     width = 8 if name in SCALED else None
-    return make_body(name, width=width, num_outputs=num_outputs, channels=channels, image_size=image_size)
+    return make_body(name, NetShape(num_outputs, channels, image_size), width=width)
 
 
 def predictor(name: str, *, num_outputs: int = 5, channels: int = 3, image_size: int = 32) -> Predictor:
     torch.manual_seed(0)
     return make_predictor(
         name,
+        NetShape(num_outputs, channels, image_size),
         width=8 if name in SCALED else None,
-        num_outputs=num_outputs,
-        channels=channels,
-        image_size=image_size,
         mean=[0.5] * channels,
         std=[0.2] * channels,
     )
@@ -149,9 +148,7 @@ def test_a_step_at_other_sizes(name: str, channels: int, image_size: int) -> Non
 
 def test_normalisation_is_inside() -> None:
     torch.manual_seed(0)
-    net = make_predictor(
-        "convnet", width=4, num_outputs=2, channels=3, image_size=16, mean=[0.1, 0.2, 0.3], std=[0.5, 1, 2]
-    )
+    net = make_predictor("convnet", NetShape(2, 3, 16), width=4, mean=[0.1, 0.2, 0.3], std=[0.5, 1, 2])
     x = torch.rand(2, 3, 16, 16)
     mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.5, 1.0, 2.0])[:, None, None]
     net.eval()
@@ -161,20 +158,19 @@ def test_normalisation_is_inside() -> None:
 
 def test_student_is_far_smaller_than_the_teacher() -> None:
     student, teacher = (
-        size(make_body(n, width=w, num_outputs=1, channels=3, image_size=32))
-        for n, w in (("convnet", 16), ("plain-vgg", 32))
+        size(make_body(n, NetShape(1, 3, 32), width=w)) for n, w in (("convnet", 16), ("plain-vgg", 32))
     )
     assert 30_000 < student < 45_000 and teacher > 10 * student
 
 
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match=r"'resnet9' is not known; choose one of convnet, .*did you mean 'resnet"):
-        make_predictor("resnet9", width=None, num_outputs=1, channels=1, image_size=16, mean=[0], std=[1])
+        make_predictor("resnet9", NetShape(1, 1, 16), width=None, mean=[0], std=[1])
 
 
 def test_a_scaled_net_needs_its_width() -> None:
     with pytest.raises(ValueError, match="net convnet needs a width"):
-        make_body("convnet", width=None, num_outputs=1, channels=1, image_size=16)
+        make_body("convnet", NetShape(1, 1, 16), width=None)
 
 
 def test_config_knows_every_net() -> None:

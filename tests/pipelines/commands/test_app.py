@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.nets.predictors.shape import NetShape
 from pipelines.commands import errors as cli_errors
 from pipelines.commands.app import app
 from pipelines.files.layout import STAGES
@@ -159,7 +160,7 @@ def raising(error: BaseException) -> Any:
 def library_error(ctx: object) -> None:
     from cgankd.nets.predictors.zoo import make_predictor
 
-    make_predictor("no-such-net", width=4, num_outputs=2, channels=1, image_size=16, mean=(0.0,), std=(1.0,))
+    make_predictor("no-such-net", NetShape(2, 1, 16), width=4, mean=(0.0,), std=(1.0,))
 
 
 def test_what_the_library_tells_the_user_is_a_sentence(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

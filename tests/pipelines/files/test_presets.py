@@ -11,6 +11,7 @@ import torch
 from cgankd.config import Config, config_from_dict, to_dict
 from cgankd.nets.features import ResNetFeatures
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_body
 from cgankd.task import ClassTask
 from cgankd.types import DatasetInfo
@@ -145,7 +146,7 @@ def test_its_nets_can_be_built(name: str) -> None:
         assert isinstance(extractor, ResNetFeatures) == (cfg.ratio.extractor == "resnet34")
         assert extractor.feature_width == (cfg.ratio.feature_width or channels * size**2)
         for fit in (cfg.teacher, cfg.student):
-            make_body(fit.net, width=fit.width, num_outputs=10, channels=channels, image_size=size)
+            make_body(fit.net, NetShape(10, channels, size), width=fit.width)
 
 
 def steps_of(epochs: int, images: int, batch: int) -> Any:

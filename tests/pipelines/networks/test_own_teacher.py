@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cgankd.config import ConfigError, config_from_dict
 from cgankd.data.store.datasets import read_info, read_split, write_dataset
 from cgankd.fit.predictor import make_predict
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.task import make_task
 from pipelines.commands.app import app
@@ -49,13 +50,7 @@ def net(scalar: bool = False, name: str = "resnet8", width: int | None = None) -
     info = made_data(scalar).info
     torch.manual_seed(3)
     made = make_predictor(
-        name,
-        width=width,
-        num_outputs=1 if scalar else 3,
-        channels=1,
-        image_size=16,
-        mean=info.pixel_mean,
-        std=info.pixel_std,
+        name, NetShape(1 if scalar else 3, 1, 16), width=width, mean=info.pixel_mean, std=info.pixel_std
     )
     made(torch.rand(16, 1, 16, 16))  # running statistics of their own
     return made.eval()

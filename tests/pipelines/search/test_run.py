@@ -30,6 +30,7 @@ from cgankd.config import Config, ConfigError, config_from_dict
 from cgankd.data.store.banks import read_pool_images, read_pool_scores
 from cgankd.measure.predictive import Gain
 from cgankd.measure.verdict import describe
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from pipelines.files.params import load_config, read_params, set_values
 from pipelines.runtime.opening import open_context
@@ -302,7 +303,7 @@ def test_student_size_is_the_number_of_parameters(work: Path) -> None:
     search.run(found, 1, QUIET)
     sizes = {t.params["student.width"]: t.values[1] for t in found.study().get_trials()}
     for width, size in sizes.items():
-        net = make_predictor("convnet", width=width, num_outputs=10, channels=1, image_size=16, mean=(0.5,), std=(0.5,))
+        net = make_predictor("convnet", NetShape(10, 1, 16), width=width, mean=(0.5,), std=(0.5,))
         assert size == sum(p.numel() for p in net.parameters()) + sum(b.numel() for b in net.buffers())
 
 
