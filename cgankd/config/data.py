@@ -11,7 +11,7 @@ SOURCES = (
     "digits", "chairs", "image-folder", "csv", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "rc49", "utkface",
     "steering-angle", "hdf5",
 )  # fmt: skip
-"""The readers of cgankd.data.sources by name; a test compares the two."""
+"""The readers of cgankd.data.readers.sources by name; a test compares the two."""
 DOWNLOADS = ("cifar10", "cifar100")
 """Sources that `data.download` can fetch."""
 MADE_HERE = ("digits", "chairs")

@@ -19,7 +19,7 @@ from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin
 from pipelines.files.artifacts import load_weights
 from pipelines.files.layout import missing
-from pipelines.networks.restore import restore_predictor
+from pipelines.networks.distilled import restore_student
 
 PARITY = 1e-4
 """Largest difference allowed between two formats of one model, as a share of the range of its answers."""
@@ -66,7 +66,7 @@ def load_package(path: Path) -> Package:
     answer = make_answer(info)
 
     try:
-        net = restore_predictor(weights, config, info, answer.num_answers)
+        net = restore_student(weights, config, info, answer.num_answers)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{path} does not fit the config.json beside it; copy both files together") from error
     model = ShippedModel(net, answer).eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.nets.predictors.zoo import make_body
 from cgankd.task import ClassTask
 from cgankd.types import DatasetInfo
-from pipelines.networks.restore import build_extractor
+from pipelines.networks.ratio import build_extractor
 from pipelines.search.config import SearchedConfig, searched_config
 from pipelines.search.space import check_space
 from tests.conftest import ROOT, preset

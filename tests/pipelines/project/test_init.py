@@ -17,8 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.sources import load
 from cgankd.data.readers.survey import Fit, square_copy
-from cgankd.data.sources import load
 from pipelines.commands.app import app
 from pipelines.files.artifacts import source_digest
 from pipelines.files.params import flatten, load_config, preset_text, read_params, set_values

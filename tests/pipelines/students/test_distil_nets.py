@@ -24,7 +24,8 @@ from cgankd.task import make_task
 from pipelines.files.artifacts import load_weights, save_weights
 from pipelines.files.distillers import check_distillers
 from pipelines.files.params import load_config
-from pipelines.networks.restore import build_predictor, load_predictor
+from pipelines.networks.distilled import load_student
+from pipelines.networks.predictor import build_predictor
 from pipelines.ship.card import lineage, model_card
 from pipelines.ship.export import export
 from pipelines.ship.predict import open_predictor
@@ -201,7 +202,7 @@ def test_students_with_modules_of_their_own_ship(tmp_path: Path, name: str, scal
 
     info, val = read_info(artifacts / "dataset.h5"), read_split(artifacts / "dataset.h5", "val")
     task = make_task(info, settings(scalar))
-    net, _ = load_predictor(artifacts / "student.safetensors", info, task)
+    net, _ = load_student(artifacts / "student.safetensors", info, task)
     student = load_package(artifacts / "student.safetensors")
     by_task = mean_score(task, make_predict(net, "fp32"), val)
     answers = student.model.run(val.images[:])
