@@ -1,0 +1,45 @@
+"""Puts what is made from the code into the pages.
+
+A line `<!-- made: NAME -->` gives way to Markdown made by the maker of that name; words after the name are handed to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgankd_docs.contents import pages_of
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+
+MARK = re.compile(r"^<!-- made: ([a-z-]+)((?: [a-z0-9-]+)*) -->$", re.MULTILINE)
+MAKERS: dict[str, Callable[[Path, list[str]], str]] = {
+    "pages": pages_of,
+}
+"""Name of a mark -> what makes its Markdown from the page's file and the words after the name."""
+
+
+def filled(path: Path, text: str) -> str:
+    """The text of a page with its marks replaced. An unknown name is a KeyError, which ends the build."""
+    return MARK.sub(lambda mark: MAKERS[mark[1]](path, mark[2].split()), text)
+
+
+def fill(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace the marks of a page that is read."""
+    source[0] = filled(Path(app.env.doc2path(docname)), source[0])
+
+
+def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """Pages with marks are read at every build, as the code they show is no file of the site."""
+    return [name for name in env.found_docs if MARK.search(Path(env.doc2path(name)).read_text(encoding="utf-8"))]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect both to the build."""
+    app.connect("source-read", fill)
+    app.connect("env-get-outdated", outdated)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
