@@ -28,5 +28,6 @@ def first_words(text: str) -> tuple[str, str]:
     if heading is None:
         raise ValueError("a page without a title")
     paragraphs = (part.strip() for part in text[heading.end() :].split("\n\n"))
-    words = next((" ".join(part.split()) for part in paragraphs if part[:1].isalpha() or part[:1] in "`*["), "")
+    begins = re.compile(r"[\w`*\[]")
+    words = next((" ".join(part.split()) for part in paragraphs if begins.match(part)), "")
     return heading[1].strip(), re.split(r"(?<=[.:])\s", words, maxsplit=1)[0].rstrip(":")
