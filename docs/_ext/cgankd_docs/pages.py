@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgankd_docs import settings
+from cgankd_docs import commands, settings
 from cgankd_docs.contents import pages_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MARK = re.compile(r"^<!-- made: ([a-z-]+)((?: [a-z0-9-]+)*) -->$", re.MULTILINE)
 MAKERS: dict[str, Callable[[Path, list[str]], str]] = {
     "pages": pages_of,
+    "commands": commands.page,
     "settings": settings.page,
 }
 """Name of a mark -> what makes its Markdown from the page's file and the words after the name."""
