@@ -9,10 +9,11 @@ from pathlib import Path
 def pages_of(path: Path, order: list[str]) -> str:
     """A line for each page beside `path`, and the same pages as contents for the side bar.
 
-    Pages named in `order` come first; one of them that is not there is left out.
+    Pages named in `order` come first, by name or relative path; one of them that is not there is left out.
     """
     there = [page.stem for page in sorted(path.parent.glob("*.md")) if page.stem != path.stem]
-    names = [name for name in order if name in there] + [name for name in there if name not in order]
+    names = [name for name in order if (path.parent / f"{name}.md").is_file()]
+    names += [name for name in there if name not in order]
     if not names:
         return ""
     lines = []

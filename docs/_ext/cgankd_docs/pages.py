@@ -10,18 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgankd_docs import commands, settings
+from cgankd_docs import commands, files, library, presets, settings
 from cgankd_docs.contents import pages_of
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
-MARK = re.compile(r"^<!-- made: ([a-z-]+)((?: [a-z0-9-]+)*) -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- made: ([a-z-]+)((?: [a-z0-9./-]+)*) -->$", re.MULTILINE)
 MAKERS: dict[str, Callable[[Path, list[str]], str]] = {
     "pages": pages_of,
     "commands": commands.page,
     "settings": settings.page,
+    "files": files.page,
+    "presets": presets.page,
+    "library": library.page,
 }
 """Name of a mark -> what makes its Markdown from the page's file and the words after the name."""
 
