@@ -39,3 +39,13 @@ html_show_copyright = False
 html_math_renderer = "mathml"
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
+
+# Docstrings are plain text in which single backticks mark code. Signatures name types of torch, which has no page here.
+default_role = "code"
+autodoc_preserve_defaults = True
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_display_short_literal_types = True
+python_maximum_signature_line_length = 88
+add_module_names = False
+nitpick_ignore_regex = [("py:.*", ".*")]

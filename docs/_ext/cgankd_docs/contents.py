@@ -29,6 +29,6 @@ def first_words(text: str) -> tuple[str, str]:
     if heading is None:
         raise ValueError("a page without a title")
     paragraphs = (part.strip() for part in text[heading.end() :].split("\n\n"))
-    begins = re.compile(r"[\w`*\[]")
+    begins = re.compile(r"(?!```)[\w`*\[]")
     words = next((" ".join(part.split()) for part in paragraphs if begins.match(part)), "")
-    return heading[1].strip(), re.split(r"(?<=[.:])\s", words, maxsplit=1)[0].rstrip(":")
+    return heading[1].strip(), re.split(r"(?<=\.)\s(?=[A-Z`*\[])", words, maxsplit=1)[0]

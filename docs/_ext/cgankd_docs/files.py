@@ -49,16 +49,24 @@ def stages() -> list[Stage]:
 
 
 def page(path: Path, words: list[str]) -> str:
-    """A section a stage, with a table of what goes in and out."""
+    """A section a stage: what goes in and what comes out."""
     parts = []
     for stage in stages():
         reads = [f"the images at `{dep[2:-1]}`" if dep.startswith("${") else f"`{dep}`" for dep in stage.reads]
-        rows = [
-            ("reads", ", ".join(reads)),
-            ("settings", code(stage.settings)),
-            ("writes", code(stage.writes)),
-            ("metrics", code(stage.metrics)),
-            ("plots", code(stage.plots)),
-        ]
-        parts.append(f"### {stage.name}\n\n{stage.about}\n\n" + table(("", "files"), rows))
+        settings = [f"`{name}`" for name in stage.settings]
+        left = {"Writes": stage.writes, "Metrics": stage.metrics, "Plots": stage.plots}
+        lines = [f"- Reads: {', '.join(reads)}", f"- Settings: {', '.join(settings)}"]
+        lines += [f"- {name}: {code(paths)}" for name, paths in left.items()]
+        parts.append(f"### {stage.name}\n\n{stage.about}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def artifacts(path: Path, words: list[str]) -> str:
+    """A row for each artifact: the stage that makes it, and those that read it."""
+    every = stages()
+    rows = [
+        (f"`{name}`", stage.name, ", ".join(other.name for other in every if name in other.reads) or "-")
+        for stage in every
+        for name in stage.writes
+    ]
+    return table(("artifact", "made by", "read by the stages"), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
@@ -13,16 +14,24 @@ if TYPE_CHECKING:
     from sphinx.writers.html5 import HTML5Translator
 
 LOG = logging.getLogger(__name__)
+ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
 CONVERTER = LatexToMathML(fancy_error=False, annotation=True)
 
 
 def mathml(latex: str, *, display: bool, node: nodes.Node) -> str:
     """The equation as a <math> element; a warning, which ends a strict build, where it cannot be read."""
+    latex = aligned(latex) if display else latex
     try:
         return str(CONVERTER.convert_with_local_state(latex.strip(), displaystyle=display))
     except LatexError as error:
         LOG.warning("equation cannot be read: %s: %s", latex.strip(), error, location=node)
         return f"<code>{nodes.unescape(latex)}</code>"
+
+
+def aligned(latex: str) -> str:
+    """The equation within an environment that knows & and \\\\, where it uses them outside of one."""
+    bare = ENVIRONMENT.sub("", latex)
+    return f"\\begin{{aligned}}{latex.strip()}\\end{{aligned}}" if "&" in bare or "\\\\" in bare else latex
 
 
 def inline(self: HTML5Translator, node: nodes.math) -> None:
@@ -45,5 +54,5 @@ def block(self: HTML5Translator, node: nodes.math_block) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Make MathML a renderer that conf.py can name."""
-    app.add_html_math_renderer("mathml", (inline, None), (block, None))  # type: ignore[arg-type]
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,7 +15,6 @@ from cgankd_docs.contents import pages_of
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
-    from sphinx.environment import BuildEnvironment
 
 MARK = re.compile(r"^<!-- made: ([a-z-]+)((?: [a-z0-9./-]+)*) -->$", re.MULTILINE)
 MAKERS: dict[str, Callable[[Path, list[str]], str]] = {
@@ -23,6 +22,7 @@ MAKERS: dict[str, Callable[[Path, list[str]], str]] = {
     "commands": commands.page,
     "settings": settings.page,
     "files": files.page,
+    "artifacts": files.artifacts,
     "presets": presets.page,
     "library": library.page,
 }
@@ -39,13 +39,7 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = filled(Path(app.env.doc2path(docname)), source[0])
 
 
-def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """Pages with marks are read at every build, as the code they show is no file of the site."""
-    return [name for name in env.found_docs if MARK.search(Path(env.doc2path(name)).read_text(encoding="utf-8"))]
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect both to the build."""
+    """Connect to the build."""
     app.connect("source-read", fill)
-    app.connect("env-get-outdated", outdated)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -48,7 +48,7 @@ def facts(found: dict[str, Any]) -> tuple[str, ...]:
     gan = found["cgan"].get("arch", "compact")
     return (
         data["task"],
-        f"{data['image_size']}, {'grey' if data['channels'] == 1 else 'colour'}",
+        f"{data['image_size']} {'grey' if data['channels'] == 1 else 'colour'}",
         ", ".join(images) or "all",
         found["teacher"]["net"],
         found["student"]["net"],

@@ -84,7 +84,7 @@ def below(hint: Any) -> tuple[type, str] | None:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     places = {tuple: ("[]", parts[:1]), dict: (".NAME", parts[1:])}
     ending, inner = places.get(origin, ("", parts)) if origin is not None else ("", ())
-    found = [part for part in inner if dataclasses.is_dataclass(part)]
+    found = [part for part in inner if isinstance(part, type) and dataclasses.is_dataclass(part)]
     return (found[0], ending) if found else None
 
 
