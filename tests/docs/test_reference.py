@@ -16,6 +16,7 @@ from docutils import nodes
 
 import cgankd
 from cgankd.config import AUGMENTS, NETS, to_dict
+from cgankd.config.data import SOURCES
 from pipelines.commands.app import app
 from pipelines.files.layout import OUTPUTS, STAGES
 from pipelines.files.params import flatten, load_config, preset_names
@@ -131,6 +132,11 @@ def test_names_of_augmentations_and_nets_are_told() -> None:
     page = made("settings")
     assert all(f"\n| `{name}` |" in page for name in AUGMENTS)
     assert all(f"`{name}`" in settings.entry(BY_NAME["student.net"]) for name in NETS)
+
+
+def test_every_source_of_images_has_its_layout() -> None:
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    assert all(f"| [`{name}`](#{name}) |" in page and f"\n### {name}\n" in page for name in SOURCES)
 
 
 def test_every_preset_is_there_with_its_own_words() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docutils import nodes
+
 from cgankd_docs import commands, files, library, presets, settings
 from cgankd_docs.contents import pages_of
 
@@ -39,7 +41,15 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = filled(Path(app.env.doc2path(docname)), source[0])
 
 
+def wrap(app: Sphinx, doctree: nodes.document) -> None:
+    """Let the formulas of the KD losses, which are running text, go on in the next line where the page is narrow."""
+    if app.env.docname == "distillers":
+        for node in doctree.findall(nodes.literal_block):
+            node["classes"] += ["wrap"] if node.get("language") == "text" else []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to the build."""
     app.connect("source-read", fill)
+    app.connect("doctree-read", wrap)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
