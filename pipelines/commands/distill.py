@@ -105,7 +105,8 @@ def plain(value: object) -> str:
 
 INTRODUCTION = """# KD losses
 
-Made by `cgankd distillers --markdown`; change the code, not this page.
+All KD losses, with equation, source, options and what flows from teacher to student. Made by `cgankd distillers --markdown`;
+change the code, not this page.
 
 `student.distiller` names the KD loss of all arms with `kd: true`, `student.arms.NAME.distiller` that of one arm;
 `distiller_options` beside either takes the options below, and what is left out keeps the default. `student.distillers`
