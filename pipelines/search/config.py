@@ -78,6 +78,8 @@ def default_space() -> dict[str, Knob]:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
+    """Which settings are searched, how far, and what a trial is judged by."""
+
     arm: str = "filter"
     """The arm of student.arms whose validation score is searched; with student.best_with_kd also an arm with fakes and _kd."""
     seeds: tuple[int, ...] = (0, 1, 2)
