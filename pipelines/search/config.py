@@ -3,7 +3,7 @@ beside cgankd.config, as no stage reads it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -127,11 +127,16 @@ class SearchedConfig(Config):
     """Where to look for better settings; a params file may do without."""
 
 
+def searched_config(values: Mapping[str, Any]) -> SearchedConfig:
+    """The checked configuration of a nested dict, KD losses and their options too. Raises ConfigError."""
+    cfg = from_dict(SearchedConfig, values, "")
+    check_distillers(cfg)
+    return cfg
+
+
 def load_searched(path: Path, overrides: Sequence[str] = ()) -> SearchedConfig:
     """The checked configuration of a params file, its section `search` too, with settings laid over it.
 
     Raises ConfigError.
     """
-    cfg = from_dict(SearchedConfig, read_values(path, overrides), "")
-    check_distillers(cfg)
-    return cfg
+    return searched_config(read_values(path, overrides))

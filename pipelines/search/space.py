@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cgankd.config import ArmConfig, ConfigError, to_dict
-from cgankd.config.settings import from_dict, nearest
-from pipelines.files.distillers import check_distillers
+from cgankd.config.settings import nearest
 from pipelines.files.params import flatten
-from pipelines.search.config import Knob, SearchedConfig
+from pipelines.search.config import Knob, SearchedConfig, searched_config
 
 SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
 """Sections a search may turn; another split of the data would make scores that cannot be compared."""
@@ -81,9 +80,7 @@ def with_values(cfg: SearchedConfig, values: Mapping[str, Any]) -> SearchedConfi
         for key in path:
             node = node[key]
         node[last] = value
-    found = from_dict(SearchedConfig, nested, "")
-    check_distillers(found)
-    return found
+    return searched_config(nested)
 
 
 def check_space(cfg: SearchedConfig) -> list[str]:

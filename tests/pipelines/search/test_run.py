@@ -26,7 +26,7 @@ from rich.console import Console
 from scipy import stats
 
 from cgankd.bank.build import QuotaError
-from cgankd.config import Config, ConfigError, config_from_dict
+from cgankd.config import ConfigError
 from cgankd.data.store.banks import read_pool_images, read_pool_scores
 from cgankd.measure.predictive import Gain
 from cgankd.measure.verdict import describe
@@ -51,6 +51,7 @@ from pipelines.search import (
 from pipelines.search import (
     study as search_study,
 )
+from pipelines.search.config import SearchedConfig, searched_config
 from pipelines.search.space import check_space, first_difference, identity, in_range, with_values
 from pipelines.search.students import quiet_context
 from pipelines.stages.student import bank_digests
@@ -125,9 +126,9 @@ def cgankd(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT)
 
 
-def config(values: dict[str, Any], **search_section: Any) -> Config:
+def config(values: dict[str, Any], **search_section: Any) -> SearchedConfig:
     values["search"] |= search_section
-    return config_from_dict(values)
+    return searched_config(values)
 
 
 # The pool

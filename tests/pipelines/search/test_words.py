@@ -8,19 +8,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cgankd.config import Config, ConfigError, config_from_dict
+from cgankd.config import ConfigError
 from pipelines.commands.app import app
 from pipelines.files.params import load_config
 from pipelines.pictures import search as pictures_search
 from pipelines.search import study as search_study
+from pipelines.search.config import SearchedConfig, searched_config
 from pipelines.search.space import check_space, first_difference, identity, overruled, with_searched_arm
 
 INVOKE = CliRunner()
 
 
-def search_config(values: dict[str, Any], **section: Any) -> Config:
+def search_config(values: dict[str, Any], **section: Any) -> SearchedConfig:
     values["search"] |= section
-    return config_from_dict(values)
+    return searched_config(values)
 
 
 def test_an_automatic_arm_is_the_same_as_one_written_out(digits: dict[str, Any]) -> None:
