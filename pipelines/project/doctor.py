@@ -20,6 +20,7 @@ from cgankd.config.data import MADE_HERE
 from pipelines.files.params import read_params
 from pipelines.project.finding import Finding
 from pipelines.search.config import load_searched
+from pipelines.tracking.places import given_uri
 
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "mlflow", "dvc", "matplotlib")
 LEAST_MEMORY_GB, LEAST_DISK_GB, NO_DISK_GB = 2.0, 2.0, 0.2
@@ -217,7 +218,7 @@ def look_at_generator(workdir: Path) -> list[Finding]:
 
 def look_at_tracking(workdir: Path) -> list[Finding]:
     """Where MLflow runs go, and whether a server answers there."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = given_uri()
     if not uri:
         return [Finding("mlflow", "ok", f"runs go to {workdir / 'mlflow.db'}")]
     address = urllib.parse.urlparse(uri)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipelines.tracking.journal import (
-    Event,
-    read_roots,
-)
+from pipelines.tracking.journal import Event, read_roots
 
 
 def home(workdir: Path) -> Path:
@@ -20,9 +17,19 @@ def home(workdir: Path) -> Path:
     return workdir.resolve()
 
 
+def given_uri() -> str:
+    """The store that the user names by MLFLOW_TRACKING_URI; empty where it is not set."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
 def store_uri(workdir: Path) -> str:
-    """MLFLOW_TRACKING_URI, or else the SQLite file in the work folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home(workdir) / 'mlflow.db'}"
+    """The store that the user names, or else the SQLite file in the work folder."""
+    return given_uri() or f"sqlite:///{home(workdir) / 'mlflow.db'}"
+
+
+def has_store(workdir: Path) -> bool:
+    """Whether there is a store to read: one that the user names, or the file; reading must not make an empty one."""
+    return "MLFLOW_TRACKING_URI" in os.environ or (home(workdir) / "mlflow.db").exists()
 
 
 def log_folder(workdir: Path) -> Path:
