@@ -131,8 +131,8 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     """Open MLflow's page over the runs of this folder, on 127.0.0.1 only."""
     with plain_errors():
         from cgankd.config import ConfigError
-        from pipelines.tracking.page import is_server, links, serve
-        from pipelines.tracking.places import has_store, store_uri
+        from pipelines.tracking.page import links, serve
+        from pipelines.tracking.places import has_store, is_server, store_uri
 
         for name, link in links(Path.cwd(), STAGES, port).items():
             typer.echo(f"{name:>9}: {link}")

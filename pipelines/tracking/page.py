@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.tracking.names import view_links
-from pipelines.tracking.places import last_run, store_uri
+from pipelines.tracking.places import is_server, last_run, store_uri
 
 HOST, PORT = "127.0.0.1", 5000
-
-
-def is_server(uri: str) -> bool:
-    """Whether runs are kept by a server, which has the page, and not in a file."""
-    return uri.startswith(("http:", "https:"))
 
 
 def links(workdir: Path, stages: Sequence[str], port: int) -> dict[str, str]:
