@@ -36,7 +36,7 @@ class FitConfig:
     weight_decay: float
     schedule: Literal["onecycle", "cosine", "constant", "multistep"]
     augment: str
-    """Plain augmentation, joined by "+" out of the names in AUGMENTS (config.py)."""
+    """Plain augmentation, joined by "+" out of the names in AUGMENTS (config/data.py)."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward pass: auto = bf16 where the device has units for it."""
     milestones: tuple[float, ...] = ()
