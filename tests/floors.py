@@ -41,7 +41,7 @@ WINGS: dict[str, Part] = {
     ),
     "project": Part(
         "a project of one's own: `init`, `doctor`, the files they write",
-        ("search", "networks", "runtime", "files"),
+        ("search", "networks", "runtime", "files", "tracking"),
     ),
     "search": Part(
         "the study: trials, pool, best, curves",

@@ -1,5 +1,7 @@
-"""Settings of the search: which knobs are turned, how far, and what a trial is judged by. A file of its own
-beside cgankd.config, as no stage reads it."""
+"""Settings of the search: which knobs are turned, how far, and what a trial is judged by.
+
+In this wing and not in cgankd.config, as no stage reads them.
+"""
 
 from __future__ import annotations
 

@@ -85,6 +85,28 @@ def dataset_of(workdir: Path, info: DatasetInfo) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Finished:
+    """The student that `evaluate` chose with all that stands behind it: its teacher, the data set, its results
+    (metrics/evaluate.json) and the margin of its answers.
+    """
+
+    student: Package
+    teacher: Package
+    dataset: Path
+    result: dict[str, Any]
+    margin: Margin | None
+
+
+def load_finished(workdir: Path, level: float) -> Finished:
+    """The student of a work folder, its margin at this level. Raises ConfigError where a file is missing or of another."""
+    student = load_package(workdir / "artifacts" / "student.safetensors")
+    teacher = load_package(workdir / "artifacts" / "teacher.safetensors")
+    dataset = dataset_of(workdir, student.info)
+    result = evaluation(workdir, student)
+    return Finished(student, teacher, dataset, result, validation_margin(student, dataset, level))
+
+
 def parity_images(dataset: Path) -> Tensor:
     """Real images [N, C, H, W] for comparing formats: validation, and training where that is fewer than 100."""
     images = read_split(dataset, "val").images[:]

@@ -83,7 +83,8 @@ def run(ctx: Context) -> None:
     }
     ctx.write_json("evaluate", result)
     ctx.tracker.metrics(evaluate_names(result))
-    ctx.tracker.tags({"chosen_arm": choice.chosen, "mlflow.note.content": result["verdict"]})
+    ctx.tracker.tags({"chosen_arm": choice.chosen})
+    ctx.tracker.verdict(result["verdict"])
     _ship(ctx, runs, choice.chosen, test, task.headline)
     ctx.picture("arms", pictures.arms_with_intervals(result))
     ctx.picture("gains", pictures.gains_with_intervals(result))
