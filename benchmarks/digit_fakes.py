@@ -14,12 +14,14 @@ from cgankd.bank import build as bank
 from cgankd.config import BankConfig, CganConfig, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers.digits import load_digits
+from cgankd.fit.loop import Loop
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.density_ratio import make_ratio, train_ratio
-from cgankd.ratio.features import FrozenExtractor, train_features
+from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import seed_all
 from cgankd.task import ClassTask
 from cgankd.types import Split
@@ -54,7 +56,7 @@ class Gan:
         )  # fmt: skip
         seed_all(seed, "embed")
         vicinity, embed = task.vicinity(data.train.labels), task.label_embed(self.cfg.embed_dim)
-        self.net, self.embed, _ = train_cgan(data.train, task, vicinity, embed, self.cfg, seed=seed)
+        self.net, self.embed, _ = train_cgan(data.train, task, vicinity, embed, self.cfg, Loop(seed))
 
 
 def subsampled_fakes(
@@ -71,13 +73,14 @@ def subsampled_fakes(
     )  # fmt: skip
     seed_all(seed, "ratio")
     features = FeatureNet(1, 16, 8, 64, task.num_outputs, decode=False)
-    train_features(features, train, data.val, task, settings, plain_view, seed=seed)
+    reals = Reals(train, data.val)
+    train_features(features, reals, task, settings, plain_view, Loop(seed))
     run = FrozenExtractor(features.requires_grad_(False), precision)
     mlp = RatioMLP(gan.cfg.embed_dim, 64, settings.hidden, 0.5)
-    embed = copy.deepcopy(gan.embed).requires_grad_(True)
-    judge = partial(run.judge, task=task)
-    train_ratio(mlp, embed, run, train, data.val, task, vicinity, draw, judge, settings, math.inf, seed=seed)
-    return cut_bank(partial(bank.score, draw, make_ratio(mlp, embed, run), no_teacher, task), task, seed, quick)
+    nets = RatioNets(mlp, copy.deepcopy(gan.embed).requires_grad_(True))
+    source = FakeSource(draw, run, partial(run.judge, task=task), vicinity, math.inf, settings.max_redraws)
+    train_ratio(nets, source, reals, task, settings, Loop(seed))
+    return cut_bank(partial(bank.score, draw, make_ratio(nets, run), no_teacher, task), task, seed, quick)
 
 
 def plain_view(unit_BCHW: torch.Tensor, gen: torch.Generator) -> torch.Tensor:

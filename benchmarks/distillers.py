@@ -19,6 +19,7 @@ from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.distill.engine import early_phases
 from cgankd.distill.methods import METHODS
+from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor
 from cgankd.rng import generator, seed_all
@@ -102,8 +103,8 @@ def cost(cfg: Config, row: Row, teacher: Path, steps: int) -> dict[str, float]:
 
     # A loop of fewer than 50 steps logs each of them.
     fit_predictor(
-        net, objective, batch_of, plain_view, student, seed=0,
-        log=lambda step, values, total: stamps.append(time.perf_counter()),
+        net, objective, batch_of, plain_view, student,
+        Loop(0, log=lambda step, values, total: stamps.append(time.perf_counter())),
     )  # fmt: skip
     spans = [after - first for first, after in zip(stamps, stamps[1:], strict=False)]
     return {"step_s": statistics.median(spans[min(WARMUP, steps - 1) :]), "phases_s": before}

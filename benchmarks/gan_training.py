@@ -16,6 +16,7 @@ from benchmarks.timing import Agreement, Side, Work, fast_plan, of_loop, relativ
 from cgankd.config import CganConfig
 from cgankd.data.pixels import to_signed
 from cgankd.fit.device import Plan, autocast, channels_last
+from cgankd.fit.loop import Loop
 from cgankd.gan.train import train_cgan
 from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
@@ -46,7 +47,7 @@ def build(side: Side, quick: bool, arch: str, size: int, d_steps: int, *, scalar
 
     def loop(steps: int, log: object) -> None:
         settings = gan_config(arch, quick=quick, d_steps=d_steps, num_steps=steps)
-        train_cgan(train, task, vicinity, embed, settings, seed=0, log=log, plan=fast_plan(quick))  # type: ignore[arg-type]
+        train_cgan(train, task, vicinity, embed, settings, Loop(0, fast_plan(quick), log))  # type: ignore[arg-type]
 
     return Work(of_loop(loop), cfg.batch_size, "auto", flop)
 

@@ -24,11 +24,13 @@ from benchmarks.subjects import class_data, extractor, gan_config, generator_net
 from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, main, relative_error, repeated
 from cgankd.config import RatioConfig
 from cgankd.data.pixels import to_signed
+from cgankd.fit.loop import Loop
 from cgankd.gan.sample import make_draw
 from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.density_ratio import ratio_loss, train_ratio
-from cgankd.ratio.features import FeatureFn, FrozenExtractor
+from cgankd.ratio.density_ratio import RatioNets, ratio_loss, train_ratio
+from cgankd.ratio.features import FeatureFn, FrozenExtractor, Reals
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator, seed_all
 from cgankd.types import Draw, Images
 
@@ -125,11 +127,15 @@ def fast_times(quick: bool, cfg: RatioConfig, warmup: int, repeats: int) -> list
     stamps: dict[int, float] = {}
     features(draw(train.labels[: 16 if quick else 256], generator("ratio step")))  # compiles
     start = time.perf_counter()
+    judge, vicinity = partial(features.judge, task=task), task.vicinity(train.labels)
     train_ratio(
-        ratio_net(quick), embed, features, train, train, task, task.vicinity(train.labels), draw,
-        partial(features.judge, task=task), settings, float("inf"), seed=0,
-        log=lambda step, values, total: stamps.__setitem__(step, time.perf_counter()), plan=fast_plan(quick),
-    )  # fmt: skip
+        RatioNets(ratio_net(quick), embed),
+        FakeSource(draw, features, judge, vicinity, float("inf"), settings.max_redraws),
+        Reals(train, train),
+        task,
+        settings,
+        Loop(0, fast_plan(quick), lambda step, values, total: stamps.__setitem__(step, time.perf_counter())),
+    )
     whole = time.perf_counter() - start
     spans = [stamps[step + turn] - stamps[step] for step in range(turn, total, turn)]
     once = max(0.0, whole - statistics.median(spans) * total / turn)

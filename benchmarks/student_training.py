@@ -27,6 +27,7 @@ from cgankd.distill.engine import Distillation, Teacher
 from cgankd.distill.losses.kd import KD
 from cgankd.distill.spec import model_spec
 from cgankd.fit.device import Plan, channels_last
+from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict
 from cgankd.rng import generator
@@ -72,8 +73,7 @@ def build(side: Side, quick: bool, teacher: str | None, *, cached: bool = False,
         data = Mixture(train, None, real_share=None, batch_size=batch, seed=0)
         cfg = config(steps, batch)
         fit_predictor(
-            student, objective, data.batch, lambda unit, gen: augment(unit, cfg.augment, gen), cfg, seed=0, log=log,  # type: ignore[arg-type]
-            plan=plan,
+            student, objective, data.batch, lambda unit, gen: augment(unit, cfg.augment, gen), cfg, Loop(0, plan, log),  # type: ignore[arg-type]
         )  # fmt: skip
 
     # Outputs of the teacher on N images serve EPOCHS * N images of the student.

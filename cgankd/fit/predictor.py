@@ -12,9 +12,10 @@ from cgankd.config import FitConfig
 from cgankd.data.batches import Batch, chunks
 from cgankd.data.pixels import to_unit
 from cgankd.fit.device import PLAIN, Forward, Plan, autocast, channels_last, device_of
+from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
 from cgankd.rng import generator, seed_all
-from cgankd.types import Checkpoint, Images, LogFn, PredictFn, Split, Task, silent
+from cgankd.types import Images, PredictFn, Split, Task
 
 
 class Objective(Protocol):
@@ -72,39 +73,35 @@ def fit_predictor(
     batch_of: Callable[[int], Batch],
     augment: Callable[[Tensor, torch.Generator], Tensor],
     cfg: FitConfig,
+    loop: Loop,
     *,
-    seed: int,
     validate: Callable[[nn.Module], float] | None = None,
-    log: LogFn = silent,
-    checkpoint: Checkpoint | None = None,
-    plan: Plan = PLAIN,
     keep_last: bool = False,
-    save_every: int | None = None,
 ) -> None:
     """Train `net` in place for `cfg.num_steps` steps; images [B, C, H, W] uint8 come from `batch_of(step)`.
 
-    Every draw is a function of (seed, step), so a run resumed from `checkpoint` ends on the same weights. With
-    `keep_last` the finished state is saved too, so that a later training need not repeat this one. `save_every` is in
-    steps (None = every 200 or a fifth of the training, whichever is more). All is computed on the plan's device; draws are
-    made on the processor, so that every device sees the same batches, and the net is left there.
+    Every draw is a function of (seed, step), so a resumed run ends on the same weights. It is saved every `loop.save_every`
+    steps (None = every 200 or a fifth of the training, whichever is more); with `keep_last` the finished state is saved too,
+    so that a later training need not repeat this one. All is computed on the plan's device; draws are made on the processor,
+    so that every device sees the same batches, and the net is left there.
     Raises ValueError when the loss is no longer finite.
     """
-    device, extra = plan.device, objective.extra
+    seed, plan, device, extra = loop.seed, loop.plan, loop.plan.device, objective.extra
     for module in (net, extra):
         if module is not None:
             channels_last(module).to(device)
     optimizer = make_optimizer(net, cfg, objective.parameters(), objective.no_decay(), objective.rates())
     factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
     start = 0
-    state = checkpoint.load() if checkpoint else None
+    state = loop.state()
     if state is not None:
-        net.load_state_dict(state["net"])  # type: ignore[arg-type]
-        optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
         if extra is not None:
-            extra.load_state_dict(state["extra"])  # type: ignore[arg-type]
-        start = int(state["step"])  # type: ignore[call-overload]
+            extra.load_state_dict(state["extra"])
+        start = int(state["step"])
     log_every = max(1, cfg.num_steps // 50)
-    save_every = save_every or max(200, cfg.num_steps // 5)
+    save_every = loop.save_every or max(200, cfg.num_steps // 5)
     # All steps count, done or not, so that a resumed training computes as one that was never stopped.
     forward = Forward(net, cfg.precision, plan, cfg.num_steps * cfg.batch_size)
     for step in range(start, cfg.num_steps):
@@ -128,10 +125,10 @@ def fit_predictor(
                 raise ValueError(f"training loss became {values['loss']} at step {done}; lower learning_rate")
             if validate and (done % (5 * log_every) == 0 or done == cfg.num_steps):
                 values["val"] = validate(net)
-            log(done, values, cfg.num_steps)
-        if checkpoint and (keep_last if done == cfg.num_steps else done % save_every == 0):
+            loop.log(done, values, cfg.num_steps)
+        if loop.checkpoint and (keep_last if done == cfg.num_steps else done % save_every == 0):
             kept: dict[str, object] = {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save(done, kept if extra is None else kept | {"extra": extra.state_dict()})
+            loop.save(done, kept if extra is None else kept | {"extra": extra.state_dict()})
     for module in (net, extra):
         if module is not None:
             module.to("cpu")

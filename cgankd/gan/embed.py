@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from cgankd.config import LabelInputConfig
 from cgankd.data.pixels import to_signed
-from cgankd.fit.device import PLAIN, Plan, channels_last
+from cgankd.fit.device import channels_last
+from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
-from cgankd.types import Checkpoint, LogFn, Split, Task, silent
+from cgankd.types import Split, Task
 
 
 class LabelNet(nn.Module):
@@ -89,15 +90,7 @@ def spread_units(embed: ScalarEmbed, num: int = 201) -> None:
 
 
 def fit_label_embed(
-    embed: nn.Module,
-    task: Task,
-    train: Split,
-    cfg: LabelInputConfig | None,
-    *,
-    seed: int,
-    log: LogFn = silent,
-    checkpoint: Checkpoint | None = None,
-    plan: Plan = PLAIN,
+    embed: nn.Module, task: Task, train: Split, cfg: LabelInputConfig | None, loop: Loop
 ) -> dict[str, float]:
     """Fit a label embedding in place, scale it and freeze it; one that the GAN trains is left alone and returns {}.
 
@@ -109,9 +102,9 @@ def fit_label_embed(
     assert isinstance(embed, ScalarEmbed) and cfg is not None, "Config asks for cgan.label_input with scalar labels"
     unit_N = ((train.labels - embed.label_min) / (embed.label_max - embed.label_min)).clamp(0, 1)
     embed_dim = embed.from_unit(unit_N[:1]).shape[1]
+    seed, device = loop.seed, loop.plan.device
     seed_all(seed, "label_input", "init")
     net = LabelNet(train.images.shape[1], cfg.width, embed_dim)
-    device = plan.device
     channels_last(net).to(device)
     embed.to(device)
     opt_net = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate)
@@ -124,11 +117,11 @@ def fit_label_embed(
     }
     total = cfg.image_steps + cfg.label_steps
     start, image_loss = 0, 0.0
-    state = checkpoint.load() if checkpoint else None
+    state = loop.state()
     if state is not None:
         for name, part in parts.items():
-            part.load_state_dict(state[name])  # type: ignore[arg-type]
-        start, image_loss = int(str(state["step"])), float(str(state["image_loss"]))
+            part.load_state_dict(state[name])
+        start, image_loss = int(state["step"]), float(state["image_loss"])
 
     for step in range(start, total):
         gen = generator(seed, "label_input", step)
@@ -155,10 +148,10 @@ def fit_label_embed(
             # A running mean: one batch of a small set says little.
             image_loss = value if step == 0 else 0.95 * image_loss + 0.05 * value
         if step % max(1, total // 100) == 0 or step == total - 1:
-            log(step + 1, {"image_loss" if on_images else "label_loss": value}, total)
-        if checkpoint and ((step + 1) % max(50, total // 10) == 0 or step == total - 1):
+            loop.log(step + 1, {"image_loss" if on_images else "label_loss": value}, total)
+        if loop.saves(step + 1, total):
             done = {name: part.state_dict() for name, part in parts.items()}
-            checkpoint.save(step + 1, {"step": step + 1, "image_loss": image_loss, **done})
+            loop.save(step + 1, {"step": step + 1, "image_loss": image_loss, **done})
 
     embed.to("cpu")
     metrics = {"image_loss": image_loss, **label_error(embed, net.head.to("cpu"))}

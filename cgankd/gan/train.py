@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from cgankd.config import CganConfig
 from cgankd.data.augment import augment
 from cgankd.data.pixels import to_signed, to_unit, unit_to_signed
-from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
+from cgankd.fit.device import Plan, autocast, channels_last, device_of
 from cgankd.fit.ema import update_ema
+from cgankd.fit.loop import Loop
 from cgankd.gan.augment import diff_augment
 from cgankd.gan.diversity import real_diversity
 from cgankd.gan.losses import diversity_floor, hinge_d, hinge_g, mean_distance
@@ -26,7 +27,7 @@ from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.gans.spectral import hold_spectral
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.rng import generator, seed_all
-from cgankd.types import Checkpoint, LogFn, Split, Task, Vicinity, silent
+from cgankd.types import Split, Task, Vicinity
 
 
 def train_cgan(
@@ -35,11 +36,7 @@ def train_cgan(
     vicinity: Vicinity,
     embed: nn.Module,
     cfg: CganConfig,
-    *,
-    seed: int,
-    log: LogFn = silent,
-    checkpoint: Checkpoint | None = None,
-    plan: Plan = PLAIN,
+    loop: Loop,
 ) -> tuple[nn.Module, nn.Module, dict[str, float]]:
     """Train a generator and a discriminator on `train`; `embed` is copied, never changed.
 
@@ -48,9 +45,9 @@ def train_cgan(
     loss is not finite, or where tau cannot be measured.
     """
     assert train.labels.dtype == task.label_dtype, "labels are at rest in the task's type"
+    seed, plan, device = loop.seed, loop.plan, loop.plan.device
     seed_all(seed, "cgan", "init")
     channels, size = train.images.shape[1], train.images.shape[-1]
-    device = plan.device
     net_g = channels_last(make_generator(cfg, channels, size)).to(device)
     net_d = channels_last(make_discriminator(cfg, channels, size)).to(device)
     # A table that learns is learned twice: what helps the generator may not help the discriminator.
@@ -69,7 +66,7 @@ def train_cgan(
         "net_g": net_g, "net_d": net_d, "embed_g": embed_g, "embed_d": embed_d,
         "ema_g": ema_g, "ema_embed": ema_embed, "opt_g": opt_g, "opt_d": opt_d,
     }  # fmt: skip
-    start, values = resume(parts, checkpoint)
+    start, values = resume(parts, loop.state())
     num = cfg.batch_size
     run_g, run_d = compile_both(plan, net_g, net_d, cfg, (channels, size))
 
@@ -139,10 +136,10 @@ def train_cgan(
             }
             if tau > 0:
                 values |= {"floor": floor, "diversity_ratio": distance / tau}
-            log(step + 1, values, cfg.num_steps)
-        if checkpoint and ((step + 1) % max(50, cfg.num_steps // 10) == 0 or last):
+            loop.log(step + 1, values, cfg.num_steps)
+        if loop.saves(step + 1, cfg.num_steps):
             done = {name: part.state_dict() for name, part in parts.items()}
-            checkpoint.save(step + 1, {"step": step + 1, "values": values, **done})
+            loop.save(step + 1, {"step": step + 1, "values": values, **done})
 
     settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
     return ema_g.eval().to("cpu"), ema_embed.eval().to("cpu"), {**values, "real_diversity": tau}
@@ -173,15 +170,12 @@ def compile_both(
     return run_g, plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), passes=passes_d, **loop)
 
 
-def resume(
-    parts: dict[str, nn.Module | torch.optim.Adam], checkpoint: Checkpoint | None
-) -> tuple[int, dict[str, float]]:
-    """Load every part from the checkpoint; the first step still to do and the last logged values."""
-    state = checkpoint.load() if checkpoint else None
+def resume(parts: dict[str, nn.Module | torch.optim.Adam], state: Any) -> tuple[int, dict[str, float]]:
+    """Load every part from the state of an earlier run; the first step still to do and the last logged values."""
     if state is None:
         return 0, {}
     for name, part in parts.items():
-        part.load_state_dict(state[name])  # type: ignore[arg-type]
+        part.load_state_dict(state[name])
     step, values = state["step"], state["values"]
     assert isinstance(step, int) and isinstance(values, dict)
     return step, values

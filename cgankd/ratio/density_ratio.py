@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.config import RatioConfig
-from cgankd.fit.device import PLAIN, Plan, autocast, device_of
+from cgankd.fit.device import autocast, device_of
+from cgankd.fit.loop import Loop
 from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.features import FeatureFn, JudgeFn, RowsFn, feature_rows
+from cgankd.ratio.features import FeatureFn, Reals, feature_rows
 from cgankd.ratio.partners import FakeSource, draw_pool
 from cgankd.rng import generator, seed_all
-from cgankd.types import Checkpoint, Draw, Images, LogFn, RatioFn, Split, Task, Vicinity, silent
+from cgankd.types import Images, RatioFn, Task
 
 EVAL_FAKES = 1000
 """Fakes in the fixed evaluation pool (more where the validation split is larger)."""
@@ -44,36 +45,29 @@ FLAT_LOSS = float(ratio_loss(torch.ones(1), torch.ones(1), 0.0))
 """Loss of the ratio that is 1 everywhere: a fitted ratio must be below it to carry information."""
 
 
+@dataclass(frozen=True)
+class RatioNets:
+    """The ratio network and the label embedding it reads, which is trained with it where it is learned.
+
+    The embedding must not be the generator's own module.
+    """
+
+    mlp: RatioMLP
+    embed: nn.Module
+
+
 def train_ratio(
-    mlp: RatioMLP,
-    embed: nn.Module,
-    features: FeatureFn,
-    train: Split,
-    val: Split,
-    task: Task,
-    vicinity: Vicinity,
-    draw: Draw,
-    judge: JudgeFn,
-    cfg: RatioConfig,
-    zeta: float,
-    *,
-    seed: int,
-    log: LogFn = silent,
-    checkpoint: Checkpoint | None = None,
-    rows: RowsFn = torch.empty,
-    plan: Plan = PLAIN,
+    nets: RatioNets, source: FakeSource, reals: Reals, task: Task, cfg: RatioConfig, loop: Loop
 ) -> dict[str, float]:
     """Fit the ratio in place, keep the weights best on validation, calibrate `mlp.scale`; see `ratio_report`.
 
-    `embed` must not be the generator's own module: where it is learned, this loop moves it together with the MLP.
-    zeta is the vicinity in raw units, infinite for exact matching, which asks for no `judge`. A pool of one batch
-    refreshed each step is the published procedure; a larger one spares the generator. Raises ValueError where the loss is
-    not finite or every fake leaves the vicinity. The features of all training images are kept in `rows(N, F)`. The networks
-    train on the plan's device and are left on the processor.
+    A pool of one batch refreshed each step is the published procedure; a larger one spares the generator. The networks train
+    on the plan's device and are left on the processor. Raises ValueError where the loss is not finite or every fake leaves
+    the vicinity.
     """
-    total, device = cfg.num_steps, plan.device
-    source = FakeSource(draw, features, judge, vicinity, zeta, cfg.max_redraws)
-    real_NF, val_NF = feature_rows(features, train.images, rows), features(val.images)
+    mlp, embed, train, val = nets.mlp, nets.embed, reals.train, reals.val
+    total, seed, device = cfg.num_steps, loop.seed, loop.plan.device
+    real_NF, val_NF = feature_rows(source.features, train.images, reals.rows), source.features(val.images)
     num_eval = max(EVAL_FAKES, len(val))
     held = draw_pool(source, val.labels, num_eval, generator(seed, "ratio evaluation"))
     held_label_P = val.labels[held.partner]
@@ -85,7 +79,7 @@ def train_ratio(
     both = nn.ModuleDict({"mlp": mlp, "embed": embed})
     start, best_loss, best_step, best = 0, float("inf"), 0, copy.deepcopy(both.state_dict())
     val_loss = FLAT_LOSS  # of the ratio before the first evaluation, about 1 everywhere
-    state: Any = checkpoint.load() if checkpoint else None
+    state = loop.state()
     if state is not None:
         both.load_state_dict(state["both"])
         optimizer.load_state_dict(state["optimizer"])
@@ -121,16 +115,16 @@ def train_ratio(
 
         done = step + 1
         if done % cfg.eval_every_steps == 0 or done == total:
-            r_val_N = ratio_of(mlp, embed, val_NF, val.labels)
-            r_held_P = ratio_of(mlp, embed, held.features, held_label_P)
+            r_val_N = ratio_of(nets, val_NF, val.labels)
+            r_held_P = ratio_of(nets, held.features, held_label_P)
             held_group_P = task.filter_groups(held_label_P) if cfg.penalty_per_label else None
             val_loss = float(ratio_loss(r_val_N, r_held_P, cfg.ratio_penalty, held_group_P))
             if val_loss < best_loss:
                 best_loss, best_step, best = val_loss, done, copy.deepcopy(both.state_dict())
         if done % max(1, total // 100) == 0 or done == total:
             values = {"loss": loss.item(), "real": r_real_B.mean().item(), "fake": r_fake_B.mean().item()}
-            log(done, values | {"val_loss": val_loss}, total)
-        if checkpoint and (done % max(50, total // 10) == 0 or done == total):
+            loop.log(done, values | {"val_loss": val_loss}, total)
+        if loop.saves(done, total):
             kept: dict[str, object] = {
                 "best_loss": best_loss,
                 "best_step": best_step,
@@ -138,25 +132,19 @@ def train_ratio(
                 "val_loss": val_loss,
             }
             kept |= {"step": done, "both": both.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save(done, kept)
+            loop.save(done, kept)
 
     both.load_state_dict(best)
     both.eval()
-    report = ratio_report(mlp, embed, features, real_NF, train.labels, draw, generator(seed, "ratio report"))
-    report |= {"mean_val_real": float(ratio_of(mlp, embed, val_NF, val.labels).mean())}
+    report = ratio_report(nets, source, real_NF, train.labels, generator(seed, "ratio report"))
+    report |= {"mean_val_real": float(ratio_of(nets, val_NF, val.labels).mean())}
     report |= {"val_loss": best_loss, "flat_loss": FLAT_LOSS, "best_step": float(best_step)}
     both.to("cpu")
     return report | {"redrawn_share": held.redrawn_share, "dropped_share": held.dropped_share}
 
 
 def ratio_report(
-    mlp: RatioMLP,
-    embed: nn.Module,
-    features: FeatureFn,
-    real_NF: Tensor,
-    label_N: Tensor,
-    draw: Draw,
-    gen: torch.Generator,
+    nets: RatioNets, source: FakeSource, real_NF: Tensor, label_N: Tensor, gen: torch.Generator
 ) -> dict[str, float]:
     """Uncalibrated mean ratios and the share of exact zeros on fresh fakes; sets `mlp.scale` to 1 / mean on fakes.
 
@@ -164,21 +152,22 @@ def ratio_report(
     """
     num = min(REPORT_FAKES, max(EVAL_FAKES, len(label_N)))
     asked_M = label_N[torch.randint(len(label_N), (num,), generator=gen)]
-    r_M = torch.cat([ratio_of(mlp, embed, features(draw(ask, gen)), ask) for ask in torch.split(asked_M, CHUNK)])
+    asked = torch.split(asked_M, CHUNK)
+    r_M = torch.cat([ratio_of(nets, source.features(source.draw(label_B, gen)), label_B) for label_B in asked])
     mean_fake = float(r_M.mean())
-    mlp.scale.fill_(1.0 / mean_fake if mean_fake > 0 else 1.0)
+    nets.mlp.scale.fill_(1.0 / mean_fake if mean_fake > 0 else 1.0)
     return {
         "mean_fake": mean_fake,
         "zero_share": float((r_M == 0).float().mean()),
-        "scale": float(mlp.scale),
-        "mean_train_real": float(ratio_of(mlp, embed, real_NF, label_N).mean()),
+        "scale": float(nets.mlp.scale),
+        "mean_train_real": float(ratio_of(nets, real_NF, label_N).mean()),
     }
 
 
 @torch.no_grad()
-def ratio_of(mlp: RatioMLP, embed: nn.Module, features_NF: Tensor, label_N: Tensor) -> Tensor:
+def ratio_of(nets: RatioNets, features_NF: Tensor, label_N: Tensor) -> Tensor:
     """Uncalibrated ratios [N] of features already computed, without dropout; computed where the networks are."""
-    device = device_of(mlp)
+    mlp, embed, device = nets.mlp, nets.embed, device_of(nets.mlp)
     mlp.eval()
     embed.eval()
     chunks = zip(torch.split(features_NF, CHUNK), torch.split(label_N, CHUNK), strict=True)
@@ -186,10 +175,10 @@ def ratio_of(mlp: RatioMLP, embed: nn.Module, features_NF: Tensor, label_N: Tens
     return torch.cat(parts)
 
 
-def make_ratio(mlp: RatioMLP, embed: nn.Module, features: FeatureFn) -> RatioFn:
+def make_ratio(nets: RatioNets, features: FeatureFn) -> RatioFn:
     """r(x given y) [B] of uint8 images, calibrated by `mlp.scale` so that its mean on fakes is 1."""
 
     def ratio(images_BCHW: Images, label_B: Tensor) -> Tensor:
-        return ratio_of(mlp, embed, features(images_BCHW), label_B) * mlp.scale.cpu()
+        return ratio_of(nets, features(images_BCHW), label_B) * nets.mlp.scale.cpu()
 
     return ratio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from cgankd.config import RatioConfig
 from cgankd.data import pixels
 from cgankd.data.batches import chunks
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
+from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.features import Extractor
 from cgankd.rng import generator
-from cgankd.types import Checkpoint, Images, LogFn, Split, Task, silent
+from cgankd.types import Images, Split, Task
 
 FeatureFn = Callable[[Images], Tensor]
 """uint8 images [B, C, H, W] to float32 standardised features [B, F]."""
@@ -31,6 +33,17 @@ RowsFn = Callable[[int, int], Tensor]
 
 CHUNK = 256
 """Images in one pass outside training, to bound memory."""
+
+
+@dataclass(frozen=True)
+class Reals:
+    """The real images that M1 is fitted on, those that choose the best weights, and where features [N, F] of all the
+    first are kept.
+    """
+
+    train: Split
+    val: Split
+    rows: RowsFn = torch.empty
 
 
 def feature_loss(
@@ -51,31 +64,25 @@ def feature_loss(
 
 def train_features(
     net: Extractor,
-    train: Split,
-    val: Split,
+    reals: Reals,
     task: Task,
     cfg: RatioConfig,
     augment: AugmentFn,
-    *,
-    seed: int,
-    log: LogFn = silent,
-    checkpoint: Checkpoint | None = None,
-    rows: RowsFn = torch.empty,
-    plan: Plan = PLAIN,
+    loop: Loop,
 ) -> dict[str, float]:
     """Train the extractor in place, keep the weights best on validation, then fit its `scale` to the training features.
 
-    Returns the validation headline, the loss parts and how much of the feature space is alive. The features of all
-    training images are kept in `rows(N, F)`.
+    Returns the validation headline, the loss parts and how much of the feature space is alive.
     Raises ValueError where the loss is not finite.
     """
+    train, val = reals.train, reals.val
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
-    device = plan.device
+    plan, device = loop.plan, loop.plan.device
     channels_last(net).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=cfg.feature_learning_rate, fused=True)
     schedule = make_schedule("onecycle", total)
     start, best_score, best_step, best_net = 0, float("inf"), 0, copy.deepcopy(net.state_dict())
-    state: Any = checkpoint.load() if checkpoint else None
+    state = loop.state()
     if state is not None:
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
@@ -84,7 +91,7 @@ def train_features(
     net.train()
     run: Callable[..., Any] | None = None
     for step in range(start, total):
-        gen = generator(seed, "features", step)
+        gen = generator(loop.seed, "features", step)
         row_B = torch.randint(len(train), (cfg.feature_batch_size,), generator=gen)
         x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B].to(device)), gen))
         plan.step()
@@ -112,13 +119,13 @@ def train_features(
             # On a tie the later weights win: early zeros on a small validation split mean little.
             if signed <= best_score:
                 best_score, best_step, best_net = signed, done, copy.deepcopy(net.state_dict())
-            log(done, {"loss": loss.item(), **{k: v.item() for k, v in parts.items()}, "val": score}, total)
-        if checkpoint and (done % max(50, total // 10) == 0 or done == total):
+            loop.log(done, {"loss": loss.item(), **{k: v.item() for k, v in parts.items()}, "val": score}, total)
+        if loop.saves(done, total):
             kept = {"best_score": best_score, "best_step": best_step, "best_net": best_net}
-            checkpoint.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict(), **kept})
+            loop.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict(), **kept})
 
     net.load_state_dict(best_net)
-    net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train.images, rows))
+    net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train.images, reals.rows))
     report = features_report(net, val, task, cfg) | {"best_step": float(best_step)}
     net.to("cpu")
     return report

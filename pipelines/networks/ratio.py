@@ -11,7 +11,7 @@ from torch import nn
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.nets.features import Extractor, FeatureNet, ResNetFeatures
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.density_ratio import make_ratio
+from cgankd.ratio.density_ratio import RatioNets, make_ratio
 from cgankd.ratio.features import FrozenExtractor
 from cgankd.types import DatasetInfo, RatioFn, Task
 from pipelines.files.artifacts import load_weights
@@ -55,4 +55,4 @@ def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, ex
     assert isinstance(mlp, RatioMLP) and isinstance(features, Extractor)
     mlp.to(plan.device)
     nets["embed"].to(plan.device)
-    return make_ratio(mlp, nets["embed"], FrozenExtractor(features, ratio["precision"], plan, expected))
+    return make_ratio(RatioNets(mlp, nets["embed"]), FrozenExtractor(features, ratio["precision"], plan, expected))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cgankd.config import to_dict
 from cgankd.data.store.datasets import read_split
+from cgankd.fit.loop import Loop
 from cgankd.gan.diversity import fake_diversity, real_diversity
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
@@ -46,10 +47,7 @@ def run(ctx: Context) -> None:
             task,
             train,
             cfg.label_input,
-            seed=seed,
-            log=ctx.progress("label_input"),
-            checkpoint=ctx.checkpoint("label_input"),
-            plan=ctx.plan,
+            Loop(seed, ctx.plan, ctx.progress("label_input"), ctx.checkpoint("label_input")),
         )
     )
     if cfg.file is None:
@@ -86,17 +84,8 @@ def _train(
 ) -> tuple[Draw, dict[str, Tensor]]:
     """Train G and D; the averaged generator as a function, and its weights with those of its label embedding."""
     cfg = ctx.cfg.cgan
-    net, embed, metrics = train_cgan(
-        train,
-        task,
-        vicinity,
-        embed,
-        cfg,
-        seed=seed,
-        log=ctx.progress("gan"),
-        checkpoint=ctx.checkpoint("gan"),
-        plan=ctx.plan,
-    )
+    loop = Loop(seed, ctx.plan, ctx.progress("gan"), ctx.checkpoint("gan"))
+    net, embed, metrics = train_cgan(train, task, vicinity, embed, cfg, loop)
     ctx.metrics(metrics)
     state = torch.nn.ModuleDict({"generator": net, "embed": embed}).state_dict()
     return make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision, plan=ctx.plan), state

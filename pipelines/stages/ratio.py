@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from cgankd.config import Config, to_dict
+from cgankd.config import RatioConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.store.datasets import read_split
+from cgankd.fit.loop import Loop
 from cgankd.measure.health import check_ratio_informative, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
 from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.density_ratio import make_ratio, train_ratio
-from cgankd.ratio.features import FrozenExtractor, train_features
+from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import derive, generator, seed_all
 from cgankd.task import make_task
 from cgankd.types import Vicinity
@@ -26,11 +28,11 @@ from pipelines.runtime.scratch import roomy
 from pipelines.stages.same_data import info_of
 
 
-def drop_radius(cfg: Config, vicinity: Vicinity) -> float:
+def drop_radius(cfg: RatioConfig, vicinity: Vicinity) -> float:
     """zeta in raw units: the setting, else 6 * largest label gap; infinite where labels match exactly."""
     if not isinstance(vicinity, ScalarVicinity):
         return math.inf
-    return cfg.ratio.vicinity_drop or 6 * vicinity.kernel.largest_gap
+    return cfg.vicinity_drop or 6 * vicinity.kernel.largest_gap
 
 
 def run(ctx: Context) -> None:
@@ -41,7 +43,7 @@ def run(ctx: Context) -> None:
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
-    rows = roomy(ctx.path("resume/ratio/scratch"), memory)
+    reals = Reals(train, val, roomy(ctx.path("resume/ratio/scratch"), memory))
     vicinity = task.vicinity(train.labels)
     turns = 1 + (cfg.num_steps - 1) // cfg.pool_refresh_steps if cfg.pool_refresh_steps else 1
     fakes = cfg.pool_size * turns
@@ -55,40 +57,20 @@ def run(ctx: Context) -> None:
     assert isinstance(features, Extractor) and isinstance(mlp, RatioMLP)
     found = train_features(
         features,
-        train,
-        val,
+        reals,
         task,
         cfg,
         lambda unit, gen: augment(unit, cfg.feature_augment, gen),
-        seed=seed,
-        log=ctx.progress("features"),
-        checkpoint=ctx.checkpoint("features"),
-        rows=rows,
-        plan=ctx.plan,
+        Loop(seed, ctx.plan, ctx.progress("features"), ctx.checkpoint("features")),
     )
     ctx.metrics({f"features.{name}": value for name, value in found.items()})
     nets["features"].requires_grad_(False)
     nets["embed"].requires_grad_(bool(nets["embed"].trained_with_gan))
-    zeta = drop_radius(ctx.cfg, vicinity)
     frozen = FrozenExtractor(features, cfg.precision, ctx.plan, fakes + len(train))
-    report = train_ratio(
-        mlp,
-        nets["embed"],
-        frozen,
-        train,
-        val,
-        task,
-        vicinity,
-        draw,
-        partial(frozen.judge, task=task),
-        cfg,
-        zeta,
-        seed=seed,
-        log=ctx.progress("ratio"),
-        checkpoint=ctx.checkpoint("ratio"),
-        rows=rows,
-        plan=ctx.plan,
-    )
+    judge, zeta = partial(frozen.judge, task=task), drop_radius(cfg, vicinity)
+    source, ratio_nets = FakeSource(draw, frozen, judge, vicinity, zeta, cfg.max_redraws), RatioNets(mlp, nets["embed"])
+    loop = Loop(seed, ctx.plan, ctx.progress("ratio"), ctx.checkpoint("ratio"))
+    report = train_ratio(ratio_nets, source, reals, task, cfg, loop)
     ctx.metrics({f"ratio.{name}": value for name, value in report.items()})
     if math.isfinite(zeta):
         ctx.metrics({"ratio.zeta": zeta})
@@ -100,7 +82,7 @@ def run(ctx: Context) -> None:
         "ratio", nets, {"ratio": settings, "embed_dim": embed_dim, "info": to_dict(info), "health": report}
     )
 
-    ratio = make_ratio(mlp, nets["embed"], frozen)
+    ratio = make_ratio(ratio_nets, frozen)
     gen = generator(seed, "histogram")
     asked = vicinity.targets(2000, gen)
     shown = {

@@ -11,6 +11,7 @@ from cgankd.config import to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.store.datasets import read_split
+from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
@@ -64,11 +65,8 @@ def trained(ctx: Context, info: DatasetInfo, task: Task, train: Split, val: Spli
         data.batch,
         lambda unit, gen: augment(unit, cfg.augment, gen),
         cfg,
-        seed=seed,
+        Loop(seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher")),
         validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
-        log=ctx.progress("teacher"),
-        checkpoint=ctx.checkpoint("teacher"),
-        plan=ctx.plan,
     )
     return net, config
 

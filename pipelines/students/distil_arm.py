@@ -18,6 +18,7 @@ from cgankd.distill.engine import Augment, Distillation, Negatives, Teacher, ear
 from cgankd.distill.methods import distiller_of
 from cgankd.distill.refresh import ChosenRows, chooser_of
 from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import fit_predictor, make_predict
 from cgankd.rng import derive, seed_all
 from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
@@ -149,8 +150,8 @@ def train_phases(
                 data.batch,
                 lambda unit, gen: augment(unit, spec, gen),
                 replace(cfg, num_steps=steps, learning_rate=rate),
-                seed=derive(seed, "phase", phase.name),
-                checkpoint=checkpoint_of(phase.name),
-                plan=run.objective.teacher.plan,
+                Loop(
+                    derive(seed, "phase", phase.name), run.objective.teacher.plan, checkpoint=checkpoint_of(phase.name)
+                ),
                 keep_last=True,
             )

@@ -23,6 +23,7 @@ from cgankd.data.store.stream import MemoryBudget
 from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.fit.best import Best
 from cgankd.fit.device import CompileMode, Plan
+from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
@@ -200,11 +201,8 @@ def train_job(job: Job) -> list[str]:
         batch_of,
         lambda unit, gen: augment(unit, spec, gen),
         fit,
-        seed=seed,
+        Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load)),
         validate=lambda n: mean_score(task, make_predict(inference, cfg.precision), val),
-        log=history.log,
-        checkpoint=job.checkpoint("train", history.state, history.load),
-        plan=plan,
     )
     # As it was validated in training: on the same device, in the same arithmetic.
     score = mean_score(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)

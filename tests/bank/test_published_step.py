@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgankd.fit.loop import Loop
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.density_ratio import train_ratio
+from cgankd.ratio.density_ratio import RatioNets, train_ratio
+from cgankd.ratio.features import Reals
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator
 from cgankd.types import Images, Split
 from tests.bank.toys import class_task, ratio_config, scalar_task
@@ -77,10 +80,9 @@ def test_a_pool_of_one_batch_refreshed_each_step_is_the_published_procedure() ->
     )
     train, task, losses = reals(256, 1), class_task(2), []
     features = Counted()
-    train_ratio(
-        mlp, embed, features, train, reals(64, 2), task, task.vicinity(train.labels), draw, never, cfg, math.inf,
-        seed=SEED, log=lambda step, values, total: losses.append(values["loss"]),
-    )  # fmt: skip
+    source = FakeSource(draw, features, never, task.vicinity(train.labels), math.inf, cfg.max_redraws)
+    loop = Loop(SEED, log=lambda step, values, total: losses.append(values["loss"]))
+    train_ratio(RatioNets(mlp, embed), source, Reals(train, reals(64, 2)), task, cfg, loop)
     expected = published(plain_mlp, plain_embed, cfg.ratio_penalty)
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
     # Adam blows up the rounding of small gradients; the weights have moved by up to 0.012.
@@ -152,14 +154,15 @@ def test_with_scalar_labels_too() -> None:
     plain_mlp, plain_embed = copy.deepcopy(mlp), copy.deepcopy(embed)
     cfg = ratio_config(
         num_steps=STEPS, batch_size=BATCH, pool_size=BATCH, pool_refresh_steps=1, precision="fp32",
-        eval_every_steps=1000, max_redraws=REDRAWS,
+        eval_every_steps=1000,
     )  # fmt: skip
     train, task, losses = scalar_reals(96), scalar_task(), []
-    train_ratio(
-        mlp, embed.requires_grad_(False), scalar_features, train, scalar_reals(40), task, task.vicinity(train.labels),
-        draw_scalar, lambda images: (scalar_features(images), grey(images)[:, 0] / 10), cfg, ZETA, seed=SEED,
-        log=lambda step, values, total: losses.append(values["loss"]),
+    source = FakeSource(
+        draw_scalar, scalar_features, lambda images: (scalar_features(images), grey(images)[:, 0] / 10),
+        task.vicinity(train.labels), ZETA, REDRAWS,
     )  # fmt: skip
+    loop = Loop(SEED, log=lambda step, values, total: losses.append(values["loss"]))
+    train_ratio(RatioNets(mlp, embed.requires_grad_(False)), source, Reals(train, scalar_reals(40)), task, cfg, loop)
     expected, sizes = published_scalar(plain_mlp, plain_embed, cfg.ratio_penalty)
     assert min(sizes) > 0 and max(sizes) < BATCH, "some fakes fail every round, and leave with their partners"
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)

@@ -24,6 +24,7 @@ from cgankd.distill.engine import Distillation, Teacher
 from cgankd.distill.losses.kd import KD
 from cgankd.distill.spec import model_spec
 from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Objective, fit_predictor, make_predict
 from cgankd.gan.sample import make_draw
@@ -32,8 +33,9 @@ from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.density_ratio import make_ratio, train_ratio
-from cgankd.ratio.features import FrozenExtractor, train_features
+from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask
 from cgankd.types import Split
@@ -74,7 +76,7 @@ def train_gan(plan: Plan, *, scalar: bool, steps: int, seen: list[int], **change
         values.append(dict(found))
         seen.append(graphs())
 
-    train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0, log=log, plan=plan)
+    train_cgan(train, task, task.vicinity(train.labels), embed, cfg, Loop(0, plan, log))
     return values
 
 
@@ -131,8 +133,8 @@ def test_a_compiled_student_with_validation_between_ends_where_the_eager_one_doe
         seen.clear()
         fit_predictor(
             net, make(net, task, len(train), plan), Mixture(train, None, real_share=None, batch_size=8, seed=0).batch,
-            lambda unit, gen: unit, fit_config(num_steps=10, batch_size=8, precision="fp32"), seed=0, validate=validate,
-            log=lambda step, values, total: seen.append(graphs()), plan=plan,
+            lambda unit, gen: unit, fit_config(num_steps=10, batch_size=8, precision="fp32"),
+            Loop(0, plan, lambda step, values, total: seen.append(graphs())), validate=validate,
         )  # fmt: skip
         results.append(predict(train.images))
     torch.testing.assert_close(results[1], results[0], **TOLERANCE)
@@ -155,13 +157,14 @@ def bank_of(plan: Plan, train: Split, task: ClassTask) -> tuple[Tensor, Tensor, 
     net, embed = make_generator(cfg, 1, 16), task.label_embed(cfg.embed_dim)
     features, mlp = FeatureNet(1, 16, 4, 16, 2, decode=False), RatioMLP(cfg.embed_dim, 16, (16,), 0.0)
     draw = make_draw(net, embed, z_dim=cfg.z_dim, precision="fp32", plan=plan, expected=100)
-    train_features(features, train, train, task, settings, lambda unit, gen: unit, seed=0, plan=plan)
+    train_features(features, Reals(train, train), task, settings, lambda unit, gen: unit, Loop(0, plan))
     run = FrozenExtractor(features.requires_grad_(False), "fp32", plan, 100)
-    args = (run, train, train, task, task.vicinity(train.labels), draw, partial(run.judge, task=task))
-    report = train_ratio(mlp, embed, *args, settings, math.inf, seed=0)
+    judge, vicinity = partial(run.judge, task=task), task.vicinity(train.labels)
+    source, nets = FakeSource(draw, run, judge, vicinity, math.inf, settings.max_redraws), RatioNets(mlp, embed)
+    report = train_ratio(nets, source, Reals(train, train), task, settings, Loop(0))
     teacher = make_predict(predictor(8).eval(), "fp32", plan=plan, expected=100)
     labels = torch.arange(16) % 2
-    score = partial(bank.score, draw, make_ratio(mlp, embed, run), teacher, task)
+    score = partial(bank.score, draw, make_ratio(nets, run), teacher, task)
     blocks = [score(labels, generator("block", i), i) for i in range(3)]
     return torch.cat([s.ratio for s in blocks]), torch.cat([s.teacher_error for s in blocks]), report
 

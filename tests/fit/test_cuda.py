@@ -18,6 +18,7 @@ from cgankd.bank import build as bank
 from cgankd.config import AUGMENTS, LabelInputConfig
 from cgankd.data.augment import augment
 from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import make_predict
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
@@ -26,8 +27,9 @@ from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.density_ratio import make_ratio, train_ratio
-from cgankd.ratio.features import FrozenExtractor, train_features
+from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator, seed_all
 from pipelines.students.run_arm import train_job
 from tests.bank.toys import ratio_config
@@ -68,7 +70,7 @@ def test_a_gan_on_the_device_ends_near_the_one_on_the_processor(scalar: bool, ch
     for plan in (PLAIN, CUDA):
         seed_all("embed")
         embed = task.label_embed(cfg.embed_dim)
-        net, own, values = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0, plan=plan)
+        net, own, values = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, Loop(0, plan))
         assert on_cpu(net, own)
         found.append(values)
     assert found[1] == pytest.approx(found[0], rel=0.02, abs=0.02)
@@ -81,7 +83,7 @@ def test_a_label_embedding_on_the_device() -> None:
     for plan in (PLAIN, CUDA):
         seed_all("embed")
         embed = task.label_embed(16)
-        found.append(fit_label_embed(embed, task, train, cfg, seed=0, plan=plan))
+        found.append(fit_label_embed(embed, task, train, cfg, Loop(0, plan)))
         assert on_cpu(embed)
     assert found[1] == pytest.approx(found[0], rel=0.02, abs=0.02)
 
@@ -97,14 +99,15 @@ def test_a_bank_on_the_device_has_the_scores_of_the_processor(per_label: bool) -
         net, embed = make_generator(cfg, 1, 16), task.label_embed(cfg.embed_dim)
         features, mlp = FeatureNet(1, 16, 4, 16, 2, decode=True), RatioMLP(cfg.embed_dim, 16, (16,), 0.0)
         draw = make_draw(net, embed, z_dim=cfg.z_dim, precision="fp32", plan=plan)
-        report = train_features(features, train, train, task, fit, lambda unit, gen: unit, seed=0, plan=plan)
+        report = train_features(features, Reals(train, train), task, fit, lambda unit, gen: unit, Loop(0, plan))
         run = FrozenExtractor(features.requires_grad_(False), "fp32", plan)
-        args = (run, train, train, task, task.vicinity(train.labels), draw, partial(run.judge, task=task))
-        report |= train_ratio(mlp, embed, *args, fit, math.inf, seed=0, plan=plan)
+        judge, vicinity = partial(run.judge, task=task), task.vicinity(train.labels)
+        source, nets = FakeSource(draw, run, judge, vicinity, math.inf, fit.max_redraws), RatioNets(mlp, embed)
+        report |= train_ratio(nets, source, Reals(train, train), task, fit, Loop(0, plan))
         assert on_cpu(features, mlp, embed)
         guide = make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=8, mean=(0.5,), std=(0.25,))
         teacher = make_predict(guide.eval(), "fp32", plan=plan)
-        ratio = make_ratio(mlp.to(plan.device), embed.to(plan.device), run)
+        ratio = make_ratio(RatioNets(mlp.to(plan.device), embed.to(plan.device)), run)
         s = bank.score(draw, ratio, teacher, task, torch.arange(16) % 2, generator("block"), 0)
         assert s.images.device.type == s.ratio.device.type == "cpu"
         results.append((report, s))
@@ -149,7 +152,7 @@ def test_a_compiled_gan_on_the_device_ends_near_the_eager_one(changes: dict[str,
     for plan in (CUDA, Plan("cuda", "on")):
         seed_all("embed")
         embed = task.label_embed(cfg.embed_dim)
-        found.append(train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0, plan=plan)[2])
+        found.append(train_cgan(train, task, task.vicinity(train.labels), embed, cfg, Loop(0, plan))[2])
     assert found[1] == pytest.approx(found[0], rel=0.05, abs=0.05)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from cgankd.config import Config, FitConfig, TeacherConfig
 from cgankd.data.batches import Mixture
+from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor, make_optimizer, make_predict, mean_score
 from cgankd.fit.schedule import make_schedule
@@ -78,8 +79,7 @@ def train(config: Config, cfg: FitConfig, checkpoint: Memory | None = None, seed
         data.batch,
         lambda unit, gen: unit + 0.01 * torch.randn(unit.shape, generator=gen),
         cfg,
-        seed=seed,
-        checkpoint=checkpoint,
+        Loop(seed, checkpoint=checkpoint),
     )
     return net
 
@@ -127,9 +127,8 @@ def test_log_has_losses_and_validation(digits_config: Config) -> None:
         data.batch,
         lambda unit, gen: unit,
         fit_config(num_steps=100),
-        seed=0,
+        Loop(0, log=log),
         validate=lambda n: 7.0,
-        log=log,
     )
     assert [s for s, _, _ in seen] == list(range(2, 101, 2)) and {t for _, _, t in seen} == {100}
     assert [s for s, v, _ in seen if "val" in v] == list(range(10, 101, 10))

@@ -8,6 +8,7 @@ import torch
 
 from cgankd.data.batches import Batch, Mixture
 from cgankd.fit.device import Plan
+from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import fit_predictor, make_predict
 from cgankd.gan.sample import make_draw
@@ -15,7 +16,7 @@ from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
-from cgankd.ratio.features import FrozenExtractor, train_features
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
 from cgankd.rng import generator
 from tests.bank.toys import ratio_config
 from tests.fit.test_predictor import fit_config
@@ -39,7 +40,7 @@ def predictor() -> Predictor:
 def test_a_gan_has_a_step_for_each_step_of_an_optimiser() -> None:
     train, task = class_toy()
     plan, cfg = Counting(), gan_config(num_steps=3, d_steps=2, batch_size=8, accumulate=2)
-    train_cgan(train, task, task.vicinity(train.labels), task.label_embed(cfg.embed_dim), cfg, seed=0, plan=plan)
+    train_cgan(train, task, task.vicinity(train.labels), task.label_embed(cfg.embed_dim), cfg, Loop(0, plan))
     assert len(plan.seen) == 3 * (2 + 1)
 
 
@@ -49,7 +50,7 @@ def test_a_student_has_one_step_a_step_and_its_validation_none() -> None:
     data = Mixture(train, None, real_share=None, batch_size=8, seed=0)
     predict = make_predict(net := predictor(), "fp32")
     fit_predictor(
-        net, Plain(task), data.batch, lambda unit, gen: unit, cfg, seed=0, plan=plan,
+        net, Plain(task), data.batch, lambda unit, gen: unit, cfg, Loop(0, plan),
         validate=lambda module: float(predict(train.images).mean()),
     )  # fmt: skip
     assert len(plan.seen) == 5
@@ -73,7 +74,7 @@ def test_a_feature_extractor_has_one_step_a_step() -> None:
     train, task = class_toy()
     plan, cfg = Counting(), ratio_config(feature_steps=4)
     net = FeatureNet(1, 16, 4, 16, 2, decode=False)
-    train_features(net, train, train, task, cfg, lambda unit, gen: unit, seed=0, plan=plan)
+    train_features(net, Reals(train, train), task, cfg, lambda unit, gen: unit, Loop(0, plan))
     assert len(plan.seen) == 4
 
 

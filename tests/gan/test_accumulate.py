@@ -10,6 +10,7 @@ from torch import nn
 
 import cgankd.gan.train as train_module
 from cgankd.config import ConfigError
+from cgankd.fit.loop import Loop
 from cgankd.gan.train import micro_batches, train_cgan
 from cgankd.nets.gans.spectral import SNLinear, hold_spectral
 from cgankd.rng import generator, seed_all
@@ -31,7 +32,7 @@ def after(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, list[nn.
     train, task = class_toy()
     seed_all("embed")
     embed = task.label_embed(8)
-    train_cgan(train, task, task.vicinity(train.labels), embed, gan_config(width=4, **changes), seed=0)
+    train_cgan(train, task, task.vicinity(train.labels), embed, gan_config(width=4, **changes), Loop(0))
     monkeypatch.undo()
     return {name: list(net.parameters()) for name, net in nets.items()}
 

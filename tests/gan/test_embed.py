@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cgankd.fit.loop import Loop
 from cgankd.gan.embed import fit_label_embed, noisy_units, spread_units
 from cgankd.rng import generator, seed_all
 from tests.gan.toys import Killed, Memory, class_toy, label_input, scalar_toy
@@ -20,7 +21,7 @@ def test_a_class_table_is_left_alone() -> None:
     train, task = class_toy()
     embed = task.label_embed(8)
     before = embed.table.weight.clone()
-    assert fit_label_embed(embed, task, train, None, seed=0) == {}
+    assert fit_label_embed(embed, task, train, None, Loop(0)) == {}
     assert torch.equal(embed.table.weight, before) and embed.table.weight.requires_grad
 
 
@@ -33,7 +34,7 @@ def test_round_trip_of_the_label() -> None:
         for name, value in values.items():
             logged.setdefault(name, []).append(value)
 
-    metrics = fit_label_embed(embed, task, train, label_input(), seed=0, log=log)
+    metrics = fit_label_embed(embed, task, train, label_input(), Loop(0, log=log))
     assert metrics["label_error_max"] < 0.05 and metrics["label_error_mean"] < 0.02
     assert metrics["image_loss"] < 0.01
     assert not any(p.requires_grad for p in embed.parameters())
@@ -63,16 +64,16 @@ def test_resume_is_bitwise(image_steps: int) -> None:
     train, task = scalar_toy()
     cfg = label_input(image_steps=image_steps, label_steps=100 - image_steps, batch_size=8, width=4)
     whole, broken = fresh_embed(), fresh_embed()
-    expected = fit_label_embed(whole, task, train, cfg, seed=3)
+    expected = fit_label_embed(whole, task, train, cfg, Loop(3))
     memory = Memory(kill=True)
     with pytest.raises(Killed):
-        fit_label_embed(broken, task, train, cfg, seed=3, checkpoint=memory)
+        fit_label_embed(broken, task, train, cfg, Loop(3, checkpoint=memory))
     broken = fresh_embed()
-    assert fit_label_embed(broken, task, train, cfg, seed=3, checkpoint=memory) == expected
+    assert fit_label_embed(broken, task, train, cfg, Loop(3, checkpoint=memory)) == expected
     for a, b in zip(whole.parameters(), broken.parameters(), strict=True):
         assert torch.equal(a, b)
     again = fresh_embed()
-    assert fit_label_embed(again, task, train, cfg, seed=3, checkpoint=memory) == expected
+    assert fit_label_embed(again, task, train, cfg, Loop(3, checkpoint=memory)) == expected
 
 
 def test_noisy_units_stay_in_range_and_spread() -> None:
@@ -84,4 +85,4 @@ def test_noisy_units_stay_in_range_and_spread() -> None:
 def test_a_diverging_fit_names_its_setting() -> None:
     train, task = scalar_toy()
     with pytest.raises(ValueError, match=r"cgan\.label_input\.learning_rate"):
-        fit_label_embed(fresh_embed(), task, train, label_input(learning_rate=1e30), seed=0)
+        fit_label_embed(fresh_embed(), task, train, label_input(learning_rate=1e30), Loop(0))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import cgankd.gan.train as train_module
 from cgankd.data.pixels import to_signed
 from cgankd.fit.ema import update_ema
+from cgankd.fit.loop import Loop
 from cgankd.gan.diversity import fake_diversity
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
@@ -29,7 +30,7 @@ def class_run(seed: int = 0, **kwargs: object) -> tuple[nn.Module, nn.Module, di
     cfg = kwargs.pop("cfg", gan_config())
     seed_all("embed")
     embed = task.label_embed(cfg.embed_dim)
-    return train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=seed, **kwargs)
+    return train_cgan(train, task, task.vicinity(train.labels), embed, cfg, Loop(seed, **kwargs))
 
 
 def test_fakes_look_like_their_class_and_differ_from_each_other() -> None:
@@ -56,9 +57,9 @@ def test_scalar_fakes_follow_the_label() -> None:
     cfg = gan_config(embed_dim=32, vicinity=VICINITY, label_input=label_input(), num_steps=200)
     seed_all("embed")
     embed = task.label_embed(32)
-    fit_label_embed(embed, task, train, cfg.label_input, seed=0)
+    fit_label_embed(embed, task, train, cfg.label_input, Loop(0))
     before = copy.deepcopy(embed.state_dict())
-    net, frozen, _ = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, seed=0)
+    net, frozen, _ = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, Loop(0))
     for name, value in frozen.state_dict().items():
         assert torch.equal(value, before[name])
     asked = torch.linspace(0, 50, 64)
@@ -85,7 +86,7 @@ def test_the_callers_embedding_is_not_touched_but_its_copy_learns() -> None:
     train, task = class_toy()
     embed = task.label_embed(8)
     before = embed.table.weight.detach().clone()
-    _, learned, _ = train_cgan(train, task, task.vicinity(train.labels), embed, gan_config(num_steps=3), seed=0)
+    _, learned, _ = train_cgan(train, task, task.vicinity(train.labels), embed, gan_config(num_steps=3), Loop(0))
     assert torch.equal(embed.table.weight, before)
     assert not torch.equal(learned.table.weight, before)
 
@@ -120,7 +121,7 @@ def test_pairs_of_weight_zero_teach_the_discriminator_nothing(monkeypatch: pytes
 
     monkeypatch.setattr(train_module, "make_discriminator", remember)
     cfg = gan_config(num_steps=3, diversity_weight=0.0)
-    train_cgan(train, task, Weightless(), task.label_embed(8), cfg, seed=0)  # type: ignore[arg-type]
+    train_cgan(train, task, Weightless(), task.label_embed(8), cfg, Loop(0))  # type: ignore[arg-type]
     for a, b in zip(seen[0].parameters(), seen[1].parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -144,7 +145,7 @@ def test_generator_and_discriminator_are_asked_for_the_right_labels(monkeypatch:
 
     monkeypatch.setattr(train_module, "embed_labels", record)
     cfg = gan_config(num_steps=1, embed_dim=16, vicinity=VICINITY, label_input=label_input())
-    train_cgan(train, task, Apart(), task.label_embed(16), cfg, seed=0)  # type: ignore[arg-type]
+    train_cgan(train, task, Apart(), task.label_embed(16), cfg, Loop(0))  # type: ignore[arg-type]
     fake_label, d_target, g_label, d_label = asked[:4]  # what follows settles the averaged generator
     assert bool((fake_label == -1).all()) and bool((d_target >= 0).all())
     assert torch.equal(g_label, d_label)

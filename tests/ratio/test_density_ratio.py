@@ -10,9 +10,11 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgankd.fit.loop import Loop
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.nets.ratio_mlp import RatioMLP
-from cgankd.ratio.density_ratio import FLAT_LOSS, make_ratio, ratio_loss, train_ratio
+from cgankd.ratio.density_ratio import FLAT_LOSS, RatioNets, make_ratio, ratio_loss, train_ratio
+from cgankd.ratio.features import Reals
 from cgankd.ratio.partners import FakeSource, draw_pool, within
 from cgankd.rng import generator, seed_all
 from cgankd.task import ScalarTask
@@ -50,6 +52,11 @@ def reals(num: int, seed: int) -> Split:
 
 def never(images_BCHW: Images) -> tuple[Tensor, Tensor]:
     raise AssertionError("exact matching predicts no label")
+
+
+def class_source(train: Split) -> FakeSource:
+    """Fakes for the classes of a training split, which match exactly, so that no label is read."""
+    return FakeSource(draw, identity_features, never, class_task(2).vicinity(train.labels), float("inf"), 10)
 
 
 def numpy_loss(real: np.ndarray, fake: np.ndarray, penalty: float) -> float:
@@ -93,26 +100,13 @@ def fitted() -> tuple[RatioMLP, ClassEmbed, dict[str, float], Split]:
     cfg = ratio_config(
         num_steps=500, batch_size=256, learning_rate=2e-3, pool_size=4096, pool_refresh_steps=100, eval_every_steps=50
     )
-    report = train_ratio(
-        mlp,
-        embed,
-        identity_features,
-        train,
-        val,
-        task,
-        task.vicinity(train.labels),
-        draw,
-        never,
-        cfg,
-        float("inf"),
-        seed=3,
-    )
+    report = train_ratio(RatioNets(mlp, embed), class_source(train), Reals(train, val), task, cfg, Loop(3))
     return mlp, embed, report, val
 
 
 def test_the_fitted_ratio_approaches_p_over_q_in_each_class() -> None:
     mlp, embed, report, val = fitted()
-    ratio = make_ratio(mlp, embed, identity_features)
+    ratio = make_ratio(RatioNets(mlp, embed), identity_features)
     for label in (0, 1):
         x = torch.linspace(-1.5, 2.5, 60)
         images = as_images(x)
@@ -136,19 +130,12 @@ def small_fit(checkpoint: MemoryCheckpoint | None, **changes: object) -> tuple[R
     mlp, embed, task = RatioMLP(8, 1, (16, 8), dropout=0.5), ClassEmbed(2, 8), class_task(2)
     train, val = reals(60, 1), reals(40, 2)
     report = train_ratio(
-        mlp,
-        embed,
-        identity_features,
-        train,
-        val,
+        RatioNets(mlp, embed),
+        class_source(train),
+        Reals(train, val),
         task,
-        task.vicinity(train.labels),
-        draw,
-        never,
         ratio_config(pool_size=128, pool_refresh_steps=30, eval_every_steps=7, **changes),
-        float("inf"),
-        seed=5,
-        checkpoint=checkpoint,
+        Loop(5, checkpoint=checkpoint),
     )
     return mlp, embed, report
 
@@ -176,19 +163,12 @@ def test_the_weights_best_on_validation_are_kept_though_the_loop_overfits() -> N
         seen: list[float] = []
         cfg = ratio_config(num_steps=num_steps, learning_rate=5e-3, eval_every_steps=1, ratio_penalty=0.0)
         report = train_ratio(
-            mlp,
-            ClassEmbed(2, 8),
-            identity_features,
-            train,
-            reals(400, 2),
+            RatioNets(mlp, ClassEmbed(2, 8)),
+            class_source(train),
+            Reals(train, reals(400, 2)),
             task,
-            task.vicinity(train.labels),
-            draw,
-            never,
             cfg,
-            float("inf"),
-            seed=5,
-            log=lambda step, values, total: seen.append(values["val_loss"]),
+            Loop(5, log=lambda step, values, total: seen.append(values["val_loss"])),
         )
         return mlp, report, seen
 
@@ -210,19 +190,12 @@ def test_the_learned_embedding_moves_and_the_published_pool_works() -> None:
     train = reals(60, 1)
     cfg = ratio_config(pool_size=64, batch_size=64, pool_refresh_steps=1, num_steps=20)
     train_ratio(
-        RatioMLP(8, 1, (16, 8), 0.0),
-        ClassEmbed(2, 8),
-        identity_features,
-        train,
-        reals(40, 2),
+        RatioNets(RatioMLP(8, 1, (16, 8), 0.0), ClassEmbed(2, 8)),
+        class_source(train),
+        Reals(train, reals(40, 2)),
         task,
-        task.vicinity(train.labels),
-        draw,
-        never,
         cfg,
-        float("inf"),
-        seed=1,
-        log=lambda step, values, total: logged.append(step),
+        Loop(1, log=lambda step, values, total: logged.append(step)),
     )
     assert logged == list(range(1, 21))
 
@@ -324,20 +297,17 @@ def test_a_scalar_embedding_stays_frozen() -> None:
     gen = torch.Generator().manual_seed(0)
     label_N = 10 * torch.rand(80, generator=gen)
     train = Split((label_N * 10).to(torch.uint8).reshape(-1, 1, 1, 1), label_N)
-    report = train_ratio(
-        mlp,
-        embed,
-        lambda images: images.reshape(-1, 1).float() / 128 - 1,
-        train,
-        train.take(torch.arange(30)),
-        task,
-        task.vicinity(label_N),
+    cfg = ratio_config(num_steps=30)
+    source = FakeSource(
         draw_scalar,
+        lambda images: images.reshape(-1, 1).float() / 128 - 1,
         lambda images: (judge(images)[0] / 128 - 1, judge(images)[1]),
-        ratio_config(num_steps=30),
+        task.vicinity(label_N),
         1.5,
-        seed=0,
+        cfg.max_redraws,
     )
+    both = Reals(train, train.take(torch.arange(30)))
+    report = train_ratio(RatioNets(mlp, embed), source, both, task, cfg, Loop(0))
     assert all(torch.equal(before[k], v) for k, v in embed.state_dict().items())
     assert 0 <= report["dropped_share"] < 0.2 and report["redrawn_share"] > 0
     assert all(isinstance(v, float) for v in report.values())

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from cgankd.data.pixels import to_signed
 from cgankd.fit.device import Plan, autocast
+from cgankd.fit.loop import Loop
 from cgankd.nets.features import FeatureNet, FeatureScale
 from cgankd.ratio.features import (
     CHUNK,
     FrozenExtractor,
+    Reals,
     feature_loss,
     raw_features,
     reconstruction_error,
@@ -51,7 +53,7 @@ def class_fit(checkpoint: MemoryCheckpoint | None) -> tuple[FeatureNet, dict[str
     cfg = ratio_config(feature_steps=100, reconstruct_weight=0.5, l1_weight=1e-3)
     noisy = lambda unit, gen: unit + 0.05 * torch.rand(unit.shape, generator=gen)  # noqa: E731
     report = train_features(
-        net, patches(64, 0), patches(40, 1), class_task(2), cfg, noisy, seed=4, checkpoint=checkpoint
+        net, Reals(patches(64, 0), patches(40, 1)), class_task(2), cfg, noisy, Loop(4, checkpoint=checkpoint)
     )
     return net, report
 
@@ -110,7 +112,7 @@ def test_the_sparse_auto_encoder_reads_a_scalar_and_rebuilds_the_image() -> None
     train, val, task = bars(200, 0), bars(60, 1), scalar_task()
     net = FeatureNet(1, 16, 8, 64, 1, decode=True)
     cfg = ratio_config(feature_steps=200, reconstruct_weight=1.0, l1_weight=1e-3)
-    report = train_features(net, train, val, task, cfg, plain, seed=0)
+    report = train_features(net, Reals(train, val), task, cfg, plain, Loop(0))
     spread = float(to_signed(val.images).var())
     assert report["val_score"] < 0.6 and report["val_reconstruct_mse"] < 0.5 * spread
     _, predicted = FrozenExtractor(net, "fp32").judge(val.images, task)
@@ -174,13 +176,11 @@ def test_the_best_weights_on_validation_are_kept() -> None:
     train, val = bars(40, 0), bars(40, 1)
     report = train_features(
         net,
-        train,
-        val,
+        Reals(train, val),
         scalar_task(),
         ratio_config(feature_learning_rate=0.02),
         plain,
-        seed=1,
-        log=lambda step, values, total: scores.append(values["val"]),
+        Loop(1, log=lambda step, values, total: scores.append(values["val"])),
     )
     assert len(scores) == 20 and report["val_score"] == min(scores)
     assert report["best_step"] == 3 * (1 + scores.index(min(scores)))
@@ -204,4 +204,4 @@ def test_a_killed_and_resumed_fit_is_bitwise_the_uninterrupted_one() -> None:
 def test_a_loss_that_is_not_finite_names_the_cure() -> None:
     net, cfg = FeatureNet(1, 16, 8, 32, 2, decode=False), ratio_config(label_weight=float("inf"))
     with pytest.raises(ValueError, match=r"ratio\.feature_learning_rate"):
-        train_features(net, patches(16, 0), patches(16, 1), class_task(2), cfg, plain, seed=0)
+        train_features(net, Reals(patches(16, 0), patches(16, 1)), class_task(2), cfg, plain, Loop(0))

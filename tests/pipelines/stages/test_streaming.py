@@ -87,7 +87,8 @@ def watch(patch: pytest.MonkeyPatch) -> dict[str, int]:
 
     patch.setattr(scores, "score", score)
     patch.setattr("numpy.empty", empty)
-    patch.setattr("cgankd.data.store.datasets.SLAB_ROWS", SLAB)
+    for module in ("banks", "datasets"):
+        patch.setattr(f"cgankd.data.store.{module}.SLAB_ROWS", SLAB)
     return most
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from cgankd.config import Config, ConfigError
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.distill.methods import METHODS
+from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.measure.predictive import mean_sd
 from cgankd.task import make_task
@@ -127,8 +129,8 @@ def test_a_killed_run_keeps_its_curves_and_its_best(place: Path, monkeypatch: py
     cfg = settings(False, num_steps=20, keep_best=True)
     straight, killed = job(place, cfg, "straight"), job(place, cfg, "killed")
     train_job(straight)
-    fit, save = run_arm.fit_predictor, ResumeFile.save
-    monkeypatch.setattr(run_arm, "fit_predictor", lambda *a, **k: fit(*a, **k, save_every=10))
+    save = ResumeFile.save
+    monkeypatch.setattr(run_arm, "Loop", partial(Loop, save_every=10))
 
     def save_and_die(self: ResumeFile, step: int, state: dict[str, object]) -> None:
         save(self, step, state)

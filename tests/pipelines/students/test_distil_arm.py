@@ -19,6 +19,7 @@ from cgankd.data.store.datasets import read_info, read_split
 from cgankd.distill import Batch, Outputs, make_distiller
 from cgankd.distill.base import DataSpec, Distiller, ModelSpec
 from cgankd.distill.methods import METHODS
+from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import fit_predictor
 from cgankd.rng import seed_all
 from cgankd.task import make_task
@@ -101,7 +102,7 @@ def trained(run: Job, saved: Saved) -> dict[str, torch.Tensor]:
     before = {k: v.clone() for k, v in made.objective.teacher.net.state_dict().items()}
     train_phases(made, net, data, "shift", cfg, 9, saved.of)
     fit_predictor(
-        net, made.objective, made.batch_of, lambda u, g: u, cfg, seed=9, checkpoint=saved.of("train"), save_every=1
+        net, made.objective, made.batch_of, lambda u, g: u, cfg, Loop(9, checkpoint=saved.of("train"), save_every=1)
     )
     after = made.objective.teacher.net.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before), "the teacher is as it was, buffers too"
