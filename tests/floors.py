@@ -92,11 +92,11 @@ HALLS: dict[str, Part] = {
     "bank": Part("M1's rejection, M2's filter and labels, the pool they are cut from", BASE),
     "ratio": Part(
         "M1's features and conditional density ratio",
-        (*BASE, "data", "nets", "nets.gans", "fit.device", "fit.schedule"),
+        (*BASE, "data", "nets", "nets.gans", "fit.device", "fit.loop", "fit.schedule"),
     ),
     "gan": Part(
         "training the conditional GAN, and drawing from it or from the user's own",
-        (*BASE, "data", "nets.gans", "fit.device", "fit.ema", "fit.schedule"),
+        (*BASE, "data", "nets.gans", "fit.device", "fit.ema", "fit.loop", "fit.schedule"),
     ),
     "fit": Part("the loop that trains a teacher or student, and the plan of the device", (*BASE, "data")),
     "task": Part(

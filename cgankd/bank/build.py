@@ -101,7 +101,7 @@ def draw_burn_in(
             label_B = conditions.ask(group, start, min(cfg.batch_size, cfg.burn_in - start))
             parts.append(score_fn(label_B, generator(seed, "burn-in", group, block), block).columns(group))
         log(done, {}, len(conditions.labels))
-    return Columns(*(torch.cat([getattr(p, name) for p in parts]) for name in ("group", "ratio", "error", "uniform")))
+    return Columns.joined(parts)
 
 
 def grow_pool(

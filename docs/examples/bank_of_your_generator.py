@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 import cgankd
+from cgankd.bank.selections import Columns
 from cgankd.config import BankConfig
+from cgankd.task import ClassTask
 from cgankd.types import DatasetInfo
 
 info = DatasetInfo(
     kind="class",
     source="levels",
+    label_unit="",
     channels=1,
     image_size=8,
     class_names=("dark", "bright"),
-    label_min=0.0,
-    label_max=1.0,
     pixel_mean=(0.5,),
     pixel_std=(0.29,),
 )
@@ -45,7 +46,7 @@ def teacher(images_BCHW: Tensor) -> Tensor:
 
 def build(bank: BankConfig, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     """Selection -> (images, labels) of a bank of `bank.num_fakes` fakes."""
-    task = cgankd.ClassTask(info)
+    task = ClassTask(info)
     scorer = cgankd.Scorer(draw, ratio, teacher, task)
     conditions = cgankd.arrange(task, torch.tensor([0, 1]), bank, seed=seed)
     limits = cgankd.burn_in(scorer, conditions, bank, seed=seed)
@@ -54,7 +55,7 @@ def build(bank: BankConfig, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     for block in cgankd.grow_pool(scorer, conditions, limits, bank, wanted, seed=seed):
         blocks.append(block)
         groups.append(block.columns(int(block.asked[0])))
-    columns = type(groups[0])(*(torch.cat([getattr(g, name) for g in groups]) for name in vars(groups[0])))
+    columns = Columns.joined(groups)
     images, labels = torch.cat([b.images for b in blocks]), torch.cat([b.asked for b in blocks])
     rows = {name: cgankd.select(name, columns, limits, conditions.quota_G) for name in wanted}
     return {name: (images[row], labels[row]) for name, row in rows.items()}
