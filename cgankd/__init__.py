@@ -20,32 +20,44 @@ if TYPE_CHECKING:
     from cgankd.distill.methods import make_distiller as make_distiller
     from cgankd.export import ShippedModel as ShippedModel
     from cgankd.export import write_torch_export as write_torch_export
+    from cgankd.fit.loop import Loop as Loop
     from cgankd.fit.predictor import fit_predictor as fit_predictor
     from cgankd.gan.train import train_cgan as train_cgan
     from cgankd.nets.predictors.zoo import make_predictor as make_predictor
+    from cgankd.ratio.density_ratio import RatioNets as RatioNets
     from cgankd.ratio.density_ratio import make_ratio as make_ratio
     from cgankd.ratio.density_ratio import train_ratio as train_ratio
+    from cgankd.ratio.features import Reals as Reals
+    from cgankd.ratio.partners import FakeSource as FakeSource
     from cgankd.task import make_task as make_task
 
-HOMES = {
-    "config_from_dict": "cgankd.config",
-    "make_task": "cgankd.task",
-    "make_predictor": "cgankd.nets.predictors.zoo",
-    "fit_predictor": "cgankd.fit.predictor",
-    "train_cgan": "cgankd.gan.train",
-    "train_ratio": "cgankd.ratio.density_ratio",
-    "make_ratio": "cgankd.ratio.density_ratio",
-    "Scorer": "cgankd.bank.scores",
-    "arrange": "cgankd.bank.build",
-    "burn_in": "cgankd.bank.build",
-    "grow_pool": "cgankd.bank.build",
-    "select": "cgankd.bank.selections",
-    "Distiller": "cgankd.distill.base",
-    "make_distiller": "cgankd.distill.methods",
-    "ShippedModel": "cgankd.export",
-    "write_torch_export": "cgankd.export",
+PUBLIC = {
+    "Settings and task": {"config_from_dict": "config", "make_task": "task"},
+    "Networks and training": {
+        "make_predictor": "nets.predictors.zoo",
+        "fit_predictor": "fit.predictor",
+        "train_cgan": "gan.train",
+        "Loop": "fit.loop",
+    },
+    "Density ratio (M1)": {
+        "train_ratio": "ratio.density_ratio",
+        "make_ratio": "ratio.density_ratio",
+        "RatioNets": "ratio.density_ratio",
+        "FakeSource": "ratio.partners",
+        "Reals": "ratio.features",
+    },
+    "Bank (M1 and M2)": {
+        "Scorer": "bank.scores",
+        "arrange": "bank.build",
+        "burn_in": "bank.build",
+        "grow_pool": "bank.build",
+        "select": "bank.selections",
+    },
+    "KD losses (M3)": {"make_distiller": "distill.methods", "Distiller": "distill.base"},
+    "Export": {"ShippedModel": "export", "write_torch_export": "export"},
 }
-"""Public name -> the module it lives in today, in the order of the method."""
+"""What for -> public name -> the module below cgankd it lives in today."""
+HOMES = {name: f"{__name__}.{home}" for names in PUBLIC.values() for name, home in names.items()}
 __all__ = list(HOMES)
 
 
