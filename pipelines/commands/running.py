@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-from pipelines.commands.errors import RESUMES, plain_errors
+from pipelines.commands.errors import RESUMES, console, plain_errors
 
 STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
 """As in pipelines.files.layout, which imports torch; `cgankd --help` must not."""
@@ -24,6 +24,14 @@ def run_stage(stage: str, settings: list[str] | None) -> None:
 
     with open_context(stage, settings or ()) as ctx:
         importlib.import_module(f"pipelines.stages.{stage}").run(ctx)
+
+
+def run_from(start: str, settings: list[str] | None) -> None:
+    """Run a stage and all that follow it, each under its name. Raises ConfigError where there is no such stage."""
+    check_stage(start)
+    for stage in STAGES[STAGES.index(start) :]:
+        console().rule(stage, align="left")
+        run_stage(stage, settings)
 
 
 def one_stage(stage: str, settings: list[str] | None) -> None:

@@ -104,7 +104,7 @@ def file_digest(path: Path) -> str:
 
 def source_digest(*parts: str) -> str:
     """SHA-256 of the library's source, or of the named files and folders beside it; numbers depend on the code too."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for part in parts or ("cgankd",):
         top = root / part

@@ -24,6 +24,7 @@ from cgankd.bank import build
 from cgankd.data.store.banks import BankWriter
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.files import SLAB_ROWS
+from cgankd.fit.device import Plan
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
 from cgankd.task import make_task
@@ -80,16 +81,16 @@ class Remembered:
             return None
 
 
-def pool_folder(ctx: Context, inputs: Inputs, expected: int) -> Path:
-    """Where the blocks drawn by these networks are kept; the bits also depend on code, thread count and compilation."""
+def pool_name(inputs: Inputs, plan: Plan, expected: int) -> str:
+    """The name of the blocks drawn by these networks; the bits also depend on code, thread count and compilation."""
     files = {name: file_digest(path) for name, path in dataclasses.asdict(inputs).items()}
     facts: dict[str, str | int] = {
         "code": source_digest(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    facts |= {"device": ctx.plan.device, "compile": ctx.plan.compile, "expected": expected}
-    return ctx.path("search") / "pools" / fingerprint(facts, files)
+    facts |= {"device": plan.device, "compile": plan.compile, "expected": expected}
+    return fingerprint(facts, files)
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
     conditions = build.arrange(task, task.conditions(read_split(inputs.dataset, "train").labels), cfg, seed=seed)
     expected = bank.expected_draws(conditions, cfg)
     score_fn, _ = bank.make_scorer(info, task, inputs.teacher, inputs.cgan, inputs.ratio, ctx.plan, expected)
-    remembered = Remembered(score_fn, pool_folder(ctx, inputs, expected))
+    remembered = Remembered(score_fn, ctx.path("search") / "pools" / pool_name(inputs, ctx.plan, expected))
     limits = build.burn_in(remembered, conditions, cfg, seed=seed)
     if any(build.SELECTIONS[name][0] for name in selections):
         bank.refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))

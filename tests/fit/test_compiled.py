@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from cgankd.bank import build as bank
-from cgankd.bank.m1_features import FrozenExtractor, train_features
-from cgankd.bank.m1_ratio import make_ratio, train_ratio
 from cgankd.data.batches import Mixture
 from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Distillation, Teacher
@@ -34,6 +32,8 @@ from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.density_ratio import make_ratio, train_ratio
+from cgankd.ratio.features import FrozenExtractor, train_features
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask
 from cgankd.types import Split

@@ -211,7 +211,8 @@ def test_control_c_says_how_to_resume(workdir: Path, monkeypatch: pytest.MonkeyP
 WAITING = """
 import time
 from pathlib import Path
-from pipelines import cli, teacher
+from pipelines import cli
+from pipelines.stages import teacher
 def run(ctx):
     Path("ready").touch()
     time.sleep(60)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgankd.config import ConfigError
-from cgankd.data.splits import capped_by_class, even_shares, spaced, split_classes, split_parts, split_scalars
+from cgankd.data.readers.splits import capped_by_class, even_shares, spaced, split_classes, split_parts, split_scalars
 from cgankd.rng import generator
 from tests.data.builders import data_config
 

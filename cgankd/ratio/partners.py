@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgankd.bank.m1_features import FeatureFn, JudgeFn
 from cgankd.circle import wrapped
+from cgankd.ratio.features import FeatureFn, JudgeFn
 from cgankd.types import Draw, Vicinity
 
 CHUNK = 1024

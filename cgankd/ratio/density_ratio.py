@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.bank.m1_features import FeatureFn, JudgeFn, RowsFn, feature_rows
-from cgankd.bank.m1_partners import FakeSource, draw_pool
 from cgankd.config import RatioConfig
 from cgankd.fit.device import PLAIN, Plan, autocast, device_of
 from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.features import FeatureFn, JudgeFn, RowsFn, feature_rows
+from cgankd.ratio.partners import FakeSource, draw_pool
 from cgankd.rng import generator, seed_all
 from cgankd.types import Checkpoint, Draw, Images, LogFn, RatioFn, Split, Task, Vicinity, silent
 

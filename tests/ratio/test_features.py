@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgankd.bank.m1_features import (
+from cgankd.data.pixels import to_signed
+from cgankd.fit.device import Plan, autocast
+from cgankd.nets.features import FeatureNet, FeatureScale
+from cgankd.ratio.features import (
     CHUNK,
     FrozenExtractor,
     feature_loss,
@@ -14,9 +17,6 @@ from cgankd.bank.m1_features import (
     signed_input,
     train_features,
 )
-from cgankd.data.pixels import to_signed
-from cgankd.fit.device import Plan, autocast
-from cgankd.nets.features import FeatureNet, FeatureScale
 from cgankd.rng import generator, seed_all
 from cgankd.types import Split
 from tests.bank.toys import Interrupted, MemoryCheckpoint, class_task, ratio_config, scalar_task

@@ -10,10 +10,10 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.bank.m1_partners import FakeSource, draw_pool, within
-from cgankd.bank.m1_ratio import FLAT_LOSS, make_ratio, ratio_loss, train_ratio
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.density_ratio import FLAT_LOSS, make_ratio, ratio_loss, train_ratio
+from cgankd.ratio.partners import FakeSource, draw_pool, within
 from cgankd.rng import generator, seed_all
 from cgankd.task import ScalarTask
 from cgankd.types import Images, Split
