@@ -108,6 +108,14 @@ def test_the_kd_loss_to_copy_works(tmp_path: Path) -> None:
     )
 
 
+def test_paths_named_on_the_pages_are_there() -> None:
+    named = re.compile(r"`((?:cgankd|pipelines|tests|benchmarks|docs)/[\w/.-]+)`")
+    pages = [path for part in ("tutorials", "howto", "explanation") for path in (ROOT / "docs" / part).glob("*.md")]
+    found = {(path.name, name) for path in pages for name in named.findall(path.read_text(encoding="utf-8"))}
+    assert len(found) > 50
+    assert sorted((page, name) for page, name in found if not (ROOT / name).exists()) == []
+
+
 def test_numbers_of_kd_losses_are_right() -> None:
     for page in (ROOT / "README.md", HOWTO / "kd-losses.md"):
         text = page.read_text(encoding="utf-8")

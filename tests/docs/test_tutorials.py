@@ -30,7 +30,7 @@ from tests.tiny import project, tiny
 PAGES = ROOT / "docs/tutorials"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = {"bash", "python", "yaml"}
-BLOCK_S, SERVER_S = 400, 180
+BLOCK_S, SERVER_S = 1200, 300
 
 ARMS = {
     "real": {},
