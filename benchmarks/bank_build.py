@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -166,16 +165,17 @@ def fast_bank(quick: bool, count: Counted) -> tuple[Bank, float]:
     draw, ratio, teacher, task = parts("fast", quick)
     draw, teacher = count.wrap(draw, teacher)
     cfg = config("fast", quick)
-    score_fn = partial(bank.score, draw, ratio, teacher, task)
+    scorer = bank.Scorer(draw, ratio, teacher, task)
     conditions = bank.arrange(task, torch.arange(NUM_LABELS), cfg, seed=0)
-    score_fn(torch.zeros(cfg.batch_size, dtype=torch.long), generator("compile"), 0)
+    source = bank.Source(scorer, conditions, cfg, 0)
+    scorer(torch.zeros(cfg.batch_size, dtype=torch.long), generator("compile"), 0)
     start = time.perf_counter()
-    limits = bank.burn_in(score_fn, conditions, cfg, seed=0)
+    limits = bank.burn_in(source)
     seconds = (time.perf_counter() - start) / cfg.burn_in / NUM_LABELS
 
     def make() -> int:
         count.drawn = count.judged = 0
-        blocks = list(bank.grow_pool(score_fn, conditions, limits, cfg, ["filter"], seed=0))
+        blocks = list(bank.grow_pool(source, limits, ["filter"]))
         columns = [
             torch.cat(column)
             for column in zip(*((s.asked, s.ratio, s.teacher_error, s.uniform) for s in blocks), strict=True)

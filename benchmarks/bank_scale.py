@@ -11,7 +11,6 @@ import json
 import resource
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +62,14 @@ def build_pool(num_fakes: int, quick: bool) -> dict[str, float]:
         num_conditions=None, bound_quantile=1.0, burn_in=100, max_draws_factor=50.0, batch_size=100,
         refuse_worthless=False, block_size=100,
     )  # fmt: skip
-    score_fn = partial(bank.score, make_source(quick), ratio, teacher, task)
-    conditions = bank.arrange(task, torch.arange(10), cfg, seed=0)
-    limits = bank.burn_in(score_fn, conditions, cfg, seed=0)
+    scorer = bank.Scorer(make_source(quick), ratio, teacher, task)
+    source = bank.Source(scorer, bank.arrange(task, torch.arange(10), cfg, seed=0), cfg, 0)
+    limits = bank.burn_in(source)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pool.h5"
         with BankWriter(path, (3, SIDE, SIDE), 10, task.label_dtype) as writer:
-            for s in bank.grow_pool(score_fn, conditions, limits, cfg, ["filter"], seed=0):
+            for s in bank.grow_pool(source, limits, ["filter"]):
                 shard = torch.full((len(s),), s.shard, dtype=torch.int32)
                 writer.append(
                     s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard

@@ -80,7 +80,7 @@ def subsampled_fakes(
     nets = RatioNets(mlp, copy.deepcopy(gan.embed).requires_grad_(True))
     source = FakeSource(draw, run, partial(run.judge, task=task), vicinity, math.inf, settings.max_redraws)
     train_ratio(nets, source, reals, task, settings, Loop(seed))
-    return cut_bank(partial(bank.score, draw, make_ratio(nets, run), no_teacher, task), task, seed, quick)
+    return cut_bank(bank.Scorer(draw, make_ratio(nets, run), no_teacher, task), seed, quick)
 
 
 def plain_view(unit_BCHW: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
@@ -93,19 +93,20 @@ def no_teacher(images_BCHW: Any) -> torch.Tensor:
     return torch.zeros(len(images_BCHW), 10)
 
 
-def cut_bank(score_fn: bank.ScoreFn, task: ClassTask, seed: int, quick: bool) -> Split:
+def cut_bank(scorer: bank.Scorer, seed: int, quick: bool) -> Split:
     """The subsampled bank, as the bank stage cuts it."""
     cfg = BankConfig(
         num_fakes=40 if quick else 400, subsample=True, filter=False, replace=False, rho=1.0, filter_scope="label",
         label_bin=None, num_conditions=None, bound_quantile=0.95, burn_in=50, max_draws_factor=1000.0, batch_size=50,
         block_size=50, refuse_worthless=False,
     )  # fmt: skip
-    conditions = bank.arrange(task, torch.arange(10), cfg, seed=seed)
-    limits = bank.burn_in(score_fn, conditions, cfg, seed=seed)
-    blocks = list(bank.grow_pool(score_fn, conditions, limits, cfg, ["subsample"], seed=seed))
+    task = scorer.task
+    source = bank.Source(scorer, bank.arrange(task, torch.arange(10), cfg, seed=seed), cfg, seed)
+    limits = bank.burn_in(source)
+    blocks = list(bank.grow_pool(source, limits, ["subsample"]))
     asked, ratio, error, uniform = (
         torch.cat([getattr(s, name) for s in blocks]) for name in ("asked", "ratio", "teacher_error", "uniform")
     )
     columns = bank.Columns(task.filter_groups(asked), ratio, error, uniform)
-    rows = bank.select("subsample", columns, limits, conditions.quota_G)
+    rows = bank.select("subsample", columns, limits, source.conditions.quota_G)
     return Split(torch.cat([s.images for s in blocks])[rows], asked[rows])

@@ -21,7 +21,7 @@ from cgankd.distill.engine import early_phases
 from cgankd.distill.methods import METHODS
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import fit_predictor
+from cgankd.fit.predictor import Feed, fit_predictor
 from cgankd.rng import generator, seed_all
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split
@@ -29,7 +29,7 @@ from pipelines.files.artifacts import save_weights
 from pipelines.files.params import load_config
 from pipelines.networks.predictor import build_predictor
 from pipelines.runtime.machine import set_threads
-from pipelines.students.distil_arm import distilled_run, train_phases
+from pipelines.students.distil_arm import Student, distilled_run, train_phases
 
 TITLE = "A step of the student with each KD loss: nets, batch and arms of the preset digits-distillers"
 PRESET = Path(__file__).parent.parent / "pipelines" / "presets" / "digits-distillers.yaml"
@@ -80,30 +80,32 @@ def cost(cfg: Config, row: Row, teacher: Path, steps: int) -> dict[str, float]:
     """Median seconds of a step, and seconds of the phases before it for each step of the student's own training."""
     info, arm = SCALAR_INFO if row.scalar else INFO, row.arm
     task = make_task(info, load_config(SCALAR_PRESET) if row.scalar else cfg)
-    student = replace(cfg.student if arm is None else cfg.student.for_arm(arm), num_steps=steps)
+    settings = replace(cfg.student if arm is None else cfg.student.for_arm(arm), num_steps=steps)
     data = Mixture(
-        images("real", NUM_REAL, row.scalar), images("fake", NUM_FAKES, row.scalar), real_share=student.real_share,
-        batch_size=student.batch_size, seed=0,
+        images("real", NUM_REAL, row.scalar), images("fake", NUM_FAKES, row.scalar), real_share=settings.real_share,
+        batch_size=settings.batch_size, seed=0,
     )  # fmt: skip
     seed_all(0, "distillers")
-    config = {"net": student.net, "width": student.width, "precision": student.precision}
+    config = {"net": settings.net, "width": settings.width, "precision": settings.precision}
     net = build_predictor(config, info, task.num_outputs)
     objective, batch_of, before = Plain(task), data.batch, 0.0
+
+    def plain_view(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+        return augment(unit_BCHW, settings.augment, gen)
+
     if arm is not None:
-        run = distilled_run(net, config, teacher, info, task, data, student, 0, no_table)
+        student = Student(net, config, info, task, data, settings, 0)
+        run = distilled_run(student, teacher, no_table)
         if early_phases(run.objective, net):
             start = time.perf_counter()
-            train_phases(run, net, data, student.augment, student, 0)
+            train_phases(run, student, plain_view)
             before = (time.perf_counter() - start) / steps
         objective, batch_of = run.objective, run.batch_of  # type: ignore[assignment]
     stamps = [time.perf_counter()]
 
-    def plain_view(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
-        return augment(unit_BCHW, student.augment, gen)
-
     # A loop of fewer than 50 steps logs each of them.
     fit_predictor(
-        net, objective, batch_of, plain_view, student,
+        net, objective, Feed(batch_of, plain_view), settings,
         Loop(0, log=lambda step, values, total: stamps.append(time.perf_counter())),
     )  # fmt: skip
     spans = [after - first for first, after in zip(stamps, stamps[1:], strict=False)]

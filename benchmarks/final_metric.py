@@ -35,7 +35,7 @@ from cgankd.distill.spec import model_spec
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
+from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import seed_all
@@ -75,7 +75,7 @@ def student_error(
     seed_all(seed, "student")
     student, cfg = net(data, 8), config(8, precision, quick)
     mixture = Mixture(data.train, fakes, real_share=None if fakes is None else 0.5, batch_size=64, seed=seed)
-    fit_predictor(student, objective or Plain(task), mixture.batch, shifted, cfg, Loop(seed, plan))
+    fit_predictor(student, objective or Plain(task), Feed(mixture.batch, shifted), cfg, Loop(seed, plan))
     return mean_score(task, make_predict(student, cfg.precision), data.test)
 
 
@@ -88,7 +88,7 @@ def trained_teacher(data: Dataset, task: ClassTask, quick: bool) -> nn.Module:
     """A wider net on the same images, in fp32: equal bits on both sides."""
     seed_all("teacher")
     teacher, mixture = net(data, 24), Mixture(data.train, None, real_share=None, batch_size=64, seed=0)
-    fit_predictor(teacher, Plain(task), mixture.batch, shifted, config(24, "fp32", quick), Loop(0))
+    fit_predictor(teacher, Plain(task), Feed(mixture.batch, shifted), config(24, "fp32", quick), Loop(0))
     return teacher.eval().requires_grad_(False)
 
 

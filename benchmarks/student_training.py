@@ -29,7 +29,7 @@ from cgankd.distill.spec import model_spec
 from cgankd.fit.device import Plan, channels_last
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import Objective, fit_predictor, make_predict
+from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
 from cgankd.rng import generator
 from cgankd.task import ClassTask
 
@@ -73,7 +73,7 @@ def build(side: Side, quick: bool, teacher: str | None, *, cached: bool = False,
         data = Mixture(train, None, real_share=None, batch_size=batch, seed=0)
         cfg = config(steps, batch)
         fit_predictor(
-            student, objective, data.batch, lambda unit, gen: augment(unit, cfg.augment, gen), cfg, Loop(0, plan, log),  # type: ignore[arg-type]
+            student, objective, Feed(data.batch, lambda unit, gen: augment(unit, cfg.augment, gen)), cfg, Loop(0, plan, log),  # type: ignore[arg-type]
         )  # fmt: skip
 
     # Outputs of the teacher on N images serve EPOCHS * N images of the student.

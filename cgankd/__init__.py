@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cgankd.bank.build import Source as Source
     from cgankd.bank.build import arrange as arrange
     from cgankd.bank.build import burn_in as burn_in
     from cgankd.bank.build import grow_pool as grow_pool
@@ -49,6 +50,7 @@ PUBLIC = {
     "Bank (M1 and M2)": {
         "Scorer": "bank.scores",
         "arrange": "bank.build",
+        "Source": "bank.build",
         "burn_in": "bank.build",
         "grow_pool": "bank.build",
         "select": "bank.selections",

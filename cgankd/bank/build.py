@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgankd.bank.scores import ScoreFn, Scorer, Scores, score
+from cgankd.bank.scores import ScoreFn, Scorer, Scores
 from cgankd.bank.selections import SELECTIONS, Columns, Limits, bank_report, freeze, passes, select, selection_name
 from cgankd.config import BankConfig, ConfigError
 from cgankd.rng import generator
@@ -30,6 +30,7 @@ __all__ = (
     "ScoreFn",
     "Scorer",
     "Scores",
+    "Source",
     "arrange",
     "bank_report",
     "burn_in",
@@ -37,7 +38,6 @@ __all__ = (
     "freeze",
     "grow_pool",
     "passes",
-    "score",
     "select",
     "selection_name",
 )
@@ -86,43 +86,52 @@ def arrange(task: Task, condition_K: Tensor, cfg: BankConfig, *, seed: int) -> C
     return Conditions(labels, quota_G)
 
 
-def burn_in(score_fn: ScoreFn, conditions: Conditions, cfg: BankConfig, *, seed: int, log: LogFn = silent) -> Limits:
+@dataclass(frozen=True)
+class Source:
+    """Where the scored fakes of a bank come from: what scores them, the labels to ask for, the settings and the seed."""
+
+    score_fn: ScoreFn
+    conditions: Conditions
+    cfg: BankConfig
+    seed: int
+
+    def blocks(self, group: int, cap: int) -> Iterator[Scores]:
+        """The scored blocks of a group in draw order, up to `cap` fakes."""
+        size = self.cfg.block_size
+        for block, start in enumerate(range(0, cap, size)):
+            label_B = self.conditions.ask(group, start, min(size, cap - start))
+            yield self.score_fn(label_B, generator(self.seed, "bank", group, block), block)
+
+
+def burn_in(source: Source, log: LogFn = silent) -> Limits:
     """Draw `bank.burn_in` fakes in every group, then freeze the bounds and the cutoffs (see `freeze`)."""
-    return freeze(draw_burn_in(score_fn, conditions, cfg, seed=seed, log=log), len(conditions.quota_G), cfg)
+    return freeze(draw_burn_in(source, log), len(source.conditions.quota_G), source.cfg)
 
 
-def draw_burn_in(
-    score_fn: ScoreFn, conditions: Conditions, cfg: BankConfig, *, seed: int, log: LogFn = silent
-) -> Columns:
+def draw_burn_in(source: Source, log: LogFn = silent) -> Columns:
     """Scores of `bank.burn_in` fakes in every group; they depend on no quantile, quota or selection."""
+    conditions, cfg = source.conditions, source.cfg
     parts: list[Columns] = []
     for done, group in enumerate(sorted(conditions.labels), 1):
         for block, start in enumerate(range(0, cfg.burn_in, cfg.batch_size)):
             label_B = conditions.ask(group, start, min(cfg.batch_size, cfg.burn_in - start))
-            parts.append(score_fn(label_B, generator(seed, "burn-in", group, block), block).columns(group))
+            gen = generator(source.seed, "burn-in", group, block)
+            parts.append(source.score_fn(label_B, gen, block).columns(group))
         log(done, {}, len(conditions.labels))
     return Columns.joined(parts)
 
 
-def grow_pool(
-    score_fn: ScoreFn,
-    conditions: Conditions,
-    limits: Limits,
-    cfg: BankConfig,
-    selections: Collection[str],
-    *,
-    seed: int,
-    log: LogFn = silent,
-) -> Iterator[Scores]:
+def grow_pool(source: Source, limits: Limits, selections: Collection[str], log: LogFn = silent) -> Iterator[Scores]:
     """Yield scored blocks until every wanted selection has its quota in every group; only counts are kept here.
 
     Groups go one after the other, the one with the lowest acceptance first, so that a hopeless quota fails early.
     Raises QuotaError where a selection exhausts max_draws_factor times the quota of a group. Without `bank.refill` it
     is `one_pass`, with no quota to reach.
     """
+    conditions, cfg = source.conditions, source.cfg
     names = sorted(selections, key=list(SELECTIONS).index)
     if not cfg.refill:
-        yield from one_pass(score_fn, conditions, limits, cfg, names, seed=seed, log=log)
+        yield from one_pass(source, limits, names, log)
         return
     total = int(conditions.quota_G.sum()) * len(names)
     filled, logged, draws = 0, 0, 0
@@ -130,11 +139,11 @@ def grow_pool(
         quota = int(conditions.quota_G[group])
         cap = math.ceil(cfg.max_draws_factor * quota)
         have, drawn, here = dict.fromkeys(names, 0), 0, limits
-        blocks = blocks_of(score_fn, conditions, group, cap, cfg, seed=seed)
+        blocks = source.blocks(group, cap)
         while lacking := [name for name in names if have[name] < quota]:
             if drawn >= cap:
                 worst = min(lacking, key=have.__getitem__)
-                raise QuotaError(quota_message(conditions, group, worst, have[worst], quota, drawn, limits.running))
+                raise QuotaError(quota_message(conditions, group, worst, have[worst], drawn, limits.running))
             scores = next(blocks)
             columns = scores.columns(group)
             drawn, draws = drawn + len(scores), draws + len(scores)
@@ -148,35 +157,18 @@ def grow_pool(
                 logged = filled
 
 
-def blocks_of(
-    score_fn: ScoreFn, conditions: Conditions, group: int, cap: int, cfg: BankConfig, *, seed: int
-) -> Iterator[Scores]:
-    """The scored blocks of a group in draw order, up to `cap` fakes."""
-    for block, start in enumerate(range(0, cap, cfg.block_size)):
-        label_B = conditions.ask(group, start, min(cfg.block_size, cap - start))
-        yield score_fn(label_B, generator(seed, "bank", group, block), block)
-
-
-def one_pass(
-    score_fn: ScoreFn,
-    conditions: Conditions,
-    limits: Limits,
-    cfg: BankConfig,
-    names: Collection[str],
-    *,
-    seed: int,
-    log: LogFn = silent,
-) -> Iterator[Scores]:
+def one_pass(source: Source, limits: Limits, names: Collection[str], log: LogFn = silent) -> Iterator[Scores]:
     """Yield as many fakes of each group as its quota says, whatever passes; published so for scalars.
 
     They are the ones that refilling looks at first. Raises EmptyBankError at the end where a selection got none at all.
     """
+    conditions, size = source.conditions, source.cfg.block_size
     total, drawn, logged, kept = int(conditions.quota_G.sum()), 0, 0, dict.fromkeys(names, 0)
     for group in sorted(conditions.labels):
         left, here = int(conditions.quota_G[group]), limits
         # Whole blocks, as refilling draws them: a part of a block would be other fakes.
-        cap = math.ceil(left / cfg.block_size) * cfg.block_size
-        for block in blocks_of(score_fn, conditions, group, cap, cfg, seed=seed):
+        cap = math.ceil(left / size) * size
+        for block in source.blocks(group, cap):
             scores = block.head(left)
             columns = scores.columns(group)
             left, drawn = left - len(scores), drawn + len(scores)
@@ -212,11 +204,9 @@ def hardest_first(conditions: Conditions, limits: Limits, names: Collection[str]
     return sorted(groups, key=lambda g: min(float(limits.passed[name][g]) for name in names))
 
 
-def quota_message(
-    conditions: Conditions, group: int, selection: str, have: int, quota: int, drawn: int, running: bool
-) -> str:
+def quota_message(conditions: Conditions, group: int, selection: str, have: int, drawn: int, running: bool) -> str:
     """What fell short where, the acceptance rate, and the cures (fewer fakes is none: the cap shrinks with them)."""
-    rate = have / drawn
+    quota, rate = int(conditions.quota_G[group]), have / drawn
     subsample, use_filter = SELECTIONS[selection]
     cures = [f"raise bank.max_draws_factor (about {math.ceil(1.2 / rate)} is needed)" if rate else ""]
     lower = "set bank.bound: frozen and lower bank.bound_quantile" if running else "lower bank.bound_quantile"

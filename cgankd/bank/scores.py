@@ -42,19 +42,17 @@ class Scores:
 
 
 ScoreFn = Callable[[Tensor, torch.Generator, int], Scores]
-"""`score` with its first four arguments bound, as by `Scorer`: labels [B], generator, shard -> Scores."""
+"""Labels [B], generator and number of the block within its label group to Scores, as `Scorer` gives them."""
 
 
-def score(
-    draw: Draw, ratio: RatioFn, teacher: PredictFn, task: Task, label_B: Tensor, gen: torch.Generator, shard: int
-) -> Scores:
+def score(scorer: Scorer, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
     """Draw fakes for the labels and score them; the uniform of the rejection test comes from `gen` after the images.
 
     Raises ValueError where a ratio or a teacher error is NaN.
     """
-    images_BCHW = draw(label_B, gen)
-    out_BO = teacher(images_BCHW)
-    ratio_B, error_B = ratio(images_BCHW, label_B).float(), task.error(out_BO, label_B).float()
+    task, images_BCHW = scorer.task, scorer.draw(label_B, gen)
+    out_BO = scorer.teacher(images_BCHW)
+    ratio_B, error_B = scorer.ratio(images_BCHW, label_B).float(), task.error(out_BO, label_B).float()
     for name, value_B in (("ratio", ratio_B), ("teacher", error_B)):
         if count := int(value_B.isnan().sum()):
             raise ValueError(f"{name}: NaN scores for {count} of {len(label_B)} fakes; run `cgankd {name}` again")
@@ -77,7 +75,7 @@ class Scorer:
 
     def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
         self._begin(label_B, shard)
-        return score(self.draw, self.ratio, self.teacher, self.task, label_B, gen, shard)
+        return score(self, label_B, gen, shard)
 
     def skip(self, label_B: Tensor, shard: int) -> None:
         """Go on as if this block had been drawn, for a caller that has it already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,14 @@ class Objective(Protocol):
     def rates(self) -> list[tuple[nn.Parameter, float]]: ...
 
     def __call__(self, net: Forward, unit_BCHW: Tensor, batch: Batch, step: int) -> Mapping[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a training is shown: the batch of each step, and how its images [B, C, H, W] in [0, 1] are augmented."""
+
+    batch_of: Callable[[int], Batch]
+    augment: Callable[[Tensor, torch.Generator], Tensor]
 
 
 def make_optimizer(
@@ -70,15 +79,14 @@ def make_optimizer(
 def fit_predictor(
     net: nn.Module,
     objective: Objective,
-    batch_of: Callable[[int], Batch],
-    augment: Callable[[Tensor, torch.Generator], Tensor],
+    feed: Feed,
     cfg: FitConfig,
     loop: Loop,
     *,
     validate: Callable[[nn.Module], float] | None = None,
     keep_last: bool = False,
 ) -> None:
-    """Train `net` in place for `cfg.num_steps` steps; images [B, C, H, W] uint8 come from `batch_of(step)`.
+    """Train `net` in place for `cfg.num_steps` steps.
 
     Every draw is a function of (seed, step), so a resumed run ends on the same weights. It is saved every `loop.save_every`
     steps (None = every 200 or a fifth of the training, whichever is more); with `keep_last` the finished state is saved too,
@@ -110,8 +118,8 @@ def fit_predictor(
             extra.train()
         seed_all(seed, "fit", step)
         plan.step()
-        batch = batch_of(step).to(device)
-        unit_BCHW = augment(to_unit(batch.images_BCHW), generator(seed, "augment", step))
+        batch = feed.batch_of(step).to(device)
+        unit_BCHW = feed.augment(to_unit(batch.images_BCHW), generator(seed, "augment", step))
         for group in optimizer.param_groups:
             group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0)
         parts = objective(forward, unit_BCHW, batch, step)

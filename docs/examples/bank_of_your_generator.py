@@ -49,10 +49,11 @@ def build(bank: BankConfig, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     task = ClassTask(info)
     scorer = cgankd.Scorer(draw, ratio, teacher, task)
     conditions = cgankd.arrange(task, torch.tensor([0, 1]), bank, seed=seed)
-    limits = cgankd.burn_in(scorer, conditions, bank, seed=seed)
+    source = cgankd.Source(scorer, conditions, bank, seed)
+    limits = cgankd.burn_in(source)
     wanted = ("subsample", "filter")
     groups, blocks = [], []
-    for block in cgankd.grow_pool(scorer, conditions, limits, bank, wanted, seed=seed):
+    for block in cgankd.grow_pool(source, limits, wanted):
         blocks.append(block)
         groups.append(block.columns(int(block.asked[0])))
     columns = Columns.joined(groups)

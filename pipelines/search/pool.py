@@ -109,12 +109,13 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
     expected = bank.expected_draws(conditions, cfg)
     score_fn, _ = bank.make_scorer(info, task, inputs.teacher, inputs.cgan, inputs.ratio, ctx.plan, expected)
     remembered = Remembered(score_fn, ctx.path("search") / "pools" / pool_name(inputs, ctx.plan, expected))
-    limits = build.burn_in(remembered, conditions, cfg, seed=seed)
+    source = build.Source(remembered, conditions, cfg, seed)
+    limits = build.burn_in(source)
     if any(build.SELECTIONS[name][0] for name in selections):
         bank.refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
 
     def blocks() -> Iterator[build.Scores]:
-        return build.grow_pool(remembered, conditions, limits, cfg, selections, seed=seed)
+        return build.grow_pool(source, limits, selections)
 
     # Twice over the blocks, from the folder the second time: their scores are small, all their images are not.
     kept = [(block.asked, block.ratio, block.teacher_error, block.uniform) for block in blocks()]

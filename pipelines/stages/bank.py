@@ -63,10 +63,11 @@ def run(ctx: Context) -> None:
     score_fn, teacher = make_scorer(
         info, task, teacher_path, cgan_path, ratio_path, ctx.plan, expected_draws(conditions, cfg)
     )
+    source = build.Source(score_fn, conditions, cfg, seed)
     burned = kept_burn_in(
         ctx.path("resume/bank/burn-in.safetensors"),
         burn_in_mark(cfg, ctx.plan, seed, ctx.digests),
-        lambda: build.draw_burn_in(score_fn, conditions, cfg, seed=seed, log=ctx.progress("burn_in")),
+        lambda: build.draw_burn_in(source, ctx.progress("burn_in")),
         ctx.say,
     )
     limits = build.freeze(burned, len(conditions.quota_G), cfg)
@@ -84,8 +85,7 @@ def run(ctx: Context) -> None:
     shape = (info.channels, info.image_size, info.image_size)
     with BankWriter(pool_path, shape, task.num_outputs, task.label_dtype) as writer:
         kept: list[tuple[Tensor, ...]] = []
-        log = ctx.progress("fakes")
-        for s in build.grow_pool(score_fn, conditions, limits, cfg, selections, seed=seed, log=log):
+        for s in build.grow_pool(source, limits, selections, ctx.progress("fakes")):
             shard = torch.full((len(s),), s.shard, dtype=torch.int32)
             writer.append(s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard)
             kept.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))

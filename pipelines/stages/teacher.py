@@ -13,7 +13,7 @@ from cgankd.data.batches import Mixture
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import fit_predictor, make_predict, mean_score
+from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
@@ -62,8 +62,7 @@ def trained(ctx: Context, info: DatasetInfo, task: Task, train: Split, val: Spli
     fit_predictor(
         net,
         Plain(task),
-        data.batch,
-        lambda unit, gen: augment(unit, cfg.augment, gen),
+        Feed(data.batch, lambda unit, gen: augment(unit, cfg.augment, gen)),
         cfg,
         Loop(seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher")),
         validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgankd.config import ConfigError, FitConfig, StudentConfig, to_dict
+from cgankd.config import ConfigError, StudentConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
 from cgankd.distill.base import DataSpec
@@ -19,11 +19,25 @@ from cgankd.distill.methods import distiller_of
 from cgankd.distill.refresh import ChosenRows, chooser_of
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.loop import Loop
-from cgankd.fit.predictor import fit_predictor, make_predict
+from cgankd.fit.predictor import Feed, fit_predictor, make_predict
 from cgankd.rng import derive, seed_all
 from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
 from pipelines.networks.distilled import spec_of
 from pipelines.networks.predictor import build_predictor, load_predictor
+
+
+@dataclass(frozen=True)
+class Student:
+    """One arm at one seed before its training: the net with the config that rebuilds it, what it learns from, and how."""
+
+    net: nn.Module
+    config: Mapping[str, Any]
+    info: DatasetInfo
+    task: Task
+    data: Mixture
+    cfg: StudentConfig
+    seed: int
+    plan: Plan = PLAIN
 
 
 @dataclass(frozen=True)
@@ -39,33 +53,27 @@ class DistilledRun:
 
 
 def distilled_run(
-    student: nn.Module,
-    config: Mapping[str, Any],
+    student: Student,
     teacher_path: Path,
-    info: DatasetInfo,
-    task: Task,
-    data: Mixture,
-    cfg: StudentConfig,
-    seed: int,
     lookup: Callable[[PredictFn], Callable[[Tensor], Tensor]],
-    plan: Plan = PLAIN,
     field: str = "student",
 ) -> DistilledRun:
     """Build the KD loss of the student section on the run's nets; `lookup` keeps the teacher's outputs on clean images.
 
     Raises ConfigError, naming the loss below `field`, where it does not suit the nets.
     """
-    teacher, teacher_config = load_predictor(teacher_path, info, task)
+    task, cfg, seed, plan = student.task, student.cfg, student.seed, student.plan
+    teacher, teacher_config = load_predictor(teacher_path, student.info, task)
     distiller = distiller_of(cfg.kd_parts, field)
     seed_all(seed, "distiller")
-    spec, labels_N, fake_N = data_spec(data, info, task, cfg)
+    spec, labels_N, fake_N = data_spec(student)
 
     def make_net(own: Mapping[str, Any]) -> nn.Module:
-        return build_predictor(dict(own), info, task.num_outputs)
+        return build_predictor(dict(own), student.info, task.num_outputs)
 
     try:
         distiller.build(
-            spec_of(student, config, make_net, spec.image_shape),
+            spec_of(student.net, student.config, make_net, spec.image_shape),
             spec_of(teacher, teacher_config, make_net, spec.image_shape),
             replace(spec, labels=labels_N, fake=fake_N),
         )
@@ -96,6 +104,7 @@ def distilled_run(
         negatives=negatives,
     )
     inference = distiller.student_for_inference()
+    data = student.data
     batch_of, curves = data.batch, {}
     chooser = chooser_of(distiller)
     if chooser is not None and data.bank is not None:
@@ -104,17 +113,18 @@ def distilled_run(
         chosen = ChosenRows(data, chooser, task, predict, outputs_MO, seed)
         batch_of, curves = chosen.batch, chosen.curves
     record = None
-    if inference is not student:
+    if inference is not student.net:
         record = {
             "parts": [to_dict(part) for part in cfg.kd_parts],
-            "teacher": {key: value for key, value in teacher_config.items() if key in config},
+            "teacher": {key: value for key, value in teacher_config.items() if key in student.config},
             "data": {k: v for k, v in vars(spec).items() if k not in ("labels", "fake")},
         }
     return DistilledRun(objective, batch_of, inference, record, curves)
 
 
-def data_spec(data: Mixture, info: DatasetInfo, task: Task, cfg: StudentConfig) -> tuple[DataSpec, Tensor, Tensor]:
+def data_spec(student: Student) -> tuple[DataSpec, Tensor, Tensor]:
     """The training set without and with its labels [N + M] as in `Batch.y` and marks of the fakes [N + M]."""
+    data, info, task = student.data, student.info, student.task
     splits = [data.real] if data.bank is None else [data.real, data.bank]
     labels_N = torch.cat([task.targets(split.labels) for split in splits])
     fake_N = torch.arange(len(labels_N)) >= len(data.real)
@@ -124,34 +134,29 @@ def data_spec(data: Mixture, info: DatasetInfo, task: Task, cfg: StudentConfig) 
         num_classes=task.num_classes,
         image_shape=shape,
         period=task.period,
-        num_steps=cfg.num_steps,
-        batch_size=cfg.batch_size,
+        num_steps=student.cfg.num_steps,
+        batch_size=student.cfg.batch_size,
     )
     return spec, labels_N, fake_N
 
 
 def train_phases(
     run: DistilledRun,
-    student: nn.Module,
-    data: Mixture,
-    spec: str,
-    cfg: FitConfig,
-    seed: int,
+    student: Student,
+    view: Augment,
     checkpoint_of: Callable[[str], Checkpoint | None] = lambda name: None,
 ) -> None:
     """Train the phases before the student's own, each with its own optimiser; a finished one is loaded, not repeated."""
-    for phase in early_phases(run.objective, student):
+    cfg = student.cfg
+    for phase in early_phases(run.objective, student.net):
         steps = max(1, round(phase.share * cfg.num_steps))
         rate = cfg.learning_rate if phase.learning_rate is None else phase.learning_rate
         with only_moving(phase.net, phase.moving):
             fit_predictor(
                 phase.net,
                 phase.objective,
-                data.batch,
-                lambda unit, gen: augment(unit, spec, gen),
+                Feed(student.data.batch, view),
                 replace(cfg, num_steps=steps, learning_rate=rate),
-                Loop(
-                    derive(seed, "phase", phase.name), run.objective.teacher.plan, checkpoint=checkpoint_of(phase.name)
-                ),
+                Loop(derive(student.seed, "phase", phase.name), student.plan, checkpoint=checkpoint_of(phase.name)),
                 keep_last=True,
             )

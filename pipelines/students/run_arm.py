@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, Config, ConfigError, to_dict
 from cgankd.data.augment import augment
-from cgankd.data.batches import Batch, Mixture
+from cgankd.data.batches import Mixture
 from cgankd.data.store.banks import read_pool_scores, read_pool_stream
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
@@ -25,14 +25,14 @@ from cgankd.fit.best import Best
 from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import Objective, fit_predictor, make_predict, mean_score
+from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict, mean_score
 from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
 from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
 from pipelines.files.distillers import own_field
 from pipelines.networks.predictor import build_predictor
-from pipelines.students.distil_arm import distilled_run, train_phases
+from pipelines.students.distil_arm import Student, distilled_run, train_phases
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
 
 
@@ -183,13 +183,13 @@ def train_job(job: Job) -> list[str]:
     data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed)
     objective: Objective = Plain(task)
     inference: nn.Module = net
-    batch_of: Callable[[int], Batch] = data.batch
+    feed = Feed(data.batch, lambda unit, gen: augment(unit, spec, gen))
     if job.arm.kd:
         lookup = teacher_lookup(job, task.num_outputs, train, bank)
-        where = own_field(job.name, job.arm)
-        run = distilled_run(net, config, job.teacher, info, task, data, fit, seed, lookup, plan, where)
-        train_phases(run, net, data, spec, fit, seed, job.checkpoint)
-        objective, inference, batch_of = run.objective, run.inference, run.batch_of
+        student = Student(net, config, info, task, data, fit, seed, plan)
+        run = distilled_run(student, job.teacher, lookup, own_field(job.name, job.arm))
+        train_phases(run, student, feed.augment, job.checkpoint)
+        objective, inference, feed = run.objective, run.inference, replace(feed, batch_of=run.batch_of)
         more = run.curves
         if run.record is not None:
             config["distilled"] = run.record
@@ -198,8 +198,7 @@ def train_job(job: Job) -> list[str]:
     fit_predictor(
         net,
         objective,
-        batch_of,
-        lambda unit, gen: augment(unit, spec, gen),
+        feed,
         fit,
         Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load)),
         validate=lambda n: mean_score(task, make_predict(inference, cfg.precision), val),

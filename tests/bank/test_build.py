@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,13 +15,14 @@ from cgankd.bank.build import (
     Limits,
     QuotaError,
     ScoreFn,
+    Scorer,
     Scores,
+    Source,
     arrange,
     bank_report,
     burn_in,
     grow_pool,
     passes,
-    score,
     select,
     selection_name,
 )
@@ -51,16 +51,16 @@ def scalar_teacher(images: Tensor) -> Tensor:
 
 
 def class_scorer(num_fn: object = ratio) -> ScoreFn:
-    return partial(score, draw, num_fn, class_teacher, class_task(2))
+    return Scorer(draw, num_fn, class_teacher, class_task(2))
 
 
 def grow(
     cfg: BankConfig, selections: Collection[str] = ALL, seed: int = 0, scorer: ScoreFn | None = None
 ) -> tuple[list[Scores], Limits, Tensor]:
     task, scorer = class_task(2), scorer or class_scorer()
-    conditions = arrange(task, torch.arange(2), cfg, seed=seed)
-    limits = burn_in(scorer, conditions, cfg, seed=seed)
-    return list(grow_pool(scorer, conditions, limits, cfg, selections, seed=seed)), limits, conditions.quota_G
+    source = Source(scorer, arrange(task, torch.arange(2), cfg, seed=seed), cfg, seed)
+    limits = burn_in(source)
+    return list(grow_pool(source, limits, selections)), limits, source.conditions.quota_G
 
 
 def columns_of(blocks: list[Scores], task: Task) -> Columns:
@@ -132,9 +132,9 @@ def test_scalar_quota_is_even_over_the_bins_and_labels_are_spread_within_a_bin()
     condition_K = task.conditions(torch.empty(0))
     conditions = arrange(task, condition_K, cfg, seed=0)
     assert conditions.quota_G.tolist() == [20, 20, 20, 20]
-    scorer = partial(score, draw, ratio, scalar_teacher, task)
-    limits = burn_in(scorer, conditions, cfg, seed=0)
-    blocks = list(grow_pool(scorer, conditions, limits, cfg, ALL, seed=0))
+    source = Source(Scorer(draw, ratio, scalar_teacher, task), conditions, cfg, 0)
+    limits = burn_in(source)
+    blocks = list(grow_pool(source, limits, ALL))
     columns, asked = columns_of(blocks, task), torch.cat([b.asked for b in blocks])
     for name in ("raw", "filter"):
         rows = select(name, columns, limits, conditions.quota_G)
@@ -200,10 +200,10 @@ def test_nan_scores_name_the_stage() -> None:
 def test_log_counts_up_to_all_quotas() -> None:
     seen: list[tuple[int, int]] = []
     task, cfg, scorer = class_task(2), bank_config(num_fakes=600), class_scorer()
-    conditions = arrange(task, torch.arange(2), cfg, seed=0)
-    limits = burn_in(scorer, conditions, cfg, seed=0)
+    source = Source(scorer, arrange(task, torch.arange(2), cfg, seed=0), cfg, 0)
+    limits = burn_in(source)
     log = lambda step, values, total: seen.append((step, total))  # noqa: E731
-    list(grow_pool(scorer, conditions, limits, cfg, ALL, seed=0, log=log))
+    list(grow_pool(source, limits, ALL, log))
     assert seen[-1] == (2400, 2400) and len(seen) <= 101
     assert [s for s, _ in seen] == sorted({s for s, _ in seen})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from functools import partial
 
 import numpy as np
 import pytest
@@ -18,13 +17,14 @@ from cgankd.bank.build import (
     EmptyBankError,
     Limits,
     QuotaError,
+    Scorer,
     Scores,
+    Source,
     arrange,
     bank_report,
     burn_in,
     grow_pool,
     passes,
-    score,
     select,
 )
 from cgankd.bank.m1_subsample import running_bound
@@ -48,11 +48,10 @@ def teacher(images: Tensor) -> Tensor:
 
 
 def grow(cfg: BankConfig, selections: tuple[str, ...] = ALL, ratio: object = heavy) -> Grown:
-    scorer = partial(score, draw, ratio, teacher, TASK)
-    conditions = arrange(TASK, torch.arange(3), cfg, seed=0)
-    limits = burn_in(scorer, conditions, cfg, seed=0)
-    blocks = list(grow_pool(scorer, conditions, limits, cfg, selections, seed=0))
-    return blocks, columns_of(blocks, TASK), limits, conditions
+    source = Source(Scorer(draw, ratio, teacher, TASK), arrange(TASK, torch.arange(3), cfg, seed=0), cfg, 0)
+    limits = burn_in(source)
+    blocks = list(grow_pool(source, limits, selections))
+    return blocks, columns_of(blocks, TASK), limits, source.conditions
 
 
 def kept_by_numpy(columns: Columns, limits: Limits, quota: np.ndarray, running: bool, use_filter: bool) -> list[int]:
@@ -167,11 +166,10 @@ def test_a_running_bound_of_zero_rises_with_the_first_ratio_above_it() -> None:
 @pytest.mark.parametrize("bound", ["frozen", "running"])
 def test_one_pass_counts_its_draws_and_what_passes(bound: str) -> None:
     cfg, seen = bank_config(refill=False, bound=bound, **SMALL), list[tuple[int, int, dict[str, float]]]()
-    scorer = partial(score, draw, heavy, teacher, TASK)
-    conditions = arrange(TASK, torch.arange(3), cfg, seed=0)
-    limits = burn_in(scorer, conditions, cfg, seed=0)
+    source = Source(Scorer(draw, heavy, teacher, TASK), arrange(TASK, torch.arange(3), cfg, seed=0), cfg, 0)
+    limits = burn_in(source)
     log = lambda step, values, total: seen.append((step, total, dict(values)))  # noqa: E731
-    columns = columns_of(list(grow_pool(scorer, conditions, limits, cfg, ALL, seed=0, log=log)), TASK)
+    columns = columns_of(list(grow_pool(source, limits, ALL, log)), TASK)
     fewest = float(passes("filter", columns, limits).sum())
     assert seen[-1] == (240, 240, {"draws": 240.0, "kept": fewest})
     assert [step for step, _, _ in seen] == sorted({step for step, _, _ in seen}) and len(seen) > 3

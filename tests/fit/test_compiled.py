@@ -26,7 +26,7 @@ from cgankd.distill.spec import model_spec
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import Objective, fit_predictor, make_predict
+from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
@@ -131,11 +131,15 @@ def test_a_compiled_student_with_validation_between_ends_where_the_eager_one_doe
             return float(predict(train.images).mean())
 
         seen.clear()
+        data = Mixture(train, None, real_share=None, batch_size=8, seed=0)
         fit_predictor(
-            net, make(net, task, len(train), plan), Mixture(train, None, real_share=None, batch_size=8, seed=0).batch,
-            lambda unit, gen: unit, fit_config(num_steps=10, batch_size=8, precision="fp32"),
-            Loop(0, plan, lambda step, values, total: seen.append(graphs())), validate=validate,
-        )  # fmt: skip
+            net,
+            make(net, task, len(train), plan),
+            Feed(data.batch, lambda unit, gen: unit),
+            fit_config(num_steps=10, batch_size=8, precision="fp32"),
+            Loop(0, plan, lambda step, values, total: seen.append(graphs())),
+            validate=validate,
+        )
         results.append(predict(train.images))
     torch.testing.assert_close(results[1], results[0], **TOLERANCE)
     assert 0 < seen[0] <= 2 and seen == [seen[0]] * 10, seen
@@ -164,7 +168,7 @@ def bank_of(plan: Plan, train: Split, task: ClassTask) -> tuple[Tensor, Tensor, 
     report = train_ratio(nets, source, Reals(train, train), task, settings, Loop(0))
     teacher = make_predict(predictor(8).eval(), "fp32", plan=plan, expected=100)
     labels = torch.arange(16) % 2
-    score = partial(bank.score, draw, make_ratio(nets, run), teacher, task)
+    score = bank.Scorer(draw, make_ratio(nets, run), teacher, task)
     blocks = [score(labels, generator("block", i), i) for i in range(3)]
     return torch.cat([s.ratio for s in blocks]), torch.cat([s.teacher_error for s in blocks]), report
 

@@ -108,7 +108,7 @@ def test_a_bank_on_the_device_has_the_scores_of_the_processor(per_label: bool) -
         guide = make_predictor("convnet", num_outputs=2, channels=1, image_size=16, width=8, mean=(0.5,), std=(0.25,))
         teacher = make_predict(guide.eval(), "fp32", plan=plan)
         ratio = make_ratio(RatioNets(mlp.to(plan.device), embed.to(plan.device)), run)
-        s = bank.score(draw, ratio, teacher, task, torch.arange(16) % 2, generator("block"), 0)
+        s = bank.Scorer(draw, ratio, teacher, task)(torch.arange(16) % 2, generator("block"), 0)
         assert s.images.device.type == s.ratio.device.type == "cpu"
         results.append((report, s))
     (report, s), (found, t) = results

@@ -13,7 +13,7 @@ from cgankd.config import Config, FitConfig, TeacherConfig
 from cgankd.data.batches import Mixture
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import fit_predictor, make_optimizer, make_predict, mean_score
+from cgankd.fit.predictor import Feed, fit_predictor, make_optimizer, make_predict, mean_score
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import derive, generator, seed_all
@@ -76,8 +76,7 @@ def train(config: Config, cfg: FitConfig, checkpoint: Memory | None = None, seed
     fit_predictor(
         net,
         Plain(task),
-        data.batch,
-        lambda unit, gen: unit + 0.01 * torch.randn(unit.shape, generator=gen),
+        Feed(data.batch, lambda unit, gen: unit + 0.01 * torch.randn(unit.shape, generator=gen)),
         cfg,
         Loop(seed, checkpoint=checkpoint),
     )
@@ -124,8 +123,7 @@ def test_log_has_losses_and_validation(digits_config: Config) -> None:
     fit_predictor(
         net,
         Plain(task),
-        data.batch,
-        lambda unit, gen: unit,
+        Feed(data.batch, lambda unit, gen: unit),
         fit_config(num_steps=100),
         Loop(0, log=log),
         validate=lambda n: 7.0,

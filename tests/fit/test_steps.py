@@ -10,7 +10,7 @@ from cgankd.data.batches import Batch, Mixture
 from cgankd.fit.device import Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import fit_predictor, make_predict
+from cgankd.fit.predictor import Feed, fit_predictor, make_predict
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
@@ -50,7 +50,7 @@ def test_a_student_has_one_step_a_step_and_its_validation_none() -> None:
     data = Mixture(train, None, real_share=None, batch_size=8, seed=0)
     predict = make_predict(net := predictor(), "fp32")
     fit_predictor(
-        net, Plain(task), data.batch, lambda unit, gen: unit, cfg, Loop(0, plan),
+        net, Plain(task), Feed(data.batch, lambda unit, gen: unit), cfg, Loop(0, plan),
         validate=lambda module: float(predict(train.images).mean()),
     )  # fmt: skip
     assert len(plan.seen) == 5

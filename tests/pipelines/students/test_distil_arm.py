@@ -14,20 +14,21 @@ from torch import nn
 
 from cgankd.config import Config, ConfigError
 from cgankd.config.distill import DistillerConfig, distiller_label
+from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.distill import Batch, Outputs, make_distiller
 from cgankd.distill.base import DataSpec, Distiller, ModelSpec
 from cgankd.distill.methods import METHODS
 from cgankd.fit.loop import Loop
-from cgankd.fit.predictor import fit_predictor
+from cgankd.fit.predictor import Feed, fit_predictor
 from cgankd.rng import seed_all
 from cgankd.task import make_task
 from pipelines.files.distillers import check_distillers
 from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import build_predictor
 from pipelines.ship.saved import load_package
-from pipelines.students.distil_arm import DistilledRun, distilled_run, train_phases
+from pipelines.students.distil_arm import DistilledRun, Student, distilled_run, train_phases
 from pipelines.students.run_arm import Job, bank_split, teacher_lookup, train_job
 from tests.distill.arms import STEPS, job, settings, with_student, workplace
 
@@ -82,8 +83,8 @@ class Slot:
             raise KeyboardInterrupt
 
 
-def start(run: Job) -> tuple[nn.Module, DistilledRun, Mixture]:
-    """The student, its objective and its data, as `train_job` makes them."""
+def start(run: Job) -> tuple[Student, DistilledRun]:
+    """The student and its objective, as `train_job` makes them."""
     cfg, info = run.config.student, read_info(run.dataset)
     task = make_task(info, run.config)
     bank = bank_split(run.pool, run.arm) if run.arm.bank else None
@@ -92,17 +93,22 @@ def start(run: Job) -> tuple[nn.Module, DistilledRun, Mixture]:
     net = build_predictor(config, info, task.num_outputs)
     data = Mixture(read_split(run.dataset, "train"), bank, real_share=None, batch_size=cfg.batch_size, seed=9)
     lookup = teacher_lookup(run, task.num_outputs, data.real, bank)
-    return net, distilled_run(net, config, run.teacher, info, task, data, cfg, 9, lookup), data
+    student = Student(net, config, info, task, data, cfg, 9)
+    return student, distilled_run(student, run.teacher, lookup)
 
 
 def trained(run: Job, saved: Saved) -> dict[str, torch.Tensor]:
     """Weights of the student and of the KD loss after all phases, with a checkpoint at every step."""
-    net, made, data = start(run)
-    cfg = run.config.student
+    student, made = start(run)
+    cfg, net = run.config.student, student.net
     before = {k: v.clone() for k, v in made.objective.teacher.net.state_dict().items()}
-    train_phases(made, net, data, "shift", cfg, 9, saved.of)
+    train_phases(made, student, lambda unit, gen: augment(unit, "shift", gen), saved.of)
     fit_predictor(
-        net, made.objective, made.batch_of, lambda u, g: u, cfg, Loop(9, checkpoint=saved.of("train"), save_every=1)
+        net,
+        made.objective,
+        Feed(made.batch_of, lambda u, g: u),
+        cfg,
+        Loop(9, checkpoint=saved.of("train"), save_every=1),
     )
     after = made.objective.teacher.net.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before), "the teacher is as it was, buffers too"
@@ -218,7 +224,7 @@ def test_cached_teacher_equals_the_live_one_on_plain_images(places: dict[bool, P
     runs = []
     for name in ("kd", "takd"):
         cfg = settings(False, distiller=name, teacher_view="clean")
-        net, made, data = start(job(places[False], cfg))
+        _, made = start(job(places[False], cfg))
         assert (made.objective.teacher.cached is not None) == (name == "kd")
         runs.append(made)
     table, batch = runs[0].objective.teacher.cached, runs[0].batch_of(0)
