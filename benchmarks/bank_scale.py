@@ -70,10 +70,7 @@ def build_pool(num_fakes: int, quick: bool) -> dict[str, float]:
         path = Path(folder) / "pool.h5"
         with BankWriter(path, (3, SIDE, SIDE), 10, task.label_dtype) as writer:
             for s in bank.grow_pool(source, limits, ["filter"]):
-                shard = torch.full((len(s),), s.shard, dtype=torch.int32)
-                writer.append(
-                    s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard
-                )
+                writer.append(s.rows())
             draws = len(writer)
             writer.close({})
         seconds, size = time.perf_counter() - start, path.stat().st_size / 2**20

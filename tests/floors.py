@@ -89,7 +89,7 @@ HALLS: dict[str, Part] = {
         "what runs a KD loss: engine, options, composites", (*BASE, "data", "distill.losses", "fit.device")
     ),
     "distill.losses": Part("the catalogue of KD losses, a module a family", (*BASE, "data", "distill")),
-    "bank": Part("M1's rejection, M2's filter and labels, the pool they are cut from", BASE),
+    "bank": Part("M1's rejection, M2's filter and labels, the pool they are cut from", (*BASE, "data.store.banks")),
     "ratio": Part(
         "M1's features and conditional density ratio",
         (*BASE, "data", "nets", "nets.gans", "fit.device", "fit.loop", "fit.schedule"),

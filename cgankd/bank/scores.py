@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cgankd.bank.selections import Columns
+from cgankd.data.store.banks import PoolRows
 from cgankd.types import Dealing, Draw, PredictFn, RatioFn, Task
 
 
@@ -35,6 +36,11 @@ class Scores:
     def columns(self, group: int) -> Columns:
         """The scores as columns; all rows of a block are of one group."""
         return Columns(torch.full((len(self),), group), self.ratio, self.teacher_error, self.uniform)
+
+    def rows(self) -> PoolRows:
+        """The block as rows of a pool."""
+        shard = torch.full((len(self),), self.shard, dtype=torch.int32)
+        return PoolRows(**(vars(self) | {"shard": shard}))
 
     def head(self, num: int) -> Scores:
         """The first `num` fakes of the block."""

@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgankd.bank import build
-from cgankd.data.store.banks import BankWriter
+from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.files import SLAB_ROWS
 from cgankd.fit.device import Plan
@@ -33,16 +32,6 @@ from pipelines.runtime.context import Context
 from pipelines.stages import bank
 
 FIELDS = [f.name for f in dataclasses.fields(build.Scores) if f.name != "shard"]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files that a bank is made of."""
-
-    dataset: Path
-    teacher: Path
-    cgan: Path
-    ratio: Path
 
 
 class Remembered:
@@ -81,20 +70,19 @@ class Remembered:
             return None
 
 
-def pool_name(inputs: Inputs, plan: Plan, expected: int) -> str:
+def pool_name(inputs: bank.Inputs, plan: Plan, expected: int) -> str:
     """The name of the blocks drawn by these networks; the bits also depend on code, thread count and compilation."""
-    files = {name: file_digest(path) for name, path in dataclasses.asdict(inputs).items()}
     facts: dict[str, str | int] = {
         "code": source_digest(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
     facts |= {"device": plan.device, "compile": plan.compile, "expected": expected}
-    return fingerprint(facts, files)
+    return fingerprint(facts, inputs.digests())
 
 
 @contextmanager
-def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, int]]:
+def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Path, int]]:
     """A pool file with the rows of one selection, as `bank` would select them under ctx.cfg, and the fakes newly drawn.
 
     It lives as long as the context: writing it again takes seconds. Raises QuotaError and ConfigError as `bank` does.
@@ -102,13 +90,13 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
     cfg = ctx.cfg.bank
     info = read_info(inputs.dataset)
     task = make_task(info, ctx.cfg)
-    selections = bank.wanted_selections(ctx.cfg)
-    bank.refuse_worthless(ctx, inputs.cgan, inputs.ratio, selections)
+    selections = bank.wanted_selections(cfg, ctx.cfg.student.arms)
+    bank.refuse_worthless(ctx, inputs, selections)
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, task.conditions(read_split(inputs.dataset, "train").labels), cfg, seed=seed)
     expected = bank.expected_draws(conditions, cfg)
-    score_fn, _ = bank.make_scorer(info, task, inputs.teacher, inputs.cgan, inputs.ratio, ctx.plan, expected)
-    remembered = Remembered(score_fn, ctx.path("search") / "pools" / pool_name(inputs, ctx.plan, expected))
+    scorer = bank.make_scorer(inputs, info, task, ctx.plan, expected)
+    remembered = Remembered(scorer, ctx.path("search") / "pools" / pool_name(inputs, ctx.plan, expected))
     source = build.Source(remembered, conditions, cfg, seed)
     limits = build.burn_in(source)
     if any(build.SELECTIONS[name][0] for name in selections):
@@ -128,7 +116,7 @@ def cut(ctx: Context, inputs: Inputs, selection: str) -> Iterator[tuple[Path, in
         shape = (info.channels, info.image_size, info.image_size)
         with BankWriter(path, shape, task.num_outputs, task.label_dtype) as writer:
             for piece in rows_of(blocks(), rows):
-                writer.append(**piece)
+                writer.append(PoolRows(**piece))
             writer.set_columns({f"in_{selection}": torch.ones(len(rows), dtype=torch.bool).numpy()})
             writer.close({"cgan": file_digest(inputs.cgan), "teacher": file_digest(inputs.teacher)})
         yield path, remembered.drawn

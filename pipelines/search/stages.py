@@ -20,7 +20,7 @@ from pipelines.files.artifacts import config_path, file_digest, fingerprint, loa
 from pipelines.files.layout import missing
 from pipelines.files.params import flatten, settings_of
 from pipelines.runtime.context import Context
-from pipelines.search.pool import Inputs
+from pipelines.stages.bank import Inputs
 
 NEEDS = {"teacher": ("dataset",), "cgan": ("dataset",), "ratio": ("dataset", "cgan")}
 """Inputs of the stages before the bank, in their order."""

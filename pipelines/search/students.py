@@ -14,7 +14,8 @@ from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig
 from pipelines.runtime.context import Context
 from pipelines.search.config import SearchedConfig
-from pipelines.search.pool import Inputs, cut
+from pipelines.search.pool import cut
+from pipelines.stages.bank import Inputs
 from pipelines.stages.student import Runner
 from pipelines.students.run_arm import Job, train_job
 from pipelines.tracking.journal import FanOut, Tracker

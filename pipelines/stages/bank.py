@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from cgankd.bank import build
 from cgankd.bank.m2_replace import replace
-from cgankd.config import BANK_UNSAID, BankConfig, Config, ConfigError, to_dict
+from cgankd.config import BANK_UNSAID, ArmConfig, BankConfig, ConfigError, DataConfig, to_dict
 from cgankd.data.store.banks import BankWriter, read_pool_images, read_pool_scores, write_bank
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.device import PLAIN, Plan
@@ -27,7 +29,7 @@ from cgankd.measure.health import (
 )
 from cgankd.rng import derive
 from cgankd.task import make_task
-from cgankd.types import DatasetInfo, PredictFn, Split, Task
+from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import config_path, file_digest, read_record
 from pipelines.networks.generator import load_draw
 from pipelines.networks.predictor import load_predictor
@@ -39,31 +41,41 @@ from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
 from pipelines.stages.same_data import info_of
 
 
-def wanted_selections(cfg: Config) -> list[str]:
+@dataclass(frozen=True)
+class Inputs:
+    """The files that a bank is made of."""
+
+    dataset: Path
+    teacher: Path
+    cgan: Path
+    ratio: Path
+
+    def digests(self) -> dict[str, str]:
+        """Digest of each, by name."""
+        return {name: file_digest(path) for name, path in vars(self).items()}
+
+
+def wanted_selections(bank: BankConfig, arms: Mapping[str, ArmConfig]) -> list[str]:
     """The selections that the arms and the bank itself need, in the order of the method."""
-    wanted = {build.selection_name(cfg.bank.subsample, cfg.bank.filter)}
-    wanted |= {build.selection_name(arm.subsample, arm.filter) for arm in cfg.student.arms.values() if arm.bank}
+    wanted = {build.selection_name(bank.subsample, bank.filter)}
+    wanted |= {build.selection_name(arm.subsample, arm.filter) for arm in arms.values() if arm.bank}
     return [name for name in build.SELECTIONS if name in wanted]
 
 
 def run(ctx: Context) -> None:
     """Burn in, freeze bounds and cutoffs, grow the pool (to every selection's quota, or once), cut the bank from it."""
     cfg = ctx.cfg.bank
-    dataset, teacher_path, cgan_path, ratio_path = ctx.inputs(
-        "dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"
-    )
-    info = info_of(dataset, ctx.cfg)
+    inputs = Inputs(*ctx.inputs("dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"))
+    info = info_of(inputs.dataset, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
-    val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
-    selections = wanted_selections(ctx.cfg)
-    refuse_worthless(ctx, cgan_path, ratio_path, selections)
+    val, train = read_split(inputs.dataset, "val", memory), read_split(inputs.dataset, "train", memory)
+    selections = wanted_selections(cfg, ctx.cfg.student.arms)
+    refuse_worthless(ctx, inputs, selections)
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, task.conditions(train.labels), cfg, seed=seed)
-    score_fn, teacher = make_scorer(
-        info, task, teacher_path, cgan_path, ratio_path, ctx.plan, expected_draws(conditions, cfg)
-    )
-    source = build.Source(score_fn, conditions, cfg, seed)
+    scorer = make_scorer(inputs, info, task, ctx.plan, expected_draws(conditions, cfg))
+    source = build.Source(scorer, conditions, cfg, seed)
     burned = kept_burn_in(
         ctx.path("resume/bank/burn-in.safetensors"),
         burn_in_mark(cfg, ctx.plan, seed, ctx.digests),
@@ -76,18 +88,14 @@ def run(ctx: Context) -> None:
 
     attributes: dict[str, str | int | float] = {
         "config": json.dumps(kept_settings(cfg), sort_keys=True),
-        "dataset": file_digest(dataset),
-        "teacher": file_digest(teacher_path),
-        "cgan": file_digest(cgan_path),
-        "ratio": file_digest(ratio_path),
+        **inputs.digests(),
     }
     pool_path = ctx.path("pool.h5")
     shape = (info.channels, info.image_size, info.image_size)
     with BankWriter(pool_path, shape, task.num_outputs, task.label_dtype) as writer:
         kept: list[tuple[Tensor, ...]] = []
         for s in build.grow_pool(source, limits, selections, ctx.progress("fakes")):
-            shard = torch.full((len(s),), s.shard, dtype=torch.int32)
-            writer.append(s.images, s.asked, s.predicted, s.ratio, s.teacher_error, s.teacher_output, s.uniform, shard)
+            writer.append(s.rows())
             kept.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))
         asked, predicted, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
         columns = build.Columns(task.filter_groups(asked), ratio, error, uniform)
@@ -102,12 +110,13 @@ def run(ctx: Context) -> None:
     chosen = build.selection_name(cfg.subsample, cfg.filter)
     row = rows[chosen]
     labels = replace(asked[row], predicted[row]) if cfg.replace else asked[row]
-    behind = made_from(ctx.cfg, cgan_path, ratio_path)
+    behind = made_from(ctx.cfg.data, ctx.seed, inputs)
     write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen})
     ctx.metrics(report)
-    val_error = task.error(teacher(val.images), val.labels)
+    val_error = task.error(scorer.teacher(val.images), val.labels)
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
-    say(ctx, task, report, selections, float(val_error.mean()))
+    for line in in_words(cfg, report, selections, float(val_error.mean())):
+        ctx.say(line)
     draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
 
 
@@ -121,15 +130,15 @@ WHERE = ("root", "download", "memory_budget_gb")
 """Settings of `data` that say where images come from and lie, and change none of them."""
 
 
-def made_from(cfg: Config, cgan_path: Path, ratio_path: Path) -> dict[str, str | int | float]:
+def made_from(cfg: DataConfig, seed: int, inputs: Inputs) -> dict[str, str | int | float]:
     """Attributes of a bank beside its own section: the seed, and the settings of data, GAN and ratio as JSON.
 
     Those of the networks are the ones they were made with, whatever params.yaml says by now.
     """
-    data = {name: value for name, value in to_dict(cfg.data).items() if name not in WHERE}
-    gan, ratio = read_record(config_path(cgan_path), ("cgan",)), read_record(config_path(ratio_path), ("ratio",))
+    data = {name: value for name, value in to_dict(cfg).items() if name not in WHERE}
+    gan, ratio = (read_record(config_path(getattr(inputs, name)), (name,)) for name in ("cgan", "ratio"))
     sections = {"data": data, "cgan": gan["cgan"], "ratio": ratio["ratio"]}
-    attributes: dict[str, str | int | float] = {"seed": cfg.seed}
+    attributes: dict[str, str | int | float] = {"seed": seed}
     return attributes | {f"config.{name}": json.dumps(found, sort_keys=True) for name, found in sections.items()}
 
 
@@ -142,29 +151,21 @@ def expected_draws(conditions: build.Conditions, cfg: BankConfig) -> int:
     return 3 * cfg.burn_in * len(conditions.labels)
 
 
-def make_scorer(
-    info: DatasetInfo,
-    task: Task,
-    teacher_path: Path,
-    cgan_path: Path,
-    ratio_path: Path,
-    plan: Plan = PLAIN,
-    expected: int = 0,
-) -> tuple[build.Scorer, PredictFn]:
-    """What draws and scores a block of fakes, `expected` of which are to come, and the teacher alone."""
-    net, teacher_config = load_predictor(teacher_path, info, task)
+def make_scorer(inputs: Inputs, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> build.Scorer:
+    """What draws and scores a block of fakes, `expected` of which are to come."""
+    net, teacher_config = load_predictor(inputs.teacher, info, task)
     teacher = make_predict(net, teacher_config["precision"], plan=plan, expected=expected)
-    draw = load_draw(cgan_path, info, task, plan, expected)
-    ratio = load_ratio(ratio_path, info, task, plan, expected)
-    return build.Scorer(draw, ratio, teacher, task), teacher
+    draw = load_draw(inputs.cgan, info, task, plan, expected)
+    ratio = load_ratio(inputs.ratio, info, task, plan, expected)
+    return build.Scorer(draw, ratio, teacher, task)
 
 
-def refuse_worthless(ctx: Context, cgan_path: Path, ratio_path: Path, selections: list[str]) -> None:
+def refuse_worthless(ctx: Context, inputs: Inputs, selections: list[str]) -> None:
     """Repeat the health checks of GAN and ratio from the numbers saved with them; raise where the bank would be worthless.
 
     Raises ConfigError unless bank.refuse_worthless is off.
     """
-    gan, ratio = (read_record(config_path(path), ("health",))["health"] for path in (cgan_path, ratio_path))
+    gan, ratio = (read_record(config_path(path), ("health",))["health"] for path in (inputs.cgan, inputs.ratio))
     checks = [check_kappa(**gan["kernel"])] if "kernel" in gan else []
     checks += [] if gan["real"] is None else [check_diversity(gan["fake"], gan["real"])]
     if any(build.SELECTIONS[name][0] for name in selections):
@@ -183,12 +184,12 @@ def refuse(ctx: Context, check: Check) -> None:
         )
 
 
-def say(ctx: Context, task: Task, report: dict[str, float], selections: list[str], val_error: float) -> None:
-    """One line a selection."""
-    ctx.say(f"pool: {report['draws']:.0f} fakes drawn; teacher error on validation images {val_error:.3g}")
+def in_words(cfg: BankConfig, report: dict[str, float], selections: list[str], val_error: float) -> Iterator[str]:
+    """A line on the pool and one a selection."""
+    yield f"pool: {report['draws']:.0f} fakes drawn; teacher error on validation images {val_error:.3g}"
+    of = "" if cfg.refill else f" of {cfg.num_fakes}"
     for name in selections:
-        of = "" if ctx.cfg.bank.refill else f" of {ctx.cfg.bank.num_fakes}"
-        ctx.say(
+        yield (
             f"{name:>12}: {report[f'{name}.kept']:.0f}{of} kept, {100 * report[f'{name}.acceptance']:.0f} % of draws pass,"
             f" mean teacher error {report[f'{name}.teacher_error_mean']:.3g}"
         )

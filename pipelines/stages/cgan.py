@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from cgankd.config import to_dict
+from cgankd.config import CganConfig, to_dict
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.loop import Loop
 from cgankd.gan.diversity import fake_diversity, real_diversity
@@ -30,7 +30,7 @@ def run(ctx: Context) -> None:
     """Fit the label input (scalars), then G and D unless cgan.file is set; save the generator with its label embedding."""
     cfg = ctx.cfg.cgan
     (path,) = ctx.inputs("dataset.h5")
-    info = info_of(path, ctx.cfg)
+    info = info_of(path, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     train = read_split(path, "train", memory)
@@ -38,7 +38,9 @@ def run(ctx: Context) -> None:
     kernel = _check_kernel(ctx, vicinity)
 
     seed = derive(ctx.seed, "cgan")
-    real = _real_distance(ctx, train, vicinity, seed)
+    real = _real_distance(cfg, train, vicinity, seed)
+    if real is None:
+        ctx.say("WARNING: no label has two training images, so whether the GAN ignores its noise cannot be checked")
     seed_all(seed, "embed")
     embed = task.label_embed(cfg.embed_dim)
     ctx.metrics(
@@ -51,7 +53,9 @@ def run(ctx: Context) -> None:
         )
     )
     if cfg.file is None:
-        draw, tensors = _train(ctx, train, task, vicinity, embed, seed)
+        loop = Loop(seed, ctx.plan, ctx.progress("gan"), ctx.checkpoint("gan"))
+        draw, tensors, losses = _train(train, task, vicinity, embed, cfg, loop)
+        ctx.metrics(losses)
         own = None
     else:
         draw, tensors, own = own_generator.take_in(ctx, info, task, vicinity, seed, memory)
@@ -80,25 +84,21 @@ def run(ctx: Context) -> None:
 
 
 def _train(
-    ctx: Context, train: Split, task: Task, vicinity: Vicinity, embed: torch.nn.Module, seed: int
-) -> tuple[Draw, dict[str, Tensor]]:
-    """Train G and D; the averaged generator as a function, and its weights with those of its label embedding."""
-    cfg = ctx.cfg.cgan
-    loop = Loop(seed, ctx.plan, ctx.progress("gan"), ctx.checkpoint("gan"))
-    net, embed, metrics = train_cgan(train, task, vicinity, embed, cfg, loop)
-    ctx.metrics(metrics)
+    train: Split, task: Task, vicinity: Vicinity, embed: torch.nn.Module, cfg: CganConfig, loop: Loop
+) -> tuple[Draw, dict[str, Tensor], dict[str, float]]:
+    """Train G and D; the averaged generator as a function, its weights with those of its label embedding, last losses."""
+    net, embed, losses = train_cgan(train, task, vicinity, embed, cfg, loop)
     state = torch.nn.ModuleDict({"generator": net, "embed": embed}).state_dict()
-    return make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision, plan=ctx.plan), state
+    return make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision, plan=loop.plan), state, losses
 
 
-def _real_distance(ctx: Context, train: Split, vicinity: Vicinity, seed: int) -> float | None:
-    """The within-label distance of real images; None, and said so, where no label has two and the floor is off."""
+def _real_distance(cfg: CganConfig, train: Split, vicinity: Vicinity, seed: int) -> float | None:
+    """The within-label distance of real images; None where no label has two and the floor is off."""
     try:
         return real_diversity(train, vicinity, generator(seed, "real diversity"))
     except ValueError:
-        if ctx.cfg.cgan.file is None and ctx.cfg.cgan.diversity_weight > 0:
+        if cfg.file is None and cfg.diversity_weight > 0:
             raise
-        ctx.say("WARNING: no label has two training images, so whether the GAN ignores its noise cannot be checked")
         return None
 
 

@@ -10,7 +10,7 @@ from cgankd.config.distill import arm_label, distiller_label
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.measure.predictive import mean_sd, paired_gain
-from cgankd.measure.verdict import Choice, best_arm, choose, verdict
+from cgankd.measure.verdict import best_arm, choose, verdict
 from cgankd.task import make_task
 from cgankd.types import Headline
 from pipelines.files.artifacts import read_record
@@ -30,7 +30,7 @@ def run(ctx: Context) -> None:
         "dataset.h5", "teacher.safetensors", "students", "students/runs.json"
     )
     runs = read_record(students / "runs.json", ("arms", "seeds", "settings", "teacher_val"))
-    info = info_of(dataset, ctx.cfg)
+    info = info_of(dataset, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     val = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
     uses_bank = {name: bool(arm["switches"]["bank"]) for name, arm in runs["arms"].items()}
@@ -71,7 +71,9 @@ def run(ctx: Context) -> None:
         "teacher": teacher_test,
         "teacher_val": runs["teacher_val"],
         "arms": {
-            name: _arm(name, test, val, uses_bank, choice, task.headline, confidence)
+            name: _scores(test[name], val[name])
+            | {"uses_bank": uses_bank[name]}
+            | _gains(name, test, choice.best_real, task.headline, confidence)
             | {"distiller": arm_label(runs["settings"], runs["arms"][name]["switches"])}
             | ({"best": best[name]} if name in best else {})
             for name in test
@@ -91,26 +93,19 @@ def run(ctx: Context) -> None:
     ctx.show(render(result))
 
 
-def _arm(
-    name: str,
-    test: dict[str, list[float]],
-    val: dict[str, list[float]],
-    uses_bank: dict[str, bool],
-    choice: Choice,
-    headline: Headline,
-    confidence: float,
-) -> dict[str, Any]:
-    mean, sd = mean_sd(test[name])
-    val_mean, val_sd = mean_sd(val[name])
-    entry: dict[str, Any] = {
-        "mean": mean,
-        "sd": sd,
-        "values": test[name],
-        "val_mean": val_mean,
-        "val_sd": val_sd,
-        "uses_bank": uses_bank[name],
-    }
-    for key, rival in (("gain", "real"), ("rival_gain", choice.best_real)):
+def _scores(test: list[float], val: list[float]) -> dict[str, Any]:
+    """Test and validation scores of an arm over its seeds."""
+    mean, sd = mean_sd(test)
+    val_mean, val_sd = mean_sd(val)
+    return {"mean": mean, "sd": sd, "values": test, "val_mean": val_mean, "val_sd": val_sd}
+
+
+def _gains(
+    name: str, test: dict[str, list[float]], best_real: str, headline: Headline, confidence: float
+) -> dict[str, float]:
+    """Paired gains of an arm over plain training on real images, and over the best arm without fakes."""
+    entry: dict[str, float] = {}
+    for key, rival in (("gain", "real"), ("rival_gain", best_real)):
         if name != rival and name != "real":
             gain = paired_gain(
                 test[rival], test[name], higher_is_better=headline.higher_is_better, confidence=confidence

@@ -39,7 +39,7 @@ def run(ctx: Context) -> None:
     """Train features on real images, then r on real against fake features; the best network on validation is kept."""
     cfg = ctx.cfg.ratio
     dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
-    info = info_of(dataset, ctx.cfg)
+    info = info_of(dataset, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)

@@ -44,7 +44,7 @@ def run(ctx: Context) -> None:
     """All arms take the same steps, batch and samples; runs finished before a kill are kept and not repeated."""
     cfg = ctx.cfg.student
     dataset, teacher, pool = ctx.inputs("dataset.h5", "teacher.safetensors", "pool.h5")
-    info = info_of(dataset, ctx.cfg)
+    info = info_of(dataset, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     runner = Runner(ctx, dataset, teacher, pool)
     arms = dict(cfg.arms)

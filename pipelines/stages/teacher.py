@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from cgankd.config import to_dict
+from cgankd.config import TeacherConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.store.datasets import read_split
+from cgankd.fit.device import Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
@@ -28,14 +32,17 @@ def run(ctx: Context) -> None:
     """Train f_t on D^r, or take the one of teacher.file; its validation score is reported, nothing is selected on it."""
     cfg = ctx.cfg.teacher
     (path,) = ctx.inputs("dataset.h5")
-    info = info_of(path, ctx.cfg)
+    info = info_of(path, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)
     if cfg.file is None:
-        net, config = trained(ctx, info, task, train, val)
+        loop = Loop(ctx.seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher"))
+        net, config = trained(cfg, info, task, train, val, loop)
     else:
-        net, config = taken(ctx, info, task, val)
+        found = find_file(cfg, ctx.workdir)
+        ctx.tracker.tags({"input.teacher_file": found[1][:12]})
+        net, config = taken(cfg, found, info, task, val, ctx.plan, ctx.say)
     score = partial(mean_score, task, make_predict(net, cfg.precision, plan=ctx.plan))
     metrics = {"train": score(train), "val": score(val), "parameters": sum(p.numel() for p in net.parameters())}
     if cfg.file is not None:
@@ -48,37 +55,44 @@ def run(ctx: Context) -> None:
     ctx.save_weights("teacher", net.to("cpu"), config | {"info": to_dict(info)})
 
 
-def trained(ctx: Context, info: DatasetInfo, task: Task, train: Split, val: Split) -> tuple[nn.Module, dict[str, Any]]:
-    """teacher.net after its training, and the config that rebuilds it."""
-    cfg = ctx.cfg.teacher
+def trained(
+    cfg: TeacherConfig, info: DatasetInfo, task: Task, train: Split, val: Split, loop: Loop
+) -> tuple[nn.Module, dict[str, Any]]:
+    """teacher.net after its training, and the config that rebuilds it; `loop` has the seed of the whole run."""
     check_channels(cfg, info)
-    seed_all(ctx.seed, "teacher")
+    seed_all(loop.seed, "teacher")
     config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
     if cfg.mean is not None and cfg.std is not None:
         config |= {"mean": list(cfg.mean), "std": list(cfg.std)}
     net = build_predictor(config, info, task.num_outputs, pretrained=cfg.pretrained)
-    seed = derive(ctx.seed, "teacher")
+    seed = derive(loop.seed, "teacher")
     data = Mixture(train, None, real_share=None, batch_size=cfg.batch_size, seed=seed)
     fit_predictor(
         net,
         Plain(task),
         Feed(data.batch, lambda unit, gen: augment(unit, cfg.augment, gen)),
         cfg,
-        Loop(seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher")),
+        replace(loop, seed=seed),
         validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
     )
     return net, config
 
 
-def taken(ctx: Context, info: DatasetInfo, task: Task, val: Split) -> tuple[nn.Module, dict[str, Any]]:
-    """The teacher of teacher.file, untouched, and the config that rebuilds it with the digest of the file."""
-    cfg = ctx.cfg.teacher
-    file, digest = find_file(cfg, ctx.workdir)
-    ctx.tracker.tags({"input.teacher_file": digest[:12]})
+def taken(
+    cfg: TeacherConfig,
+    found: tuple[Path, str],
+    info: DatasetInfo,
+    task: Task,
+    val: Split,
+    plan: Plan,
+    say: Callable[[str], None],
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The teacher in a file with this digest, untouched, and the config that rebuilds it with name and digest of the file."""
+    file, digest = found
     net, config = load_own_teacher(cfg, file, info, task, val.images[:])
-    other = other_unit(cfg.output_unit, info, task, make_predict(net, cfg.precision, plan=ctx.plan), val)
+    other = other_unit(cfg.output_unit, info, task, make_predict(net, cfg.precision, plan=plan), val)
     if other is not None:
-        ctx.say(f"warning: {other}")
+        say(f"warning: {other}")
     if cfg.file_digest is None:
-        ctx.say(f"note: set teacher.file_digest to {digest[:16]}, so that DVC and this stage notice another file")
+        say(f"note: set teacher.file_digest to {digest[:16]}, so that DVC and this stage notice another file")
     return net, config | {"file": file.name, "file_digest": digest}

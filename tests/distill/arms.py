@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cgankd.config import ArmConfig, Config, config_from_dict, to_dict
-from cgankd.data.store.banks import BankWriter
+from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import write_dataset
 from cgankd.rng import generator
 from cgankd.task import make_task
@@ -49,7 +49,8 @@ def workplace(folder: Path, scalar: bool) -> Path:
     images = torch.randint(256, (num, 1, 16, 16), dtype=torch.uint8, generator=gen)
     with BankWriter(folder / "pool.h5", (1, 16, 16), task.num_outputs, labels.dtype) as writer:
         ones, shard = torch.ones(num), torch.zeros(num, dtype=torch.int32)
-        writer.append(images, labels, labels, ones, ones, torch.zeros(num, task.num_outputs), ones, shard)
+        outputs = torch.zeros(num, task.num_outputs)
+        writer.append(PoolRows(images, labels, labels, ones, ones, outputs, ones, shard))
         writer.set_columns({f"in_{name}": torch.ones(num, dtype=torch.bool) for name in ("raw", "filter")})
         writer.close({"cgan": "toy"})
     return folder

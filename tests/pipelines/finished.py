@@ -12,7 +12,7 @@ from torch import nn
 
 from cgankd.config import to_dict
 from cgankd.data.dataset import Dataset, make_dataset
-from cgankd.data.store.banks import BankWriter
+from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import write_dataset
 from cgankd.rng import generator
 from cgankd.types import Split
@@ -87,7 +87,7 @@ def finished(
         zeros = torch.zeros(POOL)
         images = torch.zeros(POOL, 1, 16, 16, dtype=torch.uint8)
         outputs = torch.zeros(POOL, len(data.info.class_names) or 1).half()
-        pool.append(images, labels, labels, zeros, zeros, outputs, zeros, zeros.int())
+        pool.append(PoolRows(images, labels, labels, zeros, zeros, outputs, zeros, zeros.int()))
         pool.set_columns({"in_filter": torch.arange(POOL) < SELECTED, "in_raw": torch.ones(POOL, dtype=torch.bool)})
         digests = {name: file_digest(artifacts / file) for name, file in FILES.items()}
         pool.close(digests | {"cgan": "c" * 64, "config": json.dumps({"rho": 0.8})})

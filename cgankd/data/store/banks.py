@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,16 +29,36 @@ from cgankd.data.store.files import (
 from cgankd.data.store.stream import MemoryBudget, rows_or_stream
 from cgankd.types import Bank, Images
 
-COLUMNS = ("images", "asked", "predicted", "ratio", "teacher_error", "teacher_output", "uniform", "shard")
-"""Columns of a pool, in the order of `BankWriter.append`."""
+
+@dataclass(frozen=True)
+class PoolRows:
+    """B rows of a pool, a column each.
+
+    images uint8 [B, C, H, W]; asked and predicted [B] labels in raw units; ratio, teacher_error, uniform float32 [B];
+    teacher_output float16 [B, O]; shard int32 [B], the number of the block within its label group.
+    """
+
+    images: Tensor | Array
+    asked: Tensor | Array
+    predicted: Tensor | Array
+    ratio: Tensor | Array
+    teacher_error: Tensor | Array
+    teacher_output: Tensor | Array
+    uniform: Tensor | Array
+    shard: Tensor | Array
+
+    def __post_init__(self) -> None:
+        assert len({len(values) for values in vars(self).values()}) == 1, "all columns have one length"
+
+    def __len__(self) -> int:
+        return len(self.asked)
 
 
 class BankWriter:
     """Appends scored fakes chunk by chunk to a pool file, in memory that does not grow with it.
 
-    Columns: images uint8 [M, C, H, W]; asked and predicted [M] labels in raw units; teacher_output float16 [M, O];
-    ratio, teacher_error, uniform float32 [M]; shard int32 [M]. The file gets its name on `close`; leaving the context
-    without `close` (an error, a kill) leaves no file under that name.
+    Its columns are those of `PoolRows`. The file gets its name on `close`; leaving the context without `close` (an error, a
+    kill) leaves no file under that name.
     """
 
     def __init__(self, path: Path, image_shape: tuple[int, ...], num_outputs: int, label_dtype: torch.dtype) -> None:
@@ -58,23 +79,11 @@ class BankWriter:
     def __len__(self) -> int:
         return self._rows
 
-    def append(
-        self,
-        images: Tensor | Array,
-        asked: Tensor | Array,
-        predicted: Tensor | Array,
-        ratio: Tensor | Array,
-        teacher_error: Tensor | Array,
-        teacher_output: Tensor | Array,
-        uniform: Tensor | Array,
-        shard: Tensor | Array,
-    ) -> None:
+    def append(self, rows: PoolRows) -> None:
         """Add B rows to every column."""
-        given = (images, asked, predicted, ratio, teacher_error, teacher_output, uniform, shard)
         assert self._open, "append after close"
-        assert len({len(values) for values in given}) == 1, "all columns of a chunk have one length"
-        end = self._rows + len(images)
-        for name, values in zip(COLUMNS, given, strict=True):
+        end = self._rows + len(rows)
+        for name, values in vars(rows).items():
             target = self._file[name]
             assert values.shape[1:] == target.shape[1:], f"{name} rows have shape {target.shape[1:]}"
             target.resize(end, axis=0)

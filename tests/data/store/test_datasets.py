@@ -16,6 +16,7 @@ from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.store import files as store_files
 from cgankd.data.store.banks import (
     BankWriter,
+    PoolRows,
     read_attributes,
     read_bank,
     read_pool_images,
@@ -99,7 +100,7 @@ def fill_pool(path: Path, num: int, chunk: int = 7) -> dict[str, Tensor]:
     }
     with BankWriter(path, (1, 16, 16), 3, torch.int64) as writer:
         for start in range(0, num, chunk):
-            writer.append(**{name: values[start : start + chunk] for name, values in columns.items()})
+            writer.append(PoolRows(**{name: values[start : start + chunk] for name, values in columns.items()}))
         columns["in_raw"] = torch.rand(len(writer), generator=gen) < 0.5
         writer.set_columns({"in_raw": columns["in_raw"]})
         writer.close({"config": "{}", "accepted": 3, "share": 0.25})
@@ -151,9 +152,8 @@ def test_an_interrupted_writer_leaves_no_file_and_keeps_the_old_one(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
     columns = fill_pool(path, 8)
     with pytest.raises(AssertionError), BankWriter(path, (1, 16, 16), 3, torch.int64) as writer:
-        writer.append(
-            **{name: columns[name][:2] for name in columns if name not in ("in_raw", "images")}, images=pixels(3, "x")
-        )
+        two = {name: columns[name][:2] for name in columns if name not in ("in_raw", "images")}
+        writer.append(PoolRows(images=pixels(3, "x"), **two))
     with pytest.raises(RuntimeError, match="left without close"), BankWriter(path, (1, 16, 16), 3, torch.int64):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["pool.h5"]

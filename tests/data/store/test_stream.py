@@ -16,7 +16,7 @@ from torch import Tensor
 from cgankd.data.batches import Mixture, chunks
 from cgankd.data.dataset import make_dataset, pixel_stats
 from cgankd.data.store import stream as store_stream
-from cgankd.data.store.banks import BankWriter, read_pool_images, read_pool_stream, write_bank
+from cgankd.data.store.banks import BankWriter, PoolRows, read_pool_images, read_pool_stream, write_bank
 from cgankd.data.store.datasets import read_split, write_dataset
 from cgankd.data.store.stream import MemoryBudget, StreamedImages
 from cgankd.rng import generator
@@ -56,7 +56,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for row in torch.split(torch.arange(NUM), 7):
             outputs = column[row, None].half().expand(-1, 3)
             values = (fakes.labels[row], fakes.labels[row], column[row], column[row], outputs, column[row])
-            writer.append(fakes.images[row], *values, torch.zeros(len(row), dtype=torch.int32))
+            writer.append(PoolRows(fakes.images[row], *values, torch.zeros(len(row), dtype=torch.int32)))
         writer.close({})
     return path
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cgankd.config import BankConfig, ConfigError
 from cgankd.data.dataset import Dataset, pixel_stats
-from cgankd.data.store.banks import BankWriter, read_attributes, write_bank
+from cgankd.data.store.banks import BankWriter, PoolRows, read_attributes, write_bank
 from cgankd.data.store.datasets import read_split, write_dataset
 from cgankd.measure import copies
 from cgankd.types import DatasetInfo, Split
@@ -202,7 +202,8 @@ def bars_bank(workdir: Path) -> Path:
     pool, zeros = workdir / "artifacts/pool.h5", torch.zeros(100)
     with BankWriter(pool, (1, 16, 16), 1, torch.float32) as writer:
         shard = torch.zeros(100, dtype=torch.int32)
-        writer.append(images, asked, asked, zeros, zeros, torch.zeros(100, 1).half(), zeros, shard)
+        outputs = torch.zeros(100, 1).half()
+        writer.append(PoolRows(images, asked, asked, zeros, zeros, outputs, zeros, shard))
         writer.close({"report.filter.acceptance": "0.5"})
     write_bank(workdir / "artifacts/bank.h5", pool, torch.arange(100), asked, {"selection": "filter"})
     return workdir

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cgankd.bank.build import Columns, freeze, passes, select
 from cgankd.config import Config
 from cgankd.data.dataset import make_dataset
-from cgankd.data.store.banks import BankWriter, write_bank
+from cgankd.data.store.banks import BankWriter, PoolRows, write_bank
 from cgankd.data.store.datasets import write_dataset
 from cgankd.rng import generator
 from cgankd.types import Split
@@ -63,7 +63,7 @@ def fill(folder: Path) -> dict[str, Any]:
     columns["teacher_output"] = columns["teacher_output"].half()
     flags = selected(columns, cfg)
     with BankWriter(folder / "artifacts/pool.h5", (1, 16, 16), 3, torch.int64) as writer:
-        writer.append(**columns)
+        writer.append(PoolRows(**columns))
         writer.set_columns(flags)
         writer.close({"config": "{}"})
     rows = flags["in_filter"].nonzero()[:, 0]
@@ -202,7 +202,8 @@ def test_scalar_labels_are_shown_in_bins(workdir: Path) -> None:
     output = (labels / 90)[:, None].half()
     with BankWriter(workdir / "artifacts/pool.h5", (3, 16, 16), 1, torch.float32) as writer:
         ones = torch.ones(90)
-        writer.append(images, labels, labels, ones, ones, output, ones, torch.zeros(90, dtype=torch.int32))
+        shard = torch.zeros(90, dtype=torch.int32)
+        writer.append(PoolRows(images, labels, labels, ones, ones, output, ones, shard))
         writer.set_columns({"in_raw": torch.ones(90, dtype=torch.bool)})
         writer.close({})
     rows = torch.arange(90)

@@ -26,9 +26,9 @@ def test_a_data_set_of_other_settings_is_refused(workdir: Path, change: str, wor
     path = workdir / "dataset.h5"
     data = made_data(scalar=False)
     write_dataset(path, dataclasses.replace(data, info=dataclasses.replace(data.info, source="digits")))
-    assert info_of(path, load_config(workdir / "params.yaml")).source == "digits"
+    assert info_of(path, load_config(workdir / "params.yaml").data).source == "digits"
     with pytest.raises(ConfigError, match=words + "; run `cgankd prepare` again"):
-        info_of(path, load_config(workdir / "params.yaml", [change]))
+        info_of(path, load_config(workdir / "params.yaml", [change]).data)
 
 
 @pytest.mark.parametrize("name", STAGES[1:])
