@@ -140,7 +140,7 @@ def lineage(
         why = (
             "last ran at another commit (below); DVC runs a stage again only where its code, settings or inputs changed"
         )
-        where.append(("stages", f"{who} {why}: `dvc status` tells"))
+        where.append(("stages", f"{who} {why}: dvc status tells"))
     where += [("preset", preset), ("seed", str(seed))]
     return {"code": where, "settings": preset_changes(workdir, preset), "digests": digests(workdir)}
 
