@@ -40,7 +40,7 @@ ARMS = {
 }
 FEW = {"student.arms": ARMS, "student.best_with_kd": False, "student.num_steps": 20, "teacher.num_steps": 30}
 TINY = {
-    # After the block that writes params.yaml, these settings are laid over it: those of tests/tiny.py but for `data`, and FEW.
+    # page: the line that writes params.yaml, over which the settings of tests/tiny.py (but for `data`) and FEW are laid then
     "first-run": "",  # the clone has them from the start
     "own-images": "cgankd init scans --images photos",
     "own-teacher": "cgankd use digits",
@@ -174,10 +174,10 @@ class Reader:
             yaml.dump(document, stream)
 
     def shrink(self) -> None:
-        """Tiny settings over params.yaml, and an MLflow store whose tables are made."""
+        """Tiny settings over params.yaml, no MLflow while stages run, and a store whose tables are made for `ship`."""
         small = small_settings()
-        del small["data"], small["tracking"], small["search"], small["seed"]
-        self.lay_over(small)
+        del small["data"], small["search"], small["seed"]
+        self.lay_over(small | {"tracking": {"mlflow": False}})
         shutil.copyfile(self.store, self.folder / "mlflow.db")
 
 
