@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -19,9 +20,11 @@ def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def run_stage(stage: str, settings: list[str] | None) -> None:
-    """Open the context of a stage in this folder and run it."""
+    """Open the context of a stage in this folder and run it; a mistake in `search`, which it does not read, is said too."""
     from pipelines.runtime.opening import open_context
+    from pipelines.search.config import load_searched
 
+    load_searched(Path("params.yaml").resolve(), settings or ())
     with open_context(stage, settings or ()) as ctx:
         importlib.import_module(f"pipelines.stages.{stage}").run(ctx)
 
