@@ -1,5 +1,6 @@
 # make repro   run all stages of params.yaml (PRESET=chairs puts that preset in its place first)
-# make test    make lint    make bench    make ui    make clean
+# make test    make lint    make docs    make bench    make ui    make clean
+# make docs-links   asks every outside address of the documentation whether it answers; needs a network
 # make VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt test   with the oldest versions that pyproject.toml allows
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true
 
 .DEFAULT_GOAL := help
-.PHONY: help venv repro test lint bench ui clean
+.PHONY: help venv repro test lint docs docs-links bench ui clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -41,6 +42,16 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(IN_VENV) ruff check .
 	$(IN_VENV) mypy
+
+# Every warning is an error: a page in no list of contents, a link inside the site without its target, an unread equation.
+# All pages are made anew, as one that is not read again says no warning, and one that is gone would stay.
+docs: $(STAMP)
+	@rm -rf build/docs build/doctrees
+	$(IN_VENV) sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
+docs-links: $(STAMP)
+	$(IN_VENV) sphinx-build --quiet --builder linkcheck --fresh-env -d build/doctrees docs build/links
 
 # About 55 minutes on 2 idle cores; writes benchmarks/results-<date>-<machine>.json and .md.
 bench: $(STAMP)

@@ -11,9 +11,6 @@ import torch
 
 from benchmarks.subjects import ratio_config
 from cgankd.bank import build as bank
-from cgankd.bank.m1_features import FrozenExtractor, Reals, train_features
-from cgankd.bank.m1_partners import FakeSource
-from cgankd.bank.m1_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.config import BankConfig, CganConfig, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers.digits import load_digits
@@ -22,6 +19,9 @@ from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import seed_all
 from cgankd.task import ClassTask
 from cgankd.types import Split

@@ -27,7 +27,7 @@ from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split
 from pipelines.files.artifacts import save_weights
 from pipelines.files.params import load_config
-from pipelines.networks.restore import build_predictor
+from pipelines.networks.predictor import build_predictor
 from pipelines.runtime.machine import set_threads
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
 

@@ -22,15 +22,15 @@ from benchmarks.peak import work_flop
 from benchmarks.place import place
 from benchmarks.subjects import class_data, extractor, gan_config, generator_net, ratio_config
 from benchmarks.timing import Agreement, Case, Side, Work, fast_plan, main, relative_error, repeated
-from cgankd.bank.m1_features import FeatureFn, FrozenExtractor, Reals
-from cgankd.bank.m1_partners import FakeSource
-from cgankd.bank.m1_ratio import RatioNets, ratio_loss, train_ratio
 from cgankd.config import RatioConfig
 from cgankd.data.pixels import to_signed
 from cgankd.fit.loop import Loop
 from cgankd.gan.sample import make_draw
 from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.density_ratio import RatioNets, ratio_loss, train_ratio
+from cgankd.ratio.features import FeatureFn, FrozenExtractor, Reals
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator, seed_all
 from cgankd.types import Draw, Images
 

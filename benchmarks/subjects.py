@@ -15,7 +15,7 @@ from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo, Split
-from pipelines.networks.restore import build_extractor
+from pipelines.networks.ratio import build_extractor
 
 NUM_CLASSES = 10
 VICINITY = VicinityConfig(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Images(Protocol):
-    """uint8 images [N, C, H, W] at rest: a tensor, or rows of a file that are read when asked for (data.store_stream).
+    """uint8 images [N, C, H, W] at rest: a tensor, or rows of a file that are read when asked for (data.store.stream).
 
     Indexed by row numbers [B], a mask [N] or a slice, which give a tensor; whole sets are walked by `batches.chunks`.
     """

@@ -73,6 +73,44 @@ def test_digits_through_dvc(digits_project: tuple[Path, str]) -> None:
         assert data["images"].shape[1:] == (1, 16, 16) and set(data["split"][:].tolist()) == {0, 1, 2}
 
 
+def changed_stages(folder: Path, *files: str) -> set[str]:
+    """The stages that `dvc repro` would run again, by itself, after a change in these files, which are put back."""
+    before = {folder / name: (folder / name).read_text() for name in files}
+    try:
+        for path, text in before.items():
+            path.write_text(text + "\n# changed\n")
+        return set(json.loads(run(folder, "dvc", "status", "--json")))
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("cgankd/data/readers/digits.py", set(STAGES)),
+        ("cgankd/nets/gans/generator.py", set(STAGES) - {"prepare"}),
+        ("cgankd/gan/losses.py", {"cgan", "ratio", "bank"}),
+        ("cgankd/ratio/density_ratio.py", {"ratio", "bank"}),
+        ("cgankd/bank/m2_filter.py", {"bank", "student"}),
+        ("cgankd/distill/losses/kd.py", {"student", "evaluate"}),
+        ("pipelines/stages/teacher.py", {"teacher"}),
+    ],
+)
+def test_a_change_in_the_code_behind_its_numbers_runs_a_stage_again(
+    digits_project: tuple[Path, str], file: str, stages: set[str]
+) -> None:
+    assert changed_stages(digits_project[0], file) == stages
+
+
+def test_a_change_of_report_search_or_ship_runs_nothing_again(digits_project: tuple[Path, str]) -> None:
+    folder, _ = digits_project
+    wings = ("report", "search", "ship", "audit", "project", "commands", "pictures", "tracking")
+    files = [str(path.relative_to(folder)) for wing in wings for path in (folder / "pipelines" / wing).rglob("*.py")]
+    assert len(files) > 40 and changed_stages(folder, *files) == set()
+    assert changed_stages(folder, "params.yaml") == set()  # a comment
+
+
 def test_every_stage_is_an_mlflow_run_with_arms_as_children(digits_project: tuple[Path, str]) -> None:
     folder, _ = digits_project
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")

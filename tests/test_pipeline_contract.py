@@ -79,7 +79,7 @@ def test_declared_inputs_match_the_code(stage: str) -> None:
 
 def test_only_evaluate_reads_the_test_split() -> None:
     readers = []
-    for path in sorted((ROOT / "pipelines").glob("*.py")):
+    for path in sorted((ROOT / "pipelines").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "read_split":
                 split = node.args[1]

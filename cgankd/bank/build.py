@@ -118,7 +118,7 @@ def draw_burn_in(source: Source, log: LogFn = silent) -> Columns:
             gen = generator(source.seed, "burn-in", group, block)
             parts.append(source.score_fn(label_B, gen, block).columns(group))
         log(done, {}, len(conditions.labels))
-    return Columns(*(torch.cat([getattr(p, name) for p in parts]) for name in ("group", "ratio", "error", "uniform")))
+    return Columns.joined(parts)
 
 
 def grow_pool(source: Source, limits: Limits, selections: Collection[str], log: LogFn = silent) -> Iterator[Scores]:

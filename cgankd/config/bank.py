@@ -11,6 +11,8 @@ from cgankd.config.settings import require
 
 @dataclass(frozen=True, kw_only=True)
 class RatioConfig:
+    """M1, first half: the features and the conditional density ratio r(x given y)."""
+
     extractor: Literal["compact", "resnet34"] = "compact"
     """The feature extractor: compact = the project's own, which is also the sparse auto-encoder of scalar labels; resnet34 =
     the published one of class labels."""
@@ -19,10 +21,13 @@ class RatioConfig:
     feature_channels: int
     """Channels of the first stage of the feature extractor (64 for resnet34)."""
     feature_steps: int
+    """Optimiser steps of the feature extractor."""
     feature_batch_size: int
+    """Images in each step of the feature extractor."""
     feature_learning_rate: float
+    """Adam's peak learning rate for the feature extractor, on a onecycle schedule."""
     feature_augment: str
-    """Augmentation while the extractor is trained."""
+    """Augmentation while the extractor is trained, names of AUGMENTS joined by "+"."""
     reconstruct_weight: float
     """Weight of the pixel MSE: 1 makes the extractor the sparse auto-encoder used for scalars, 0 a plain classifier."""
     l1_weight: float
@@ -32,12 +37,19 @@ class RatioConfig:
     hidden: tuple[int, ...]
     """Hidden widths of the ratio MLP (2048, 1024, 512, 256, 128 in the paper)."""
     dropout: float
+    """Share of the hidden units of the ratio MLP that each training step leaves out, in [0, 1)."""
     num_steps: int
+    """Optimiser steps of the ratio MLP."""
     batch_size: int
+    """Fakes in each step of the ratio MLP, and as many real images."""
     learning_rate: float
+    """Adam's learning rate for the ratio MLP."""
     beta1: float
+    """Adam's beta1: decay of the running mean of gradients, in [0, 1)."""
     beta2: float
+    """Adam's beta2: decay of the running mean of squared gradients, in [0, 1)."""
     weight_decay: float
+    """Adam's weight decay (L2) on the ratio MLP; 0 = none."""
     ratio_penalty: float
     """lambda, weight of (mean ratio on fakes - 1)^2."""
     penalty_per_label: bool
@@ -51,8 +63,9 @@ class RatioConfig:
     pool_refresh_steps: int
     """Steps after which the pool is drawn anew; 0 = never."""
     eval_every_steps: int
-    """How often the loss on validation reals and fresh fakes is taken; the best network is kept."""
+    """Steps between evaluations of the loss on validation reals and fresh fakes; the best network is kept."""
     precision: Literal["auto", "fp32", "bf16"]
+    """Arithmetic of the forward passes: auto = bf16 where the device has units for it."""
 
     def __post_init__(self) -> None:
         for name in ("feature_channels", "feature_steps", "num_steps", "eval_every_steps", "pool_size", "max_redraws"):
@@ -87,6 +100,8 @@ class RatioConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BankConfig:
+    """M1, second half, and M2: how many fakes are drawn, and which of them are kept."""
+
     num_fakes: int
     """M^g, processed fakes in the bank, shared evenly among the conditions."""
     subsample: bool

@@ -47,7 +47,9 @@ class LabelInputConfig:
     label_steps: int
     """Steps of net 2 on labels."""
     batch_size: int
+    """Images (net 1) or labels (net 2) in each step."""
     learning_rate: float
+    """Adam's learning rate for both nets."""
     noise: float
     """Sd of the noise on normalised labels while net 2 is trained (0.2 in the paper)."""
 
@@ -60,6 +62,8 @@ class LabelInputConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CganConfig:
+    """The conditional GAN (class labels) or CcGAN (scalar labels): its nets, its training, or the user's own generator."""
+
     width: int
     """Channels of generator and discriminator at full resolution (ch)."""
     z_dim: int
@@ -67,16 +71,21 @@ class CganConfig:
     embed_dim: int
     """Length of the label embedding h."""
     num_steps: int
-    """Generator steps."""
+    """Generator steps of the whole training."""
     d_steps: int
-    """Discriminator steps a generator step."""
+    """Discriminator steps before each generator step."""
     batch_size: int
+    """Images in each step, fakes and as many real ones for the discriminator; an even number."""
     lr_g: float
+    """Adam's learning rate for the generator."""
     lr_d: float
+    """Adam's learning rate for the discriminator."""
     beta1: float
+    """Adam's beta1: decay of the running mean of gradients, in [0, 1)."""
     beta2: float
+    """Adam's beta2: decay of the running mean of squared gradients, in [0, 1)."""
     ema: float
-    """Decay of the generator's moving average."""
+    """Decay of the generator's moving average at each step, in [0, 1); the averaged generator draws the fakes."""
     ema_start: int
     """Generator step at which the average starts."""
     diffaugment: str
@@ -86,10 +95,11 @@ class CganConfig:
     diversity_weight: float
     """Weight of the diversity floor w * relu(tau - d) / tau in the generator loss; 0 = off."""
     precision: Literal["auto", "fp32", "bf16"]
+    """Arithmetic of the forward passes: auto = bf16 where the device has units for it."""
     vicinity: VicinityConfig | None
-    """Scalar labels only; null for classes."""
+    """Which real labels count as near a label asked for. Scalar labels only; null for classes."""
     label_input: LabelInputConfig | None
-    """Scalar labels only; null for classes."""
+    """The training of the label embedding h. Scalar labels only; null for classes."""
     arch: Literal["compact", "sngan", "sagan", "biggan"] = "compact"
     """Generator and discriminator: small nets for CPUs, or those of arXiv 1802.05957, 1805.08318 and 1809.11096."""
     init: Literal["ortho", "n02"] = "ortho"

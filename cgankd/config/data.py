@@ -11,7 +11,7 @@ SOURCES = (
     "digits", "chairs", "image-folder", "csv", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "rc49", "utkface",
     "steering-angle", "hdf5",
 )  # fmt: skip
-"""The readers of cgankd.data.sources by name; a test compares the two."""
+"""The readers of cgankd.data.readers.sources by name; a test compares the two."""
 DOWNLOADS = ("cifar10", "cifar100")
 """Sources that `data.download` can fetch."""
 MADE_HERE = ("digits", "chairs")
@@ -22,8 +22,10 @@ AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip"
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
+    """Where the images come from, and how they are split."""
+
     task: Literal["class", "scalar"]
-    """Kind of label."""
+    """Kind of label: class = one of several classes; scalar = a number, such as an angle or an age."""
     source: str
     """Which reader: digits, chairs, image-folder, csv, cifar10, cifar100, tiny-imagenet, imagenet100, rc49, utkface,
     steering-angle, hdf5; docs/data.md has the layout of each."""
@@ -32,7 +34,7 @@ class DataConfig:
     image_size: int
     """Height and width in pixels (a power of two from 16)."""
     channels: int
-    """1 grey, 3 colour."""
+    """Colour channels of an image: 1 = grey, 3 = colour."""
     train_per_label: int | None
     """Training images for each class or distinct label; null = all that remain after validation and test."""
     num_train: int | None

@@ -18,10 +18,13 @@ class ArmConfig:
     bank: bool = False
     """Mix the bank's fakes into the batches."""
     subsample: bool = False
+    """M1: of the fakes only those that rejection by the density ratio keeps; needs `bank`."""
     filter: bool = False
+    """M2: of the fakes only those with a small teacher error (bank.rho); needs `bank`."""
     replace: bool = False
+    """M2: the teacher's prediction as label of each fake in place of the label asked for; needs `bank`."""
     strong: bool = False
-    """Strong instead of plain augmentation."""
+    """Strong augmentation (student.strong_augment) in place of the plain one."""
     kd: bool = False
     """Add a KD loss: that of student.distiller unless `distiller` names another."""
     distiller: str | None = None
@@ -37,6 +40,8 @@ class ArmConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillerConfig:
+    """One of several KD losses that are added up."""
+
     name: str
     """Name of a KD loss (`cgankd distillers`)."""
     weight: float = 1.0

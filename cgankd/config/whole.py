@@ -27,16 +27,20 @@ class FitConfig:
     width: int | None = None
     """Channels of the first stage of convnet and plain-vgg; null for all other nets, whose channels are fixed."""
     num_steps: int
-    """Optimiser steps."""
+    """Optimiser steps of the whole training."""
     batch_size: int
-    """Images a step."""
+    """Images in each step."""
     optimizer: Literal["sgd", "adamw"]
+    """sgd = SGD with Nesterov momentum 0.9; adamw = AdamW."""
     learning_rate: float
     """Peak learning rate."""
     weight_decay: float
+    """Weight decay, on weights of two or more dimensions only; 0 = none."""
     schedule: Literal["onecycle", "cosine", "constant", "multistep"]
+    """Factor of the learning rate over the steps: onecycle = linear up over the first quarter, then a cosine down to 0; cosine =
+    a cosine from 1 to 0; constant; multistep = a tenth from each of the milestones on."""
     augment: str
-    """Plain augmentation, joined by "+" out of the names in AUGMENTS (config.py)."""
+    """Plain augmentation of the training images, names of AUGMENTS joined by "+", applied in that order."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward pass: auto = bf16 where the device has units for it."""
     milestones: tuple[float, ...] = ()
@@ -62,6 +66,8 @@ class FitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(FitConfig, OwnTeacherConfig):
+    """The teacher f_t: which net, and how it is trained on the real training images."""
+
     def __post_init__(self) -> None:
         self.check("teacher")
         self.check_own(self.net)
@@ -69,6 +75,8 @@ class TeacherConfig(FitConfig, OwnTeacherConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(FitConfig):
+    """The students f_s: which net, how each arm is trained, over which seeds, and with which KD loss."""
+
     strong_augment: str
     """Augmentation of the arms with `strong`."""
     protocol: Literal["scratch", "finetune"]
@@ -95,6 +103,7 @@ class StudentConfig(FitConfig):
     best_with_kd: bool
     """Also train the arm with fakes that is best on validation with KD on top."""
     arms: dict[str, ArmConfig]
+    """The arms by name: each is a set of switches, and `real`, the control, has none."""
     teacher_cache: str = "full"
     """How the outputs of teacher_view `clean` are kept: full (float32), half (float16; those of fakes come from the bank
     stage), or topk:NUMBER (the largest logits in float16, the others as one common logit; class labels only)."""
@@ -168,6 +177,8 @@ class StudentConfig(FitConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
+    """The comparison of the arms on the test split."""
+
     confidence: float
     """Level of every interval."""
 
@@ -177,6 +188,8 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
+    """How runs are recorded."""
+
     experiment: str
     """Name of the MLflow experiment."""
     preset: str
@@ -190,6 +203,7 @@ class Config:
     """What stages read of a params.yaml; its section `search` is no stage's (pipelines.search.config)."""
 
     seed: int
+    """Seed of all random draws of all stages; runs with equal settings and seed give equal files."""
     data: DataConfig
     teacher: TeacherConfig
     cgan: CganConfig

@@ -93,7 +93,8 @@ def check_ratio_informative(val_loss: float, flat_loss: float) -> Check:
     """Whether the ratio's validation loss is below that of a ratio of 1 everywhere; a warning only."""
     gain = flat_loss - val_loss
     ok = gain > 0
-    said = f"on validation the ratio loss is {gain:+.4f} better than that of a constant ratio (more than 0)"
+    word = "better" if ok else "worse"
+    said = f"on validation the ratio loss is {abs(gain):.4f} {word} than that of a constant ratio"
     cure = "" if ok else "; subsampling is then close to chance: compare with arms without subsample"
     return Check("ratio_informative", gain, 0.0, ok, False, said + cure)
 

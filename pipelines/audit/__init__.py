@@ -1,0 +1,1 @@
+"""Is the bank any good: its fakes measured against real images, for `cgankd bank audit`."""

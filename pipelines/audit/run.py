@@ -35,7 +35,7 @@ from pipelines.audit.images import (
 from pipelines.audit.numbers import Sets, Space, by_label, by_label_findings, fidelity_findings
 from pipelines.files.artifacts import file_digest
 from pipelines.files.made_with import changed_since
-from pipelines.networks.restore import load_predictor
+from pipelines.networks.predictor import load_predictor
 from pipelines.pictures import audit as pictures_audit
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context

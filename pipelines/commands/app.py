@@ -13,23 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import (
-    bank as cli_bank,
-)
-from pipelines.commands import (
-    distill as cli_distill,
-)
-from pipelines.commands import (
-    report as cli_report,
-)
-from pipelines.commands import (
-    search as cli_search,
-)
-from pipelines.commands import (
-    ship as cli_ship,
-)
+from pipelines.commands import bank, distill, project, report, search, ship
 from pipelines.commands.errors import Root, Settings, console, plain_errors, with_root
-from pipelines.commands.running import STAGES, check_stage, one_stage, run_stage, stop_on_terminate
+from pipelines.commands.running import STAGES, check_stage, one_stage, run_from, stop_on_terminate
 from pipelines.runtime.malloc import restart
 
 app = typer.Typer(
@@ -100,10 +86,7 @@ def run(
     """Run all stages in order without DVC; each one is run anew."""
     signal.signal(signal.SIGTERM, stop_on_terminate)
     with plain_errors("stopped; `cgankd run --from STAGE` goes on with the stage that was under way"):
-        check_stage(start)
-        for stage in STAGES[STAGES.index(start) :]:
-            console().rule(stage, align="left")
-            run_stage(stage, with_root(settings, root))
+        run_from(start, with_root(settings, root))
 
 
 @app.command(rich_help_panel="Settings and results")
@@ -146,33 +129,21 @@ def show(stage: Annotated[str, STAGE_ARGUMENT]) -> None:
 @app.command(rich_help_panel="Settings and results")
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
     """Open MLflow's page over the runs of this folder, on 127.0.0.1 only."""
-    import subprocess
-
     with plain_errors():
         from cgankd.config import ConfigError
-        from pipelines.tracking.names import view_links
-        from pipelines.tracking.places import home, last_run, store_uri
+        from pipelines.tracking.page import links, serve
+        from pipelines.tracking.places import has_store, is_server, store_uri
 
+        for name, link in links(Path.cwd(), STAGES, port).items():
+            typer.echo(f"{name:>9}: {link}")
         uri = store_uri(Path.cwd())
-        known = [run for run in (last_run(Path.cwd(), stage) for stage in STAGES) if run is not None]
-        remote = uri.startswith(("http:", "https:"))
-        for run in known[-1:]:
-            address = uri if remote else f"http://127.0.0.1:{port}"
-            for name, link in view_links(address, str(run["experiment_id"])).items():
-                typer.echo(f"{name:>9}: {link}")
-        if remote:
+        if is_server(uri):
             typer.echo(f"runs are kept by the server at {uri}: open that address")
             return
-        if "MLFLOW_TRACKING_URI" not in os.environ and not (home(Path.cwd()) / "mlflow.db").exists():
+        if not has_store(Path.cwd()):
             raise ConfigError("there are no MLflow runs in this folder yet; run a stage first")
         typer.echo(f"http://127.0.0.1:{port} (Ctrl-C ends it; it needs some seconds to start)")
-        command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        try:
-            code = subprocess.call([*command, "--port", str(port), "--workers", "1"])
-        except KeyboardInterrupt:
-            code = 0
-        raise typer.Exit(code)
+        raise typer.Exit(serve(uri, port))
 
 
 @app.command(rich_help_panel="Settings and results")
@@ -185,12 +156,12 @@ def sync() -> None:
         from pipelines.tracking.sync import sync as add_missed_runs
 
         try:
-            report = add_missed_runs(Path.cwd())
+            done = add_missed_runs(Path.cwd())
         except Exception as error:
             text = f"MLflow at {store_uri(Path.cwd())} does not answer ({reason(error)}); nothing is lost, try again"
             raise ConfigError(text) from error
-        late = f", {report.running} still under way" if report.running else ""
-        typer.echo(f"{report.added} runs added to MLflow, {report.there} were there{late}")
+        late = f", {done.running} still under way" if done.running else ""
+        typer.echo(f"{done.added} runs added to MLflow, {done.there} were there{late}")
 
 
 @app.command(rich_help_panel="Settings and results")
@@ -216,11 +187,8 @@ def doctor(
         raise typer.Exit(2 if bad else 0)
 
 
-cli_search.register(app)
-cli_bank.register(app)
-cli_ship.register(app)
-cli_report.register(app)
-cli_distill.register(app)
+for part in (search, bank, ship, project, report, distill):
+    part.register(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

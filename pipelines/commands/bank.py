@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipelines.commands.errors import Settings, plain_errors
+from pipelines.commands.running import one_stage, stop_on_terminate
 
 group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -17,8 +18,6 @@ group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 @group.callback()
 def bank(ctx: typer.Context, settings: Settings = None) -> None:
     """M1 and M2: draw, subsample, filter, relabel fakes. Reads teacher, cgan and ratio; writes pool.h5, bank.h5."""
-    from pipelines.commands.running import one_stage
-
     ctx.obj = settings
     if ctx.invoked_subcommand is None:
         one_stage("bank", settings)
@@ -43,8 +42,6 @@ def audit(
     settings: Settings = None,
 ) -> None:
     """Measure the bank: fidelity, labels, variety, copies of training images. Reads bank.h5; writes metrics/audit.json."""
-    from pipelines.commands.running import stop_on_terminate
-
     signal.signal(signal.SIGTERM, stop_on_terminate)
     with plain_errors():
         from pipelines.audit.inception import make_inception

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from cgankd.distill.base import Distiller, Needs
 
 PANEL = "Settings and results"
+PAGE_WIDTH = 88
+"""Characters a line of plain text on a page."""
+FULL_LINE = 96
+"""A line of a docstring with at least so many characters goes on in the next; the source is filled to 120."""
 COLUMNS = ("name", "task", "needs", "source", "status")
 
 
@@ -100,7 +105,8 @@ def plain(value: object) -> str:
 
 INTRODUCTION = """# KD losses
 
-Made by `cgankd distillers --markdown`; change the code, not this page.
+All KD losses, with equation, source, options and what flows from teacher to student. Made by `cgankd distillers --markdown`;
+change the code, not this page.
 
 `student.distiller` names the KD loss of all arms with `kd: true`, `student.arms.NAME.distiller` that of one arm;
 `distiller_options` beside either takes the options below, and what is left out keeps the default. `student.distillers`
@@ -114,7 +120,8 @@ import torch
 from cgankd.distill import Batch, Outputs, make_distiller
 
 logits, labels = torch.randn(8, 10, requires_grad=True), torch.arange(8)
-terms = make_distiller("dkd", standardize=True).losses(Outputs(logits), Outputs(torch.randn(8, 10)), Batch({}, labels))
+dkd = make_distiller("dkd", standardize=True)
+terms = dkd.losses(Outputs(logits), Outputs(torch.randn(8, 10)), Batch({}, labels))
 sum(terms.values()).backward()
 ```
 
@@ -129,7 +136,7 @@ def page() -> str:
     rows = [row(method) for method in METHODS.values()]
     parts = [INTRODUCTION, markdown_table(COLUMNS, [(f"[{name}](#{name})", *rest) for name, *rest in rows])]
     for name, method in METHODS.items():
-        text = "\n".join(line.strip() for line in (method.__doc__ or "").strip().splitlines())
+        text = refilled(inspect.getdoc(method) or "")
         parts.append(f"\n## {name}\n\n{method.source}; {method.status}.\n\n```text\n{text}\n```\n")
         options = [(f"`{key}`", f"`{plain(value)}`") for key, value in method.options().items()]
         parts.append("\n" + markdown_table(("option", "default"), options) if options else "\nIt has no options.\n")
@@ -137,6 +144,20 @@ def page() -> str:
         if flows:
             parts.append("\n" + markdown_table(tuple(flows[0]), [tuple(flow.values()) for flow in flows]))
     return "".join(parts)
+
+
+def refilled(text: str) -> str:
+    """A docstring at the width of a page: full lines flow on into the next, short ones, such as formulas, stay apart."""
+    lines: list[str] = []
+    for paragraph in text.split("\n\n"):
+        flowing = ""
+        for line in paragraph.splitlines():
+            flowing = f"{flowing} {line.strip()}".strip()
+            if len(line) < FULL_LINE:
+                lines += textwrap.wrap(flowing, PAGE_WIDTH, break_on_hyphens=False)
+                flowing = ""
+        lines += [*textwrap.wrap(flowing, PAGE_WIDTH, break_on_hyphens=False), ""]
+    return "\n".join(lines).strip()
 
 
 def markdown_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from pipelines.commands.errors import RESUMES, plain_errors
+from pipelines.commands.errors import RESUMES, console, plain_errors
 
 STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
 """As in pipelines.files.layout, which imports torch; `cgankd --help` must not."""
@@ -19,11 +20,21 @@ def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def run_stage(stage: str, settings: list[str] | None) -> None:
-    """Open the context of a stage in this folder and run it."""
+    """Open the context of a stage in this folder and run it; a mistake in `search`, which it does not read, is said too."""
     from pipelines.runtime.opening import open_context
+    from pipelines.search.config import load_searched
 
+    load_searched(Path("params.yaml").resolve(), settings or ())
     with open_context(stage, settings or ()) as ctx:
         importlib.import_module(f"pipelines.stages.{stage}").run(ctx)
+
+
+def run_from(start: str, settings: list[str] | None) -> None:
+    """Run a stage and all that follow it, each under its name. Raises ConfigError where there is no such stage."""
+    check_stage(start)
+    for stage in STAGES[STAGES.index(start) :]:
+        console().rule(stage, align="left")
+        run_stage(stage, settings)
 
 
 def one_stage(stage: str, settings: list[str] | None) -> None:

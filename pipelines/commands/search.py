@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.commands.errors import RESUMES, Settings, console, plain_errors
+from pipelines.commands.running import stop_on_terminate
 
 if TYPE_CHECKING:
     from pipelines.search.run import Search
@@ -47,11 +47,6 @@ def opened(settings: list[str] | None, storage: str | None, study: str | None) -
     return found
 
 
-def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM like Ctrl-C: the trial under way goes back into the queue."""
-    raise KeyboardInterrupt
-
-
 @search_app.callback(invoke_without_command=True)
 def search(
     ctx: typer.Context,
@@ -65,7 +60,7 @@ def search(
     if ctx.invoked_subcommand is not None:
         ctx.obj = (settings, storage, study)
         return
-    signal.signal(signal.SIGTERM, stop_on_terminate)
+    signal.signal(signal.SIGTERM, stop_on_terminate)  # the trial under way goes back into the queue
     with plain_errors(RESUMES):
         from pipelines.search.run import run
 

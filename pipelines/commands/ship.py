@@ -1,4 +1,4 @@
-"""The commands around a finished student: export, ship, serve, predict; and init, which starts a project."""
+"""The commands around a finished student: `cgankd export`, `ship`, `serve` and `predict`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LevelOption = Annotated[float, typer.Option("--level", help="Level of the interv
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    for command in (export, ship, serve, predict, init, pin):
+    for command in (export, ship, serve, predict):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -94,7 +94,7 @@ def serve(
         from pipelines.ship.ship import model_name
         from pipelines.tracking.places import store_uri
 
-        model = model_name(load_config(Path("params.yaml")), name)
+        model = model_name(load_config(Path("params.yaml")).tracking.preset, name)
         command, environment = serve_command(model, port, store_uri(Path.cwd()))
         typer.echo(f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it needs some seconds to start)")
         typer.echo(f"label images with it: cgankd predict FOLDER --server http://127.0.0.1:{port}")
@@ -136,43 +136,3 @@ def predict(
         for entry in bad:
             typer.echo(f"error: {entry.error}", err=True)
         raise typer.Exit(2 if bad else 0)
-
-
-def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The project's folder; new or empty.")],
-    images: Annotated[
-        Path | None, typer.Option("--images", help="One sub-folder of images a class, or train/ and test/ with those.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="A list of path,label; paths relative to it.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="class or scalar, where the labels do not tell.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option("--image-size", help="Pixels a side; without it near the median, at most 64.")
-    ] = None,
-    square: Annotated[str | None, typer.Option("--square", help="Make images square in copies: crop or pad.")] = None,
-    copy: Annotated[
-        bool, typer.Option("--copy", help="Copy the images, at their new size, into the project; DVC keeps them.")
-    ] = False,
-) -> None:
-    """Make a project of your own images in which `dvc repro` runs: git, DVC, fitted params.yaml, README."""
-    with plain_errors():
-        from pipelines.project.init import init as make_project
-        from pipelines.project.init import make_plan, summary
-
-        plan = make_plan(folder, images, csv, task=task, size=image_size, fit=square, copying=copy)
-        for line in summary(plan):
-            typer.echo(line)
-        make_project(plan, typer.echo)
-        typer.echo(f"next: cd {folder} && dvc repro   (params.yaml first, if you want to change something)")
-
-
-def pin() -> None:
-    """After an upgrade: tie this project to the installed code (code.json); `dvc repro` then runs what changed."""
-    with plain_errors():
-        from pipelines.files.pinned import PIN, write_pin
-
-        if not Path("params.yaml").exists():
-            from cgankd.config import ConfigError
-
-            raise ConfigError("there is no params.yaml here; go to a project made by `cgankd init`")
-        changed = write_pin(Path.cwd())
-        typer.echo(f"{PIN}: {'stages with other code: ' + ', '.join(changed) if changed else 'nothing changed'}")

@@ -1,21 +1,9 @@
-"""KD losses as params.yaml names them: checked when it is read, built on a run's nets, and rebuilt from a student's config."""
+"""KD losses as params.yaml names them: checked when it is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
-
 from cgankd.config import ArmConfig, Config, ConfigError, StudentConfig
-from cgankd.config.distill import KD, DistillerConfig
-from cgankd.config.settings import from_dict
-
-if TYPE_CHECKING:
-    from cgankd.distill.base import ModelSpec
-
-MakeNet = Callable[[Mapping[str, Any]], nn.Module]
-"""A fresh predictor from {"net", "width"}."""
+from cgankd.config.distill import KD
 
 
 def check_distillers(cfg: Config) -> None:
@@ -58,40 +46,3 @@ def check_section(cfg: Config, student: StudentConfig, where: str) -> None:
             f"student.teacher_view must be augmented for {user}, which compares other views than the plain one, but is"
             " 'clean'"
         )
-
-
-def spec_of(
-    net: nn.Module, config: Mapping[str, Any], make_net: MakeNet, image_shape: tuple[int, int, int]
-) -> ModelSpec:
-    """The spec of a run's net, with makers of nets like it at other widths and of nets by name."""
-    from cgankd.distill.spec import model_spec
-
-    def at_width(factor: float) -> nn.Module:
-        return make_net({**config, "width": max(1, round(config["width"] * factor))})
-
-    def named(name: str, width: int | None) -> nn.Module:
-        return make_net({"net": name, "width": width})
-
-    scaled = config.get("width") is not None and "program" not in config
-    return model_spec(net, image_shape, at_width if scaled else None, named)
-
-
-def inference_net(config: Mapping[str, Any], make_net: MakeNet) -> nn.Module:
-    """The fresh net of a saved student: a plain predictor, or where the KD loss predicts through modules of its own, those.
-
-    `config` is the student's config.json; its "distilled" part says how the KD loss was built.
-    """
-    net = make_net(config)
-    record = config.get("distilled")
-    if record is None:
-        return net
-    from cgankd.distill.base import DataSpec
-    from cgankd.distill.methods import distiller_of
-
-    parts = [from_dict(DistillerConfig, part, "distilled.parts.") for part in record["parts"]]
-    distiller = distiller_of(parts)
-    data = DataSpec(**(record["data"] | {"image_shape": tuple(record["data"]["image_shape"])}))
-    taught_by = make_net(record["teacher"])
-    student = spec_of(net, config, make_net, data.image_shape)
-    distiller.build(student, spec_of(taught_by, record["teacher"], make_net, data.image_shape), data)
-    return distiller.student_for_inference()

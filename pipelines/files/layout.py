@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from cgankd.config import ConfigError
@@ -17,6 +18,33 @@ MAKERS = {
     "students": "student",
     "student": "evaluate",
 }
+OUTPUTS = {
+    "prepare": ("dataset.h5",),
+    "teacher": ("teacher.safetensors",),
+    "cgan": ("cgan.safetensors",),
+    "ratio": ("ratio.safetensors",),
+    "bank": ("pool.h5", "bank.h5"),
+    "student": ("students",),
+    "evaluate": ("student.safetensors",),
+}
+"""The files that each stage leaves in artifacts/."""
+SECTIONS = {
+    "prepare": ("seed", "data"),
+    "teacher": ("seed", "teacher"),
+    "cgan": ("seed", "cgan"),
+    "ratio": ("seed", "ratio", "bank.label_bin"),
+    "bank": ("seed", "bank", "student.arms"),
+    "student": ("seed", "student"),
+    "evaluate": ("evaluate",),
+}
+"""The settings each stage reads, as dvc.yaml has them."""
+BESIDE_STAGES = ("audit",)
+"""Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
+
+
+def within(key: str, sections: Iterable[str]) -> bool:
+    """Whether a dotted setting lies in one of these sections, as bank.rho does in bank."""
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
 
 
 def maker(name: str) -> str:
@@ -38,28 +66,3 @@ def missing(path: Path) -> ConfigError:
 def damaged(path: Path, what: str) -> ConfigError:
     """The error for an artifact that cannot be read, naming the stage that makes it."""
     return ConfigError(f"{path} is damaged ({what}); delete it and run `{maker(str(inside(path)))}` again")
-
-
-SECTIONS = {
-    "prepare": ("seed", "data"),
-    "teacher": ("seed", "teacher"),
-    "cgan": ("seed", "cgan"),
-    "ratio": ("seed", "ratio", "bank.label_bin"),
-    "bank": ("seed", "bank", "student.arms"),
-    "student": ("seed", "student"),
-    "evaluate": ("evaluate",),
-}
-"""The settings each stage reads, as dvc.yaml has them."""
-BESIDE_STAGES = ("audit",)
-"""Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
-
-
-OUTPUTS = {
-    "prepare": ("dataset.h5",),
-    "teacher": ("teacher.safetensors",),
-    "cgan": ("cgan.safetensors",),
-    "ratio": ("ratio.safetensors",),
-    "bank": ("pool.h5", "bank.h5"),
-    "student": ("students",),
-    "evaluate": ("student.safetensors",),
-}

@@ -13,7 +13,7 @@ from typing import Any
 from cgankd.config import BANK_UNSAID, Config, to_dict
 from cgankd.data.store.banks import read_attributes
 from pipelines.files.artifacts import config_path
-from pipelines.files.layout import SECTIONS, STAGES
+from pipelines.files.layout import SECTIONS, STAGES, within
 from pipelines.files.params import flatten, load_config
 from pipelines.files.runs import run_behind
 
@@ -45,7 +45,7 @@ def recorded(workdir: Path, stage: str) -> dict[str, str]:
     ran: dict[str, Any] = next((e["values"] for e in events if e["kind"] == "params" and e["run"] == e["root"]), {})
     # The bank's rows do not depend on the arms; those decide what else the pool must hold.
     sections = [s for s in SECTIONS[stage] if (stage, s) != ("bank", "student.arms")]
-    return {k: str(v) for k, v in ran.items() if any(f"{k}.".startswith(f"{s}.") for s in sections)}
+    return {k: str(v) for k, v in ran.items() if within(k, sections)}
 
 
 def embedded(workdir: Path, stage: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""params.yaml: read it with settings laid over it, edit it in place, copy presets. The only file that knows YAML."""
+"""params.yaml: read it with settings laid over it, edit it in place, copy presets. The only module that knows YAML."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from cgankd.config import Config, ConfigError, config_from_dict, to_dict
 from cgankd.config.data import MADE_HERE
 from pipelines.files.distillers import check_distillers
+from pipelines.files.layout import SECTIONS, within
 from pipelines.files.writing import replacing
 
 
@@ -112,6 +113,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def settings_of(cfg: Config, stage: str) -> dict[str, Any]:
+    """Dotted name -> value of every setting that a stage reads."""
+    return {key: value for key, value in flatten(to_dict(cfg)).items() if within(key, SECTIONS[stage])}
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

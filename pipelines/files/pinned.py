@@ -33,12 +33,7 @@ def is_code(dep: str) -> bool:
 def code_parts() -> dict[str, list[str]]:
     """Stage -> the source files and folders its results depend on."""
     stages = parse(template("stages.yaml"), "stages.yaml")["stages"]
-    parts = {name: [dep for dep in stage["deps"] if is_code(dep)] for name, stage in stages.items()}
-    # The repository's own sources lie in cgankd/data, which is data.root there and so a dependency without its name.
-    settings = ["cgankd/config/whole.py", "cgankd/config/bank.py", "cgankd/config/cgan.py", "cgankd/config/data.py"]
-    settings += ["cgankd/config/distill.py", "cgankd/config/nets.py"]
-    parts["prepare"] = [*parts["prepare"], "cgankd/data", *settings]
-    return parts
+    return {name: [dep for dep in stage["deps"] if is_code(dep)] for name, stage in stages.items()}
 
 
 def code_digests() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
-from pipelines.files.layout import SECTIONS
+from pipelines.files.layout import SECTIONS, within
 from pipelines.files.params import flatten, parse, read_params
 from pipelines.tracking.journal import Event, read_roots
 from pipelines.tracking.names import result_name
@@ -63,10 +63,6 @@ def settings_changed(workdir: Path, stage: str, events: list[Event]) -> list[str
     if ran is None:
         return []
     now = flatten(read_params(workdir / "params.yaml"))
-
-    def read(key: str) -> bool:
-        return any(f"{key}.".startswith(f"{section}.") for section in SECTIONS[stage])
-
     # Only keys of both: a default that is not written out is no change.
-    both = {key for key in ran if key in now and read(key)}
+    both = {key for key in ran if key in now and within(key, SECTIONS[stage])}
     return sorted(key for key in both if parse(str(ran[key]), key) != now[key])

@@ -17,7 +17,7 @@ from cgankd.config import CganConfig, ConfigError
 from cgankd.data.readers.own_fakes import load_own_fakes
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.gan.own_images import ImageDraw
-from cgankd.gan.own_program import check_program, load_program, make_program_draw
+from cgankd.gan.own_program import Program, check_program, load_program, make_program_draw
 from cgankd.rng import generator
 from cgankd.types import DatasetInfo, Draw, Split, Task, Vicinity
 from cgankd.vicinity import ScalarVicinity
@@ -77,7 +77,14 @@ def take_in(
         blob = path.read_bytes()
         tensors = {"program": torch.frombuffer(bytearray(blob), dtype=torch.uint8)}
     draw = make_draw(tensors, own, cfg, info, task, reuse=True)
-    ctx.say(f"cgan.file {cfg.file}: {_check(tensors, own, cfg, info, task, vicinity, seed)}; no GAN is trained")
+    # Tried on the labels that the bank will ask for.
+    gen = generator(seed, "own generator")
+    label_K = task.conditions(vicinity.targets(1000, gen))
+    if own.kind == "images":
+        found = _supply(_images(tensors, own, task, reuse=False), label_K)
+    else:
+        found = _range(check_program(_program(tensors, own), label_K, cfg.z_dim, info, gen, own.file))
+    ctx.say(f"cgan.file {cfg.file}: {found}; no GAN is trained")
     # dvc.yaml names the curve of the GAN's losses as an output of this stage.
     ctx.curve_table("gan", {"loss_d": ([], []), "loss_g": ([], [])})
     return draw, tensors, own
@@ -94,32 +101,30 @@ def make_draw(
             " (`dvc repro -f cgan` in a DVC project)"
         )
     if own.kind == "images":
-        fakes = Split(tensors["images"], tensors["labels"])
-        return ImageDraw(fakes, task.filter_groups, own.radius, reuse=reuse, source=own.file)
-    program = load_program(tensors["program"].numpy().tobytes(), own.kind, own.file)
-    return make_program_draw(program, z_dim=cfg.z_dim, shape=info)
+        return _images(tensors, own, task, reuse=reuse)
+    return make_program_draw(_program(tensors, own), z_dim=cfg.z_dim, shape=info)
 
 
-def _check(
-    tensors: Mapping[str, Tensor],
-    own: Own,
-    cfg: CganConfig,
-    info: DatasetInfo,
-    task: Task,
-    vicinity: Vicinity,
-    seed: int,
-) -> str:
-    """Try the generator on the labels the bank will ask for; what was found, in words."""
-    gen = generator(seed, "own generator")
-    label_K = task.conditions(vicinity.targets(1000, gen))
-    if own.kind == "images":
-        fakes = Split(tensors["images"], tensors["labels"])
-        draw = ImageDraw(fakes, task.filter_groups, own.radius, reuse=False, source=own.file)
-        counts = [len(draw.near(value)) for value in label_K.tolist()]
-        return f"{len(fakes)} images, {min(counts)} to {max(counts)} for each of {len(counts)} labels"
-    program = load_program(tensors["program"].numpy().tobytes(), own.kind, own.file)
-    images = check_program(program, label_K, cfg.z_dim, info, gen, own.file)
-    low, high = float(images.min()), float(images.max())
+def _images(tensors: Mapping[str, Tensor], own: Own, task: Task, *, reuse: bool) -> ImageDraw:
+    """The user's images as a generator."""
+    fakes = Split(tensors["images"], tensors["labels"])
+    return ImageDraw(fakes, task.filter_groups, own.radius, reuse=reuse, source=own.file)
+
+
+def _program(tensors: Mapping[str, Tensor], own: Own) -> Program:
+    """The user's program from its bytes."""
+    return load_program(tensors["program"].numpy().tobytes(), own.kind, own.file)
+
+
+def _supply(draw: ImageDraw, label_K: Tensor) -> str:
+    """How many images there are for each label asked for, in words."""
+    counts = [len(draw.near(value)) for value in label_K.tolist()]
+    return f"{len(draw.fakes)} images, {min(counts)} to {max(counts)} for each of {len(counts)} labels"
+
+
+def _range(images_NCHW: Tensor) -> str:
+    """Between what the pixels of a program lie, in words, with a hint where that is not [-1, 1]."""
+    low, high = float(images_NCHW.min()), float(images_NCHW.max())
     hint = ", WARNING: none is below 0, so they may be scaled to [0, 1] instead of [-1, 1]" if low >= 0 else ""
     return f"a program whose pixels lie in {low:.2f} to {high:.2f}{hint}"
 

@@ -19,7 +19,7 @@ from cgankd.nets.predictors.program import Program, kind_of
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines.files.artifacts import file_digest
-from pipelines.networks.restore import build_predictor, plain_pixels
+from pipelines.networks.predictor import build_predictor, plain_pixels
 
 HEADS = ("fc", "linear", "classifier", "classifier.0", "head.fc")
 """Names that the last layer of a net has elsewhere; here it is `head`."""

@@ -1,4 +1,4 @@
-"""Pictures of a search: its history, what mattered, and the gain against one knob. In the style of pictures.py."""
+"""Pictures of a search: its history, what mattered, and the gain against one knob. In the style of those of the stages."""
 
 from __future__ import annotations
 

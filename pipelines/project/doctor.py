@@ -8,9 +8,7 @@ import os
 import platform
 import shlex
 import shutil
-import socket
 import subprocess
-import urllib.parse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +18,10 @@ from cgankd.config.data import MADE_HERE
 from pipelines.files.params import read_params
 from pipelines.project.finding import Finding
 from pipelines.search.config import load_searched
+from pipelines.tracking.places import FILE, given_uri, silence
 
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "mlflow", "dvc", "matplotlib")
 LEAST_MEMORY_GB, LEAST_DISK_GB, NO_DISK_GB = 2.0, 2.0, 0.2
-SERVER_WAIT_S = 3.0
 WITHOUT = "; `cgankd run` works without git and DVC"
 
 
@@ -217,16 +215,8 @@ def look_at_generator(workdir: Path) -> list[Finding]:
 
 def look_at_tracking(workdir: Path) -> list[Finding]:
     """Where MLflow runs go, and whether a server answers there."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri:
-        return [Finding("mlflow", "ok", f"runs go to {workdir / 'mlflow.db'}")]
-    address = urllib.parse.urlparse(uri)
-    if address.scheme in ("http", "https"):
-        port = address.port or (443 if address.scheme == "https" else 80)
-        try:
-            with socket.create_connection((address.hostname or "", port), timeout=SERVER_WAIT_S):
-                pass
-        except OSError as error:
-            cure = "start the server or unset MLFLOW_TRACKING_URI; `cgankd sync` adds runs it missed"
-            return [Finding("mlflow", "warning", f"{uri} does not answer ({error})", cure)]
-    return [Finding("mlflow", "ok", f"runs go to {uri}")]
+    uri = given_uri()
+    if reason := silence(uri):
+        cure = "start the server or unset MLFLOW_TRACKING_URI; `cgankd sync` adds runs it missed"
+        return [Finding("mlflow", "warning", f"{uri} does not answer ({reason})", cure)]
+    return [Finding("mlflow", "ok", f"runs go to {uri or workdir / FILE}")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from cgankd.config import Config, ConfigError
+from cgankd.config import ConfigError, DataConfig
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from pipelines.files.params import load_config
@@ -23,22 +23,23 @@ def look_at_images(workdir: Path) -> list[Finding]:
     origin = "set by data.memory_budget_gb"
     if cfg.data.memory_budget_gb is None:
         origin = f"a quarter of {total_memory_bytes() / 1e9:.1f} GB, as data.memory_budget_gb is null"
-    text = f"up to {budget / 1e9:.4g} GB in memory ({origin}); {_fit(workdir / 'artifacts/dataset.h5', cfg, budget)}"
+    fit = _fit(workdir / "artifacts/dataset.h5", cfg.data, cfg.student.workers, budget)
+    text = f"up to {budget / 1e9:.4g} GB in memory ({origin}); {fit}"
     return [Finding("images", "ok", text)]
 
 
-def _fit(path: Path, cfg: Config, budget: float) -> str:
+def _fit(path: Path, cfg: DataConfig, workers: int | None, budget: float) -> str:
     """Whether the images that stages train and validate on fit, in words; labels and splits alone are read."""
     try:
         info = read_info(path)
-        if (info.source, info.image_size, info.channels) != (cfg.data.source, cfg.data.image_size, cfg.data.channels):
+        if (info.source, info.image_size, info.channels) != (cfg.source, cfg.image_size, cfg.channels):
             return "artifacts/dataset.h5 is of another data set, so whether they fit shows after `prepare`"
         # Nothing of a budget of zero is taken, so no image is read.
         splits = read_split(path, "train", MemoryBudget(0)), read_split(path, "val", MemoryBudget(0))
     except ValueError:
         return "whether they fit shows once `prepare` has made artifacts/dataset.h5"
     size = sum(math.prod(split.images.shape) for split in splits)
-    workers = cfg.student.workers or side_by_side(make_plan().device)
+    workers = workers or side_by_side(make_plan().device)
     found = f"the training and validation images, {size / 1e9:.2g} GB,"
     if size > budget:
         return (

@@ -24,6 +24,23 @@ PRESETS = {True: "own-scalar", False: "own-classes"}
 COPIES = "data/images"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user asks for beside the images themselves; None leaves it to the data."""
+
+    task: str | None = None
+    """class or scalar, of a list whose labels do not tell."""
+    size: int | None = None
+    """Pixels a side."""
+    fit: str | None = None
+    """How copies are made square: crop or pad."""
+    copying: bool = False
+    """Whether the project gets copies even where nothing has to be changed."""
+
+
+NOTHING = Wish()
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the user asked for, checked: the data, the size of its images and whether the project gets copies."""
@@ -39,17 +56,9 @@ class Plan:
         return self.folder.name
 
 
-def make_plan(
-    folder: Path,
-    images: Path | None,
-    csv: Path | None,
-    *,
-    task: str | None = None,
-    size: int | None = None,
-    fit: str | None = None,
-    copying: bool = False,
-) -> Plan:
+def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = NOTHING) -> Plan:
     """Look at everything before anything is written. Raises ConfigError with what is wrong and its cure."""
+    task, size, fit = wish.task, wish.size, wish.fit
     if images is not None and csv is not None:
         raise ConfigError(f"both --images {images} and --csv {csv} were given; keep the one that has your labels")
     if images is None and csv is None:
@@ -76,7 +85,7 @@ def make_plan(
             f"{len(odd)} of {len(data.paths)} images are not square, such as {odd[0]}; add --square crop (their middle)"
             " or --square pad (all of them, on a square): the project then has copies of its own"
         )
-    copying = copying or fit is not None
+    copying = wish.copying or fit is not None
     return Plan(folder, data, image_size(data, size, copying=copying), copying, "pad" if fit == "pad" else "crop")
 
 

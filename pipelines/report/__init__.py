@@ -1,0 +1,1 @@
+"""What a person looks at: the report, comparisons of runs, and what a stage did."""

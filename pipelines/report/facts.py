@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.files.artifacts import file_digest
+from pipelines.files.dvc_lock import LOCK, made_md5
 from pipelines.files.layout import OUTPUTS, STAGES
 from pipelines.files.params import flatten, parse, preset_names, preset_text, read_params
 from pipelines.files.runs import finished_runs, numbers_differ, read_metrics, run_behind, settings_changed
@@ -77,8 +78,8 @@ def gather(workdir: Path) -> Facts:
     """Read a work folder. Raises ConfigError where params.yaml is wrong or a metrics file is damaged."""
     cfg = load_searched(workdir / "params.yaml")
     stages = {name: stage_facts(workdir, name) for name in STAGES}
-    result = stages["evaluate"].metrics
-    return Facts(workdir, cfg, stages, result, lineage(workdir, cfg, stages), read_audit(workdir), is_exported(workdir))
+    result, come_from = stages["evaluate"].metrics, lineage(workdir, cfg.tracking.preset, cfg.seed, stages)
+    return Facts(workdir, cfg, stages, result, come_from, read_audit(workdir), is_exported(workdir))
 
 
 def read_audit(workdir: Path) -> Audit | None:
@@ -124,7 +125,9 @@ def stage_facts(workdir: Path, name: str) -> StageFacts:
     )
 
 
-def lineage(workdir: Path, cfg: SearchedConfig, stages: Mapping[str, StageFacts]) -> dict[str, list[tuple[str, str]]]:
+def lineage(
+    workdir: Path, preset: str, seed: int, stages: Mapping[str, StageFacts]
+) -> dict[str, list[tuple[str, str]]]:
     """Where the results come from: the commit, settings that differ from the preset, and digests of what was made."""
     state = git_state(workdir)
     where = [("commit", state["git_sha"])] if state else [("commit", "no git repository")]
@@ -137,9 +140,9 @@ def lineage(workdir: Path, cfg: SearchedConfig, stages: Mapping[str, StageFacts]
         why = (
             "last ran at another commit (below); DVC runs a stage again only where its code, settings or inputs changed"
         )
-        where.append(("stages", f"{who} {why}: `dvc status` tells"))
-    where += [("preset", cfg.tracking.preset), ("seed", str(cfg.seed))]
-    return {"code": where, "settings": preset_changes(workdir, cfg.tracking.preset), "digests": digests(workdir)}
+        where.append(("stages", f"{who} {why}: dvc status tells"))
+    where += [("preset", preset), ("seed", str(seed))]
+    return {"code": where, "settings": preset_changes(workdir, preset), "digests": digests(workdir)}
 
 
 def preset_changes(workdir: Path, preset: str) -> list[tuple[str, str]]:
@@ -156,18 +159,14 @@ def preset_changes(workdir: Path, preset: str) -> list[tuple[str, str]]:
 
 def digests(workdir: Path) -> list[tuple[str, str]]:
     """Digests of each artifact: SHA-256, as MLflow, the model card and `compare` show it, and DVC's MD5 of dvc.lock."""
-    found: dict[str, str] = {}
-    lock = workdir / "dvc.lock"
-    if lock.exists():
-        stages: Mapping[str, Any] = (parse(lock.read_text(encoding="utf-8"), "dvc.lock") or {}).get("stages") or {}
-        for stage in stages.values():
-            found |= {out["path"]: f"md5 {out['md5']}" for out in stage.get("outs", []) if "md5" in out}
+    lock = workdir / LOCK
+    known = made_md5(lock.read_text(encoding="utf-8")) if lock.exists() else {}
     listed = []
     for name in STAGES:
         for output in OUTPUTS[name]:
             path = workdir / "artifacts" / output
             if path.exists():
                 shown = f"artifacts/{output}"
-                md5 = f", {found[shown]}" if shown in found else ""
+                md5 = f", md5 {known[shown]}" if shown in known else ""
                 listed.append((shown, f"sha256 {file_digest(path)[:12]}{md5}"))
     return listed

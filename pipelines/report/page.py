@@ -1,4 +1,4 @@
-"""HTML pages in one file: templates, style and pictures all inside, nothing fetched. The only file that knows Jinja."""
+"""HTML pages in one file: templates, style and pictures all inside, nothing fetched. The only module that knows Jinja."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THUMB = 64
 
 
 def render_page(template: str, context: Mapping[str, Any]) -> str:
-    """A template of pipelines/templates filled in; text is escaped, charts (markupsafe.Markup) are not."""
+    """A template of pipelines/report/templates filled in; text is escaped, charts (markupsafe.Markup) are not."""
     environment = Environment(
         loader=PackageLoader("pipelines.report", "templates"),
         autoescape=select_autoescape(default=True),

@@ -11,6 +11,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from cgankd.measure.predictive import mean_sd
+from pipelines.files.dvc_lock import read_md5
 from pipelines.files.params import filled, nested, parse
 
 RESULT = "metrics/evaluate.json"
@@ -160,14 +161,8 @@ def from_texts(name: str, found: str, result: str, params: str | None, lock: str
     if not isinstance(values, dict) or not {"headline", "arms", "teacher"} <= values.keys():
         raise no_result(found, "headline, arms or teacher is missing")
     settings = plain_settings(parse(params, "params.yaml") or {}) if params else {}
-    return record(name, found, values, settings, lock_digest(lock) if lock else None)
-
-
-def lock_digest(lock: str) -> str | None:
-    """The MD5 of the data set that dvc.lock has for the evaluate stage."""
-    stages = (parse(lock, "dvc.lock") or {}).get("stages") or {}
-    deps = (stages.get("evaluate") or {}).get("deps") or []
-    return next((f"md5:{dep['md5']}" for dep in deps if dep.get("path") == "artifacts/dataset.h5"), None)
+    md5 = read_md5(lock, "evaluate", "artifacts/dataset.h5") if lock else None
+    return record(name, found, values, settings, md5 and f"md5:{md5}")
 
 
 def record(name: str, found: str, result: Mapping[str, Any], settings: Mapping[str, Any], digest: str | None) -> Record:

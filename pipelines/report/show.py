@@ -16,6 +16,7 @@ from pipelines.files.made_with import as_text, embedded, recorded
 from pipelines.files.params import filled, flatten, read_params
 from pipelines.project.finding import Finding
 from pipelines.stages.table import render
+from pipelines.tracking.page import run_link
 from pipelines.tracking.places import last_run
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -60,14 +61,6 @@ def settings_table(stage: str, section: str, workdir: Path) -> Table:
         for name, text in made.items()
     }
     return _pairs(f"{section} as this result was made", shown)
-
-
-def run_link(run: dict[str, Any]) -> str:
-    """Where to see an MLflow run."""
-    page = f"/#/experiments/{run['experiment_id']}/runs/{run['mlflow_run']}"
-    if str(run["uri"]).startswith(("http:", "https:")):
-        return f"last MLflow run: {str(run['uri']).rstrip('/')}{page}"
-    return f"last MLflow run: start `cgankd ui`, then http://127.0.0.1:5000{page}"
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

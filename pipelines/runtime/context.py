@@ -14,7 +14,7 @@ from filelock import FileLock
 from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
-from cgankd.config import Config, to_dict
+from cgankd.config import Config
 from cgankd.measure.health import Check
 from cgankd.types import LogFn
 from pipelines.files.artifacts import (
@@ -28,8 +28,8 @@ from pipelines.files.artifacts import (
     source_digest,
     write_json,
 )
-from pipelines.files.layout import SECTIONS, missing
-from pipelines.files.params import flatten
+from pipelines.files.layout import missing
+from pipelines.files.params import settings_of
 from pipelines.runtime.curves import Curves, csv_text, file_name
 from pipelines.runtime.machine import make_plan
 from pipelines.runtime.progress import Meter, duration_text
@@ -151,8 +151,7 @@ class Context:
         Call it after `inputs`: it is trusted only under equal settings of this stage, inputs and library source.
         """
         curves = self._curves.setdefault(name, Curves())
-        settings = flatten(to_dict(self.cfg))
-        wanted = {k: v for k, v in settings.items() if any(f"{k}.".startswith(f"{s}.") for s in SECTIONS[self.stage])}
+        wanted = settings_of(self.cfg, self.stage)
         wanted |= {"torch": torch.__version__, "device": self.plan.device, "compile": self.plan.compile}
 
         def resumed(step: int, rows: Any) -> None:

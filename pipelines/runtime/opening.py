@@ -45,13 +45,11 @@ def open_context(
         raise ConfigError(f"another `cgankd {stage}` is running in {workdir}; wait for it or stop it") from None
     console = console or Console()
     try:
-        tags = {"preset": cfg.tracking.preset} | ({"overrides": " ".join(overrides)} if overrides else {})
         tracker = open_tracker(
             workdir,
             stage,
-            cfg.tracking.experiment,
-            tags=tags,
-            mlflow=cfg.tracking.mlflow,
+            cfg.tracking,
+            tags={"overrides": " ".join(overrides)} if overrides else {},
             lock=lock_path,
             say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         )

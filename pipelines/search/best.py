@@ -1,18 +1,14 @@
-"""What a search found: the winner, its margin on fresh seeds, importances, curves, and writing it into params.yaml."""
+"""What a search found: the winner, importances, tables and pictures, and writing its values into params.yaml."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
@@ -20,19 +16,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cgankd.config import ArmConfig, ConfigError
-from cgankd.measure.predictive import Gain, paired_gain
-from cgankd.measure.verdict import describe
+from cgankd.config import ConfigError
 from pipelines.files.artifacts import replacing, write_json
 from pipelines.files.params import set_values
 from pipelines.pictures import search as pictures_search
 from pipelines.runtime.context import Drawing
-from pipelines.runtime.machine import set_threads
-from pipelines.search.config import SearchedConfig, load_searched
+from pipelines.search.config import load_searched
+from pipelines.search.margin import margin, margin_text, measured
 from pipelines.search.run import Search, say, score_text, values_text
-from pipelines.search.space import defaults, moved_along, with_searched_arm, with_values, written_out
-from pipelines.search.stages import inputs_of
-from pipelines.search.students import quiet_context, students_of, train_seeds
+from pipelines.search.space import defaults, moved_along, with_searched_arm, written_out
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.open import open_tracker
 
@@ -54,11 +46,6 @@ def pick(study: optuna.Study, number: int | None) -> FrozenTrial:
         if trial.number == number:
             return trial
     raise ConfigError(f"trial {number} is no complete trial (those are {', '.join(str(t.number) for t in complete)})")
-
-
-def default_config(search: Search, study: optuna.Study) -> SearchedConfig:
-    """params.yaml as it was when the study began, whatever was applied since."""
-    return with_values(search.cfg, study.user_attrs["default"])
 
 
 def show(search: Search, console: Console, number: int | None, seeds: int | None) -> None:
@@ -99,44 +86,6 @@ def show(search: Search, console: Console, number: int | None, seeds: int | None
             record["margin"] = known
         tracker.params(winner.params)
         write_json(search.workdir / "artifacts" / "search" / "best.json", record, sort_keys=False)
-
-
-def margin(search: Search, study: optuna.Study, winner: FrozenTrial, num: int, console: Console) -> dict[str, Any]:
-    """Paired gain of the winner over the default on validation, on `num` seeds that the search has not used.
-
-    The winner was chosen for its luck on the seeds of the search too; fresh seeds take that part away.
-    """
-    taken = set(search.cfg.search.seeds)
-    candidates = itertools.chain(search.cfg.student.seeds, itertools.count())
-    seeds: list[int] = []
-    for seed in candidates:
-        if len(seeds) == num:
-            break
-        if seed not in taken:
-            taken.add(seed)
-            seeds.append(seed)
-    say(console, f"training the default and trial {winner.number} on {num} fresh seeds")
-    base = default_config(search, study)
-    default, best = (scores(search, cfg, seeds) for cfg in (base, with_values(search.cfg, winner.params)))
-    confidence = search.cfg.evaluate.confidence
-    gain = paired_gain(default, best, higher_is_better=search.headline.higher_is_better, confidence=confidence)
-    unit = search.headline.unit
-    say(console, f"default {np.mean(default):.2f} {unit}, winner {np.mean(best):.2f} {unit} on validation")
-    say(
-        console,
-        f"margin over the default: {describe(gain, unit)} ({100 * confidence:.0f} % paired interval over {num} fresh"
-        " seeds of the student; one split, one teacher, one GAN; validation images)",
-    )
-    return {"seeds": seeds, "default": default, "winner": best, **asdict(gain), "confidence": confidence}
-
-
-def scores(search: Search, cfg: SearchedConfig, seeds: Sequence[int], arm: ArmConfig | None = None) -> list[float]:
-    """Validation scores of the searched arm, or of another of the same settings, under `cfg`."""
-    set_threads()
-    own = cfg.student.arms[cfg.search.arm]
-    ctx = quiet_context(cfg, search.workdir)
-    with students_of(ctx, inputs_of(ctx, search.cfg), own) as (runner, _):
-        return train_seeds(runner(cfg), cfg.search.arm if arm is None else "control", arm or own, seeds, lambda: None)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -219,13 +168,11 @@ def recording(search: Search, console: Console) -> Iterator[Tracker]:
     except Timeout:
         raise ConfigError("another `cgankd search best` or `curves` runs in this folder; wait for it") from None
     try:
-        tracking = search.cfg.tracking
         tracker = open_tracker(
             search.workdir,
             "search-best",
-            tracking.experiment,
-            tags={"stage": "search", "preset": tracking.preset, "optuna.study": search.cfg.search.study},
-            mlflow=tracking.mlflow,
+            search.cfg.tracking,
+            tags={"stage": "search", "optuna.study": search.cfg.search.study},
             lock=Path(lock.lock_file),
             say=lambda text: say(console, text),
         )
@@ -244,7 +191,7 @@ def apply(search: Search, console: Console, number: int | None) -> None:
     study = search.study()
     trial = pick(study, number)
     path = search.workdir / "params.yaml"
-    values = moved_along(search.cfg, trial.params)
+    values = moved_along(search.cfg.search.arm, trial.params)
     found = load_searched(path)
     before, arm = defaults(with_searched_arm(found)), search.cfg.search.arm
     if arm not in found.student.arms:
@@ -264,35 +211,3 @@ def apply(search: Search, console: Console, number: int | None) -> None:
         f" {trial.values[0]!r} {search.headline.unit} on validation, mean of seeds {seeds}, on which it was chosen",
     )
     say(console, margin_text(search, study, trial))
-
-
-def margin_text(search: Search, study: optuna.Study, trial: FrozenTrial) -> str:
-    """The margin of a trial as it was measured, with a warning where it is none."""
-    if trial.params == study.user_attrs["default"]:
-        return "these are the values that params.yaml had when the study began: no margin"
-    found = measured(search, study, trial)
-    if found is None:
-        named = (
-            "" if len(study.directions) == 1 and study.best_trial.number == trial.number else f" --trial {trial.number}"
-        )
-        return f"margin not measured; `cgankd search best{named}` first"
-    gain = Gain(found["gain"], found["low"], found["high"], tuple(found["values"]))
-    text = (
-        f"margin over the default: {describe(gain, search.headline.unit)}"
-        f" ({100 * found['confidence']:.0f} % paired interval over {len(found['seeds'])} fresh seeds)"
-    )
-    warning = f"; warning: trial {trial.number} is not shown to be better than params.yaml was"
-    return text if gain.proved else text + warning
-
-
-def measured(search: Search, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any] | None:
-    """The margin of this trial in artifacts/search/best.json; None where that is of another one or has none."""
-    try:
-        record = json.loads((search.workdir / "artifacts" / "search" / "best.json").read_text(encoding="utf-8"))
-        same = record["study"] == study.study_name and record["winner"]["number"] == trial.number
-        # Values too, for a study of this name may have been begun again.
-        same = same and record["winner"]["values"] == trial.params and record["default"] == study.user_attrs["default"]
-        found: dict[str, Any] | None = record["margin"] if same else None
-    except (OSError, ValueError, KeyError, TypeError):  # no such file, a damaged one, or one without a margin
-        return None
-    return found

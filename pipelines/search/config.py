@@ -1,9 +1,11 @@
-"""Settings of the search: which knobs are turned, how far, and what a trial is judged by. A file of its own
-beside cgankd.config, as no stage reads it."""
+"""Settings of the search: which knobs are turned, how far, and what a trial is judged by.
+
+In this wing and not in cgankd.config, as no stage reads them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +80,8 @@ def default_space() -> dict[str, Knob]:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
+    """Which settings are searched, how far, and what a trial is judged by."""
+
     arm: str = "filter"
     """The arm of student.arms whose validation score is searched; with student.best_with_kd also an arm with fakes and _kd."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -127,11 +131,16 @@ class SearchedConfig(Config):
     """Where to look for better settings; a params file may do without."""
 
 
+def searched_config(values: Mapping[str, Any]) -> SearchedConfig:
+    """The checked configuration of a nested dict, KD losses and their options too. Raises ConfigError."""
+    cfg = from_dict(SearchedConfig, values, "")
+    check_distillers(cfg)
+    return cfg
+
+
 def load_searched(path: Path, overrides: Sequence[str] = ()) -> SearchedConfig:
     """The checked configuration of a params file, its section `search` too, with settings laid over it.
 
     Raises ConfigError.
     """
-    cfg = from_dict(SearchedConfig, read_values(path, overrides), "")
-    check_distillers(cfg)
-    return cfg
+    return searched_config(read_values(path, overrides))

@@ -23,6 +23,7 @@ from cgankd.bank import build
 from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.files import SLAB_ROWS
+from cgankd.fit.device import Plan
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
 from cgankd.task import make_task
@@ -69,15 +70,15 @@ class Remembered:
             return None
 
 
-def pool_folder(ctx: Context, inputs: bank.Inputs, expected: int) -> Path:
-    """Where the blocks drawn by these networks are kept; the bits also depend on code, thread count and compilation."""
+def pool_name(inputs: bank.Inputs, plan: Plan, expected: int) -> str:
+    """The name of the blocks drawn by these networks; the bits also depend on code, thread count and compilation."""
     facts: dict[str, str | int] = {
         "code": source_digest(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    facts |= {"device": ctx.plan.device, "compile": ctx.plan.compile, "expected": expected}
-    return ctx.path("search") / "pools" / fingerprint(facts, inputs.digests())
+    facts |= {"device": plan.device, "compile": plan.compile, "expected": expected}
+    return fingerprint(facts, inputs.digests())
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Pat
     conditions = build.arrange(task, task.conditions(read_split(inputs.dataset, "train").labels), cfg, seed=seed)
     expected = bank.expected_draws(conditions, cfg)
     scorer = bank.make_scorer(inputs, info, task, ctx.plan, expected)
-    remembered = Remembered(scorer, pool_folder(ctx, inputs, expected))
+    remembered = Remembered(scorer, ctx.path("search") / "pools" / pool_name(inputs, ctx.plan, expected))
     source = build.Source(remembered, conditions, cfg, seed)
     limits = build.burn_in(source)
     if any(build.SELECTIONS[name][0] for name in selections):

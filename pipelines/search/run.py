@@ -29,7 +29,7 @@ from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
 from pipelines.runtime.machine import set_threads
 from pipelines.runtime.progress import duration_text
-from pipelines.search import study as search_study
+from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.space import check_space, identity, overruled, with_searched_arm, with_values
 from pipelines.search.stages import base_files, inputs_of
@@ -51,8 +51,8 @@ class Search:
     def study(self) -> optuna.Study:
         """The study as it stands. Raises ConfigError where it is not begun or was begun under other settings."""
         check_begun(self.url)
-        study = search_study.load(search_study.connect(self.workdir, self.url), self.cfg.search.study)
-        search_study.check(study, self.identity())
+        study = studies.load(studies.connect(self.workdir, self.url), self.cfg.search.study)
+        studies.check(study, self.identity())
         return study
 
     def identity(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def open_search(
     """Check the settings and artifacts of a search; returns it with the notices. Raises ConfigError."""
     extra = [f"search.study={study}"] if study else []
     cfg = with_searched_arm(load_searched(workdir / "params.yaml", [*settings, *extra]))
-    found = check_space(cfg) + overruled(cfg, settings)
+    found = check_space(cfg) + overruled(cfg.search, settings)
     files = base_files(workdir, cfg)
     headline = make_task(read_info(files["dataset"]), cfg).headline
     return Search(workdir, cfg, storage_url(workdir, cfg.search, storage), headline), found
@@ -75,10 +75,10 @@ def open_search(
 def run(search: Search, workers: int, console: Console) -> None:
     """Work on the study until search.num_trials trials are finished, in this process or in several."""
     cfg = search.cfg.search
-    storage = search_study.connect(search.workdir, search.url)
-    is_new = search_study.begin(storage, search.cfg, search.identity(), search.headline, search.workdir)
-    study = search_study.load(storage, cfg.study)
-    done, again = search_study.counted(study), search_study.repair(study)
+    storage = studies.connect(search.workdir, search.url)
+    is_new = studies.begin(storage, search.cfg, search.identity(), search.headline, search.workdir)
+    study = studies.load(storage, cfg.study)
+    done, again = studies.counted(study), studies.repair(study)
     where = shown(search.url)
     say(
         console,
@@ -94,10 +94,10 @@ def run(search: Search, workers: int, console: Console) -> None:
     else:
         run_workers(search, study, workers, console)
     trials = study.get_trials(deepcopy=False)
-    count = {state: sum(t.state == state for t in trials) for state in search_study.COUNTED}
+    count = {state: sum(t.state == state for t in trials) for state in studies.COUNTED}
     say(
         console,
-        f"{count[search_study.COUNTED[0]]} trials complete, {count[search_study.COUNTED[1]]} pruned"
+        f"{count[studies.COUNTED[0]]} trials complete, {count[studies.COUNTED[1]]} pruned"
         f" in {duration_text(time.monotonic() - start_s)}; `cgankd search best` shows the winner",
     )
 
@@ -120,7 +120,7 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
         raise
     if dead := sum(process.exitcode != 0 for process in processes):
         say(console, f"{dead} of {workers} workers failed or were killed")
-        if search_study.counted(study) < search.cfg.search.num_trials:
+        if studies.counted(study) < search.cfg.search.num_trials:
             raise ConfigError("the search ended before its last trial; the same command resumes it")
 
 
@@ -145,21 +145,20 @@ def work(search: Search, parent: int | None, console: Console) -> None:
     folder = search.workdir / "artifacts" / "resume"
     slot, lock = free_slot(folder)
     try:
-        study = search_study.load(search_study.connect(search.workdir, search.url), search.cfg.search.study)
-        search_study.with_sampler(study, search.cfg, slot)
+        study = studies.load(studies.connect(search.workdir, search.url), search.cfg.search.study)
+        studies.with_sampler(study, search.cfg.search, search.cfg.seed, slot)
         tracker = open_tracker(
             search.workdir,
             f"search-{slot}",
-            search.cfg.tracking.experiment,
-            tags={"stage": "search", "preset": search.cfg.tracking.preset, "optuna.study": study.study_name},
-            mlflow=search.cfg.tracking.mlflow,
+            search.cfg.tracking,
+            tags={"stage": "search", "optuna.study": study.study_name},
             lock=folder / f"search-{slot}.lock",
             say=lambda text: say(console, text),
         )
         tracker.params(flatten(to_dict(search.cfg)))
         status = "FAILED"
         try:
-            while (trial := search_study.ask(study, search.cfg, folder / "search-ask.lock")) is not None:
+            while (trial := studies.ask(study, search.cfg.search, folder / "search-ask.lock")) is not None:
                 one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
             status = "FINISHED"
         finally:
@@ -202,7 +201,7 @@ def one_trial(
     state, status, note = optuna.trial.TrialState.FAIL, "FAILED", ""
     scores: tuple[float, ...] = ()
     try:
-        with search_study.heartbeat(study, trial):
+        with studies.heartbeat(study, trial):
             scores = objective(search, trial, values, child, alive)
         state, status = optuna.trial.TrialState.COMPLETE, "FINISHED"
     except optuna.TrialPruned as pruned:
@@ -213,7 +212,7 @@ def one_trial(
     finally:
         # Also on the way out by Ctrl-C or a defect, so that the values are not lost.
         if state == optuna.trial.TrialState.FAIL:
-            search_study.give_up(study, study.get_trials(deepcopy=False)[trial.number])
+            studies.give_up(study, study.get_trials(deepcopy=False)[trial.number])
         else:
             trial.set_user_attr("note", note)
             study.tell(trial, list(scores) if scores else None, state=state)

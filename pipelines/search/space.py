@@ -7,11 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cgankd.config import ArmConfig, ConfigError, to_dict
-from cgankd.config.settings import from_dict, nearest
-from pipelines.files.distillers import check_distillers
+from cgankd.config import ArmConfig, ConfigError, StudentConfig, to_dict
+from cgankd.config.settings import nearest
 from pipelines.files.params import flatten
-from pipelines.search.config import Knob, SearchedConfig
+from pipelines.search.config import Knob, SearchConfig, SearchedConfig, searched_config
 
 SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
 """Sections a search may turn; another split of the data would make scores that cannot be compared."""
@@ -23,18 +22,18 @@ FREE = ("search.num_trials", "search.fresh_seeds", "search.storage", "search.stu
 """Settings that may change while a study goes on: no score depends on them."""
 
 
-def automatic_arms(cfg: SearchedConfig) -> dict[str, ArmConfig]:
+def automatic_arms(student: StudentConfig) -> dict[str, ArmConfig]:
     """The arms with KD that student.best_with_kd may add by itself: <arm>_kd for each arm with fakes and without KD."""
-    if not cfg.student.best_with_kd:
+    if not student.best_with_kd:
         return {}
-    arms = cfg.student.arms
+    arms = student.arms
     found = {f"{name}_kd": dataclasses.replace(arm, kd=True) for name, arm in arms.items() if arm.bank and not arm.kd}
     return {name: arm for name, arm in found.items() if name not in arms}
 
 
 def with_searched_arm(cfg: SearchedConfig) -> SearchedConfig:
     """The settings with search.arm written out among student.arms where it is an automatic one."""
-    arm = automatic_arms(cfg).get(cfg.search.arm)
+    arm = automatic_arms(cfg.student).get(cfg.search.arm)
     if arm is None:
         return cfg
     student = dataclasses.replace(cfg.student, arms={**cfg.student.arms, cfg.search.arm: arm})
@@ -65,25 +64,24 @@ def defaults(cfg: SearchedConfig) -> dict[str, Any]:
     return {key: known[key] for key in cfg.search.space}
 
 
-def moved_along(cfg: SearchedConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the arm's switches that follow bank.subsample, bank.filter and bank.replace."""
-    arm = f"student.arms.{cfg.search.arm}"
-    follow = {f"{arm}.{switch}": values[f"bank.{switch}"] for switch in SWITCHES if f"bank.{switch}" in values}
+def moved_along(arm: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the searched arm's switches that follow bank.subsample, bank.filter and bank.replace."""
+    follow = {
+        f"student.arms.{arm}.{switch}": values[f"bank.{switch}"] for switch in SWITCHES if f"bank.{switch}" in values
+    }
     return dict(values) | follow
 
 
 def with_values(cfg: SearchedConfig, values: Mapping[str, Any]) -> SearchedConfig:
     """The settings of a trial. Raises ConfigError where they do not fit together, KD losses and their options too."""
     nested = copy.deepcopy(to_dict(cfg))
-    for dotted, value in moved_along(cfg, values).items():
+    for dotted, value in moved_along(cfg.search.arm, values).items():
         *path, last = dotted.split(".")
         node = nested
         for key in path:
             node = node[key]
         node[last] = value
-    found = from_dict(SearchedConfig, nested, "")
-    check_distillers(found)
-    return found
+    return searched_config(nested)
 
 
 def check_space(cfg: SearchedConfig) -> list[str]:
@@ -93,7 +91,7 @@ def check_space(cfg: SearchedConfig) -> list[str]:
     """
     search = cfg.search
     if search.arm not in cfg.student.arms:
-        names = ", ".join([*cfg.student.arms, *automatic_arms(cfg)])
+        names = ", ".join([*cfg.student.arms, *automatic_arms(cfg.student)])
         raise ConfigError(
             f"search.arm must be one of student.arms, or with student.best_with_kd an arm with fakes and _kd ({names}),"
             f" but is {search.arm!r}"
@@ -157,19 +155,19 @@ def notices(cfg: SearchedConfig) -> list[str]:
     return [f"{key} does nothing for the arm {cfg.search.arm!r}: {why}" for key in found]
 
 
-def overruled(cfg: SearchedConfig, settings: Sequence[str]) -> list[str]:
+def overruled(search: SearchConfig, settings: Sequence[str]) -> list[str]:
     """Settings given by hand (KEY=VALUE) that the trials set themselves."""
     keys = [text.partition("=")[0].strip() for text in settings]
     return [
         f"--set {key} has no effect on trials, as search.space turns {key}; it only is where a new study starts"
         for key in dict.fromkeys(keys)
-        if key in moved_along(cfg, dict.fromkeys(cfg.search.space))
+        if key in moved_along(search.arm, dict.fromkeys(search.space))
     ]
 
 
-def in_range(cfg: SearchedConfig, values: Mapping[str, Any]) -> bool:
+def in_range(search: SearchConfig, values: Mapping[str, Any]) -> bool:
     """Every value is one that its knob can take."""
-    return all(takes(knob, values[key]) for key, knob in cfg.search.space.items())
+    return all(takes(knob, values[key]) for key, knob in search.space.items())
 
 
 def takes(knob: Knob, value: Any) -> bool:
@@ -186,7 +184,7 @@ def takes(knob: Knob, value: Any) -> bool:
 def identity(cfg: SearchedConfig, dataset: str) -> dict[str, Any]:
     """Everything that scores of one study must share: the settings that are not searched, and the data set's digest."""
     parts = {name: to_dict(cfg)[name] for name in ("seed", "data", *SECTIONS, "search")}
-    moved = moved_along(cfg, dict.fromkeys(cfg.search.space))
+    moved = moved_along(cfg.search.arm, dict.fromkeys(cfg.search.space))
     fixed = {k: v for k, v in flatten(parts).items() if k not in moved and k not in FREE}
     return fixed | {"dataset.h5": dataset[:16]}
 

@@ -17,19 +17,13 @@ from filelock import FileLock
 
 from cgankd.config import Config, ConfigError, to_dict
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, load_weights, source_digest, write_json
-from pipelines.files.layout import SECTIONS, missing
-from pipelines.files.params import flatten
+from pipelines.files.layout import missing
+from pipelines.files.params import flatten, settings_of
 from pipelines.runtime.context import Context
 from pipelines.stages.bank import Inputs
 
 NEEDS = {"teacher": ("dataset",), "cgan": ("dataset",), "ratio": ("dataset", "cgan")}
 """Inputs of the stages before the bank, in their order."""
-
-
-def settings_of(cfg: Config, stage: str) -> dict[str, Any]:
-    """The settings that a stage reads."""
-    flat = flatten(to_dict(cfg))
-    return {k: v for k, v in flat.items() if any(f"{k}.".startswith(f"{s}.") for s in SECTIONS[stage])}
 
 
 def base_files(workdir: Path, base: Config) -> dict[str, Path]:

@@ -13,8 +13,8 @@ from rich.console import Console
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig
 from pipelines.runtime.context import Context
-from pipelines.search import pool as search_pool
 from pipelines.search.config import SearchedConfig
+from pipelines.search.pool import cut
 from pipelines.stages.bank import Inputs
 from pipelines.stages.student import Runner
 from pipelines.students.run_arm import Job, train_job
@@ -78,7 +78,7 @@ def students_of(
     ctx: Context, inputs: Inputs, arm: ArmConfig
 ) -> Iterator[tuple[Callable[[SearchedConfig], Runner], int]]:
     """Cut the arm's bank, then give a maker of runners on it (under settings of the student) and the fakes drawn."""
-    with search_pool.cut(ctx, inputs, selection_name(arm.subsample, arm.filter)) as (pool, drawn):
+    with cut(ctx, inputs, selection_name(arm.subsample, arm.filter)) as (pool, drawn):
 
         def runner(cfg: SearchedConfig) -> Runner:
             return Runner(quiet_context(cfg, ctx.workdir), inputs.dataset, inputs.teacher, pool)

@@ -107,10 +107,11 @@ def begin(
             except optuna.exceptions.DuplicatedStudyError:  # another machine was faster
                 return False
         study.set_user_attr("headline", [headline.name, headline.unit, headline.higher_is_better])
-        study.set_user_attr("default", defaults(cfg))
+        default = defaults(cfg)
+        study.set_user_attr("default", default)
         study.set_user_attr("identity", dict(identity))
-        if in_range(cfg, defaults(cfg)):
-            study.enqueue_trial(defaults(cfg), user_attrs={"role": "default", "values": defaults(cfg)})
+        if in_range(cfg.search, default):
+            study.enqueue_trial(default, user_attrs={"role": "default", "values": default})
         return True
 
 
@@ -147,11 +148,10 @@ def known_identity(study: optuna.Study) -> dict[str, Any] | None:
     return None
 
 
-def with_sampler(study: optuna.Study, cfg: SearchedConfig, worker: int) -> optuna.Study:
+def with_sampler(study: optuna.Study, search: SearchConfig, seed: int, worker: int) -> optuna.Study:
     """The study with TPE and successive halving; a resumed search or another worker samples afresh."""
-    search = cfg.search
-    seed = derive(cfg.seed, "search", worker, len(study.get_trials(deepcopy=False))) % 2**32
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, search.num_trials // 3)))
+    own = derive(seed, "search", worker, len(study.get_trials(deepcopy=False))) % 2**32
+    study.sampler = optuna.samplers.TPESampler(seed=own, n_startup_trials=min(10, max(3, search.num_trials // 3)))
     prunes = search.rungs > 0 and not search.against
     study.pruner = (
         optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=search.reduction)
@@ -164,9 +164,8 @@ def with_sampler(study: optuna.Study, cfg: SearchedConfig, worker: int) -> optun
 # Which trials count
 
 
-def ask(study: optuna.Study, cfg: SearchedConfig, lock: Path) -> optuna.Trial | None:
+def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial | None:
     """The next trial, marked as this process's; None when finished and running trials make up search.num_trials."""
-    search = cfg.search
     with FileLock(lock), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna expects heartbeats from Study.optimize alone
         optuna.storages.fail_stale_trials(study)

@@ -1,0 +1,1 @@
+"""From a finished student to its users: export, model card, model registry, predictions."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.bank.build import selection_name
-from cgankd.config import Config, ConfigError
+from cgankd.config import ConfigError
 from cgankd.config.distill import arm_label
 from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_split
@@ -17,7 +17,7 @@ from cgankd.measure.predictive import mean_interval
 from cgankd.types import Margin
 from pipelines.files.artifacts import file_digest
 from pipelines.files.layout import missing
-from pipelines.ship.saved import Package, net_words
+from pipelines.ship.saved import Finished, Package, net_words
 
 LICENCES = {
     "digits": "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning"
@@ -44,8 +44,11 @@ class Lineage:
     digests: dict[str, str]
 
 
-def lineage(workdir: Path, cfg: Config, student: Package, licence: str | None) -> Lineage:
-    """Counts and digests read off the artifacts. Raises ConfigError where one is missing or they do not belong together."""
+def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, seed: int) -> Lineage:
+    """Counts and digests read off the artifacts, beside data.root, the seed and the licence that only the user knows.
+
+    Raises ConfigError where an artifact is missing or they do not belong together.
+    """
     folder = workdir / "artifacts"
     dataset, pool = folder / "dataset.h5", folder / "pool.h5"
     files = {"student": folder / "student.safetensors", "teacher": folder / "teacher.safetensors", "dataset": dataset}
@@ -71,14 +74,14 @@ def lineage(workdir: Path, cfg: Config, student: Package, licence: str | None) -
     real["test"] = int(_json(workdir / "metrics" / "prepare.json")["num_test"])
     return Lineage(
         source=student.info.source,
-        root=cfg.data.root,
+        root=root,
         licence=licence or LICENCES.get(student.info.source, NOT_STATED),
         real=real,
         fakes=fakes,
         drawn=drawn,
         switches=switches,
         rho=rho,
-        seed=cfg.seed,
+        seed=seed,
         digests=digests,
     )
 
@@ -92,23 +95,16 @@ def _json(path: Path) -> dict[str, Any]:
     return values
 
 
-def model_card(
-    name: str,
-    student: Package,
-    teacher: Package,
-    origin: Lineage,
-    result: dict[str, Any],
-    margin: Margin | None,
-    exported: dict[str, Any] | None,
-) -> str:
+def model_card(name: str, finished: Finished, origin: Lineage, exported: dict[str, Any] | None) -> str:
     """Markdown, the same text for the same artifacts (and, where an export is at hand, its latencies)."""
+    student = finished.student
     parts = [
         f"# {name}\n",
-        _use(student, margin),
-        _origin(student, teacher, origin),
-        _results(student, result),
+        _use(student, finished.margin),
+        _origin(student, finished.teacher, origin),
+        _results(student, finished.result),
         _formats(exported) if exported else "",
-        _limits(origin, result),
+        _limits(origin),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -203,7 +199,7 @@ def _formats(exported: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _limits(origin: Lineage, result: dict[str, Any]) -> str:
+def _limits(origin: Lineage) -> str:
     fakes = " Its fakes come from one GAN of the same training images and add no new knowledge of the world."
     return (
         "## Limits\n\nOne data split, one teacher, one GAN and one bank stand behind these numbers; the intervals are over"

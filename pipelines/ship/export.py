@@ -31,7 +31,7 @@ from cgankd.export import (
 )
 from cgankd.types import Split
 from pipelines.files.artifacts import file_digest, replacing, write_json
-from pipelines.ship.saved import PARITY, Package, dataset_of, evaluation, load_package, parity_images, validation_margin
+from pipelines.ship.saved import PARITY, Package, dataset_of, load_finished, parity_images
 
 CALIBRATION_IMAGES = 256
 """Training images that set the ranges of the int8 activations."""
@@ -50,6 +50,18 @@ class Form:
     holds: bool
 
 
+@dataclass(frozen=True)
+class Measuring:
+    """How every form is measured: on which validation images, the images that set the ranges of int8, the share that
+    int8 may be worse by, and how often it is timed.
+    """
+
+    val: Split
+    calibration: Tensor
+    tolerance: float
+    repeats: int
+
+
 def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, repeats: int) -> dict[str, Any]:
     """Write student.onnx, student.pt2, student-int8.onnx where int8 holds, and export.json; returns what the last holds.
 
@@ -59,14 +71,12 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
     need_onnx()
     if int8_tolerance < 0 or repeats < 1:
         raise ConfigError("--int8-tolerance must be zero or more, and --repeats at least 1")
-    student = load_package(workdir / "artifacts" / "student.safetensors")
-    teacher = load_package(workdir / "artifacts" / "teacher.safetensors")
-    dataset = dataset_of(workdir, student.info)
+    finished = load_finished(workdir, level)
+    student, teacher, dataset = finished.student, finished.teacher, finished.dataset
     dataset_of(workdir, teacher.info)
-    result = evaluation(workdir, student)
-    margin = validation_margin(student, dataset, level)
-    images, val = parity_images(dataset), read_split(dataset, "val")
+    images = parity_images(dataset)
     calibration = read_split(dataset, "train").images[:CALIBRATION_IMAGES]
+    how = Measuring(read_split(dataset, "val"), calibration, int8_tolerance, repeats)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as place:
         folder = Path(place)
@@ -85,7 +95,7 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
             shown = {"teacher": teacher, "student": student}
         forms = []
         for name, package in shown.items():
-            forms += _forms(name, package, folder, val, calibration, int8_tolerance, repeats)
+            forms += _forms(name, package, folder, how)
         kept = ["student.onnx", "student.pt2"]
         if next(f for f in forms if f.network == "student" and f.arithmetic == "int8").holds:
             kept.append("student-int8.onnx")
@@ -106,8 +116,8 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
         },
         "output": {"name": ANSWER, "type": "float32", "columns": list(student.answer.names)},
         "info": to_dict(info),
-        "margin": asdict(margin) if margin else None,
-        "headline": result["headline"],
+        "margin": asdict(finished.margin) if finished.margin else None,
+        "headline": finished.result["headline"],
         "parity": {"images": len(images), "allowed": PARITY * student.answer.scale} | parity,
         "int8_tolerance": int8_tolerance,
         "models": [asdict(form) for form in forms],
@@ -129,18 +139,16 @@ def _check_parity(name: str, worst: float, scale: float) -> None:
         )
 
 
-def _forms(
-    name: str, package: Package, folder: Path, val: Split, calibration: Tensor, tolerance: float, repeats: int
-) -> list[Form]:
+def _forms(name: str, package: Package, folder: Path, how: Measuring) -> list[Form]:
     """The network in fp32 and int8. Lower is better for every headline of this project's tasks."""
     fp32, int8 = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"
-    write_int8(fp32, int8, calibration)
+    write_int8(fp32, int8, how.calibration)
     forms: list[Form] = []
     for arithmetic, path in (("fp32", fp32), ("int8", int8)):
         run: Run = open_onnx(path)
-        score = float(package.answer.score(run(val.images[:]), val.labels).double().mean())
-        holds = not forms or score <= forms[0].validation * (1 + tolerance)
-        latency = median_ms(run, val.images[:1], repeats=repeats)
+        score = float(package.answer.score(run(how.val.images[:]), how.val.labels).double().mean())
+        holds = not forms or score <= forms[0].validation * (1 + how.tolerance)
+        latency = median_ms(run, how.val.images[:1], repeats=how.repeats)
         forms.append(Form(name, arithmetic, package.num_parameters, path.stat().st_size, latency, score, holds))
     return forms
 

@@ -1,6 +1,6 @@
 """MLflow's model registry: one version for each shipped student, and the alias `champion`.
 
-Beside tracking.py the only file that knows MLflow: that one must not fail a training, this one must fail loudly.
+Beside pipelines.tracking the only module that knows MLflow: tracking must not fail a training, this one must fail loudly.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin
 from pipelines.files.artifacts import load_weights
 from pipelines.files.layout import missing
-from pipelines.networks.restore import restore_predictor
+from pipelines.networks.distilled import restore_student
 
 PARITY = 1e-4
 """Largest difference allowed between two formats of one model, as a share of the range of its answers."""
@@ -66,7 +66,7 @@ def load_package(path: Path) -> Package:
     answer = make_answer(info)
 
     try:
-        net = restore_predictor(weights, config, info, answer.num_answers)
+        net = restore_student(weights, config, info, answer.num_answers)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{path} does not fit the config.json beside it; copy both files together") from error
     model = ShippedModel(net, answer).eval().requires_grad_(False)
@@ -83,6 +83,28 @@ def dataset_of(workdir: Path, info: DatasetInfo) -> Path:
     if read_info(path) != info:
         raise ConfigError("the model was made from another data set than artifacts/dataset.h5; run all stages again")
     return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The student that `evaluate` chose with all that stands behind it: its teacher, the data set, its results
+    (metrics/evaluate.json) and the margin of its answers.
+    """
+
+    student: Package
+    teacher: Package
+    dataset: Path
+    result: dict[str, Any]
+    margin: Margin | None
+
+
+def load_finished(workdir: Path, level: float) -> Finished:
+    """The student of a work folder, its margin at this level. Raises ConfigError where a file is missing or of another."""
+    student = load_package(workdir / "artifacts" / "student.safetensors")
+    teacher = load_package(workdir / "artifacts" / "teacher.safetensors")
+    dataset = dataset_of(workdir, student.info)
+    result = evaluation(workdir, student)
+    return Finished(student, teacher, dataset, result, validation_margin(student, dataset, level))
 
 
 def parity_images(dataset: Path) -> Tensor:

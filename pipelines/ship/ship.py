@@ -7,13 +7,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgankd.config import Config, ConfigError
+from cgankd.config import ConfigError
 from pipelines.files.artifacts import file_digest, fingerprint
 from pipelines.files.made_with import settings_behind
 from pipelines.files.params import load_config, write_text
 from pipelines.ship.card import lineage, model_card
 from pipelines.ship.registry import Registered, Release, register
-from pipelines.ship.saved import PARITY_IMAGES, dataset_of, evaluation, load_package, parity_images, validation_margin
+from pipelines.ship.saved import PARITY_IMAGES, load_finished, parity_images
 
 CARD = "model_card.md"
 
@@ -27,9 +27,9 @@ class Shipped:
     registered: Registered
 
 
-def model_name(cfg: Config, name: str | None) -> str:
+def model_name(preset: str, name: str | None) -> str:
     """The name asked for, or that of the preset with -student. Raises ConfigError on a name the registry cannot hold."""
-    name = name or f"{cfg.tracking.preset}-student"
+    name = name or f"{preset}-student"
     if not re.fullmatch(r"[\w.\- ]{1,200}", name):
         raise ConfigError(f"--name must be made of letters, digits, '-', '_', '.' and blanks, but is {name!r}")
     return name
@@ -41,19 +41,16 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
     Raises ConfigError where an artifact is missing or does not belong to the others, or MLflow does not answer.
     """
     cfg = load_config(workdir / "params.yaml")
-    name = model_name(cfg, name)
-    student = load_package(workdir / "artifacts" / "student.safetensors")
-    teacher = load_package(workdir / "artifacts" / "teacher.safetensors")
-    dataset = dataset_of(workdir, student.info)
-    result = evaluation(workdir, student)
-    margin = validation_margin(student, dataset, level)
-    origin = lineage(workdir, cfg, student, licence)
+    name = model_name(cfg.tracking.preset, name)
+    finished = load_finished(workdir, level)
+    student = finished.student
+    origin = lineage(workdir, student, licence, root=cfg.data.root, seed=cfg.seed)
     record = workdir / "artifacts" / "export" / "export.json"
     exported = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
     if exported and exported["weights"] != origin.digests["student"]:
         exported = None  # of an earlier student
     card = workdir / "artifacts" / CARD
-    write_text(card, model_card(name, student, teacher, origin, result, margin, exported))
+    write_text(card, model_card(name, finished, origin, exported))
     identity = {"digests": origin.digests, "licence": origin.licence, "level": level, "name": name}
     release = Release(
         name=name,
@@ -65,7 +62,7 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
         metrics={"validation": student.config["val"], "test": student.config["test"]},
         fingerprint=fingerprint(identity, {"evaluate": file_digest(workdir / "metrics" / "evaluate.json")}),
         validation=student.config["val"],
-        higher_is_better=result["headline"]["higher_is_better"],
+        higher_is_better=finished.result["headline"]["higher_is_better"],
     )
-    images = parity_images(dataset)[:PARITY_IMAGES]
+    images = parity_images(finished.dataset)[:PARITY_IMAGES]
     return Shipped(name, card, register(workdir, cfg.tracking.experiment, student, release, images, promote=promote))

@@ -31,7 +31,9 @@ from cgankd.rng import derive
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import config_path, file_digest, read_record
-from pipelines.networks.restore import load_draw, load_predictor, load_ratio
+from pipelines.networks.generator import load_draw
+from pipelines.networks.predictor import load_predictor
+from pipelines.networks.ratio import load_ratio
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory

@@ -14,7 +14,8 @@ from cgankd.measure.verdict import best_arm, choose, verdict
 from cgankd.task import make_task
 from cgankd.types import Headline
 from pipelines.files.artifacts import read_record
-from pipelines.networks.restore import load_predictor
+from pipelines.networks.distilled import load_student
+from pipelines.networks.predictor import load_predictor
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
@@ -45,7 +46,7 @@ def run(ctx: Context) -> None:
     best: dict[str, dict[str, Any]] = {}
 
     def score(file: str) -> float:
-        net, config = load_predictor(students / file, info, task)
+        net, config = load_student(students / file, info, task)
         return mean_score(task, make_predict(net, config["precision"], plan=ctx.plan, expected=many), split)
 
     for name, arm in runs["arms"].items():
@@ -84,7 +85,8 @@ def run(ctx: Context) -> None:
     }
     ctx.write_json("evaluate", result)
     ctx.tracker.metrics(evaluate_names(result))
-    ctx.tracker.tags({"chosen_arm": choice.chosen, "mlflow.note.content": result["verdict"]})
+    ctx.tracker.tags({"chosen_arm": choice.chosen})
+    ctx.tracker.verdict(result["verdict"])
     _ship(ctx, runs, choice.chosen, test, task.headline)
     ctx.picture("arms", pictures.arms_with_intervals(result))
     ctx.picture("gains", pictures.gains_with_intervals(result))

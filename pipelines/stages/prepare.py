@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context

@@ -21,7 +21,7 @@ from cgankd.fit.predictor import make_predict
 from cgankd.measure.verdict import best_arm
 from cgankd.task import make_task
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
-from pipelines.networks.restore import load_predictor
+from pipelines.networks.predictor import load_predictor
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory, side_by_side

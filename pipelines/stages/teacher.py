@@ -22,7 +22,7 @@ from cgankd.rng import derive, seed_all
 from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.networks.own_teacher import check_channels, find_file, load_own_teacher, other_unit
-from pipelines.networks.restore import build_predictor
+from pipelines.networks.predictor import build_predictor
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.same_data import info_of

@@ -1,0 +1,1 @@
+"""Training one student: one arm at one seed, in whatever process it is asked for."""

@@ -22,8 +22,8 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict
 from cgankd.rng import derive, seed_all
 from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
-from pipelines.files.distillers import spec_of
-from pipelines.networks.restore import build_predictor, load_predictor
+from pipelines.networks.distilled import spec_of
+from pipelines.networks.predictor import build_predictor, load_predictor
 
 
 @dataclass(frozen=True)

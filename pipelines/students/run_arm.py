@@ -31,7 +31,7 @@ from cgankd.task import make_task
 from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
 from pipelines.files.distillers import own_field
-from pipelines.networks.restore import build_predictor
+from pipelines.networks.predictor import build_predictor
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
 

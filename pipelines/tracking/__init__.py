@@ -1,0 +1,1 @@
+"""The record of every run: JSON lines always, and MLflow where a store answers."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.tracking.names import child_name
+from pipelines.tracking.names import NOTE_TAG, child_name
 
 Event = dict[str, Any]
 
@@ -85,6 +85,10 @@ class Tracker:
     def tags(self, values: Mapping[str, str]) -> None:
         """Facts to search runs by."""
         self._event("tags", values=dict(values))
+
+    def verdict(self, text: str) -> None:
+        """What the run found, in a sentence that stands on its page."""
+        self.tags({NOTE_TAG: text})
 
     def picture(self, path: Path, step: int = 0) -> None:
         """A figure, by its file, and the step of the loop it shows."""

@@ -1,4 +1,4 @@
-"""MLflow behind the tracker of journal.py: live where a store answers, replayed by `cgankd sync` where it did not.
+"""MLflow behind the tracker of the journal: live where a store answers, replayed by `cgankd sync` where it did not.
 
 MLflow is imported when a run opens.
 """
@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from pipelines.tracking.journal import (
-    Event,
-    JsonLines,
-    closing_events,
-)
+from pipelines.tracking.journal import Event, JsonLines, closing_events
 from pipelines.tracking.names import experiment_tags, source_tags
 from pipelines.tracking.places import home, store_uri
 

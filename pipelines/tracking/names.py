@@ -24,6 +24,8 @@ Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage, child, or
 `group` (series and arm), `chosen_arm`, `optuna.study`, `optuna.state`, `input.<file>` (digests), `git_sha`."""
 
 
+NOTE_TAG = "mlflow.note.content"
+"""The tag whose text MLflow shows as the description of a run or an experiment."""
 DECIMALS = 4
 """Of tracked test and validation numbers; evaluate.json, which is a file of the same run, has all of them."""
 
@@ -175,7 +177,7 @@ VIEWS = {
 def experiment_tags() -> dict[str, str]:
     """Tags that an experiment is given: what the names mean, the kind of its pages, and the ready-made views."""
     shared = {f"mlflow.sharedViewState.{name}": text for name, text in VIEWS.items()}
-    return {"mlflow.note.content": NOTE, "mlflow.experimentKind": "custom_model_development"} | shared
+    return {NOTE_TAG: NOTE, "mlflow.experimentKind": "custom_model_development"} | shared
 
 
 def view_links(address: str, experiment_id: str) -> dict[str, str]:

@@ -7,16 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.tracking.journal import (
-    Event,
-    FanOut,
-    JsonLines,
-    Sink,
-    Tracker,
-    is_closed,
-    read_roots,
-    state,
-)
+from cgankd.config import TrackingConfig
+from pipelines.tracking.journal import Event, FanOut, JsonLines, Sink, Tracker, is_closed, read_roots, state
 from pipelines.tracking.mlflow_sink import MlflowSink, end, reason, replay
 from pipelines.tracking.names import git_state, run_name
 from pipelines.tracking.places import log_folder
@@ -38,14 +30,13 @@ class LiveMlflow:
 def open_tracker(
     workdir: Path,
     stage: str,
-    experiment: str,
+    cfg: TrackingConfig,
     *,
     tags: Mapping[str, str],
-    mlflow: bool,
     lock: Path,
     say: Callable[[str], None],
 ) -> Tracker:
-    """A run of a stage, in JSON lines and, if `mlflow`, in the MLflow store; an MLflow that fails is said once.
+    """A run of a stage, in JSON lines and, with tracking.mlflow, in the MLflow store; an MLflow that fails is said once.
 
     Call it with the stage's lock held: runs in the file without an end are then of killed processes and get one.
     """
@@ -64,9 +55,9 @@ def open_tracker(
             no_mlflow(error)
 
     sinks: list[Sink] = [lines]
-    if mlflow:
+    if cfg.mlflow:
         try:
-            sinks.append(LiveMlflow(MlflowSink(workdir, experiment), lines))
+            sinks.append(LiveMlflow(MlflowSink(workdir, cfg.experiment), lines))
             for events in dead:
                 if state(events) == "open":
                     replay(events, workdir, lines)
@@ -77,11 +68,12 @@ def open_tracker(
     every = {
         "stage": stage,
         "level": "stage",
-        "series": exp or tags.get("preset", ""),
+        "series": exp or cfg.preset,
+        "preset": cfg.preset,
         **git_state(workdir),
         **tags,
         **{k: v for k, v in extra.items() if v},
     }
-    facts: dict[str, Any] = {"stage": stage, "experiment": experiment, "mlflow": mlflow, "lock": str(lock)}
+    facts: dict[str, Any] = {"stage": stage, "experiment": cfg.experiment, "mlflow": cfg.mlflow, "lock": str(lock)}
     facts["tags"] = every
-    return Tracker(FanOut(sinks, failed), run_name(stage, tags.get("preset"), exp), facts)
+    return Tracker(FanOut(sinks, failed), run_name(stage, cfg.preset, exp), facts)

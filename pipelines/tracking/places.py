@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import urllib.parse
 from pathlib import Path
 
-from pipelines.tracking.journal import (
-    Event,
-    read_roots,
-)
+from pipelines.tracking.journal import Event, read_roots
 
 
 def home(workdir: Path) -> Path:
@@ -20,9 +19,42 @@ def home(workdir: Path) -> Path:
     return workdir.resolve()
 
 
+FILE = "mlflow.db"
+"""The store of a work folder where the user names none."""
+SERVER_WAIT_S = 3.0
+
+
+def given_uri() -> str:
+    """The store that the user names by MLFLOW_TRACKING_URI; empty where it is not set."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
 def store_uri(workdir: Path) -> str:
-    """MLFLOW_TRACKING_URI, or else the SQLite file in the work folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home(workdir) / 'mlflow.db'}"
+    """The store that the user names, or else the SQLite file in the work folder."""
+    return given_uri() or f"sqlite:///{home(workdir) / FILE}"
+
+
+def has_store(workdir: Path) -> bool:
+    """Whether there is a store to read: one that the user names, or the file; reading must not make an empty one."""
+    return "MLFLOW_TRACKING_URI" in os.environ or (home(workdir) / FILE).exists()
+
+
+def is_server(uri: str) -> bool:
+    """Whether runs are kept by a server, and not in a file or a database."""
+    return uri.startswith(("http:", "https:"))
+
+
+def silence(uri: str) -> str | None:
+    """Why a server that keeps runs does not answer; None where it does, and for any other store."""
+    if not is_server(uri):
+        return None
+    address = urllib.parse.urlparse(uri)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=SERVER_WAIT_S):
+            return None
+    except OSError as error:
+        return str(error)
 
 
 def log_folder(workdir: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.tracking.mlflow_sink import FIRST_PATIENCE, environment
-from pipelines.tracking.places import home, last_run, store_uri
+from pipelines.tracking.places import has_store, last_run, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,15 +36,14 @@ class TrackedRun:
 
 
 def client_of(workdir: Path) -> MlflowClient | None:
-    """The store of a work folder; None where it keeps no runs (a read must not make an empty one)."""
-    uri = store_uri(workdir)
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (home(workdir) / "mlflow.db").exists():
+    """The store of a work folder; None where it keeps no runs."""
+    if not has_store(workdir):
         return None
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=store_uri(workdir))
 
 
 def find_run(workdir: Path, experiment: str, text: str) -> TrackedRun | None:

@@ -7,13 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipelines.tracking.journal import (
-    Event,
-    JsonLines,
-    is_closed,
-    read_roots,
-    state,
-)
+from pipelines.tracking.journal import Event, JsonLines, is_closed, read_roots, state
 from pipelines.tracking.mlflow_sink import end, replay
 from pipelines.tracking.places import home, log_folder
 

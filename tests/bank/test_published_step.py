@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.bank.m1_features import Reals
-from cgankd.bank.m1_partners import FakeSource
-from cgankd.bank.m1_ratio import RatioNets, train_ratio
 from cgankd.fit.loop import Loop
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.density_ratio import RatioNets, train_ratio
+from cgankd.ratio.features import Reals
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator
 from cgankd.types import Images, Split
-from tests.bank.test_m1_ratio import draw, draw_scalar, grey, identity_features, never, reals
 from tests.bank.toys import class_task, ratio_config, scalar_task
+from tests.ratio.test_density_ratio import draw, draw_scalar, grey, identity_features, never, reals
 
 STEPS, BATCH, SEED = 12, 32, 5
 

@@ -9,7 +9,7 @@ import pytest
 
 from cgankd.config import ConfigError, config_from_dict, to_dict
 from cgankd.config.data import SOURCES
-from cgankd.data.sources import READERS
+from cgankd.data.readers.sources import READERS
 from tests.conftest import ROOT, preset
 
 PRESETS = sorted(p.stem for p in (ROOT / "pipelines/presets").glob("*.yaml"))

@@ -14,7 +14,7 @@ from cgankd.data.store.datasets import write_dataset
 from cgankd.rng import generator
 from cgankd.task import make_task
 from pipelines.files.artifacts import save_weights
-from pipelines.networks.restore import build_predictor
+from pipelines.networks.predictor import build_predictor
 from pipelines.students.run_arm import Job
 from tests.conftest import preset
 from tests.pipelines.finished import made_data

@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from cgankd.bank import build as bank
-from cgankd.bank.m1_features import FrozenExtractor, Reals, train_features
-from cgankd.bank.m1_partners import FakeSource
-from cgankd.bank.m1_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.data.batches import Mixture
 from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Distillation, Teacher
@@ -37,6 +34,9 @@ from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator, seed_all
 from cgankd.task import ClassTask
 from cgankd.types import Split

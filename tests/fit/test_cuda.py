@@ -15,9 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.bank import build as bank
-from cgankd.bank.m1_features import FrozenExtractor, Reals, train_features
-from cgankd.bank.m1_partners import FakeSource
-from cgankd.bank.m1_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.config import AUGMENTS, LabelInputConfig
 from cgankd.data.augment import augment
 from cgankd.fit.device import PLAIN, Plan
@@ -31,6 +28,9 @@ from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
+from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator, seed_all
 from pipelines.students.run_arm import train_job
 from tests.bank.toys import ratio_config

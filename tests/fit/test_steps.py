@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cgankd.bank.m1_features import FrozenExtractor, Reals, train_features
 from cgankd.data.batches import Batch, Mixture
 from cgankd.fit.device import Plan
 from cgankd.fit.loop import Loop
@@ -18,6 +17,7 @@ from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
+from cgankd.ratio.features import FrozenExtractor, Reals, train_features
 from cgankd.rng import generator
 from tests.bank.toys import ratio_config
 from tests.fit.test_predictor import fit_config

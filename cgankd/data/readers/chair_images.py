@@ -14,7 +14,7 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.readers.chair_shapes import Array
 from cgankd.data.readers.chairs import NUM_SHAPES, RENDERER_VERSION, YAWS, render
-from cgankd.data.splits import capped, shuffled
+from cgankd.data.readers.splits import capped, shuffled
 from cgankd.data.store.room import Room, in_memory
 from cgankd.rng import generator
 from cgankd.types import LogFn, Split, silent

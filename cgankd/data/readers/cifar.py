@@ -17,7 +17,7 @@ from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.readers.image_files import fit_arrays
 from cgankd.data.readers.image_folder import list_folder, read_listing
 from cgankd.data.readers.plain_pickle import PlainPickleError, read_plain_pickle
-from cgankd.data.splits import split_parts
+from cgankd.data.readers.splits import split_parts
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, Split, silent
 

@@ -10,7 +10,7 @@ import torch
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers.image_folder import read_rows
-from cgankd.data.splits import required_test_share, split_classes, split_scalars
+from cgankd.data.readers.splits import required_test_share, split_classes, split_scalars
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 

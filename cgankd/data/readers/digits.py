@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
-from cgankd.data.splits import capped_by_class, shuffled, val_shares
+from cgankd.data.readers.splits import capped_by_class, shuffled, val_shares
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, Split, silent
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.readers.image_files import fit_arrays
-from cgankd.data.splits import capped, shuffled, split_parts, split_scalars
+from cgankd.data.readers.splits import capped, shuffled, split_parts, split_scalars
 from cgankd.data.store.files import Array, all_rows, column, opening, same_length, slabs
 from cgankd.data.store.room import Room, in_memory
 from cgankd.rng import generator

@@ -12,7 +12,7 @@ from torch import Tensor
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.readers.image_files import SUFFIXES, read_images
-from cgankd.data.splits import split_parts
+from cgankd.data.readers.splits import split_parts
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, Split, silent
 

@@ -14,7 +14,7 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers.image_files import SUFFIXES
 from cgankd.data.readers.image_folder import read_rows
-from cgankd.data.splits import split_scalars
+from cgankd.data.readers.splits import split_scalars
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 

@@ -11,7 +11,7 @@ import cgankd.data.readers.chair_images as chair_images
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.readers.chair_images import RESERVED_PER_ANGLE, choose, rendered
 from cgankd.data.readers.chairs import NUM_SHAPES, render
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from tests.data.builders import data_config
 
 

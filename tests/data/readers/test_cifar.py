@@ -13,7 +13,7 @@ from PIL import Image
 from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers import cifar
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from tests.data.builders import data_config, save_picture
 
 TRAIN, TEST = 50, 20

@@ -7,7 +7,7 @@ import torch
 
 from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from tests.data.builders import data_config, save_picture
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits as reference
 
 from cgankd.config import ConfigError
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from cgankd.types import Split
 from tests.data.builders import data_config
 

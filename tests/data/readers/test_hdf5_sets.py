@@ -10,7 +10,7 @@ import torch
 from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers import hdf5_sets as store_sets
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from tests.data.builders import data_config
 
 ANGLES = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 89.9])

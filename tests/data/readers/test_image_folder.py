@@ -10,7 +10,7 @@ from PIL import Image
 
 from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from tests.data.builders import data_config, save_picture
 
 CLASSES = {"ant": 12, "bee": 10, "cow": 14}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from tests.data.builders import data_config, save_picture
 
 DEFAULTS = {"task": "scalar", "channels": 3, "test_share": 0.2, "val_per_label": None, "num_val": 4}

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers import tiny_imagenet
+from cgankd.data.readers.sources import load
 from cgankd.data.readers.tiny_imagenet import Size
-from cgankd.data.sources import load
 from tests.data.builders import data_config, save_picture
 
 WNIDS = ["n03", "n01", "n02"]

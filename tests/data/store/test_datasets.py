@@ -305,7 +305,7 @@ def test_the_circle_of_labels_is_kept_where_there_is_one(tmp_path: Path) -> None
     for period in (360.0, None):
         cfg = data_config(task="scalar", source="csv", val_per_label=None, num_val=3, label_period=period)
         data, path = make_dataset(cfg, splits, label_unit="degrees"), tmp_path / f"{period}.h5"
-        store.write_dataset(path, data)
+        write_dataset(path, data)
         assert read_info(path) == data.info and data.info.label_period == period
         with h5py.File(path) as file:
             assert ("label_period" in file.attrs) == (period is not None)

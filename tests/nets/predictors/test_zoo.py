@@ -175,9 +175,8 @@ def test_a_scaled_net_needs_its_width() -> None:
 
 def test_config_knows_every_net() -> None:
     from cgankd.config import nets as config_nets
-    from cgankd.config import whole as config
 
-    assert set(config.NETS) == set(NETS)
+    assert set(config_nets.NETS) == set(NETS)
     assert set(config_nets.SCALED_NETS) == set(SCALED) and set(config_nets.FIXED_NETS) == set(FIXED)
 
 

@@ -89,6 +89,7 @@ def test_the_help_of_a_stage_says_what_it_reads_and_writes(stage: str) -> None:
     [
         (["teacher", "--set", "teacher.wdth=3"], ["teacher.wdth", "nearest", "teacher.width"]),
         (["teacher", "--set", "bank.rho"], ["bank.rho=0.8"]),
+        (["teacher", "--set", "search.num_trails=3"], ["search.num_trails", "nearest", "search.num_trials"]),
         (["teacher"], ["artifacts/dataset.h5 is missing", "cgankd prepare"]),
         (["run", "--from", "teacher"], ["artifacts/dataset.h5 is missing", "cgankd prepare"]),
         (["run", "--from", "studnet"], ["no stage 'studnet'", "did you mean student"]),
@@ -212,7 +213,8 @@ def test_control_c_says_how_to_resume(workdir: Path, monkeypatch: pytest.MonkeyP
 WAITING = """
 import time
 from pathlib import Path
-from pipelines import cli, teacher
+from pipelines import cli
+from pipelines.stages import teacher
 def run(ctx):
     Path("ready").touch()
     time.sleep(60)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cgankd.distill.methods import METHODS
 from pipelines.commands.app import app
-from pipelines.commands.distill import INTRODUCTION, markdown_table
+from pipelines.commands.distill import INTRODUCTION, PAGE_WIDTH, markdown_table, refilled
 from tests.conftest import ROOT
 
 RUNNER = CliRunner()
@@ -54,6 +54,13 @@ def test_the_example_of_the_page_runs() -> None:
     names: dict[str, Any] = {}
     exec(code, names)
     assert set(names["terms"]) == {"target", "non_target"} and names["logits"].grad.any()
+
+
+def test_full_lines_flow_on_and_short_ones_stay() -> None:
+    full = "word " * 20 + "ends"
+    text = refilled(f"a formula = 1\nanother = 2\n\n{full}\nhere.")
+    assert text.startswith("a formula = 1\nanother = 2\n\nword word") and text.endswith("word ends here.")
+    assert max(map(len, text.splitlines())) <= PAGE_WIDTH
 
 
 def test_bars_do_not_break_a_table() -> None:

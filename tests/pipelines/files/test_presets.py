@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from cgankd.config import Config, config_from_dict, to_dict
+from cgankd.config import to_dict
 from cgankd.nets.features import ResNetFeatures
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_body
 from cgankd.task import ClassTask
 from cgankd.types import DatasetInfo
-from pipelines.networks.restore import build_extractor
+from pipelines.networks.ratio import build_extractor
+from pipelines.search.config import SearchedConfig, searched_config
 from pipelines.search.space import check_space
 from tests.conftest import ROOT, preset
 
@@ -122,8 +123,8 @@ CLASSES = {"cifar10": (50_000, 10), "cifar100": (50_000, 100), "tiny-imagenet": 
 KAPPA = {"utkface": 2, "utkface-v1": 2, "steering-angle": 5, "rc49-25": 2, "rc49-15": 2, "rc49-5": 2}
 
 
-def load(name: str) -> Config:
-    return config_from_dict(preset(name))
+def load(name: str) -> SearchedConfig:
+    return searched_config(preset(name))
 
 
 @pytest.mark.parametrize("name", PRESETS)

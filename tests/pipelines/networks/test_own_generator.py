@@ -25,7 +25,7 @@ from cgankd.rng import generator
 from cgankd.types import Split
 from cgankd.vicinity import HardVicinity, Kernel
 from pipelines.networks import own_generator
-from pipelines.networks.restore import load_draw
+from pipelines.networks.generator import load_draw
 from pipelines.project.doctor import look_at_generator
 from pipelines.runtime.opening import open_context
 from pipelines.search.pool import Remembered

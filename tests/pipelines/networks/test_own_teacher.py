@@ -22,7 +22,7 @@ from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.task import make_task
 from pipelines.commands.app import app
 from pipelines.files.artifacts import file_digest, load_weights
-from pipelines.networks.restore import load_predictor
+from pipelines.networks.predictor import load_predictor
 from pipelines.project.doctor import look_at_teacher
 from pipelines.report.records import net_text
 from pipelines.ship.export import export as write_export

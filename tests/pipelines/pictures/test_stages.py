@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pipelines.pictures import stages as pictures
+from pipelines.pictures import style
 
 INF = float("inf")
 
@@ -75,7 +76,7 @@ def test_every_picture_draws_without_a_warning_to_equal_bytes() -> None:
 
 def test_a_mosaic_places_every_image() -> None:
     pixels = images(5, 3, 4)
-    canvas = pictures.mosaic(pixels, 3)
+    canvas = style.mosaic(pixels, 3)
     assert canvas.shape == (2 * 5 - 1, 3 * 5 - 1, 3)
     for i in range(5):
         top, left = 5 * (i // 3), 5 * (i % 3)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
 from pipelines.commands.app import app
 from pipelines.files.params import changed, load_config, preset_text, set_values

@@ -17,15 +17,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.sources import load
 from cgankd.data.readers.survey import Fit, square_copy
-from cgankd.data.sources import load
 from pipelines.commands.app import app
 from pipelines.files.artifacts import source_digest
 from pipelines.files.params import flatten, load_config, preset_text, read_params, set_values
 from pipelines.files.pinned import PIN, check_pin, code_parts, read_pin, write_pin
 from pipelines.project.dvc_file import project_stages
 from pipelines.project.fitted import fitted, image_size, label_range
-from pipelines.project.init import init, make_plan
+from pipelines.project.init import Wish, init, make_plan
 from pipelines.project.own_data import look_at_csv, look_at_folder, measured
 from tests.conftest import ROOT
 from tests.data.builders import data_config
@@ -228,7 +228,7 @@ def test_a_list_with_copies_is_a_project_of_its_own(tmp_path: Path) -> None:
     source = listed(tmp_path / "in", [f"{i}.5" for i in range(50)])
     picture(tmp_path / "in/img/7.png", 60, 30, colour=True)
     project = tmp_path / "p"
-    init(make_plan(project, None, source, fit="pad"), lambda text: None)
+    init(make_plan(project, None, source, Wish(fit="pad")), lambda text: None)
     values = read_params(project / "params.yaml")["data"]
     assert values["root"] == "data/labels.csv" and values["task"] == "scalar" and values["image_size"] == 16
     rows = list(csv.reader((project / "data/labels.csv").read_text().splitlines()))

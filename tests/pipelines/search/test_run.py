@@ -26,13 +26,13 @@ from rich.console import Console
 from scipy import stats
 
 from cgankd.bank.build import QuotaError
-from cgankd.config import Config, ConfigError, config_from_dict
+from cgankd.config import ConfigError
 from cgankd.data.store.banks import read_pool_images, read_pool_scores
 from cgankd.measure.predictive import Gain
 from cgankd.measure.verdict import describe
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
-from pipelines.files.params import load_config, read_params, set_values
+from pipelines.files.params import read_params, set_values
 from pipelines.runtime.opening import open_context
 from pipelines.search import (
     best as search_best,
@@ -52,7 +52,10 @@ from pipelines.search import (
 from pipelines.search import (
     study as search_study,
 )
+from pipelines.search.config import SearchedConfig, load_searched, searched_config
+from pipelines.search.margin import margin_text
 from pipelines.search.space import check_space, first_difference, identity, in_range, with_values
+from pipelines.search.storage import shown, storage_url
 from pipelines.search.students import quiet_context
 from pipelines.stages.student import bank_digests
 from pipelines.tracking.journal import Event, Tracker, read_roots
@@ -126,9 +129,9 @@ def cgankd(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT)
 
 
-def config(values: dict[str, Any], **search_section: Any) -> Config:
+def config(values: dict[str, Any], **search_section: Any) -> SearchedConfig:
     values["search"] |= search_section
-    return config_from_dict(values)
+    return searched_config(values)
 
 
 # The pool
@@ -144,7 +147,7 @@ def config(values: dict[str, Any], **search_section: Any) -> Config:
     ],
 )
 def test_a_cut_is_the_stage_banks_own_bit_for_bit(work: Path, changes: dict[str, Any]) -> None:
-    cfg = load_config(work / "params.yaml")
+    cfg = load_searched(work / "params.yaml")
     run_stage(work, "bank", *(f"{key}={value}" for key, value in changes.items()))
     own = read_pool_scores(work / "artifacts/pool.h5")
     rows = own["in_filter"].bool().nonzero()[:, 0]
@@ -161,7 +164,7 @@ def test_a_cut_is_the_stage_banks_own_bit_for_bit(work: Path, changes: dict[str,
 
 
 def test_a_pool_serves_every_rho_scope_and_size_without_drawing_again(work: Path) -> None:
-    cfg = load_config(work / "params.yaml")
+    cfg = load_searched(work / "params.yaml")
 
     def drawn(**changes: Any) -> int:
         ctx = quiet_context(with_values(cfg, {f"bank.{key}": value for key, value in changes.items()}), work)
@@ -179,7 +182,7 @@ def test_a_pool_serves_every_rho_scope_and_size_without_drawing_again(work: Path
 
 
 def test_a_stage_of_other_settings_runs_once_and_is_the_stages_own(work: Path) -> None:
-    cfg = load_config(work / "params.yaml")
+    cfg = load_searched(work / "params.yaml")
     events: list[Event] = []
     tracker = Tracker(Lines(events), "digits/cgankd/trial-3", {"tags": {"stage": "search", "level": "child"}})
     ctx = quiet_context(with_values(cfg, {"ratio.ratio_penalty": 0.7}), work, tracker)
@@ -337,7 +340,7 @@ def test_the_margin_and_the_curves_are_paired_over_seeds(work: Path) -> None:
         path.write_text(text)
         assert applied(found, number).startswith("margin not measured; `cgankd search best")
     path.unlink()
-    assert "best --trial 77` first" in search_best.margin_text(found, study, copy_of(winner, 77))
+    assert "best --trial 77` first" in margin_text(found, study, copy_of(winner, 77))
     assert "no margin" in applied(found, 0)
     set_values(work / "params.yaml", study.user_attrs["default"])
     with pytest.raises(ConfigError, match="trial 99 is no complete trial"):
@@ -397,7 +400,7 @@ def test_two_workers_finish_one_study_in_postgresql(work: Path) -> None:
     environment = ("--storage", url, "--study", name)
     process = cgankd(work, "search", "--workers", "2", "--trials", "5", *environment)
     output = process.communicate()[0]
-    storage = search_study.connect(work, search_study.storage_url(work, load_config(work / "params.yaml").search, url))
+    storage = search_study.connect(work, storage_url(work, load_searched(work / "params.yaml").search, url))
     try:
         assert process.returncode == 0, output
         assert f"new study {name!r}" in output and not (work / "artifacts/search.db").exists()
@@ -521,7 +524,7 @@ def test_a_password_does_not_go_into_params(digits: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="free of passwords") as caught:
         config(digits, storage="postgresql://me:hush@localhost/db")
     assert "hush" not in str(caught.value)
-    assert "hush" not in search_study.shown("postgresql://me:hush@localhost/db")
+    assert "hush" not in shown("postgresql://me:hush@localhost/db")
     assert config(digits, storage="postgresql://me@localhost/db").search.storage
 
 
@@ -552,9 +555,9 @@ def test_knobs_in_optunas_words(digits: dict[str, Any]) -> None:
         "bank.filter_scope": "label",
         "ratio.feature_width": None,
     }
-    assert in_range(cfg, inside)
+    assert in_range(cfg.search, inside)
     for key, value in {"bank.rho": 0.9, "bank.num_fakes": 901, "ratio.feature_width": 32}.items():
-        assert not in_range(cfg, inside | {key: value})
+        assert not in_range(cfg.search, inside | {key: value})
 
 
 def test_the_arm_follows_the_switches_of_the_bank(digits: dict[str, Any]) -> None:
@@ -573,6 +576,6 @@ def test_a_switch_that_an_arm_lacks_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "pipelines/presets/digits.yaml").read_text())
     set_values(path, {"student.arms.filter.replace": True, "bank.replace": True})
-    assert load_config(path).student.arms["filter"].replace and "# the published method" in path.read_text()
+    assert load_searched(path).student.arms["filter"].replace and "# the published method" in path.read_text()
     with pytest.raises(ConfigError, match=r"student\.arms\.filtre is not in"):
         set_values(path, {"student.arms.filtre.replace": True})

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cgankd.config import Config, ConfigError, config_from_dict
+from cgankd.config import ConfigError
 from pipelines.commands.app import app
-from pipelines.files.params import load_config
 from pipelines.pictures import search as pictures_search
-from pipelines.search import study as search_study
+from pipelines.search.config import SearchedConfig, load_searched, searched_config
 from pipelines.search.space import check_space, first_difference, identity, overruled, with_searched_arm
+from pipelines.search.storage import storage_url
 
 INVOKE = CliRunner()
 
 
-def search_config(values: dict[str, Any], **section: Any) -> Config:
+def search_config(values: dict[str, Any], **section: Any) -> SearchedConfig:
     values["search"] |= section
-    return config_from_dict(values)
+    return searched_config(values)
 
 
 def test_an_automatic_arm_is_the_same_as_one_written_out(digits: dict[str, Any]) -> None:
@@ -65,30 +65,30 @@ def test_a_wrong_storage_is_named_with_an_example(
 ) -> None:
     by_hand = search_config(digits).search
     with pytest.raises(ConfigError, match=r"^--storage \(or CGANKD_SEARCH_STORAGE\)") as given:
-        search_study.storage_url(workdir, by_hand, url)
+        storage_url(workdir, by_hand, url)
     assert all(part in str(given.value) for part in parts) and "hush" not in str(given.value)
     if "hush" not in url:
         with pytest.raises(ConfigError, match=r"^search\.storage") as written:
-            search_study.storage_url(workdir, search_config(digits, storage=url).search, None)
+            storage_url(workdir, search_config(digits, storage=url).search, None)
         assert all(part in str(written.value) for part in parts)
 
 
 def test_a_right_storage_passes(workdir: Path, digits: dict[str, Any]) -> None:
     own = search_config(digits).search
-    assert search_study.storage_url(workdir, own, None) == f"sqlite:///{workdir}/artifacts/search.db"
-    assert search_study.storage_url(workdir, own, "sqlite:///other.db") == "sqlite:///other.db"
-    assert search_study.storage_url(workdir, own, "postgres://me@host/x") == "postgresql+psycopg2://me@host/x"
+    assert storage_url(workdir, own, None) == f"sqlite:///{workdir}/artifacts/search.db"
+    assert storage_url(workdir, own, "sqlite:///other.db") == "sqlite:///other.db"
+    assert storage_url(workdir, own, "postgres://me@host/x") == "postgresql+psycopg2://me@host/x"
 
 
 def test_a_setting_that_trials_overrule_is_said(workdir: Path) -> None:
     settings = ["bank.rho=0.5", "bank.burn_in=30"]
-    (notice,) = overruled(load_config(workdir / "params.yaml", settings), settings)
+    (notice,) = overruled(load_searched(workdir / "params.yaml", settings).search, settings)
     assert notice.startswith("--set bank.rho has no effect on trials")
 
 
 def test_a_knob_can_be_set_by_hand(workdir: Path) -> None:
     path = workdir / "params.yaml"
-    found = load_config(
+    found = load_searched(
         path, ["search.space.bank.rho.high=0.8", "search.space.bank.num_fakes={kind: int, low: 1, high: 2}"]
     )
     assert found.search.space["bank.rho"].high == 0.8 and found.search.space["bank.rho"].low == 0.3
@@ -96,7 +96,7 @@ def test_a_knob_can_be_set_by_hand(workdir: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"search\.space\.bank\.rhoo\.high cannot be set.*bank\.rho.*into params\.yaml"
     ):
-        load_config(path, ["search.space.bank.rhoo.high=0.9"])
+        load_searched(path, ["search.space.bank.rhoo.high=0.9"])
 
 
 def test_the_history_is_scaled_to_full_students() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ def test_export_writes_what_it_says(exported: Path) -> None:
 
 def test_int8_that_does_not_hold_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, forms = finished(tmp_path), module._forms
-    monkeypatch.setattr(module, "_forms", lambda *given: forms(*given[:5], -1.0, 1))  # nothing is better by 100 %
+    # Nothing is better by 100 %.
+    monkeypatch.setattr(module, "_forms", lambda *given: forms(*given[:3], replace(given[3], tolerance=-1.0)))
     (folder / "out").mkdir()
     (folder / "out/student-int8.onnx").write_bytes(b"of an earlier export")
     values = export(folder, folder / "out", level=0.8, int8_tolerance=0.1, repeats=1)

@@ -25,7 +25,7 @@ from pipelines.files.made_with import changed_since
 from pipelines.files.params import load_config
 from pipelines.ship.predict import ask_server, open_predictor
 from pipelines.ship.registry import serve_command
-from pipelines.ship.saved import load_package, parity_images
+from pipelines.ship.saved import Finished, load_package, parity_images
 from pipelines.ship.ship import Shipped, ship
 from pipelines.tracking.mlflow_sink import environment
 from pipelines.tracking.places import store_uri
@@ -146,10 +146,12 @@ def test_a_student_of_real_images_needs_no_pool(tmp_path: Path) -> None:
     folder = finished(tmp_path, arm="real", scalar=True)
     (folder / "artifacts/pool.h5").unlink()
     student = load_package(folder / "artifacts/student.safetensors")
-    origin = lineage(folder, load_config(folder / "params.yaml"), student, None)
+    cfg = load_config(folder / "params.yaml")
+    origin = lineage(folder, student, None, root=cfg.data.root, seed=cfg.seed)
     assert origin.fakes == 0 and origin.rho is None and "not stated" in origin.licence
     result = json.loads((folder / "metrics/evaluate.json").read_text())
-    card = model_card("x", student, load_package(folder / "artifacts/teacher.safetensors"), origin, result, None, None)
+    teacher = load_package(folder / "artifacts/teacher.safetensors")
+    card = model_card("x", Finished(student, teacher, folder / "artifacts/dataset.h5", result, None), origin, None)
     assert "real images alone" in card and "label (years), from 0 to 10" in card and "no margin" in card
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.readers import cifar
-from cgankd.data.sources import load
+from cgankd.data.readers.sources import load
 from pipelines.stages.downloads import fetch, unpack
 from tests.data.builders import data_config
 from tests.data.readers.test_cifar import write_py

@@ -16,7 +16,7 @@ from cgankd.fit.device import PLAIN
 from cgankd.nets.features import Extractor, ResNetFeatures
 from cgankd.task import make_task
 from pipelines.files.params import load_config
-from pipelines.networks.restore import build_extractor, load_ratio
+from pipelines.networks.ratio import build_extractor, load_ratio
 from pipelines.runtime.opening import open_context
 from tests.bank.toys import class_task, info
 from tests.tiny import tiny, write_params

@@ -20,8 +20,8 @@ from cgankd.data.dataset import Dataset
 from cgankd.data.readers import hdf5_sets as store_sets
 from cgankd.data.readers import image_files, own_fakes, tiny_imagenet
 from cgankd.data.readers.own_fakes import load_own_fakes
+from cgankd.data.readers.sources import load
 from cgankd.data.readers.tiny_imagenet import Size
-from cgankd.data.sources import load
 from cgankd.data.store import datasets as store
 from cgankd.data.store import files as store_files
 from cgankd.data.store.datasets import write_dataset

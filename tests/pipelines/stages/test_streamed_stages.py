@@ -17,7 +17,7 @@ from cgankd.gan.own_images import ImageDraw
 from cgankd.task import make_task
 from pipelines.files import artifacts
 from pipelines.files.params import load_config
-from pipelines.networks.restore import load_draw
+from pipelines.networks.generator import load_draw
 from pipelines.runtime import scratch
 from pipelines.runtime.opening import open_context
 from tests.data.builders import save_picture

@@ -25,7 +25,7 @@ from cgankd.fit.predictor import make_predict
 from cgankd.task import make_task
 from pipelines.audit import run as audit
 from pipelines.files.params import load_config
-from pipelines.networks.restore import load_predictor
+from pipelines.networks.predictor import load_predictor
 from pipelines.runtime import machine
 from pipelines.runtime.opening import open_context
 from pipelines.runtime.scratch import roomy

@@ -22,7 +22,7 @@ from cgankd.measure.predictive import mean_sd
 from cgankd.task import make_task
 from pipelines.files.artifacts import ResumeFile
 from pipelines.files.distillers import check_distillers
-from pipelines.networks.restore import load_predictor
+from pipelines.networks.distilled import load_student
 from pipelines.runtime.context import Context
 from pipelines.search.students import quiet_context
 from pipelines.stages import evaluate, student
@@ -106,7 +106,7 @@ def test_nets_that_do_not_suit_an_arms_loss_are_named(place: Path) -> None:
 def val_of(run: Job, path: Path) -> float:
     info = read_info(run.dataset)
     task = make_task(info, run.config)
-    net, config = load_predictor(path, info, task)
+    net, config = load_student(path, info, task)
     return mean_score(task, make_predict(net, config["precision"]), read_split(run.dataset, "val"))
 
 
@@ -203,7 +203,7 @@ def test_evaluate_states_the_last_and_the_best_weights(work: Path) -> None:
     for name, arm in result["arms"].items():
         found = []
         for run in runs["arms"][name]["runs"]:
-            net, config = load_predictor(work / "artifacts/students" / run["best"]["file"], info, task)
+            net, config = load_student(work / "artifacts/students" / run["best"]["file"], info, task)
             found.append(mean_score(task, make_predict(net, config["precision"]), test))
         assert arm["best"]["values"] == found and set(arm["best"]) == {"mean", "sd", "values", "steps"}
         assert (arm["best"]["mean"], arm["best"]["sd"]) == pytest.approx(mean_sd(found))

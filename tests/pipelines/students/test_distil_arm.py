@@ -25,7 +25,8 @@ from cgankd.fit.predictor import Feed, fit_predictor
 from cgankd.rng import seed_all
 from cgankd.task import make_task
 from pipelines.files.distillers import check_distillers
-from pipelines.networks.restore import build_predictor, load_predictor
+from pipelines.networks.distilled import load_student
+from pipelines.networks.predictor import build_predictor
 from pipelines.ship.saved import load_package
 from pipelines.students.distil_arm import DistilledRun, Student, distilled_run, train_phases
 from pipelines.students.run_arm import Job, bank_split, teacher_lookup, train_job
@@ -49,7 +50,7 @@ def test_every_method_trains_a_student(places: dict[bool, Path], name: str, scal
     assert all(torch.tensor([v for _, v in points]).isfinite().all() for points in record["curves"].values())
     assert set(record["curves"]) > {"loss", "hard", "val"}
     info = read_info(run.dataset)
-    net, config = load_predictor(run.out, info, make_task(info, run.config))
+    net, config = load_student(run.out, info, make_task(info, run.config))
     package = load_package(run.out)
     assert package.num_parameters == sum(p.numel() for p in net.parameters())
     assert list(run.out.parent.glob("*.resume")) == []
@@ -210,7 +211,7 @@ def test_a_student_with_a_head_of_its_own_ships_as_that(
     run = job(places[False], settings(False, distiller="own_head"), "own")
     train_job(run)
     info = read_info(run.dataset)
-    net, config = load_predictor(run.out, info, make_task(info, run.config))
+    net, config = load_student(run.out, info, make_task(info, run.config))
     package = load_package(run.out)
     assert isinstance(net, nn.Sequential) and config["distilled"]["parts"][0]["name"] == "own_head"
     plain = build_predictor(config, info, make_task(info, run.config).num_outputs)

@@ -24,11 +24,12 @@ from cgankd.task import make_task
 from pipelines.files.artifacts import load_weights, save_weights
 from pipelines.files.distillers import check_distillers
 from pipelines.files.params import load_config
-from pipelines.networks.restore import build_predictor, load_predictor
+from pipelines.networks.distilled import load_student
+from pipelines.networks.predictor import build_predictor
 from pipelines.ship.card import lineage, model_card
 from pipelines.ship.export import export
 from pipelines.ship.predict import open_predictor
-from pipelines.ship.saved import evaluation, load_package
+from pipelines.ship.saved import load_finished, load_package
 from pipelines.students.run_arm import train_job
 from tests.distill.arms import job, settings, workplace
 from tests.distill.toys import pair
@@ -201,7 +202,7 @@ def test_students_with_modules_of_their_own_ship(tmp_path: Path, name: str, scal
 
     info, val = read_info(artifacts / "dataset.h5"), read_split(artifacts / "dataset.h5", "val")
     task = make_task(info, settings(scalar))
-    net, _ = load_predictor(artifacts / "student.safetensors", info, task)
+    net, _ = load_student(artifacts / "student.safetensors", info, task)
     student = load_package(artifacts / "student.safetensors")
     by_task = mean_score(task, make_predict(net, "fp32"), val)
     answers = student.model.run(val.images[:])
@@ -212,7 +213,7 @@ def test_students_with_modules_of_their_own_ship(tmp_path: Path, name: str, scal
     for file in (None, folder / "export/student.onnx", folder / "export/student.pt2"):
         torch.testing.assert_close(open_predictor(folder, file, 0.9).run(val.images[:]), answers, rtol=1e-3, atol=1e-3)
 
-    origin = lineage(folder, load_config(folder / "params.yaml"), student, None)
-    teacher = load_package(artifacts / "teacher.safetensors")
-    card = model_card("x", student, teacher, origin, evaluation(folder, student), None, values)
+    cfg = load_config(folder / "params.yaml")
+    origin = lineage(folder, student, None, root=cfg.data.root, seed=cfg.seed)
+    card = model_card("x", load_finished(folder, 0.9), origin, values)
     assert f"{student.num_parameters:,} parameters (convnet, width 4 with modules of {name})" in card

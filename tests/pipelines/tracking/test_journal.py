@@ -35,15 +35,27 @@ def test_every_report_is_a_line_that_reads_back(tmp_path: Path) -> None:
     tracker.params({"net": "vgg", "width": 3, "hidden": [1, 2], "cap": None})
     tracker.metrics({"val": 1, "nan": float("nan")})
     tracker.curve("gan/loss", [(1, 0.5), (2, 0.25)])
+    tracker.verdict("The bank helps.")
     child = tracker.child("raw-0", {"seed": 0}, {"arm": "raw"})
     child.close("FINISHED")
     tracker.close("FINISHED")
     tracker.close("FAILED")
     (events,) = read_roots(path).values()
-    assert [e["kind"] for e in events] == ["run", "params", "metrics", "curve", "run", "params", "close", "close"]
+    assert [e["kind"] for e in events] == [
+        "run",
+        "params",
+        "metrics",
+        "curve",
+        "tags",
+        "run",
+        "params",
+        "close",
+        "close",
+    ]
     assert events[1]["values"] == {"net": "vgg", "width": "3", "hidden": "[1, 2]", "cap": "null"}
     assert events[3]["points"] == [[1, 0.5], [2, 0.25]]
-    assert events[4]["parent"] == tracker.run and events[4]["tags"] == {"level": "child", "arm": "raw"}
+    assert events[4]["values"] == {"mlflow.note.content": "The bank helps."}
+    assert events[5]["parent"] == tracker.run and events[5]["tags"] == {"level": "child", "arm": "raw"}
     assert {e["root"] for e in events} == {tracker.run} and is_closed(events)
 
 

@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from cgankd.config import TrackingConfig
 from pipelines.runtime.opening import open_context
 from pipelines.tracking import mlflow_sink as tracking
 from pipelines.tracking.journal import JsonLines, Tracker, is_closed, read_roots
@@ -26,7 +27,8 @@ def open_run(folder: Path, said: list[str] | None = None, stage: str = "cgan") -
     lock = folder / "artifacts" / "resume" / f"{stage}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     say = (said if said is not None else []).append
-    return open_tracker(folder, stage, "cgankd", tags={"preset": "digits"}, mlflow=True, lock=lock, say=say)
+    cfg = TrackingConfig(experiment="cgankd", preset="digits", mlflow=True)
+    return open_tracker(folder, stage, cfg, tags={}, lock=lock, say=say)
 
 
 def runs(folder: Path) -> list[Any]:

@@ -1,0 +1,60 @@
+"""Teachers and students, fresh or rebuilt from the config.json beside their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cgankd.nets.predictors.program import Program
+from cgankd.nets.predictors.shape import NetShape
+from cgankd.nets.predictors.zoo import Predictor, make_predictor
+from cgankd.types import DatasetInfo, Task
+from pipelines.files.artifacts import load_weights
+from pipelines.networks.origin import check_origin
+
+
+def build_predictor(
+    config: dict[str, Any], info: DatasetInfo, num_outputs: int, *, pretrained: bool = False
+) -> Predictor:
+    """A fresh teacher or student of this data set's shape; with `pretrained` from the weights of a library, downloaded."""
+    return make_predictor(
+        config["net"],
+        NetShape(num_outputs, info.channels, info.image_size),
+        width=config["width"],
+        mean=config.get("mean", info.pixel_mean),
+        std=config.get("std", info.pixel_std),
+        pretrained=pretrained,
+    )
+
+
+def plain_pixels(config: dict[str, Any], info: DatasetInfo) -> tuple[list[float], list[float]]:
+    """Mean and sd a channel that a program's input is normalised by; without settings it gets pixels in [0, 1]."""
+    return config.get("mean", [0.0] * info.channels), config.get("std", [1.0] * info.channels)
+
+
+def restore_predictor(
+    weights: dict[str, Tensor], config: dict[str, Any], info: DatasetInfo, num_outputs: int
+) -> nn.Module:
+    """A teacher or plain student as it was saved, in eval mode and frozen; a teacher may be a program in the weights.
+
+    Raises ValueError or RuntimeError where weights and config do not go together.
+    """
+    if "program" in config:
+        if "body.program" not in weights:
+            raise ValueError("the config tells of a program that the weights do not hold")
+        body = Program(weights["body.program"], float(weights["body.shift"]), float(weights["body.scale"]))
+        net: nn.Module = Predictor(body, *plain_pixels(config, info))
+    else:
+        assert config.get("distilled") is None, "networks.distilled restores such a student"
+        net = build_predictor(config, info, num_outputs)
+        net.load_state_dict(weights)
+    return net.eval().requires_grad_(False)
+
+
+def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, dict[str, Any]]:
+    """A teacher or plain student with its weights, in eval mode and frozen, and its config."""
+    weights, config = load_weights(path, ("info", "precision"))
+    check_origin(config, info, path)
+    return restore_predictor(weights, config, info, task.num_outputs), config

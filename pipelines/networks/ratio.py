@@ -1,0 +1,58 @@
+"""The feature extractor and density ratio of M1, fresh or back from their artifact."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cgankd.fit.device import PLAIN, Plan
+from cgankd.nets.features import Extractor, FeatureNet, ResNetFeatures
+from cgankd.nets.ratio_mlp import RatioMLP
+from cgankd.ratio.density_ratio import RatioNets, make_ratio
+from cgankd.ratio.features import FrozenExtractor
+from cgankd.types import DatasetInfo, RatioFn, Task
+from pipelines.files.artifacts import load_weights
+from pipelines.networks.origin import check_origin
+
+
+def build_extractor(ratio: dict[str, Any], info: DatasetInfo, task: Task) -> Extractor:
+    """A fresh feature extractor of M1, by `ratio.extractor`; settings of older artifacts do not name it."""
+    width = ratio["feature_width"] or info.channels * info.image_size**2
+    if ratio.get("extractor", "compact") == "resnet34":
+        return ResNetFeatures(info.channels, info.image_size, width, task.num_outputs)
+    return FeatureNet(
+        info.channels,
+        info.image_size,
+        ratio["feature_channels"],
+        width,
+        task.num_outputs,
+        decode=ratio["reconstruct_weight"] > 0,
+    )
+
+
+def build_ratio_nets(
+    ratio: dict[str, Any], embed: nn.Module, embed_dim: int, info: DatasetInfo, task: Task
+) -> nn.ModuleDict:
+    """Fresh feature extractor and ratio network; the label embedding starts from the GAN's."""
+    features = build_extractor(ratio, info, task)
+    mlp = RatioMLP(embed_dim, features.feature_width, ratio["hidden"], ratio["dropout"])
+    return nn.ModuleDict({"features": features, "mlp": mlp, "embed": copy.deepcopy(embed)})
+
+
+def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> RatioFn:
+    """The fitted density ratio as a function of uint8 images and the labels asked for."""
+    weights, config = load_weights(path, ("info", "ratio", "embed_dim"))
+    check_origin(config, info, path)
+    ratio = config["ratio"]
+    embed = task.label_embed(config["embed_dim"])
+    nets = build_ratio_nets(ratio, embed, config["embed_dim"], info, task)
+    nets.load_state_dict(weights)
+    nets.eval().requires_grad_(False)
+    mlp, features = nets["mlp"], nets["features"]
+    assert isinstance(mlp, RatioMLP) and isinstance(features, Extractor)
+    mlp.to(plan.device)
+    nets["embed"].to(plan.device)
+    return make_ratio(RatioNets(mlp, nets["embed"]), FrozenExtractor(features, ratio["precision"], plan, expected))

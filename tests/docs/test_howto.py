@@ -1,0 +1,122 @@
+"""The how-to pages: quoted messages are the program's own, settings are settings, and the KD loss to copy is a KD loss."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from cgankd.config.settings import from_dict
+from cgankd.distill import Outputs
+from cgankd.distill.base import Batch, Distiller
+from cgankd.distill.methods import METHODS
+from pipelines.files.distillers import check_distillers
+from pipelines.search.config import SearchedConfig
+from tests.conftest import ROOT, preset
+
+HOWTO = ROOT / "docs/howto"
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+VARIES = "\0"
+
+
+def template(node: ast.expr) -> str | None:
+    """The text of a string, with a mark where an f-string puts a value; None for anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else VARIES for part in node.values)
+    return None
+
+
+@functools.cache
+def said_by_the_program() -> tuple[str, ...]:
+    """Every text in the code that could be a message."""
+    paths = [path for top in ("cgankd", "pipelines") for path in (ROOT / top).rglob("*.py")]
+    nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    found = (template(node) for node in nodes if isinstance(node, ast.expr))
+    return tuple(text for text in found if text)
+
+
+def is_said(quoted: str) -> bool:
+    """Some text of the code has the parts of a quotation between its "..." in this order."""
+    parts = [part for part in quoted.split("...") if part.strip()]
+    pattern = re.compile(".*?".join(re.escape(part) for part in parts), re.DOTALL)
+    # Parts that belong together have no value of the f-string inside them.
+    return any(pattern.search(text) for text in said_by_the_program())
+
+
+def quotations() -> list[str]:
+    text = (HOWTO / "troubleshooting.md").read_text(encoding="utf-8")
+    return re.findall(r"^### `(.+)`$", text, re.MULTILINE) + re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("quoted", quotations())
+def test_quoted_messages_are_said_by_the_program(quoted: str) -> None:
+    assert is_said(quoted), f"nothing in the code says {quoted!r}"
+
+
+def test_quotations_are_many_and_a_false_one_is_seen() -> None:
+    assert len(quotations()) == len(set(quotations())) >= 50
+    assert not is_said("data.root ... has ... images and no sub-folders")
+    assert not is_said("sub-folders ... data.root ... images but no")
+
+
+def test_settings_on_the_pages_are_settings() -> None:
+    """The yaml blocks of the how-to pages, laid over the digits, are a configuration."""
+    pages = {path.name: path.read_text(encoding="utf-8") for path in sorted(HOWTO.glob("*.md"))}
+    blocks = [(name, block) for name, text in pages.items() for kind, block in FENCE.findall(text) if kind == "yaml"]
+    assert len(blocks) >= 4
+    for page, text in blocks:
+        values = copy.deepcopy(preset("digits"))
+        for section, settings in YAML(typ="safe").load(text).items():
+            assert set(settings) <= set(values[section]) | {"distiller_options", "distillers", "file"}, page
+            values[section] |= settings
+        check_distillers(from_dict(SearchedConfig, values, ""))
+
+
+def test_the_kd_loss_to_copy_works(tmp_path: Path) -> None:
+    """The module on the page is found by its METHODS, and its loss is the formula it states."""
+    (code,) = (text for kind, text in FENCE.findall((HOWTO / "kd-losses.md").read_text()) if kind == "python")
+    path = tmp_path / "logit_mse.py"
+    path.write_text(code)
+    spec = importlib.util.spec_from_file_location("logit_mse_of_the_page", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    ((name, method),) = module.METHODS.items()
+    assert name == method.name and name not in METHODS and issubclass(method, Distiller)
+    assert method().accepts(0) and method().accepts(10)
+    student, teacher = (
+        torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True),
+        torch.tensor([[0.0, 0.0], [3.0, 1.0]]),
+    )
+    batch = Batch({}, torch.tensor([0, 1]), is_fake=torch.tensor([False, True]))
+    (term,) = method(loss_weight=0.5, fake_weight=0.0).losses(Outputs(student), Outputs(teacher), batch).values()
+    assert float(term.detach()) == pytest.approx(0.5 * (1 + 4) / 2)  # the fake row weighs nothing
+    term.backward()
+    assert (
+        student.grad is not None and student.grad[0].tolist() == [0.5, 1.0] and student.grad[1].tolist() == [0.0, 0.0]
+    )
+
+
+def test_paths_named_on_the_pages_are_there() -> None:
+    named = re.compile(r"`((?:cgankd|pipelines|tests|benchmarks|docs)/[\w/.-]+)`")
+    pages = [path for part in ("tutorials", "howto", "explanation") for path in (ROOT / "docs" / part).glob("*.md")]
+    found = {(path.name, name) for path in pages for name in named.findall(path.read_text(encoding="utf-8"))}
+    assert len(found) > 50
+    assert sorted((page, name) for page, name in found if not (ROOT / name).exists()) == []
+
+
+def test_numbers_of_kd_losses_are_right() -> None:
+    for page in (ROOT / "README.md", HOWTO / "kd-losses.md"):
+        text = page.read_text(encoding="utf-8")
+        assert f"{len(METHODS)} KD losses" in text or f"There are {len(METHODS)}." in text
