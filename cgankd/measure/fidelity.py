@@ -140,30 +140,33 @@ def precision_recall(real_NF: Tensor, fake_MF: Tensor, k: int = 3) -> tuple[floa
     return coverage_of(real_NF, fake_MF, k), coverage_of(fake_MF, real_NF, k)
 
 
-def by_group(
-    real_NF: Tensor, real_group_N: Tensor, fake_MF: Tensor, fake_group_M: Tensor, distance: Distance, least: int = 2
-) -> dict[int, float]:
+@dataclass(frozen=True)
+class Labelled:
+    """A feature set [N, F] with a number a row [N]: its label in raw units, or its group."""
+
+    features: Tensor
+    label: Tensor
+
+    def where(self, mask_N: Tensor) -> Tensor:
+        """Features [R, F] of the rows of a mask."""
+        return self.features[mask_N.nonzero()[:, 0]]
+
+
+def by_group(real: Labelled, fake: Labelled, distance: Distance, least: int = 2) -> dict[int, float]:
     """A distance within each group (class or label bin) that has `least` rows on both sides; others are left out.
 
     The mean of the values is the intra-label FID or KID.
     """
     found = {}
-    for group in torch.unique(real_group_N).tolist():
-        real, fake = (real_group_N == group).nonzero()[:, 0], (fake_group_M == group).nonzero()[:, 0]
-        if min(len(real), len(fake)) >= least:
-            found[group] = distance(real_NF[real], fake_MF[fake])
+    for group in torch.unique(real.label).tolist():
+        real_RF, fake_RF = real.where(real.label == group), fake.where(fake.label == group)
+        if min(len(real_RF), len(fake_RF)) >= least:
+            found[group] = distance(real_RF, fake_RF)
     return found
 
 
 def sliding(
-    real_NF: Tensor,
-    real_label_N: Tensor,
-    fake_MF: Tensor,
-    fake_label_M: Tensor,
-    centres: Tensor,
-    radius: float,
-    distance: Distance,
-    least: int = 2,
+    real: Labelled, fake: Labelled, centres: Tensor, radius: float, distance: Distance, least: int = 2
 ) -> dict[float, float]:
     """A distance of the images whose label is within +-radius of each centre (sliding FID of arXiv 2011.07466).
 
@@ -171,8 +174,7 @@ def sliding(
     """
     found = {}
     for centre in centres.tolist():
-        real = ((real_label_N - centre).abs() <= radius).nonzero()[:, 0]
-        fake = ((fake_label_M - centre).abs() <= radius).nonzero()[:, 0]
-        if min(len(real), len(fake)) >= least:
-            found[centre] = distance(real_NF[real], fake_MF[fake])
+        real_RF, fake_RF = (side.where((side.label - centre).abs() <= radius) for side in (real, fake))
+        if min(len(real_RF), len(fake_RF)) >= least:
+            found[centre] = distance(real_RF, fake_RF)
     return found

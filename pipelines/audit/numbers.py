@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cgankd.measure import fidelity
+from cgankd.measure.fidelity import Labelled
 from cgankd.measure.findings import FAR, LACK, TELLING, Finding, over, under
 from cgankd.measure.two_sample import two_sample
 from cgankd.rng import derive, generator
@@ -159,17 +160,24 @@ def by_label(sets: Sets, space: Space) -> tuple[Curves, Curves]:
     """
     gen = generator(sets.seed, "audit labels")
     measures = {"fid": fidelity.fid, "kid": lambda real, fake: fidelity.kid(real, fake, gen)}
-    others = {"bank": (space.bank, sets.bank.labels), "training images": (space.train, sets.train.labels)}
-    val_group = sets.task.filter_groups(sets.val.labels)
+    val = Labelled(space.val, sets.val.labels)
+    others = {
+        "bank": Labelled(space.bank, sets.bank.labels),
+        "training images": Labelled(space.train, sets.train.labels),
+    }
+
+    def grouped(side: Labelled) -> Labelled:
+        return Labelled(side.features, sets.task.filter_groups(side.label))
+
     binned: Curves = {}
     sliding: Curves = {}
     for measure, distance in measures.items():
-        for name, (features, label) in others.items():
-            found = fidelity.by_group(space.val, val_group, features, sets.task.filter_groups(label), distance)
+        for name, other in others.items():
+            found = fidelity.by_group(grouped(val), grouped(other), distance)
             binned.setdefault(measure, {})[name] = {float(group): value for group, value in found.items()}
             if sets.window is not None:
                 centres, radius = sets.window
-                found_at = fidelity.sliding(space.val, sets.val.labels, features, label, centres, radius, distance)
+                found_at = fidelity.sliding(val, other, centres, radius, distance)
                 sliding.setdefault(measure, {})[name] = found_at
     return binned, sliding
 

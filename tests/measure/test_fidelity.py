@@ -12,6 +12,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from cgankd.measure import fidelity
+from cgankd.measure.fidelity import Labelled
 from cgankd.rng import generator
 
 
@@ -149,7 +150,7 @@ def test_by_group_measures_like_with_like() -> None:
     real, fake = features(30), features(40, shift=0.5, seed=1)
     group_real, group_fake = torch.arange(30) % 3, torch.arange(40) % 4
     group_real[0] = 9  # alone, and absent among fakes
-    found = fidelity.by_group(real, group_real, fake, group_fake, fidelity.fid)
+    found = fidelity.by_group(Labelled(real, group_real), Labelled(fake, group_fake), fidelity.fid)
     assert sorted(found) == [0, 1, 2]
     rows = [i for i in range(30) if group_real[i] == 1], [i for i in range(40) if i % 4 == 1]
     assert found[1] == fidelity.fid(real[rows[0]], fake[rows[1]])
@@ -159,7 +160,8 @@ def test_sliding_windows_hold_the_labels_around_their_middle() -> None:
     real, fake = features(50), features(80, seed=1)
     y_real, y_fake = torch.linspace(0, 10, 50), torch.linspace(0, 6, 80)
     fake[y_fake < 3] += 3.0
-    found = fidelity.sliding(real, y_real, fake, y_fake, torch.tensor([1.0, 2.5, 5.0, 9.0]), 1.0, fidelity.fid)
+    centres = torch.tensor([1.0, 2.5, 5.0, 9.0])
+    found = fidelity.sliding(Labelled(real, y_real), Labelled(fake, y_fake), centres, 1.0, fidelity.fid)
     assert list(found) == [1.0, 2.5, 5.0], "no fake lies within 8 to 10"
     assert found[1.0] > found[2.5] > found[5.0]
     inside = (y_real >= 1.5) & (y_real <= 3.5), (y_fake >= 1.5) & (y_fake <= 3.5)

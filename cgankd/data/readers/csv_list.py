@@ -9,7 +9,7 @@ import torch
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
-from cgankd.data.readers.image_folder import read_rows
+from cgankd.data.readers.image_folder import LabelledFiles, read_rows
 from cgankd.data.readers.splits import required_test_share, split_classes, split_scalars
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
@@ -32,7 +32,8 @@ def load_csv_classes(
         raise ConfigError(f"data.root {cfg.root!r} names {len(names)} class; there must be at least two")
     label_N = torch.tensor([names.index(text) for _, text, _ in entries])
     rows = split_classes(label_N, names, cfg, seed, test_share=required_test_share(cfg))
-    return read_rows(rows, [path for path, _, _ in entries], label_N, cfg, log, room, class_names=names, notes={})
+    files = LabelledFiles([path for path, _, _ in entries], label_N, class_names=names)
+    return read_rows(files, rows, cfg, log, room)
 
 
 def load_csv_scalars(
@@ -45,7 +46,7 @@ def load_csv_scalars(
     entries = read_list(cfg.root)
     label_N = torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
     rows = split_scalars(label_N, cfg, seed)
-    return read_rows(rows, [path for path, _, _ in entries], label_N, cfg, log, room, notes={})
+    return read_rows(LabelledFiles([path for path, _, _ in entries], label_N), rows, cfg, log, room)
 
 
 def read_list(text: str, setting: str = "data.root") -> list[tuple[Path, str, str]]:

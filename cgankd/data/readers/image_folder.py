@@ -39,8 +39,8 @@ def read_listing(
     label_N = torch.tensor(listing.labels)
     rows = split_parts(label_N, listing.parts, listing.class_names, cfg, seed)
     notes = {"files_ignored": float(listing.num_ignored)} | dict(listing.notes)
-    names = listing.class_names
-    return read_rows(rows, listing.paths, label_N, cfg, log, room, class_names=names, notes=notes, crop=crop)
+    files = LabelledFiles(listing.paths, label_N, class_names=listing.class_names, notes=notes, crop=crop)
+    return read_rows(files, rows, cfg, log, room)
 
 
 @dataclass(frozen=True)
@@ -90,30 +90,34 @@ def list_folder(text: str) -> Listing:
     return Listing(paths, labels, part_of, class_names, ignored)
 
 
-def read_rows(
-    rows: dict[str, Tensor],
-    paths: list[Path],
-    label_N: Tensor,
-    cfg: DataConfig,
-    log: LogFn,
-    room: Room,
-    *,
-    class_names: tuple[str, ...] = (),
-    notes: dict[str, float],
-    label_unit: str = "units",
-    crop: bool = False,
-) -> Dataset:
-    """Decode the images of the chosen rows, and only those, into a data set; `label_unit` is that of scalar labels."""
+@dataclass(frozen=True)
+class LabelledFiles:
+    """Image files of a source with their labels [N], and what is to be said of them.
+
+    `label_unit` is that of scalar labels, which have no class names. `crop`: the middle square of each image is used.
+    """
+
+    paths: list[Path]
+    label_N: Tensor
+    class_names: tuple[str, ...] = ()
+    label_unit: str = "units"
+    notes: Mapping[str, float] = field(default_factory=dict)
+    crop: bool = False
+
+
+def read_rows(files: LabelledFiles, rows: dict[str, Tensor], cfg: DataConfig, log: LogFn, room: Room) -> Dataset:
+    """Decode the images of the rows of each split, and only those, into a data set."""
     chosen = torch.cat(list(rows.values()))
-    images, num_resized = read_images([paths[row] for row in chosen.tolist()], cfg, log, crop=crop, room=room)
-    labels = label_N[chosen]
+    paths = [files.paths[row] for row in chosen.tolist()]
+    images, num_resized = read_images(paths, cfg, log, crop=files.crop, room=room)
+    labels = files.label_N[chosen]
     splits, start = {}, 0
     for name, part in rows.items():
         splits[name] = Split(images[start : start + len(part)], labels[start : start + len(part)])
         start += len(part)
-    notes = {"images_resized": float(num_resized)} | notes
-    unit = "" if class_names else label_unit
-    return make_dataset(cfg, splits, label_unit=unit, class_names=class_names, notes=notes)
+    notes = {"images_resized": float(num_resized)} | dict(files.notes)
+    unit = "" if files.class_names else files.label_unit
+    return make_dataset(cfg, splits, label_unit=unit, class_names=files.class_names, notes=notes)
 
 
 def _sub_folders(folder: Path) -> list[str]:

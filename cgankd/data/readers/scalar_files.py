@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers.image_files import SUFFIXES
-from cgankd.data.readers.image_folder import read_rows
+from cgankd.data.readers.image_folder import LabelledFiles, read_rows
 from cgankd.data.readers.splits import split_scalars
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
@@ -48,7 +49,8 @@ def load_utkface(
     missing = max(0, NUM_FACES - len(entries) - malformed)
     notes = {"images_found": float(len(entries)), "images_missing": float(missing)}
     notes |= {"names_malformed": float(malformed), "labels_out_of_range": float(outside)}
-    return _read(kept, cfg, seed, log, room, "years", notes, crop=False)
+    files = LabelledFiles(*_columns(kept), label_unit="years", notes=notes)
+    return read_rows(files, split_scalars(files.label_N, cfg, seed), cfg, log, room)
 
 
 def load_steering_angle(
@@ -69,7 +71,8 @@ def load_steering_angle(
             " degrees; widen data.label_min and data.label_max"
         )
     notes = {"images_found": float(len(entries)), "labels_out_of_range": float(outside)}
-    return _read(kept, cfg, seed, log, room, "degrees", notes, crop=True)
+    files = LabelledFiles(*_columns(kept), label_unit="degrees", notes=notes, crop=True)
+    return read_rows(files, split_scalars(files.label_N, cfg, seed), cfg, log, room)
 
 
 def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float]) -> tuple[DataConfig, list[Entry], int]:
@@ -81,21 +84,9 @@ def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float])
     return cfg, kept, len(entries) - len(kept)
 
 
-def _read(
-    entries: list[Entry],
-    cfg: DataConfig,
-    seed: int,
-    log: LogFn,
-    room: Room,
-    unit: str,
-    notes: dict[str, float],
-    *,
-    crop: bool,
-) -> Dataset:
-    label_N = torch.tensor([label for _, label in entries], dtype=torch.float32)
-    rows = split_scalars(label_N, cfg, seed)
-    paths = [path for path, _ in entries]
-    return read_rows(rows, paths, label_N, cfg, log, room, label_unit=unit, notes=notes, crop=crop)
+def _columns(entries: list[Entry]) -> tuple[list[Path], Tensor]:
+    """Paths and labels [N]."""
+    return [path for path, _ in entries], torch.tensor([label for _, label in entries], dtype=torch.float32)
 
 
 def _faces(root: Path) -> tuple[list[Entry], int]:
