@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import cgankd.data.store as store
 from cgankd.data.dataset import Dataset, make_dataset
+from cgankd.data.store import banks as store
 from cgankd.data.store import files as store_files
 from cgankd.data.store.banks import (
     BankWriter,

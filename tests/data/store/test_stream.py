@@ -164,7 +164,7 @@ def test_a_bank_is_copied_slab_by_slab(pool: Path, tmp_path: Path, monkeypatch: 
         read.append(shape[0])
         return real(shape, dtype)
 
-    monkeypatch.setattr("cgankd.data.store.datasets.SLAB_ROWS", 5)
+    monkeypatch.setattr("cgankd.data.store.banks.SLAB_ROWS", 5)
     monkeypatch.setattr("cgankd.data.store.files.np.empty", empty)
     rows = torch.arange(1, NUM, 2)
     write_bank(tmp_path / "bank.h5", pool, rows, torch.zeros(len(rows), dtype=torch.int64), {})
