@@ -86,9 +86,12 @@ HALLS: dict[str, Part] = {
     ),
     "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data")),
     "distill": Part(
-        "what runs a KD loss: engine, options, composites", (*BASE, "data", "distill.losses", "fit.device", "labels.circle")
+        "what runs a KD loss: engine, options, composites",
+        (*BASE, "data", "distill.losses", "fit.device", "labels.circle"),
     ),
-    "distill.losses": Part("the catalogue of KD losses, a module a family", (*BASE, "data", "distill", "labels.circle")),
+    "distill.losses": Part(
+        "the catalogue of KD losses, a module a family", (*BASE, "data", "distill", "labels.circle")
+    ),
     "bank": Part("M1's rejection, M2's filter and labels, the pool they are cut from", (*BASE, "data.store.banks")),
     "ratio": Part(
         "M1's features and conditional density ratio",
@@ -100,9 +103,6 @@ HALLS: dict[str, Part] = {
     ),
     "fit": Part("the loop that trains a teacher or student, and the plan of the device", (*BASE, "data")),
     "labels": Part(
-        "the seam: what differs between class and scalar labels, which labels count as near",
-        (*BASE, "nets.gans.label_embed"),
-    ),
         "the seam: what differs between class and scalar labels, which labels count as near",
         (*BASE, "nets.gans.label_embed"),
     ),
