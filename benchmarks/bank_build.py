@@ -28,8 +28,8 @@ from cgankd.bank import build as bank
 from cgankd.config import BankConfig
 from cgankd.data.pixels import to_unit
 from cgankd.fit.predictor import make_predict
+from cgankd.labels.task import ClassTask
 from cgankd.rng import generator
-from cgankd.task import ClassTask
 from cgankd.types import Draw, Images, PredictFn, RatioFn
 
 BLOCK, NUM_LABELS = 128, 1

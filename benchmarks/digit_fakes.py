@@ -17,13 +17,13 @@ from cgankd.data.readers.digits import load_digits
 from cgankd.fit.loop import Loop
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
+from cgankd.labels.task import ClassTask
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.ratio.features import FrozenExtractor, Reals, train_features
 from cgankd.ratio.partners import FakeSource
 from cgankd.rng import seed_all
-from cgankd.task import ClassTask
 from cgankd.types import Split
 
 BATCH = 64

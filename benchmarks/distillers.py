@@ -22,8 +22,8 @@ from cgankd.distill.methods import METHODS
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor
+from cgankd.labels.task import make_task
 from cgankd.rng import generator, seed_all
-from cgankd.task import make_task
 from cgankd.types import DatasetInfo, PredictFn, Split
 from pipelines.files.artifacts import save_weights
 from pipelines.files.params import load_config

@@ -36,11 +36,11 @@ from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict, mean_score
+from cgankd.labels.task import ClassTask
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import seed_all
-from cgankd.task import ClassTask
 from cgankd.types import Split
 from pipelines.runtime.machine import set_threads
 

@@ -30,8 +30,8 @@ from cgankd.fit.device import Plan, channels_last
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
+from cgankd.labels.task import ClassTask
 from cgankd.rng import generator
-from cgankd.task import ClassTask
 
 ALPHA, TEMPERATURE, BATCH, CHUNK = 0.7, 4.0, 64, 256
 NUM_REAL = 4 * CHUNK

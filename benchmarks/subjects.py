@@ -8,12 +8,12 @@ from torch.optim.swa_utils import update_bn
 
 from cgankd.config import CganConfig, RatioConfig, VicinityConfig, to_dict
 from cgankd.data.pixels import to_signed, to_unit
+from cgankd.labels.task import ClassTask, ScalarTask
 from cgankd.nets.features import Extractor
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import generator, seed_all
-from cgankd.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo, Split
 from pipelines.networks.ratio import build_extractor
 

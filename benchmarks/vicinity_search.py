@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmarks.subjects import VICINITY
 from benchmarks.timing import Agreement, Case, Side, Work, main, repeated
+from cgankd.labels.vicinity import Kernel, SoftVicinity
 from cgankd.rng import generator
-from cgankd.vicinity import Kernel, SoftVicinity
 
 KERNEL = Kernel(label_sigma=0.05, kappa=0.1, largest_gap=0.02, median_gap=0.001)
 

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from cgankd.fit.loop import Loop as Loop
     from cgankd.fit.predictor import fit_predictor as fit_predictor
     from cgankd.gan.train import train_cgan as train_cgan
+    from cgankd.labels.task import make_task as make_task
     from cgankd.nets.predictors.zoo import make_predictor as make_predictor
     from cgankd.ratio.density_ratio import RatioNets as RatioNets
     from cgankd.ratio.density_ratio import make_ratio as make_ratio
     from cgankd.ratio.density_ratio import train_ratio as train_ratio
     from cgankd.ratio.features import Reals as Reals
     from cgankd.ratio.partners import FakeSource as FakeSource
-    from cgankd.task import make_task as make_task
 
 PUBLIC = {
-    "Settings and task": {"config_from_dict": "config", "make_task": "task"},
+    "Settings and task": {"config_from_dict": "config", "make_task": "labels.task"},
     "Networks and training": {
         "make_predictor": "nets.predictors.zoo",
         "fit_predictor": "fit.predictor",

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgankd.circle import wrapped
 from cgankd.config import ConfigError
 from cgankd.data.pixels import levels_to_unit
+from cgankd.labels.circle import wrapped
 from cgankd.types import Answer
 
 PIXELS, ANSWER = "pixels", "answer"

@@ -183,7 +183,7 @@ class LabelEmbed(Protocol):
 
 
 class Task(Protocol):
-    """The one seam between classification and regression: everything outside `cgankd.task` is blind to the kind."""
+    """The one seam between classification and regression: everything outside `cgankd.labels.task` is blind to the kind."""
 
     num_outputs: int
     num_classes: int

@@ -77,39 +77,41 @@ WINGS: dict[str, Part] = {
 }
 """pipelines/, top to bottom. Each may also import its own modules and all of cgankd/ but `cgankd.__main__`."""
 
-BASE = ("config", "types", "rng", "circle")
+BASE = ("config", "types", "rng")
 HALLS: dict[str, Part] = {
     "export": Part(
         "the module that is shipped, and its ONNX and torch.export forms",
-        (*BASE, "data.pixels"),
+        (*BASE, "data.pixels", "labels.circle"),
         ("onnx", "onnxruntime"),
     ),
     "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data")),
     "distill": Part(
-        "what runs a KD loss: engine, options, composites", (*BASE, "data", "distill.losses", "fit.device")
+        "what runs a KD loss: engine, options, composites",
+        (*BASE, "data", "distill.losses", "fit.device", "labels.circle"),
     ),
-    "distill.losses": Part("the catalogue of KD losses, a module a family", (*BASE, "data", "distill")),
+    "distill.losses": Part(
+        "the catalogue of KD losses, a module a family", (*BASE, "data", "distill", "labels.circle")
+    ),
     "bank": Part("M1's rejection, M2's filter and labels, the pool they are cut from", (*BASE, "data.store.banks")),
     "ratio": Part(
         "M1's features and conditional density ratio",
-        (*BASE, "data", "nets", "nets.gans", "fit.device", "fit.loop", "fit.schedule"),
+        (*BASE, "data", "nets", "nets.gans", "fit.device", "fit.loop", "fit.schedule", "labels.circle"),
     ),
     "gan": Part(
         "training the conditional GAN, and drawing from it or from the user's own",
         (*BASE, "data", "nets.gans", "fit.device", "fit.ema", "fit.loop", "fit.schedule"),
     ),
     "fit": Part("the loop that trains a teacher or student, and the plan of the device", (*BASE, "data")),
-    "task": Part(
-        "the seam: what differs between class and scalar labels", (*BASE, "vicinity", "nets.gans.label_embed")
+    "labels": Part(
+        "the seam: what differs between class and scalar labels, which labels count as near",
+        (*BASE, "nets.gans.label_embed"),
     ),
-    "vicinity": Part("which labels count as near", BASE),
     "nets": Part("feature extractor and ratio net of M1", (*BASE, "nets.predictors")),
     "nets.predictors": Part("teachers and students by name", BASE, ("timm",)),
     "nets.gans": Part("generators, discriminators, label embeddings", BASE),
     "data.readers": Part("sources: public sets, folders, lists, the user's own", (*BASE, "data", "data.store")),
     "data.store": Part("data sets, pools and banks in HDF5", (*BASE, "data"), ("h5py",)),
     "data": Part("a data set in memory, batches, augmentation, pixels", BASE),
-    "circle": Part("labels on a circle", ()),
     "rng": Part("draws as functions of (seed, what for, step)", ()),
     "types": Part("the words everybody uses: Split, Task, Outputs, ...", ()),
     "config": Part("every setting, a dataclass a section of params.yaml", ()),
@@ -175,7 +177,7 @@ def wing_of(module: str) -> str | None:
 
 
 def hall_of(module: str) -> str:
-    """ "cgankd.data.store.files" -> "data.store", "cgankd.data.pixels" -> "data", "cgankd.task" -> "task"."""
+    """ "cgankd.data.store.files" -> "data.store", "cgankd.data.pixels" -> "data", "cgankd.labels.task" -> "task"."""
     parts = module.split(".")[1:]
     inner = ".".join(parts[:2])
     return inner if inner in HALLS else parts[0]

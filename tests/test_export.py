@@ -24,10 +24,10 @@ from cgankd.export import (
     write_onnx,
     write_torch_export,
 )
+from cgankd.labels.task import make_answer
 from cgankd.measure.conformal import conformal_margin
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
-from cgankd.task import make_answer
 from cgankd.types import DatasetInfo, Margin
 
 CLASSES = DatasetInfo("class", "made", "", 1, 16, (0.4,), (0.3,), ("ant", "bee", "cat"))
@@ -157,7 +157,7 @@ def test_readings_of_scalars_stay_in_the_range() -> None:
 
 
 def test_answers_agree_with_the_task_on_the_headline() -> None:
-    from cgankd.task import ClassTask
+    from cgankd.labels.task import ClassTask
 
     shipped, x = model(CLASSES), images(CLASSES, 30)
     labels = torch.arange(30) % 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cgankd.circle import wrapped
+from cgankd.labels.circle import wrapped
 
 
 def test_differences_on_a_circle_are_the_short_ones() -> None:

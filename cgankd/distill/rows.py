@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 

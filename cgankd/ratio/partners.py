@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgankd.circle import wrapped
+from cgankd.labels.circle import wrapped
 from cgankd.ratio.features import FeatureFn, JudgeFn
 from cgankd.types import Draw, Vicinity
 

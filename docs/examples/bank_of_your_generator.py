@@ -11,7 +11,7 @@ from torch import Tensor
 import cgankd
 from cgankd.bank.selections import Columns
 from cgankd.config import BankConfig
-from cgankd.task import ClassTask
+from cgankd.labels.task import ClassTask
 from cgankd.types import DatasetInfo
 
 info = DatasetInfo(

@@ -18,10 +18,10 @@ from cgankd.config import ConfigError
 from cgankd.data.batches import chunks
 from cgankd.data.store.banks import read_attributes, read_pool_images, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
+from cgankd.labels.task import make_task
 from cgankd.measure.features import make_features
 from cgankd.measure.findings import Finding, flat
 from cgankd.rng import derive
-from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Images, Split, Task
 from pipelines.audit.images import (
     Closeness,

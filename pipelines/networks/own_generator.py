@@ -18,9 +18,9 @@ from cgankd.data.readers.own_fakes import load_own_fakes
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.gan.own_images import ImageDraw
 from cgankd.gan.own_program import Program, check_program, load_program, make_program_draw
+from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.rng import generator
 from cgankd.types import DatasetInfo, Draw, Split, Task, Vicinity
-from cgankd.vicinity import ScalarVicinity
 from pipelines.files.artifacts import file_digest
 from pipelines.runtime.context import Context
 from pipelines.runtime.scratch import image_room

@@ -14,8 +14,8 @@ from cgankd.data.store.banks import read_pool_images, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.gan.diversity import pair_distances
+from cgankd.labels.task import make_task
 from cgankd.rng import generator
-from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.report.page import png_uri
 

@@ -24,9 +24,9 @@ from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.files import SLAB_ROWS
 from cgankd.fit.device import Plan
+from cgankd.labels.task import make_task
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
-from cgankd.task import make_task
 from pipelines.files.artifacts import file_digest, fingerprint, replacing, source_digest
 from pipelines.runtime.context import Context
 from pipelines.stages import bank

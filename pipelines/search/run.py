@@ -23,7 +23,7 @@ from rich.console import Console
 from cgankd.bank.build import QuotaError
 from cgankd.config import ConfigError, to_dict
 from cgankd.data.store.datasets import read_info
-from cgankd.task import make_task
+from cgankd.labels.task import make_task
 from cgankd.types import Headline
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten

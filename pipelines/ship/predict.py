@@ -23,8 +23,8 @@ from cgankd.config.settings import from_dict
 from cgankd.data.readers.image_files import SUFFIXES, read_images
 from cgankd.data.store.datasets import read_split
 from cgankd.export import open_onnx, open_torch_export
+from cgankd.labels.task import make_answer
 from cgankd.measure.conformal import images_needed
-from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin, Reading, silent
 from pipelines.files.artifacts import config_path
 from pipelines.ship.saved import dataset_of, load_package, validation_margin

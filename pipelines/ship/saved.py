@@ -14,8 +14,8 @@ from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
 from cgankd.data.store.datasets import read_split
 from cgankd.export import ShippedModel
+from cgankd.labels.task import make_answer
 from cgankd.measure.conformal import conformal_margin
-from cgankd.task import make_answer
 from cgankd.types import Answer, DatasetInfo, Margin
 from pipelines.files.artifacts import load_weights
 from pipelines.files.layout import missing

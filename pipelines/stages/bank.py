@@ -18,6 +18,7 @@ from cgankd.data.store.banks import BankWriter, read_pool_images, read_pool_scor
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.predictor import make_predict
+from cgankd.labels.task import make_task
 from cgankd.measure.health import (
     Check,
     check_bound,
@@ -28,7 +29,6 @@ from cgankd.measure.health import (
     check_ratio_zeros,
 )
 from cgankd.rng import derive
-from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import config_path, file_digest, read_record
 from pipelines.networks.generator import load_draw

@@ -14,11 +14,11 @@ from cgankd.gan.diversity import fake_diversity, real_diversity
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
+from cgankd.labels.task import make_task
+from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.measure.health import check_diversity, check_kappa
 from cgankd.rng import derive, generator, seed_all
-from cgankd.task import make_task
 from cgankd.types import Draw, Split, Task, Vicinity
-from cgankd.vicinity import ScalarVicinity
 from pipelines.networks import own_generator
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context

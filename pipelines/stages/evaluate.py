@@ -9,9 +9,9 @@ from typing import Any
 from cgankd.config.distill import arm_label, distiller_label
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.predictor import make_predict, mean_score
+from cgankd.labels.task import make_task
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.measure.verdict import best_arm, choose, verdict
-from cgankd.task import make_task
 from cgankd.types import Headline
 from pipelines.files.artifacts import read_record
 from pipelines.networks.distilled import load_student

@@ -9,6 +9,8 @@ from cgankd.config import RatioConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.loop import Loop
+from cgankd.labels.task import make_task
+from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.measure.health import check_ratio_informative, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
 from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
@@ -16,9 +18,7 @@ from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.ratio.features import FrozenExtractor, Reals, train_features
 from cgankd.ratio.partners import FakeSource
 from cgankd.rng import derive, generator, seed_all
-from cgankd.task import make_task
 from cgankd.types import Vicinity
-from cgankd.vicinity import ScalarVicinity
 from pipelines.networks.generator import load_source
 from pipelines.networks.ratio import build_ratio_nets
 from pipelines.pictures import stages as pictures

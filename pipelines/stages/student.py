@@ -18,8 +18,8 @@ from cgankd.config.distill import arm_label
 from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.fit.predictor import make_predict
+from cgankd.labels.task import make_task
 from cgankd.measure.verdict import best_arm
-from cgankd.task import make_task
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
 from pipelines.networks.predictor import load_predictor
 from pipelines.pictures import stages as pictures

@@ -18,8 +18,8 @@ from cgankd.fit.device import Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
+from cgankd.labels.task import make_task
 from cgankd.rng import derive, seed_all
-from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.networks.own_teacher import check_channels, find_file, load_own_teacher, other_unit
 from pipelines.networks.predictor import build_predictor

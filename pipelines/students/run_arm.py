@@ -26,8 +26,8 @@ from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict, mean_score
+from cgankd.labels.task import make_task
 from cgankd.rng import derive, seed_all
-from cgankd.task import make_task
 from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
 from pipelines.files.distillers import own_field

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cgankd.config import BankConfig, RatioConfig, VicinityConfig
-from cgankd.task import ClassTask, ScalarTask
+from cgankd.labels.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo
 
 RATIO = RatioConfig(

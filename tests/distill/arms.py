@@ -11,8 +11,8 @@ import torch
 from cgankd.config import ArmConfig, Config, config_from_dict, to_dict
 from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import write_dataset
+from cgankd.labels.task import make_task
 from cgankd.rng import generator
-from cgankd.task import make_task
 from pipelines.files.artifacts import save_weights
 from pipelines.networks.predictor import build_predictor
 from pipelines.students.run_arm import Job

@@ -18,8 +18,8 @@ from cgankd.distill.engine import Distillation, Negatives, Teacher, early_phases
 from cgankd.distill.methods import METHODS, distiller_of
 from cgankd.fit.device import Forward
 from cgankd.fit.predictor import make_optimizer
+from cgankd.labels.task import make_task
 from cgankd.rng import generator
-from cgankd.task import make_task
 from tests.distill.arms import settings
 from tests.distill.toys import ROWS, SHAPE, Pair, outputs_of, pair, with_pred
 from tests.pipelines.finished import made_data

@@ -29,6 +29,7 @@ from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
+from cgankd.labels.task import ClassTask
 from cgankd.nets.features import FeatureNet
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.shape import NetShape
@@ -38,7 +39,6 @@ from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.ratio.features import FrozenExtractor, Reals, train_features
 from cgankd.ratio.partners import FakeSource
 from cgankd.rng import generator, seed_all
-from cgankd.task import ClassTask
 from cgankd.types import Split
 from tests.bank.toys import ratio_config
 from tests.fit.test_predictor import fit_config

@@ -15,10 +15,10 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_optimizer, make_predict, mean_score
 from cgankd.fit.schedule import make_schedule
+from cgankd.labels.task import make_task
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.rng import derive, generator, seed_all
-from cgankd.task import make_task
 from cgankd.types import DatasetInfo, Split
 
 INFO = DatasetInfo("class", "toy", "", 1, 16, (0.5,), (0.25,), class_names=("left", "right"))

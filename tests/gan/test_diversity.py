@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cgankd.gan.diversity import fake_diversity, real_diversity
+from cgankd.labels.vicinity import ExactMatch
 from cgankd.rng import generator
 from cgankd.types import Split
-from cgankd.vicinity import ExactMatch
 from tests.gan.toys import class_toy, scalar_toy
 
 

@@ -7,8 +7,8 @@ import io
 import torch
 
 from cgankd.config import CganConfig, LabelInputConfig, VicinityConfig
+from cgankd.labels.task import ClassTask, ScalarTask
 from cgankd.rng import generator
-from cgankd.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo, Split
 
 VICINITY = VicinityConfig(

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgankd.fit.loop import Loop
+from cgankd.labels.task import ScalarTask
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.density_ratio import FLAT_LOSS, RatioNets, make_ratio, ratio_loss, train_ratio
 from cgankd.ratio.features import Reals
 from cgankd.ratio.partners import FakeSource, draw_pool, within
 from cgankd.rng import generator, seed_all
-from cgankd.task import ScalarTask
 from cgankd.types import Images, Split
 from tests.bank.toys import VICINITY, Interrupted, MemoryCheckpoint, class_task, info, ratio_config, scalar_task
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
@@ -18,6 +17,7 @@ from cgankd.distill.losses.logit_terms import (
     row_weights,
     weighted_mean,
 )
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
@@ -20,6 +19,7 @@ from cgankd.distill.losses.logit_terms import (
     row_mean,
     soft_cross_entropy,
 )
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 

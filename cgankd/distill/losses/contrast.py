@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.feature_terms import Scope, in_range, one_of, pooled_pair
 from cgankd.distill.losses.logit_terms import row_mean
 from cgankd.distill.losses.relations import SCOPES
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 PRODUCTS = 2**24

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.logit_terms import (
     a_share,
@@ -20,6 +19,7 @@ from cgankd.distill.losses.logit_terms import (
     standardized,
     wide,
 )
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 

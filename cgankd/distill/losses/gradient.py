@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.feature_terms import evaluating
 from cgankd.distill.losses.logit_terms import above_zero, both, is_one_number, kl_terms, not_negative, row_mean, wide
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 NO_NET = ModelSpec(0, 0, ())

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs, Phase
 from cgankd.distill.losses.feature_terms import Scope, in_range, one_of, over_sources, pooled_pair, probe, unit_rows
 from cgankd.distill.losses.relations import SCOPES
 from cgankd.distill.spec import another_net, check_named
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
@@ -15,6 +14,7 @@ from cgankd.distill.losses.logit_terms import (
     row_mean,
     standardized,
 )
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.feature_terms import (
     Norm,
@@ -23,6 +22,7 @@ from cgankd.distill.losses.feature_terms import (
 )
 from cgankd.distill.losses.logit_terms import row_mean
 from cgankd.distill.losses.relations import SCOPES, angle_gap, distance_gap
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 DISTANCES = ("l1", "l2", "smooth_l1")

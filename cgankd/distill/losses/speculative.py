@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.circle import wrapped
 from cgankd.config import ConfigError
 from cgankd.distill.base import Batch, DataSpec, Flow, ModelSpec
 from cgankd.distill.composite import chooses
 from cgankd.distill.rows import hard_labels
 from cgankd.distill.wrapper import Wrapper
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 

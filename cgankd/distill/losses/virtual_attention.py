@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cgankd.circle import wrapped
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.feature_terms import evaluating, in_range
 from cgankd.distill.losses.logit_terms import kl_terms, row_mean
+from cgankd.labels.circle import wrapped
 from cgankd.types import Outputs
 
 

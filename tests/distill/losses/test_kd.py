@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchdistill.losses.mid_level import KDLoss, LogitStdKDLoss
 
 from cgankd.distill.losses.kd import KD
-from cgankd.task import ClassTask, ScalarTask
+from cgankd.labels.task import ClassTask, ScalarTask
 from cgankd.types import DatasetInfo, Outputs
 from tests.bank.toys import VICINITY
 from tests.distill.logit_toys import TORCHDISTILL, batch, build, io_dict, kl, labels, log_p, logits, total

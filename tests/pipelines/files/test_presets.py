@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from cgankd.config import to_dict
+from cgankd.labels.task import ClassTask
 from cgankd.nets.features import ResNetFeatures
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_body
-from cgankd.task import ClassTask
 from cgankd.types import DatasetInfo
 from pipelines.networks.ratio import build_extractor
 from pipelines.search.config import SearchedConfig, searched_config

@@ -21,9 +21,9 @@ from cgankd.config import ConfigError, config_from_dict
 from cgankd.data.store.banks import read_pool_images
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.gan.own_images import ImageDraw
+from cgankd.labels.vicinity import HardVicinity, Kernel
 from cgankd.rng import generator
 from cgankd.types import Split
-from cgankd.vicinity import HardVicinity, Kernel
 from pipelines.networks import own_generator
 from pipelines.networks.generator import load_draw
 from pipelines.project.doctor import look_at_generator
@@ -186,7 +186,7 @@ def test_exported_programs_are_told_by_their_ending(work: Path) -> None:
     (work / "own.pt2").write_bytes(exported_blob(info.channels, torch.int64 if info.class_names else torch.float32))
     run(work, "cgan", "cgan.file=own.pt2")
     with open_context("ratio", (), work, console=Console(file=io.StringIO())) as ctx:
-        task = importlib.import_module("cgankd.task").make_task(info, ctx.cfg)
+        task = importlib.import_module("cgankd.labels.task").make_task(info, ctx.cfg)
     label = task.conditions(torch.zeros(1))[:4]
     draw = load_draw(work / "artifacts/cgan.safetensors", info, task)
     assert torch.equal(draw(label, generator("z")), draw(label, generator("z")))

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from cgankd.config import ConfigError, config_from_dict
 from cgankd.data.store.datasets import read_info, read_split, write_dataset
 from cgankd.fit.predictor import make_predict
+from cgankd.labels.task import make_task
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
-from cgankd.task import make_task
 from pipelines.commands.app import app
 from pipelines.files.artifacts import file_digest, load_weights
 from pipelines.networks.predictor import load_predictor

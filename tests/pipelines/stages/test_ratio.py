@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.fit.device import PLAIN
+from cgankd.labels.task import make_task
 from cgankd.nets.features import Extractor, ResNetFeatures
-from cgankd.task import make_task
 from pipelines.files.params import load_config
 from pipelines.networks.ratio import build_extractor, load_ratio
 from pipelines.runtime.opening import open_context

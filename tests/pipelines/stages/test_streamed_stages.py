@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cgankd.data.store.datasets import read_info
 from cgankd.gan.own_images import ImageDraw
-from cgankd.task import make_task
+from cgankd.labels.task import make_task
 from pipelines.files import artifacts
 from pipelines.files.params import load_config
 from pipelines.networks.generator import load_draw

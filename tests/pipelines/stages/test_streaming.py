@@ -22,7 +22,7 @@ from cgankd.data.store.banks import read_pool_images, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import StreamedImages
 from cgankd.fit.predictor import make_predict
-from cgankd.task import make_task
+from cgankd.labels.task import make_task
 from pipelines.audit import run as audit
 from pipelines.files.params import load_config
 from pipelines.networks.predictor import load_predictor

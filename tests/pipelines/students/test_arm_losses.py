@@ -18,8 +18,8 @@ from cgankd.data.store.datasets import read_info, read_split
 from cgankd.distill.methods import METHODS
 from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import make_predict, mean_score
+from cgankd.labels.task import make_task
 from cgankd.measure.predictive import mean_sd
-from cgankd.task import make_task
 from pipelines.files.artifacts import ResumeFile
 from pipelines.files.distillers import check_distillers
 from pipelines.networks.distilled import load_student

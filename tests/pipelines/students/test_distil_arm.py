@@ -22,8 +22,8 @@ from cgankd.distill.base import DataSpec, Distiller, ModelSpec
 from cgankd.distill.methods import METHODS
 from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import Feed, fit_predictor
+from cgankd.labels.task import make_task
 from cgankd.rng import seed_all
-from cgankd.task import make_task
 from pipelines.files.distillers import check_distillers
 from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import build_predictor

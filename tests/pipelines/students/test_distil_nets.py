@@ -18,9 +18,9 @@ from cgankd.data.store.datasets import read_info, read_split
 from cgankd.distill import make_distiller
 from cgankd.distill.methods import METHODS
 from cgankd.fit.predictor import make_predict, mean_score
+from cgankd.labels.task import make_task
 from cgankd.nets.predictors.program import Program
 from cgankd.nets.predictors.zoo import Predictor
-from cgankd.task import make_task
 from pipelines.files.artifacts import load_weights, save_weights
 from pipelines.files.distillers import check_distillers
 from pipelines.files.params import load_config

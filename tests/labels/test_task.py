@@ -12,11 +12,11 @@ from sklearn.metrics import log_loss, mean_absolute_error, zero_one_loss
 
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.config.settings import from_dict
+from cgankd.labels.task import ScalarTask, make_answer, make_task
+from cgankd.labels.vicinity import ExactMatch, HardVicinity, SoftVicinity
 from cgankd.rng import generator
-from cgankd.task import ScalarTask, make_answer, make_task
 from cgankd.types import DatasetInfo, Margin
-from cgankd.vicinity import ExactMatch, HardVicinity, SoftVicinity
-from tests.test_vicinity import CFG
+from tests.labels.test_vicinity import CFG
 
 CLASSES = DatasetInfo("class", "digits", "", 1, 16, (0.5,), (0.2,), class_names=tuple("abcdefghij"))
 YAW = DatasetInfo("scalar", "chairs", "degrees", 3, 32, (0.5,) * 3, (0.2,) * 3, label_min=10.0, label_max=100.0)

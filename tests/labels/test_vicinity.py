@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cgankd.config import VicinityConfig
+from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, Kernel, SoftVicinity, kernel_rules
 from cgankd.rng import generator
-from cgankd.vicinity import DrawnVicinity, ExactMatch, HardVicinity, Kernel, SoftVicinity, kernel_rules
 
 CFG = VicinityConfig(
     kind="soft",

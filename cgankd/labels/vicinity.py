@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgankd.circle import onto_range, wrapped
 from cgankd.config import VicinityConfig
+from cgankd.labels.circle import onto_range, wrapped
 from cgankd.types import Pairing
 
 
