@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from cgankd.bank import build as bank
 from cgankd.config import BankConfig, CganConfig, DataConfig
 from cgankd.data.dataset import Dataset
 from cgankd.data.readers.digits import load_digits
+from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.loop import Loop
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
@@ -45,14 +47,23 @@ def digits() -> tuple[Dataset, ClassTask]:
     return data, ClassTask(data.info)
 
 
+@dataclass(frozen=True)
+class Way:
+    """How small networks are trained: in which arithmetic, how their students are computed, and at quick sizes or not."""
+
+    precision: Any
+    quick: bool
+    plan: Plan = PLAIN
+
+
 class Gan:
     """A small GAN trained in a precision: its weights, and its settings."""
 
-    def __init__(self, data: Dataset, task: ClassTask, seed: int, precision: Any, quick: bool) -> None:
+    def __init__(self, data: Dataset, task: ClassTask, seed: int, way: Way) -> None:
         self.cfg = CganConfig(
-            width=8, z_dim=32, embed_dim=16, num_steps=10 if quick else 200, d_steps=1, batch_size=32, lr_g=3e-4, lr_d=4e-4,
+            width=8, z_dim=32, embed_dim=16, num_steps=10 if way.quick else 200, d_steps=1, batch_size=32, lr_g=3e-4, lr_d=4e-4,
             beta1=0.0, beta2=0.99, ema=0.99, ema_start=50, diffaugment="translation,cutout", cutout_share=0.35,
-            diversity_weight=3.0, precision=precision, vicinity=None, label_input=None,
+            diversity_weight=3.0, precision=way.precision, vicinity=None, label_input=None,
         )  # fmt: skip
         seed_all(seed, "embed")
         vicinity, embed = task.vicinity(data.train.labels), task.label_embed(self.cfg.embed_dim)
@@ -60,27 +71,27 @@ class Gan:
 
 
 def subsampled_fakes(
-    gan: Gan, data: Dataset, task: ClassTask, seed: int, precision: Any, quick: bool, pool: dict[str, int] = POOL
+    gan: Gan, data: Dataset, task: ClassTask, seed: int, way: Way, pool: dict[str, int] = POOL
 ) -> Split:
     """Fakes of a GAN that passed M1, drawn and judged in a precision; the ratio network meets fakes of a pool."""
     vicinity, train = task.vicinity(data.train.labels), data.train
-    draw = make_draw(gan.net, gan.embed, z_dim=gan.cfg.z_dim, precision=precision)
-    few = 5 if quick else 200
+    draw = make_draw(gan.net, gan.embed, z_dim=gan.cfg.z_dim, precision=way.precision)
+    few = 5 if way.quick else 200
     settings = ratio_config(
         quick=True, feature_width=64, feature_channels=8, feature_steps=few // 2 + 1, hidden=(64, 32), num_steps=few,
-        batch_size=BATCH, eval_every_steps=few, precision=precision, learning_rate=1e-3, ratio_penalty=0.5,
+        batch_size=BATCH, eval_every_steps=few, precision=way.precision, learning_rate=1e-3, ratio_penalty=0.5,
         penalty_per_label=True, **pool,
     )  # fmt: skip
     seed_all(seed, "ratio")
     features = FeatureNet(1, 16, 8, 64, task.num_outputs, decode=False)
     reals = Reals(train, data.val)
     train_features(features, reals, task, settings, plain_view, Loop(seed))
-    run = FrozenExtractor(features.requires_grad_(False), precision)
+    run = FrozenExtractor(features.requires_grad_(False), way.precision)
     mlp = RatioMLP(gan.cfg.embed_dim, 64, settings.hidden, 0.5)
     nets = RatioNets(mlp, copy.deepcopy(gan.embed).requires_grad_(True))
     source = FakeSource(draw, run, partial(run.judge, task=task), vicinity, math.inf, settings.max_redraws)
     train_ratio(nets, source, reals, task, settings, Loop(seed))
-    return cut_bank(bank.Scorer(draw, make_ratio(nets, run), no_teacher, task), seed, quick)
+    return cut_bank(bank.Scorer(draw, make_ratio(nets, run), no_teacher, task), seed, way.quick)
 
 
 def plain_view(unit_BCHW: torch.Tensor, gen: torch.Generator) -> torch.Tensor:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.digit_fakes import LONG_POOL, PUBLISHED_POOL, Gan, digits, subsampled_fakes
+from benchmarks.digit_fakes import LONG_POOL, PUBLISHED_POOL, Gan, Way, digits, subsampled_fakes
 from benchmarks.sides import child
 from benchmarks.timing import Side, fast_plan
 from cgankd.config import TeacherConfig
@@ -32,7 +32,7 @@ from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Distillation, Teacher
 from cgankd.distill.losses.kd import KD
 from cgankd.distill.spec import model_spec
-from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.device import PLAIN
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict, mean_score
@@ -60,23 +60,22 @@ def net(data: Dataset, width: int) -> Predictor:
     return make_predictor("convnet", shape, width=width, mean=info.pixel_mean, std=info.pixel_std)
 
 
-def config(width: int, precision: Any, quick: bool) -> TeacherConfig:
+def config(width: int, way: Way) -> TeacherConfig:
     """How each of them is trained."""
     return TeacherConfig(
-        net="convnet", width=width, num_steps=20 if quick else 300, batch_size=64, optimizer="adamw", learning_rate=0.003,
-        weight_decay=0.01, schedule="onecycle", augment="shift", precision=precision,
+        net="convnet", width=width, num_steps=20 if way.quick else 300, batch_size=64, optimizer="adamw", learning_rate=0.003,
+        weight_decay=0.01, schedule="onecycle", augment="shift", precision=way.precision,
     )  # fmt: skip
 
 
 def student_error(
-    data: Dataset, task: ClassTask, fakes: Split | None, seed: int, *, precision: Any, plan: Plan, quick: bool,
-    objective: Objective | None = None,
-) -> float:  # fmt: skip
+    data: Dataset, task: ClassTask, fakes: Split | None, seed: int, way: Way, objective: Objective | None = None
+) -> float:
     """Test error in % of a student on real images, or half of them fakes."""
     seed_all(seed, "student")
-    student, cfg = net(data, 8), config(8, precision, quick)
+    student, cfg = net(data, 8), config(8, way)
     mixture = Mixture(data.train, fakes, real_share=None if fakes is None else 0.5, batch_size=64, seed=seed)
-    fit_predictor(student, objective or Plain(task), Feed(mixture.batch, shifted), cfg, Loop(seed, plan))
+    fit_predictor(student, objective or Plain(task), Feed(mixture.batch, shifted), cfg, Loop(seed, way.plan))
     return mean_score(task, make_predict(student, cfg.precision), data.test)
 
 
@@ -89,7 +88,7 @@ def trained_teacher(data: Dataset, task: ClassTask, quick: bool) -> nn.Module:
     """A wider net on the same images, in fp32: equal bits on both sides."""
     seed_all("teacher")
     teacher, mixture = net(data, 24), Mixture(data.train, None, real_share=None, batch_size=64, seed=0)
-    fit_predictor(teacher, Plain(task), Feed(mixture.batch, shifted), config(24, "fp32", quick), Loop(0))
+    fit_predictor(teacher, Plain(task), Feed(mixture.batch, shifted), config(24, Way("fp32", quick)), Loop(0))
     return teacher.eval().requires_grad_(False)
 
 
@@ -108,24 +107,23 @@ def errors(side: Side, quick: bool) -> dict[str, list[float]]:
     seeds = SEEDS[:2] if quick else SEEDS
     # bf16 even where the machine has no units for it: the question is what it does to the result.
     kind = "fp32" if side == "plain" else "bf16"
-    plan = PLAIN if side == "plain" else fast_plan(quick)
-    student = partial(student_error, data, task, precision=kind, plan=plan, quick=quick)
-    exact = partial(student_error, data, task, precision="fp32", plan=PLAIN, quick=quick)
-    one_gan = Gan(data, task, 0, "fp32", quick)
+    way, exact_way = Way(kind, quick, PLAIN if side == "plain" else fast_plan(quick)), Way("fp32", quick)
+    student = partial(student_error, data, task, way=way)
+    exact = partial(student_error, data, task, way=exact_way)
+    one_gan = Gan(data, task, 0, exact_way)
     of_one = partial(subsampled_fakes, one_gan, data, task)
     pool = PUBLISHED_POOL if side == "plain" else LONG_POOL
     teacher = trained_teacher(data, task, quick)
     view = partial(taught, data, task, teacher, clean=side == "fast", quick=quick)
-    shared = of_one(0, kind, quick)
+    shared = of_one(0, way)
     return {
         "student on real images": [student(None, seed) for seed in seeds],
         "student on the fakes of one GAN after M1": [student(shared, seed) for seed in seeds],
         "GAN, M1 and student, anew for each seed": [
-            student(subsampled_fakes(Gan(data, task, seed, kind, quick), data, task, seed, kind, quick), seed)
-            for seed in seeds
+            student(subsampled_fakes(Gan(data, task, seed, way), data, task, seed, way), seed) for seed in seeds
         ],
         "M1 by the published step (plain) and from a pool, each fake seen 12.5 times (fast), and student; one GAN, fp32": [
-            exact(of_one(seed, "fp32", quick, pool), seed) for seed in seeds
+            exact(of_one(seed, exact_way, pool), seed) for seed in seeds
         ],
         VIEW: [exact(None, seed, objective=view(seed)) for seed in seeds],
     }

@@ -54,13 +54,12 @@ def inner_taps(size: int, kernel: int, stride: int, padding: int, dilation: int)
     return sum(0 <= start + tap * dilation < size for start in starts for tap in range(kernel))
 
 
-def convolution_flop(
-    x: Any, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any, out_shape: Any
-) -> int:
+def convolution_flop(x: Any, w: Any, bias: Any, *how: Any, out_shape: Any) -> int:
     """Operations of a convolution without those on its padding, which a kernel can leave out.
 
     At 4x4 pixels they are three in ten of a 3x3 convolution; counted as work, a fast row would pass the peak.
     """
+    stride, padding, dilation, transposed = how[:4]
     assert not transposed, "no network here has one"
     count = 2 * x[0] * w[0] * w[1]
     for axis, size in enumerate(x[2:]):

@@ -67,7 +67,7 @@ def build(side: Side, quick: bool, teacher: str | None, *, cached: bool = False,
         plain_flop = batch * (3 * work_flop(student, one) + (work_flop(guide, one) if guide else 0)) / 2
         return Work(repeated(plain_step(student, guide, task, batch)), batch, "fp32", plain_flop)
     plan = fast_plan(quick)
-    objective = make_objective(student, guide, task, train.images, batch, plan, cached=cached)
+    objective = make_objective(student, guide, task, train.images, plan, cached=cached)
 
     def loop(steps: int, log: object) -> None:
         data = Mixture(train, None, real_share=None, batch_size=batch, seed=0)
@@ -87,7 +87,6 @@ def make_objective(
     guide: nn.Module | None,
     task: ClassTask,
     images_NCHW: Tensor,
-    batch: int,
     plan: Plan,
     *,
     cached: bool,

@@ -167,13 +167,13 @@ def test_one_gan_has_the_same_weights_on_both_sides(monkeypatch: pytest.MonkeyPa
     real, fakes = final_metric.Gan, final_metric.subsampled_fakes
     for side in ("plain", "fast"):
 
-        def gan(data: Any, task: Any, seed: int, precision: str, quick: bool, side: str = side) -> Any:
-            found = real(data, task, seed, precision, quick)
-            made[side].append((seed, precision, found.net.state_dict()))
+        def gan(data: Any, task: Any, seed: int, way: digit_fakes.Way, side: str = side) -> Any:
+            found = real(data, task, seed, way)
+            made[side].append((seed, way.precision, found.net.state_dict()))
             return found
 
         def drawn(*args: Any, side: str = side) -> Any:
-            pools[side].append(args[6] if len(args) > 6 else digit_fakes.POOL)
+            pools[side].append(args[5] if len(args) > 5 else digit_fakes.POOL)
             return fakes(*args)
 
         monkeypatch.setattr(final_metric, "Gan", gan)

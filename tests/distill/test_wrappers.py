@@ -15,7 +15,7 @@ from cgankd.config.distill import DistillerConfig
 from cgankd.distill import Batch, Outputs, make_distiller
 from cgankd.distill.engine import Negatives
 from cgankd.distill.losses.adaptation import TeacherAdaptation
-from cgankd.distill.losses.speculative import SpeculativeKD, speculate
+from cgankd.distill.losses.speculative import Proposal, SpeculativeKD, speculate
 from cgankd.distill.methods import distiller_of
 from cgankd.distill.rows import hard_labels
 from cgankd.rng import generator
@@ -34,11 +34,8 @@ def choose(
         errors("teacher"),
         accepted,
         group,
-        share=share,
-        temperature=temperature,
-        teacher_temperature=0.01,
-        replace=replace,
-        gen=generator("choice", seed),
+        Proposal(share, temperature, 0.01, replace),
+        generator("choice", seed),
     ).rows
 
 
@@ -58,11 +55,8 @@ def test_coverage_is_the_share_of_groups_with_rows() -> None:
         torch.zeros(40),
         group < 3,
         group,
-        share=0.5,
-        temperature=1.0,
-        teacher_temperature=1.0,
-        replace=True,
-        gen=generator("coverage"),
+        Proposal(0.5, 1.0, 1.0, True),
+        generator("coverage"),
     )
     assert (found.coverage, found.acceptance, found.correction) == (0.75, 0.75, 0)
 
@@ -97,11 +91,8 @@ def test_refused_slots_go_to_the_teachers_best_of_the_rest() -> None:
         errors("teacher"),
         accepted,
         group,
-        share=0.25,
-        temperature=math.inf,
-        teacher_temperature=1e-4,
-        replace=True,
-        gen=generator("slots"),
+        Proposal(0.25, math.inf, 1e-4, True),
+        generator("slots"),
     )
     assert len(found.rows) == 100 == len(set(found.rows.tolist()))
     assert found.acceptance == pytest.approx(0.5, abs=0.15) and found.correction == pytest.approx(1 - found.acceptance)

@@ -33,16 +33,22 @@ class Speculation:
     coverage: float
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """How the student proposes rows of a pool, and the teacher fills the slots it turned down, if it does."""
+
+    share: float
+    temperature: float
+    teacher_temperature: float
+    replace: bool
+
+
 def speculate(
     student_error_N: Tensor,
     teacher_error_N: Tensor,
     accepted_N: Tensor,
     group_N: Tensor,
-    *,
-    share: float,
-    temperature: float,
-    teacher_temperature: float,
-    replace: bool,
+    how: Proposal,
     gen: torch.Generator,
 ) -> Speculation:
     """In each group: the student proposes a share of the pool, the teacher verifies, and fills what it turned down.
@@ -51,7 +57,7 @@ def speculate(
     at an infinite temperature is uniform; `accepted_N` says whom the teacher takes. With `replace` a slot it turns down
     goes to a row it takes that was not proposed, drawn in proportion to exp(-teacher error / teacher_temperature); where
     there are none left the slot stays empty. With share 1 and no replacing this is M2's filter. Returns sorted rows; all
-    arguments [N].
+    tensors [N].
     """
     rows: list[Tensor] = []
     proposed = refused = filled = covered = 0
@@ -59,15 +65,15 @@ def speculate(
     for group in groups:
         first = len(rows)
         members_G = (group_N == group).nonzero()[:, 0]
-        num = max(1, round(share * len(members_G)))
-        order_G = _gumbel_order(student_error_N[members_G] / temperature, gen)
+        num = max(1, round(how.share * len(members_G)))
+        order_G = _gumbel_order(student_error_N[members_G] / how.temperature, gen)
         ours_P, rest_R = members_G[order_G[:num]], members_G[order_G[num:]]
         taken_P = accepted_N[ours_P]
         rows.append(ours_P[taken_P])
         proposed, refused = proposed + num, refused + int((~taken_P).sum())
-        if replace:
+        if how.replace:
             rest_R = rest_R[accepted_N[rest_R]]
-            order_R = _gumbel_order(-teacher_error_N[rest_R] / teacher_temperature, gen)
+            order_R = _gumbel_order(-teacher_error_N[rest_R] / how.teacher_temperature, gen)
             drawn = rest_R[order_R[: int((~taken_P).sum())]]
             rows.append(drawn)
             filled += len(drawn)
@@ -216,11 +222,8 @@ class SpeculativeKD(Wrapper):
             error_M,
             self.verified(teacher_MO, y_M) if rule == "top_k" else within(error_M, group_M, self.rho),
             group_M,
-            share=self.pool_share,
-            temperature=self.proposal_temperature,
-            teacher_temperature=self.teacher_temperature,
-            replace=self.replace,
-            gen=gen,
+            Proposal(self.pool_share, self.proposal_temperature, self.teacher_temperature, self.replace),
+            gen,
         )
         assert isinstance(self.rows, Tensor) and isinstance(self.num_rows, Tensor)
         assert isinstance(self.has_chosen, Tensor)
