@@ -1,0 +1,48 @@
+"""When the state of a training loop is saved, and what it is taken up from."""
+
+from __future__ import annotations
+
+import pytest
+
+from cgankd.fit.loop import Loop
+
+
+class Kept:
+    """A checkpoint in memory."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, dict[str, object]] = {}
+
+    def load(self) -> dict[str, object] | None:
+        return self.states[max(self.states)] if self.states else None
+
+    def save(self, step: int, state: dict[str, object]) -> None:
+        self.states[step] = state
+
+
+@pytest.mark.parametrize(
+    ("total", "save_every", "expected"),
+    [
+        (120, None, [50, 100, 120]),  # a tenth would be 12, fewer than 50
+        (1005, None, [*range(100, 1001, 100), 1005]),
+        (10, 4, [4, 8, 10]),
+        (30, None, [30]),
+    ],
+)
+def test_the_state_is_saved_now_and_then_and_at_the_end(
+    total: int, save_every: int | None, expected: list[int]
+) -> None:
+    kept = Kept()
+    loop = Loop(0, checkpoint=kept, save_every=save_every)
+    assert loop.state() is None
+    for done in range(1, total + 1):
+        if loop.saves(done, total):
+            loop.save(done, {"step": done})
+    assert list(kept.states) == expected and loop.state() == {"step": total}
+
+
+def test_a_loop_that_is_kept_nowhere_saves_nothing_and_starts_afresh() -> None:
+    loop = Loop(0, save_every=1)
+    assert not any(loop.saves(done, 10) for done in range(1, 11)) and loop.state() is None
+    with pytest.raises(AssertionError, match="a place to keep it"):
+        loop.save(1, {})
