@@ -57,7 +57,9 @@ CHANGES = {
     "own-teacher": {"MyNet(), 300": "MyNet(), 20", "resnet18(num_classes=10), 100": "resnet18(num_classes=10), 3"},
 }
 SERVERS = {"cgankd ui": "/", "cgankd serve": "/health"}
-"""Commands that go on until they are stopped -> an address that answers when they are up; ended with the page."""
+"""Commands that go on until they are stopped -> an address that answers when they are up."""
+LOOKED_AT = {"cgankd ui"}
+"""Those that are stopped once they have answered; the others serve until the end of the page."""
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -110,6 +112,8 @@ class Reader:
         first = text.strip().split(" --port")[0]
         if first in SERVERS:
             self.serve(text.strip(), SERVERS[first])
+            if first in LOOKED_AT:
+                self.stop()
             return
         before = f'. "{self.state}"; cd "$HERE"\n' if self.state.exists() else ""
         after = f'\nexport HERE="$PWD"; export -p > "{self.state}"\n'
@@ -159,7 +163,9 @@ class Reader:
         raise AssertionError(f"{command} does not answer")
 
     def stop(self) -> None:
-        for server in self.servers:
+        """End the servers."""
+        while self.servers:
+            server = self.servers.pop()
             # The whole group, for MLflow leaves the answering to a child.
             os.killpg(server.pid, signal.SIGKILL)
             server.wait(30)
