@@ -37,7 +37,7 @@ OK, WARN, FATAL = (True, False), (False, False), (False, True)
         (check_ratio_overfit(1.62, 0.93), WARN, "ratio.num_steps"),
         (check_ratio_overfit(6.0, 1.0), FATAL, "at most 5"),
         (check_ratio_overfit(1.0, 0.0), FATAL, "inf"),
-        (check_ratio_informative(-1.4, -1.313), OK, "+0.0870"),
+        (check_ratio_informative(-1.4, -1.313), OK, "0.0870 better than"),
         (check_ratio_informative(-1.3, -1.313), WARN, "without subsample"),
         (check_kappa(1.0, 1.0, 0.2, 90.0), OK, "5.0 median label gaps"),
         (check_kappa(6.8, 3.4, 0.4, 90.0), WARN, "cgan.vicinity.kappa"),
