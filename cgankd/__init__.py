@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from cgankd.export import ShippedModel as ShippedModel
     from cgankd.export import write_torch_export as write_torch_export
     from cgankd.fit.loop import Loop as Loop
+    from cgankd.fit.predictor import Feed as Feed
     from cgankd.fit.predictor import fit_predictor as fit_predictor
     from cgankd.gan.train import train_cgan as train_cgan
     from cgankd.labels.task import make_task as make_task
+    from cgankd.nets.predictors.shape import NetShape as NetShape
     from cgankd.nets.predictors.zoo import make_predictor as make_predictor
     from cgankd.ratio.density_ratio import RatioNets as RatioNets
     from cgankd.ratio.density_ratio import make_ratio as make_ratio
@@ -36,7 +38,9 @@ PUBLIC = {
     "Settings and task": {"config_from_dict": "config", "make_task": "labels.task"},
     "Networks and training": {
         "make_predictor": "nets.predictors.zoo",
+        "NetShape": "nets.predictors.shape",
         "fit_predictor": "fit.predictor",
+        "Feed": "fit.predictor",
         "train_cgan": "gan.train",
         "Loop": "fit.loop",
     },
