@@ -1,6 +1,7 @@
 """cGAN-KD: knowledge distillation through samples of a conditional GAN (arXiv 2104.03164).
 
-The names below are the public face of the library: they stay where they are, while modules may move.
+The names below are the public face of the library, with the words of `cgankd.types` (Split, DatasetInfo, ...), the
+sections of `cgankd.config` and the KD losses of `cgankd.distill`: these stay where they are, while other modules may move.
 They are imported when first asked for, so that `import cgankd` is as fast as an empty module.
 """
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from cgankd.bank.build import burn_in as burn_in
     from cgankd.bank.build import grow_pool as grow_pool
     from cgankd.bank.scores import Scorer as Scorer
+    from cgankd.bank.selections import Columns as Columns
     from cgankd.bank.selections import select as select
     from cgankd.config import config_from_dict as config_from_dict
     from cgankd.distill.base import Distiller as Distiller
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from cgankd.fit.predictor import Feed as Feed
     from cgankd.fit.predictor import fit_predictor as fit_predictor
     from cgankd.gan.train import train_cgan as train_cgan
+    from cgankd.labels.task import ClassTask as ClassTask
+    from cgankd.labels.task import ScalarTask as ScalarTask
     from cgankd.labels.task import make_task as make_task
     from cgankd.nets.predictors.shape import NetShape as NetShape
     from cgankd.nets.predictors.zoo import make_predictor as make_predictor
@@ -35,7 +39,12 @@ if TYPE_CHECKING:
     from cgankd.ratio.partners import FakeSource as FakeSource
 
 PUBLIC = {
-    "Settings and task": {"config_from_dict": "config", "make_task": "labels.task"},
+    "Settings and task": {
+        "config_from_dict": "config",
+        "make_task": "labels.task",
+        "ClassTask": "labels.task",
+        "ScalarTask": "labels.task",
+    },
     "Networks and training": {
         "make_predictor": "nets.predictors.zoo",
         "NetShape": "nets.predictors.shape",
@@ -58,6 +67,7 @@ PUBLIC = {
         "burn_in": "bank.build",
         "grow_pool": "bank.build",
         "select": "bank.selections",
+        "Columns": "bank.selections",
     },
     "KD losses (M3)": {"make_distiller": "distill.methods", "Distiller": "distill.base"},
     "Export": {"ShippedModel": "export", "write_torch_export": "export"},

@@ -139,13 +139,27 @@ def test_in_ship_only_the_registry_knows_mlflow() -> None:
     assert [user for user in users if wing_of(user) == "ship"] == ["pipelines.ship.registry"]
 
 
+@pytest.mark.parametrize(
+    ("module", "homes"),
+    [
+        ("dvc", ["pipelines.project.init"]),
+        ("mlflow", ["pipelines.ship.registry", "pipelines.tracking.page"]),
+        ("optuna", []),
+    ],
+)
+def test_a_service_is_started_as_a_program_where_it_is_known(module: str, homes: list[str]) -> None:
+    """`python -m dvc` and the like are knowledge of a service too."""
+    words = re.compile(rf'"-m", "{module}"')
+    assert [name for name, path in modules().items() if words.search(path.read_text())] == homes
+
+
 @pytest.mark.parametrize("wing", WINGS)
 def test_a_wing_is_seen_at_a_glance(wing: str) -> None:
     own = [module for module in modules() if wing_of(module) == wing]
     assert 1 < len(own) <= MOST_MODULES, own
     doc = ast.get_docstring(ast.parse(modules()[f"pipelines.{wing}"].read_text()))
     assert doc, f"pipelines/{wing}/__init__.py says nothing of what the wing is for"
-    prefixes = re.compile(rf"^{wing.rstrip('s')}s?_")
+    prefixes = re.compile(rf"^{wing.rstrip('s')}s?(_|$)")
     assert not [name for name in own if prefixes.match(name.split(".")[-1])], "names do not repeat the wing"
 
 

@@ -42,6 +42,12 @@ def test_the_door_of_earlier_installations_is_open() -> None:
     assert "teacher" in done.stdout and "evaluate" in done.stdout
 
 
+def test_the_example_imports_what_stays() -> None:
+    text = (ROOT / "docs" / "examples" / "bank_of_your_generator.py").read_text()
+    used = {line.split()[1] for line in text.splitlines() if line.startswith(("import cgankd", "from cgankd"))}
+    assert used == {"cgankd", "cgankd.config", "cgankd.types"}
+
+
 def example() -> ModuleType:
     path = ROOT / "docs" / "examples" / "bank_of_your_generator.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)

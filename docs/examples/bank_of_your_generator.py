@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 import cgankd
-from cgankd.bank.selections import Columns
 from cgankd.config import BankConfig
-from cgankd.labels.task import ClassTask
 from cgankd.types import DatasetInfo
 
 info = DatasetInfo(
@@ -46,7 +44,7 @@ def teacher(images_BCHW: Tensor) -> Tensor:
 
 def build(bank: BankConfig, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     """Selection -> (images, labels) of a bank of `bank.num_fakes` fakes."""
-    task = ClassTask(info)
+    task = cgankd.ClassTask(info)
     scorer = cgankd.Scorer(draw, ratio, teacher, task)
     conditions = cgankd.arrange(task, torch.tensor([0, 1]), bank, seed=seed)
     source = cgankd.Source(scorer, conditions, bank, seed)
@@ -56,7 +54,7 @@ def build(bank: BankConfig, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     for block in cgankd.grow_pool(source, limits, wanted):
         blocks.append(block)
         groups.append(block.columns(int(block.asked[0])))
-    columns = Columns.joined(groups)
+    columns = cgankd.Columns.joined(groups)
     images, labels = torch.cat([b.images for b in blocks]), torch.cat([b.asked for b in blocks])
     rows = {name: cgankd.select(name, columns, limits, conditions.quota_G) for name in wanted}
     return {name: (images[row], labels[row]) for name, row in rows.items()}

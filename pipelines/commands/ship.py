@@ -66,7 +66,7 @@ def ship(
     """Put the chosen student into MLflow's model registry as champion, with its model card."""
     with plain_errors():
         from pipelines.runtime.machine import set_threads
-        from pipelines.ship.ship import ship as ship_student
+        from pipelines.ship.release import ship as ship_student
 
         set_threads()
         warn_if_changed()
@@ -91,7 +91,7 @@ def serve(
     with plain_errors():
         from pipelines.files.params import load_config
         from pipelines.ship.registry import serve_command
-        from pipelines.ship.ship import model_name
+        from pipelines.ship.release import model_name
         from pipelines.tracking.places import store_uri
 
         model = model_name(load_config(Path("params.yaml")).tracking.preset, name)

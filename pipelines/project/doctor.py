@@ -30,7 +30,13 @@ def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
 
     `dvc repro` reads no setting when nothing has to run again, so that a typo would stay unseen without this.
     """
-    looks: list[Callable[[Path], list[Finding]]] = [look_at_git, look_at_dvc, look_at_params, look_at_generator]
+    looks: list[Callable[[Path], list[Finding]]] = [
+        look_at_git,
+        look_at_dvc,
+        look_at_params,
+        look_at_generator,
+        look_at_code,
+    ]
     if only_repository:
         return [finding for look in looks for finding in look(workdir)]
     from pipelines.project.doctor_images import look_at_images
@@ -161,6 +167,23 @@ def look_at_params(workdir: Path) -> list[Finding]:
         return [Finding("params.yaml", "problem", str(error), cure)]
     good = Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")
     return [good, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher)]
+
+
+def look_at_code(workdir: Path) -> list[Finding]:
+    """A project's stages are refused where the installed code is not the one its code.json names."""
+    if not (workdir / "code.json").exists():
+        return []
+    from pipelines.files.pinned import code_digests, read_pin  # imports torch
+
+    try:
+        pinned = read_pin(workdir) or {}
+    except ConfigError as error:
+        return [Finding("code", "problem", str(error), "run `cgankd pin`")]
+    changed = [stage for stage, digest in code_digests().items() if pinned.get(stage) != digest]
+    if changed:
+        text = f"the installed code of {', '.join(changed)} is not the one that code.json names"
+        return [Finding("code", "problem", text, "run `cgankd pin`, then `dvc repro`")]
+    return [Finding("code", "ok", "the one that code.json names")]
 
 
 def look_at_data(workdir: Path, cfg: DataConfig) -> list[Finding]:

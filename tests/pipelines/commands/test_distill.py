@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cgankd.distill.methods import METHODS
 from pipelines.commands.app import app
-from pipelines.commands.distill import INTRODUCTION, PAGE_WIDTH, markdown_table, refilled
+from pipelines.report.kd_losses import INTRODUCTION, PAGE_WIDTH, markdown_table, refilled
 from tests.conftest import ROOT
 
 RUNNER = CliRunner()

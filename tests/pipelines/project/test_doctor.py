@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import subprocess
 from collections import namedtuple
@@ -14,6 +15,7 @@ from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
 from pipelines.commands.app import app
 from pipelines.files.params import changed, load_config, preset_text, set_values
+from pipelines.files.pinned import PIN, write_pin
 from pipelines.project import doctor
 from pipelines.project.doctor import examine
 from pipelines.project.doctor_images import look_at_images
@@ -203,3 +205,15 @@ def test_cores_respect_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> No
     for text, cores in (("max 100000\n", 8), ("200000 100000\n", 2), ("50000 100000\n", 1), ("1600000 100000\n", 8)):
         monkeypatch.setattr(Path, "read_text", quota(text))
         assert machine.available_cores() == cores
+
+
+def test_other_code_than_pinned_is_a_problem(workdir: Path) -> None:
+    assert "code" not in {finding.name for finding in examine(workdir)}  # not a project
+    write_pin(workdir)
+    assert {f.level for f in examine(workdir) if f.name == "code"} == {"ok"}
+    values = json.loads((workdir / PIN).read_text())
+    (workdir / PIN).write_text(json.dumps(values | {"stages": values["stages"] | {"cgan": "0" * 16}}))
+    (found,) = [f for f in examine(workdir) if f.name == "code"]
+    assert found.level == "problem" and "code of cgan is not" in found.text and "cgankd pin" in found.cure
+    (workdir / PIN).write_text("[]")
+    assert "damaged" in next(f for f in examine(workdir) if f.name == "code").text

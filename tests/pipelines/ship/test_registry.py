@@ -25,8 +25,8 @@ from pipelines.files.made_with import changed_since
 from pipelines.files.params import load_config
 from pipelines.ship.predict import ask_server, open_predictor
 from pipelines.ship.registry import serve_command
+from pipelines.ship.release import Shipped, ship
 from pipelines.ship.saved import Finished, load_package, parity_images
-from pipelines.ship.ship import Shipped, ship
 from pipelines.tracking.mlflow_sink import environment
 from pipelines.tracking.places import store_uri
 from tests.pipelines.finished import COUNTS, POOL, SELECTED, finished
