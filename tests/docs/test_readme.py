@@ -24,3 +24,10 @@ def test_a_newcomer_finds_the_way() -> None:
     for words in ("## Your own images", "verdict.md", "m2_filter.py", "`bank.rho`", "kd-losses.md"):
         assert words in TEXT
     assert "make repro" in TEXT.split("## What you get")[0]
+
+
+def test_links_lead_to_pages_that_hold_something() -> None:
+    """No site is hosted, so no link of the README leads to a page that is filled from the code only when the site is built."""
+    pages = {ROOT / link for link in re.findall(r"\]\(([^)#]+\.md)\)", TEXT) if "://" not in link}
+    assert len(pages) > 12
+    assert [page.name for page in pages if "<!-- made: " in page.read_text(encoding="utf-8")] == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from cgankd_docs import commands, contents, files, library, links, mathml, pages, presets, settings
+from cgankd_docs import commands, files, library, links, mathml, pages, presets, settings
 from docutils import nodes
 
 import cgankd
@@ -199,13 +199,26 @@ def test_the_library_page_has_every_public_name(monkeypatch: pytest.MonkeyPatch)
     assert ".. autofunction:: cgankd.a_function\n" in page and ".. autodata:: cgankd.a_value\n" in page
 
 
-def test_the_list_of_a_section_takes_titles_and_first_sentences(tmp_path: Path) -> None:
-    (tmp_path / "index.md").write_text("# All\n")
-    (tmp_path / "b.md").write_text("---\nx: 1\n---\n# The `b`\n\n```{note}\nno\n```\n\nSays b. And more.\n")
-    (tmp_path / "a.md").write_text("(label)=\n# The a\n\nSays\n**a**, e.g. more. B.\n")
-    text = contents.pages_of(tmp_path / "index.md", ["b", "gone"])
-    assert text.startswith("- [The `b`](b.md): Says b.\n- [The a](a.md): Says **a**, e.g. more.\n")
-    assert "\nb\na\n```" in text
+ALSO = {"reference": {"../distillers", "../data"}}
+"""Section -> pages of other folders that stand in its list."""
+
+
+@pytest.mark.parametrize("section", ["tutorials", "howto", "explanation", "reference"])
+def test_the_first_page_of_a_section_lists_its_pages(section: str) -> None:
+    """Each page stands once in the list, with a line of its own, and once in the contents for the side bar."""
+    folder = ROOT / "docs" / section
+    there = {page.stem for page in folder.glob("*.md")} - {"index"} | ALSO.get(section, set())
+    text = (folder / "index.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^- \[[^\]]+\]\((\S+)\.md\)(?:\\\*)?: (.+)$", text, re.MULTILINE))
+    (tree,) = re.findall(r"^```\{toctree\}\n:hidden:\n\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert set(listed) == there and sorted(tree.split()) == sorted(there)
+    assert list(listed) == tree.split() and all(len(line.split()) >= 4 for line in listed.values())
+
+
+def test_pages_that_are_made_from_the_code_are_marked() -> None:
+    text = (REFERENCE / "index.md").read_text(encoding="utf-8")
+    filled = {page.stem for page in REFERENCE.glob("*.md") if pages.MARK.search(page.read_text(encoding="utf-8"))}
+    assert set(re.findall(r"\((\S+)\.md\)\\\*: ", text)) == filled
 
 
 def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:

@@ -78,7 +78,10 @@ class Reader:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        left_out = ("MLFLOW_", "DVC_", "CGANKD_", "VIRTUAL_ENV")
+        # A git that knows nobody and guesses no name, as on a new machine.
+        unknown = folder.parent / f"{page}.gitconfig"
+        unknown.write_text("[user]\n\tuseConfigOnly = true\n")
+        left_out = ("MLFLOW_", "DVC_", "CGANKD_", "VIRTUAL_ENV", "GIT_", "EMAIL")
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(left_out)} | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(code),
@@ -88,9 +91,9 @@ class Reader:
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc-site-cache"),
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "GIT_CONFIG_GLOBAL": str(unknown),
+            "GIT_CONFIG_NOSYSTEM": "1",
         }
-        names = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org"}
-        self.env |= names | {name.replace("AUTHOR", "COMMITTER"): value for name, value in names.items()}
 
     def follow(self) -> None:
         """Run every block of the page."""
@@ -203,6 +206,7 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path, empty_store: Path) ->
     if page == "first-run":
         project(folder, small_settings())
         clone(folder)
+        subprocess.run(["git", "config", "--remove-section", "user"], cwd=folder, check=True)
         shutil.copyfile(empty_store, folder / "mlflow.db")
     else:
         folder.mkdir()

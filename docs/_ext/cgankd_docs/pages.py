@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 from docutils import nodes
 
 from cgankd_docs import commands, files, library, presets, settings
-from cgankd_docs.contents import pages_of
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 MARK = re.compile(r"^<!-- made: ([a-z-]+)((?: [a-z0-9./-]+)*) -->$", re.MULTILINE)
 MAKERS: dict[str, Callable[[Path, list[str]], str]] = {
-    "pages": pages_of,
     "commands": commands.page,
     "settings": settings.page,
     "files": files.page,

@@ -28,7 +28,7 @@ def page(path: Path, words: list[str]) -> str:
         text = preset_text(name)
         found = parse(text, name)
         rows.append((f"[{name}](#{name})", *facts(found)))
-        said = FILE.sub(r"[\g<0>](/\g<1>)", as_text(" ".join(about(text))))
+        said = FILE.sub(r"[](/\g<1>)", as_text(" ".join(about(text))))
         parts.append(f"## {name}\n\n{said}\n")
     columns = ("preset", "labels", "pixels", "labelled images", "teacher", "student", "GAN", "fakes")
     return table(columns, rows) + "\n" + "\n".join(parts)

@@ -162,7 +162,7 @@ def first_paragraph(text: str) -> str:
 
 def entry(setting: Setting) -> str:
     """One setting as a `confval`, which has an anchor and is found by the search of the site."""
-    lines = [f"```{{confval}} {setting.name}", FILE.sub(r"[\g<0>](/\g<1>)", setting.meaning), ""]
+    lines = [f"```{{confval}} {setting.name}", FILE.sub(r"[](/\g<1>)", setting.meaning), ""]
     if setting.name in CHOICES:
         before, names = CHOICES[setting.name]
         lines += [f"{before} {', '.join(f'`{name}`' for name in names)}.", ""]
