@@ -157,7 +157,16 @@ def test_paths_named_on_the_pages_are_there() -> None:
 @pytest.mark.parametrize("check", [("check",), ("format", "--check")], ids=" ".join)
 def test_the_kd_loss_to_copy_passes_the_linter_where_it_is_put(check: tuple[str, ...]) -> None:
     done = subprocess.run(
-        ["ruff", *check, "--no-cache", "--stdin-filename", "cgankd/distill/losses/logit_mse.py", "-"],
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            *check,
+            "--no-cache",
+            "--stdin-filename",
+            "cgankd/distill/losses/logit_mse.py",
+            "-",
+        ],
         cwd=ROOT,
         input=own_loss(),
         text=True,
