@@ -112,6 +112,21 @@ def dump(file: Path) -> str:
         return "\n".join(store.iterdump())
 
 
+def test_the_page_opens_with_a_warning(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[str] = []
+
+    def serve(uri: str, port: int) -> int:
+        served.append(uri)
+        return 0
+
+    monkeypatch.setattr("pipelines.tracking.page.serve", serve)
+    assert command(old, monkeypatch, "ui").stderr == ""
+    old.rename(new := tmp_path / "new")
+    done = command(new, monkeypatch, "ui")
+    assert done.exit_code == 0 and len(served) == 2
+    assert done.stderr.startswith("warning: pictures and files of runs are not shown: the MLflow store mlflow.db looks")
+
+
 def test_a_copy_is_told_from_its_original(old: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(old, copy)
