@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 
 
+class Diverged(ValueError):
+    """A training whose loss, or a net whose answers, are no longer finite numbers; the message names what to lower."""
+
+
 class Images(Protocol):
     """uint8 images [N, C, H, W] at rest: a tensor, or rows of a file that are read when asked for (data.store.stream).
 

@@ -92,8 +92,10 @@ def serve(
         from pipelines.files.params import load_config
         from pipelines.ship.registry import serve_command
         from pipelines.ship.release import model_name
+        from pipelines.tracking.moved import check_place
         from pipelines.tracking.places import store_uri
 
+        check_place(Path.cwd())
         model = model_name(load_config(Path("params.yaml")).tracking.preset, name)
         command, environment = serve_command(model, port, store_uri(Path.cwd()))
         typer.echo(f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it needs some seconds to start)")

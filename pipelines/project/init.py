@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import string
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from pipelines.files.pinned import template, write_pin
 from pipelines.project.dvc_file import project_stages
 from pipelines.project.fitted import fitted, image_size
 from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_folder
+from pipelines.project.repository import check_git, make_repository
 from pipelines.search.config import load_searched
 
 PRESETS = {True: "own-scalar", False: "own-classes"}
@@ -113,8 +111,7 @@ def summary(plan: Plan) -> list[str]:
 def init(plan: Plan, say: Callable[[str], None]) -> None:
     """Write the project: params.yaml, dvc.yaml, code.json, README, git and DVC with a first commit."""
     folder, data = plan.folder, plan.data
-    if shutil.which("git") is None:
-        raise ConfigError("git is not installed; a project needs it")
+    check_git()
     folder.mkdir(parents=True, exist_ok=True)
     root, watched = _data_files(plan, say)
     params = folder / "params.yaml"
@@ -126,7 +123,8 @@ def init(plan: Plan, say: Callable[[str], None]) -> None:
         write_text(folder / f".{name}", template(name))
     write_text(folder / "README.md", _readme(plan, root))
     write_pin(folder)
-    _repository(plan, say)
+    message = f"Project made by cgankd init from {data.root}"
+    make_repository(folder, COPIES if plan.copying else None, message, say)
 
 
 def _head(scalar: bool) -> str:
@@ -195,36 +193,3 @@ def _readme(plan: Plan, root: str) -> str:
         root=str(data.root),
         watching=watching,
     )
-
-
-def _repository(plan: Plan, say: Callable[[str], None]) -> None:
-    """git and DVC with a first commit, under a name of the tool's where the user has given git none."""
-    folder = plan.folder
-    _run(folder, "git", "-c", "init.defaultBranch=main", "init", "--quiet")
-    _run(folder, sys.executable, "-m", "dvc", "init", "--quiet")
-    write_text(folder / ".dvc" / "config", "[core]\n    analytics = false\n    check_update = false\n")
-    if plan.copying:
-        _run(folder, sys.executable, "-m", "dvc", "add", "--quiet", COPIES)
-    _run(folder, "git", "add", "--all")
-    known = (
-        subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode == 0
-    )
-    names = [] if known else ["-c", "user.name=cgankd", "-c", "user.email=cgankd@localhost"]
-    _run(folder, "git", *names, "commit", "--quiet", "--message", f"Project made by cgankd init from {plan.data.root}")
-    say(f"{folder} is a git and DVC repository with a first commit")
-
-
-def _run(folder: Path, *command: str) -> None:
-    """Run a tool in a folder. Raises ConfigError where it fails."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    if done.returncode != 0:
-        words = " ".join(command[2:] if command[0] == sys.executable else command)
-        raise ConfigError(f"`{words}` failed in {folder}: {' '.join(done.stdout.split())[-300:]}")
