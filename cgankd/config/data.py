@@ -55,6 +55,10 @@ class DataConfig:
     steering-angle: 80 degrees)."""
     label_period: float | None = None
     """Scalar labels on a circle, such as angles: its length in raw units; null = a line."""
+    path_column: str | None = None
+    """csv: name (or number, from 1) of the column with the images; null = found."""
+    label_column: str | None = None
+    """csv: name (or number, from 1) of the column with the labels; null = found."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
     memory_budget_gb: float | None = None
@@ -88,6 +92,9 @@ class DataConfig:
             f"false for data.source {self.source} (only {' and '.join(DOWNLOADS)} can be fetched)",
             self.download,
         )
+        for name in ("path_column", "label_column"):
+            value = getattr(self, name)
+            require(value is None or self.source == "csv", f"data.{name}", f"null for data.source {self.source}", value)
         period = self.label_period
         require(period is None or period > 0, "data.label_period", "null or positive", period)
         if self.task == "class":

@@ -17,13 +17,17 @@ STATS_ROWS = 1024
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and test images with `info`; `notes` are counts worth reporting, such as images resized."""
+    """Training, validation and test images with `info`; `notes` are counts worth reporting, such as images resized.
+
+    `said`: in words what the reader guessed or found odd, for the user; it is not kept.
+    """
 
     train: Split
     val: Split
     test: Split
     info: DatasetInfo
     notes: Mapping[str, float]
+    said: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, Split]:
         """The three splits by name, in the order they are stored."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import shutil
 import string
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.list_columns import Columns
 from cgankd.data.readers.survey import Fit, square_copy
 from pipelines.files.params import preset_text, set_values, write_text
 from pipelines.files.pinned import template, write_pin
@@ -36,6 +39,8 @@ class Wish:
     """How copies are made square: crop or pad."""
     copying: bool = False
     """Whether the project gets copies even where nothing has to be changed."""
+    columns: Columns = Columns()
+    """The columns of a list."""
 
 
 NOTHING = Wish()
@@ -61,6 +66,8 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     task, size, fit = wish.task, wish.size, wish.fit
     if images is not None and csv is not None:
         raise ConfigError(f"both --images {images} and --csv {csv} were given; keep the one that has your labels")
+    if images is not None and wish.columns != Columns():
+        raise ConfigError("--path-column and --label-column are for --csv FILE; the folders of --images are the labels")
     if images is None and csv is None:
         raise ConfigError("name your images with one of --images FOLDER or --csv FILE")
     if task not in (None, *KINDS.values()):
@@ -76,7 +83,7 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty folder; name a new one, for nothing is overwritten")
     _outside(folder, {given} if images else set())
-    data = look_at_csv(given, task) if csv else look_at_folder(given, task)
+    data = look_at_csv(given, task, wish.columns) if csv else look_at_folder(given, task)
     # Beside a list is where a project may well lie, and nothing but the list tells what an image is.
     _outside(folder, {path.resolve().parent for path in data.paths} - {given.parent})
     odd = data.survey.not_square
@@ -102,12 +109,12 @@ def summary(plan: Plan) -> list[str]:
     colour = "grey" if survey.grey else "colour"
     change = "" if survey.median_side == plan.size else f" (median side {survey.median_side}; --image-size changes it)"
     lines = [
-        f"{len(data.paths)} images, {colour}; labels: {KINDS[data.scalar]} ({data.why})",
+        f"{len(data.paths)} images, {colour}; labels: {KINDS[data.scalar]} ({data.why}{data.switch})",
         f"image size {plan.size}{change}",
     ]
     if data.scalar:
         lines.append(f"labels from {data.numbers[0]:g} to {data.numbers[-1]:g}")
-    return lines
+    return [*lines, *data.said]
 
 
 def init(plan: Plan, say: Callable[[str], None]) -> None:
@@ -119,7 +126,9 @@ def init(plan: Plan, say: Callable[[str], None]) -> None:
     root, watched = _data_files(plan, say)
     params = folder / "params.yaml"
     write_text(params, preset_text(PRESETS[data.scalar]).replace(_head(data.scalar), _new_head(plan), 1))
-    set_values(params, fitted(data, plan.size) | {"data.root": root, "tracking.preset": plan.name})
+    columns = Columns() if plan.copying else data.columns
+    own = {"data.root": root, "data.path_column": columns.path, "data.label_column": columns.label}
+    set_values(params, fitted(data, plan.size) | own | {"tracking.preset": plan.name})
     load_searched(params)
     write_text(folder / "dvc.yaml", project_stages(watched))
     for name in ("gitignore", "dvcignore"):
@@ -148,19 +157,20 @@ def _data_files(plan: Plan, say: Callable[[str], None]) -> tuple[str, list[str]]
     if not plan.copying:
         return str(data.root), [] if data.source != "csv" else _image_folder(data, plan.folder)
     top = plan.folder / COPIES
-    rows = ["path,label\n"]
+    listing = io.StringIO()
+    rows = csv.writer(listing, lineterminator="\n")
+    rows.writerow(["path", "label"])
     for number, (path, label) in enumerate(zip(data.paths, data.labels, strict=True)):
         target = top / f"{number:06d}.png"
         if data.source != "csv":
             inside = path.relative_to(data.root).parent
             target = top / inside / f"{path.stem}-{number:06d}.png"
         square_copy(path, target, size=plan.size, grey=data.survey.grey, fit=plan.fit)
-        quoted = f'"{label}"' if "," in label else label
-        rows.append(f"images/{number:06d}.png,{quoted}\n")
+        rows.writerow([f"images/{number:06d}.png", label])
     say(f"{len(data.paths)} images copied to {COPIES}, {plan.size}x{plan.size} pixels each")
     if data.source != "csv":
         return COPIES, []
-    write_text(plan.folder / "data" / "labels.csv", "".join(rows))
+    write_text(plan.folder / "data" / "labels.csv", listing.getvalue())
     return "data/labels.csv", [COPIES]
 
 

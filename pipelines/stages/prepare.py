@@ -25,6 +25,8 @@ def run(ctx: Context) -> None:
         f"{dataset.info.source}: {counts['train']} training, {counts['val']} validation and {counts['test']} test images"
         f" of {dataset.info.channels}x{dataset.info.image_size}x{dataset.info.image_size}"
     )
+    for line in dataset.said:
+        ctx.say(line)
     missing = int(dataset.notes.get("images_missing", 0))
     if missing:
         ctx.say(

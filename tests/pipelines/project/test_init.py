@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.list_columns import Columns
 from cgankd.data.readers.sources import load
 from cgankd.data.readers.survey import Fit, square_copy
 from pipelines.commands.app import app
@@ -25,7 +26,7 @@ from pipelines.files.params import flatten, load_config, preset_text, read_param
 from pipelines.files.pinned import PIN, check_pin, code_parts, read_pin, write_pin
 from pipelines.project.dvc_file import project_stages
 from pipelines.project.fitted import fitted, image_size, label_range
-from pipelines.project.init import Wish, init, make_plan
+from pipelines.project.init import Wish, init, make_plan, summary
 from pipelines.project.own_data import look_at_csv, look_at_folder, measured
 from tests.conftest import ROOT
 from tests.data.builders import data_config
@@ -199,6 +200,73 @@ def test_one_label_that_is_no_number_among_numbers_is_named(tmp_path: Path, slip
     names = [slip if i % 7 == 0 else str(i % 7) for i in range(70)]  # digits and a class for the rest
     assert not look_at_csv(listed(tmp_path / "names", names), "class").scalar
     assert not look_at_csv(listed(tmp_path / "words", ["ant", "1"] * 20), None).scalar
+
+
+def test_the_guess_of_numbers_names_the_switch_for_the_other_kind(tmp_path: Path) -> None:
+    ids = listed(tmp_path / "ids", [str(i % 25) for i in range(150)])
+    plan = make_plan(tmp_path / "p", None, ids)
+    assert "scalar (the labels are numbers, 25 different ones; if they are names add --task class)" in summary(plan)[0]
+    few = listed(tmp_path / "few", [str(i % 3) for i in range(60)])
+    assert (
+        "3 different whole numbers; if they are measured add --task scalar)"
+        in summary(make_plan(tmp_path / "p", None, few))[0]
+    )
+    assert "--task class)" in summary(make_plan(tmp_path / "p", None, ids, Wish(task="class")))[0]
+    pairs = listed(tmp_path / "pairs", [f"{1 + i % 3}_{10 + i % 2}" for i in range(60)])
+    plan = make_plan(tmp_path / "p", None, pairs)
+    assert not plan.data.scalar and sorted(set(plan.data.labels)) == ["1_10", "1_11", "2_10", "2_11", "3_10", "3_11"]
+
+
+def test_equal_numbers_are_one_class_for_init_and_prepare_alike(tmp_path: Path) -> None:
+    source = listed(tmp_path / "in", [*["1", "2", "3"] * 10, *["1.0", "2.0", "3.0"] * 10])
+    plan = make_plan(tmp_path / "p", None, source)
+    assert plan.data.counts() == {"1": 20, "2": 20, "3": 20}
+    assert any("'1' and '1.0'; '2' and '2.0'" in line for line in summary(plan))
+    data = load(data_config(source="csv", root=str(source), channels=3, val_per_label=2, test_share=0.2), 0)
+    assert data.info.class_names == ("1", "2", "3") and "several spellings" in data.said[0]
+
+
+def test_a_label_far_off_is_named_and_labels_that_lose_their_digits_are_refused(tmp_path: Path) -> None:
+    labels = [f"{1.5 * i}" for i in range(60)]
+    source = listed(tmp_path / "in", [*labels[:7], "55000", *labels[8:]])
+    lines = summary(make_plan(tmp_path / "p", None, source))
+    words = f"which run from 0 to 88.5: {source}:9 has 55000 for 7.png; correct"
+    assert any(words in line and line.startswith("WARNING") for line in lines)
+    cfg = data_config(task="scalar", source="csv", root=str(source), channels=3, val_per_label=None, num_val=5)
+    assert words in load(replace(cfg, test_share=0.2), 0).said[0]
+    near = listed(tmp_path / "near", [f"{1.7e9 + i / 100:.2f}" for i in range(60)])
+    with pytest.raises(ConfigError, match="subtract 1700000000 from each"):
+        make_plan(tmp_path / "p", None, near)
+    with pytest.raises(ConfigError, match="subtract 1700000000 from each"):
+        load(replace(cfg, root=str(near), test_share=0.2), 0)
+
+
+def test_columns_that_the_user_named_are_those_of_prepare(tmp_path: Path) -> None:
+    source = listed(tmp_path / "in", [f"{i}.5" for i in range(50)])
+    rows = list(csv.reader(source.read_text().splitlines()))
+    with source.open("w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([["photo", "yaw", "pitch"], *([*row, "7"] for row in rows[1:-1]),
+                                                   [*rows[-1], "8"]])  # fmt: skip
+    with pytest.raises(ConfigError, match="2 columns that could be the label: 'yaw'"):
+        make_plan(tmp_path / "p", None, source)
+    with pytest.raises(ConfigError, match="are for --csv FILE"):
+        make_plan(tmp_path / "p", tmp_path / "in", None, Wish(columns=Columns(label="yaw")))
+    init(make_plan(tmp_path / "p", None, source, Wish(columns=Columns(label="yaw"))), lambda text: None)
+    section = load_config(tmp_path / "p/params.yaml").data
+    assert section.label_column == "yaw" and section.path_column is None
+    assert load(section, 0).said == (
+        "list: separator semicolon; columns 'photo' (image) and 'yaw' (label); not used: 'pitch'",
+    )
+    init(make_plan(tmp_path / "c", None, source, Wish(copying=True, columns=Columns(label="yaw"))), lambda text: None)
+    assert load_config(tmp_path / "c/params.yaml").data.label_column is None, "the list of the copies has its own"
+
+
+def test_class_names_with_quotes_and_commas_survive_copies(tmp_path: Path) -> None:
+    names = ['6" nail, steel', '"so" they say', "plain", "a;b", "'x'"]
+    source = listed(tmp_path / "in", names * 8)
+    init(make_plan(tmp_path / "p", None, source, Wish(copying=True)), lambda text: None)
+    section = load_config(tmp_path / "p/params.yaml").data
+    assert load(replace(section, root=str(tmp_path / "p/data/labels.csv")), 0).info.class_names == tuple(sorted(names))
 
 
 def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
