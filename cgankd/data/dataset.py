@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,18 +16,24 @@ STATS_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Training, validation and test images with `info`; `notes` are counts worth reporting, such as images resized.
+class Account:
+    """What became of the files of a source, for the user and for metrics/prepare.json; not a part of the data set, whose
+    bytes do not change when a file that is no image appears."""
 
-    `said`: in words what the reader guessed or found odd, for the user; it is not kept.
-    """
+    counts: Mapping[str, float] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test images with `info`; `notes` are counts worth storing, such as images resized."""
 
     train: Split
     val: Split
     test: Split
     info: DatasetInfo
     notes: Mapping[str, float]
-    said: tuple[str, ...] = ()
+    account: Account = Account()
 
     def splits(self) -> dict[str, Split]:
         """The three splits by name, in the order they are stored."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import shutil
@@ -10,6 +9,7 @@ import string
 import subprocess
 import sys
 from collections.abc import Callable
+from csv import writer
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,7 +158,7 @@ def _data_files(plan: Plan, say: Callable[[str], None]) -> tuple[str, list[str]]
         return str(data.root), [] if data.source != "csv" else _image_folder(data, plan.folder)
     top = plan.folder / COPIES
     listing = io.StringIO()
-    rows = csv.writer(listing, lineterminator="\n")
+    rows = writer(listing, lineterminator="\n")
     rows.writerow(["path", "label"])
     for number, (path, label) in enumerate(zip(data.paths, data.labels, strict=True)):
         target = top / f"{number:06d}.png"

@@ -25,7 +25,7 @@ def run(ctx: Context) -> None:
         f"{dataset.info.source}: {counts['train']} training, {counts['val']} validation and {counts['test']} test images"
         f" of {dataset.info.channels}x{dataset.info.image_size}x{dataset.info.image_size}"
     )
-    for line in dataset.said:
+    for line in dataset.account.lines:
         ctx.say(line)
     missing = int(dataset.notes.get("images_missing", 0))
     if missing:

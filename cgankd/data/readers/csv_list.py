@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from cgankd.config import ConfigError, DataConfig
-from cgankd.data.dataset import Dataset
+from cgankd.data.dataset import Account, Dataset
 from cgankd.data.readers.image_folder import LabelledFiles, read_rows
 from cgankd.data.readers.label_text import check_digits, class_names, label_number, wild, with_points
 from cgankd.data.readers.list_columns import FOUND, Columns, Layout, find_columns
@@ -59,7 +59,7 @@ def load_csv_classes(
     label_N = torch.tensor([number[text] for text in labels])
     rows = split_classes(label_N, names, cfg, seed, test_share=required_test_share(cfg))
     files = LabelledFiles([entry.path for entry in found.entries], label_N, class_names=names)
-    return replace(read_rows(files, rows, cfg, log, room), said=(*found.said, *said))
+    return _saying(read_rows(files, rows, cfg, log, room), [*found.said, *said])
 
 
 def load_csv_scalars(
@@ -75,8 +75,12 @@ def load_csv_scalars(
     label_N = torch.tensor(values, dtype=torch.float32)
     rows = split_scalars(label_N, cfg, seed)
     files = LabelledFiles([entry.path for entry in found.entries], label_N)
-    said = (*found.said, *blurred, *wild_labels(found.entries, values))
-    return replace(read_rows(files, rows, cfg, log, room), said=said)
+    said = [*found.said, *blurred, *wild_labels(found.entries, values)]
+    return _saying(read_rows(files, rows, cfg, log, room), said)
+
+
+def _saying(data: Dataset, lines: list[str]) -> Dataset:
+    return replace(data, account=Account(data.account.counts, (*lines, *data.account.lines)))
 
 
 def wild_labels(entries: Sequence[Entry], values: Sequence[float]) -> list[str]:
@@ -132,38 +136,46 @@ def _layout(root: Path, setting: str, finder: Finder, columns: Columns) -> tuple
 
 
 def _entries(root: Path, layout: Layout, finder: Finder) -> tuple[list[Entry], list[Entry]]:
-    """Lines whose image is there, and those whose image is not, its path as it was expected."""
+    """Lines whose image is there, and those whose image is not, its path as it was expected.
+
+    Raises ConfigError with the first line that has no image and label, or an image again, and how many more there are.
+    """
     entries: list[Entry] = []
     missing: list[Entry] = []
+    wrong: list[str] = []
     seen: dict[Path, str] = {}
     for line, cells in layout.rows:
         where = f"{root}:{line}"
-        cell, label = _pair(cells, layout, where)
+        fault = _fault(cells, layout)
+        if fault:
+            wrong.append(f"{where}: {fault}")
+            continue
+        cell, label = cells[layout.path], cells[layout.label]
         path = finder.find(cell)
         if path is None:
             missing.append(Entry(finder.folder / cell, label, where))
             continue
         before = seen.setdefault(path.resolve(), where)
         if before != where:
-            raise ConfigError(f"{where}: {cell!r} is listed before, at {before}; keep one of the lines")
+            wrong.append(f"{where}: {cell!r} is listed before, at {before}; keep one of the lines")
+            continue
         entries.append(Entry(path, label, where))
+    if wrong:
+        raise ConfigError(wrong[0] + (f" ({len(wrong) - 1} more lines are wrong)" if len(wrong) > 1 else ""))
     return entries, missing
 
 
-def _pair(cells: list[str], layout: Layout, where: str) -> tuple[str, str]:
-    """The two cells of a line that count. Raises ConfigError where the line has others than the list."""
-    last = max(layout.path, layout.label)
-    if len(cells) <= last or any(cells[layout.width :]) or not (cells[layout.path] and cells[layout.label]):
-        expected = ",".join(name or "" for name in layout.names) or ",".join(
-            ["path", "label", *["..."] * (layout.width > 2)]
-        )
-        raise ConfigError(
-            f"{where}: expected {expected} but found {','.join(cells)!r}; put quotes around commas in a path or label"
-        )
-    cell, label = cells[layout.path], cells[layout.label]
-    if "\n" in cell or "\n" in label:
-        raise ConfigError(f"{where}: a cell runs over several lines; close its quotes, or double those within it")
-    return cell, label
+def _fault(cells: list[str], layout: Layout) -> str:
+    """What is wrong with the cells of a line, nothing where it has a path and a label."""
+    names = ",".join(layout.names) or ",".join(["path", "label", *["..."] * (layout.width > 2)])
+    expected = f"expected {names} but found {','.join(cells)!r}"
+    if any(cells[layout.width :]):
+        return f"{expected}; put quotes around commas in a path or label"
+    if len(cells) <= max(layout.path, layout.label) or not (cells[layout.path] and cells[layout.label]):
+        return f"{expected}; write what is missing or remove the line"
+    if "\n" in cells[layout.path] + cells[layout.label]:
+        return "a cell runs over several lines; close its quotes, or double those within it"
+    return ""
 
 
 def _missing(root: Path, missing: list[Entry], num: int, finder: Finder) -> str:

@@ -20,6 +20,8 @@ LEAST_SPAN = 1e-30
 """Labels that lie closer together than this come near the smallest numbers of float32."""
 DIGITS_KEPT = 1e-3
 """Rounding to float32 may move a label by this share of the range of all labels."""
+MODEST = Decimal("1e-4")
+"""Ranges below this are proposed in another unit."""
 FAR = 3
 """Interquartile ranges from the middle half within which labels belong together whatever the gaps."""
 MOST_WILD = 0.1
@@ -134,7 +136,7 @@ def check_digits(labels: Sequence[str], source: str) -> list[str]:
         return [f"{different} different labels are {kept} in 32 bits, which moves them by {float(moved):.2g} at most"]
     step = Decimal(1).scaleb(span.adjusted())
     offset = (smallest / step).to_integral_value(rounding=ROUND_FLOOR) * step
-    unit = Decimal(1) if fits else step
+    unit = Decimal(1) if fits and span > MODEST else step
     ends = [f"{float((end - offset) / unit):.6g}" for end in (smallest, smallest + span)]
     cures = [f"subtract {_short(offset)} from each"] if offset else []
     cures += [f"divide by {_short(unit)}"] if unit != 1 else []

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.image_files import SUFFIXES
 from cgankd.data.readers.label_text import COMMA_NUMBER, number, tidy
-from cgankd.data.readers.list_paths import Finder
+from cgankd.data.readers.list_paths import Finder, like_image
 from cgankd.data.readers.list_text import Table
 
 HEADER = ["path", "label"]
@@ -26,8 +25,9 @@ MEASURES = (
     "species", "breed", "type",
 )  # fmt: skip
 """Names of labels by which a header is known, but which do not win over another column that could be the label."""
+SPLITS = ("split", "set", "subset", "partition", "fold", "usage")
 OTHERS = (
-    "split", "set", "subset", "partition", "fold", "usage", "index", "idx", "id", "url", "caption", "text", "md5",
+    *SPLITS, "index", "idx", "id", "url", "caption", "text", "md5",
     "sha1", "sha256", "hash", "license", "licence", "source",
 )  # fmt: skip
 """Names of columns that are no labels where another column could be one."""
@@ -80,7 +80,11 @@ def find_columns(table: Table, root: Path, finder: Finder, wanted: Columns = FOU
     indices = [place for place in dropped if _is_index(column[place], names, place, path)]
     if indices:
         said.append(f"{len(indices)} index column{'s' if len(indices) > 1 else ''} left out")
-    rest = [title(names, place) for place in left if place not in (label, *indices)]
+    rest = [
+        title(names, place) + (" (splits are made anew)" if lower and lower[place] in SPLITS else "")
+        for place in left
+        if place not in (label, *indices)
+    ]
     if rest:
         said.append(f"not used: {', '.join(rest)}")
     return Layout(path, label, names, width, rows, tuple(said))
@@ -118,7 +122,7 @@ def _is_header(first: list[str], rest: list[list[str]], finder: Finder, wanted: 
     lower = [cell.lower() for cell in first]
     if lower == HEADER:
         return True
-    if any(Path(cell).suffix.lower() in SUFFIXES or finder.there(cell) for cell in first):
+    if any(like_image(Path(cell)) or finder.there(cell) for cell in first):
         return False
     if any(word is not None and tidy(word) in first for word in (wanted.path, wanted.label)):
         return True
@@ -155,7 +159,7 @@ def _path(column: list[list[str]], names: tuple[str, ...], root: Path, finder: F
     width = len(column)
     if wanted.path is not None:
         return _named(wanted.path, names, width, root, "data.path_column")
-    tests: list[Callable[[str], bool]] = [finder.named, finder.there, lambda c: Path(c).suffix.lower() in SUFFIXES]
+    tests: list[Callable[[str], bool]] = [finder.named, finder.there, lambda cell: like_image(Path(cell))]
     known = {name.lower(): place for place, name in reversed(list(enumerate(names)))}
     for test in tests:
         found = [place for place in range(width) if sum(map(test, column[place])) > NO_SUFFIX * len(column[place])]

@@ -112,7 +112,7 @@ class Finder:
             for path in entries:
                 names.letters[tidy(path.name)].append(path)
                 names.case[tidy(path.name).casefold()].append(path)
-                if path.suffix.lower() in SUFFIXES:
+                if like_image(path):
                     names.suffix[tidy(path.stem)].append(path)
             self._listed[parent] = names
         return self._listed[parent]
@@ -133,6 +133,11 @@ def sub_folder(top: Path, cells: Sequence[str]) -> Path | None:
         if count == most and count > len(cells) / 2:
             best.append(Path(name))
     return best[0] if len(best) == 1 else None
+
+
+def like_image(path: Path) -> bool:
+    """Whether a name ends as that of an image."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def _is(path: Path, *, folder: bool) -> bool:

@@ -64,6 +64,7 @@ def test_a_class_is_known_in_another_spelling() -> None:
         ([f"{1700000000 + i / 50}" for i in range(60)], "would become 1.*subtract 1700000000 from each.* 0 to 1.18"),
         ([str(1700000000123456789 + i) for i in range(60)], "subtract 1700000000123456780 from each.* 9 to 68"),
         ([f"{-1e9 - i}" for i in range(9)], "subtract -1000000008 from each.* 0 to 8"),
+        ([f"1.0000000{i:02d}" for i in range(60)], "subtract 1 from each and divide by 0.00000001, .* 0 to 5.9"),
         ([f"{i}e-42" for i in range(9)], r"divide by \S+42, so that they run from 0 to 8"),
         ([f"{3 * i - 3}e38" for i in range(3)], "subtract -3e.38 from each and divide by .* 0 to 6"),
         ([f"{i}.5e299" for i in range(3)], None),

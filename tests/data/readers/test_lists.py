@@ -158,7 +158,7 @@ def test_numbers_in_order_are_labels_where_nothing_else_is(top: Path) -> None:
 def test_further_columns(top: Path) -> None:
     split = ["train"] * 8 + ["test"] * 4
     path = write(top, [["path", "age", "split"], *rows(NAMES, HALVES, split)])
-    assert pairs(path) == PLAIN and "not used: 'split'" in said(path)
+    assert pairs(path) == PLAIN and "not used: 'split' (splits are made anew)" in said(path)
     path = write(
         top, [["width", "image", "label", "note"], *rows(["16"] * NUM, NAMES, HALVES, ["", *["x"] * (NUM - 1)])]
     )
@@ -301,6 +301,16 @@ def test_all_missing_images_are_counted_and_ten_named(top: Path) -> None:
     found = read_list(str(path), skip_missing=True)
     assert [entry.path.name for entry in found.entries] == NAMES
     assert [entry.path.name for entry in found.missing] == gone and found.missing[0].where == f"{path}:14"
+
+
+def test_all_wrong_lines_are_counted(top: Path) -> None:
+    path = write(top, [["path", "label"], *rows(NAMES, ["1", "", "2", "", *["3"] * (NUM - 4)])])
+    words = r"list.csv:3: expected path,label but found 'p01.png,'; write what is missing or remove the line \(1 more"
+    with pytest.raises(ConfigError, match=words):
+        pairs(path)
+    path = write(top, rows([*NAMES, *NAMES[:3]], [*HALVES, *HALVES[:3]]))
+    with pytest.raises(ConfigError, match=r"list.csv:13: 'p00.png' is listed before, .* \(2 more lines are wrong\)"):
+        pairs(path)
 
 
 def test_a_quote_that_is_not_closed_is_named(top: Path) -> None:

@@ -223,7 +223,7 @@ def test_equal_numbers_are_one_class_for_init_and_prepare_alike(tmp_path: Path) 
     assert plan.data.counts() == {"1": 20, "2": 20, "3": 20}
     assert any("'1' and '1.0'; '2' and '2.0'" in line for line in summary(plan))
     data = load(data_config(source="csv", root=str(source), channels=3, val_per_label=2, test_share=0.2), 0)
-    assert data.info.class_names == ("1", "2", "3") and "several spellings" in data.said[0]
+    assert data.info.class_names == ("1", "2", "3") and "several spellings" in data.account.lines[0]
 
 
 def test_a_label_far_off_is_named_and_labels_that_lose_their_digits_are_refused(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_label_far_off_is_named_and_labels_that_lose_their_digits_are_refused(
     words = f"which run from 0 to 88.5: {source}:9 has 55000 for 7.png; correct"
     assert any(words in line and line.startswith("WARNING") for line in lines)
     cfg = data_config(task="scalar", source="csv", root=str(source), channels=3, val_per_label=None, num_val=5)
-    assert words in load(replace(cfg, test_share=0.2), 0).said[0]
+    assert words in load(replace(cfg, test_share=0.2), 0).account.lines[0]
     near = listed(tmp_path / "near", [f"{1.7e9 + i / 100:.2f}" for i in range(60)])
     with pytest.raises(ConfigError, match="subtract 1700000000 from each"):
         make_plan(tmp_path / "p", None, near)
@@ -254,7 +254,7 @@ def test_columns_that_the_user_named_are_those_of_prepare(tmp_path: Path) -> Non
     init(make_plan(tmp_path / "p", None, source, Wish(columns=Columns(label="yaw"))), lambda text: None)
     section = load_config(tmp_path / "p/params.yaml").data
     assert section.label_column == "yaw" and section.path_column is None
-    assert load(section, 0).said == (
+    assert load(section, 0).account.lines == (
         "list: separator semicolon; columns 'photo' (image) and 'yaw' (label); not used: 'pitch'",
     )
     init(make_plan(tmp_path / "c", None, source, Wish(copying=True, columns=Columns(label="yaw"))), lambda text: None)
