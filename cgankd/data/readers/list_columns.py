@@ -32,7 +32,8 @@ OTHERS = (
 )  # fmt: skip
 """Names of columns that are no labels where another column could be one."""
 UNNAMED = re.compile(r"|#|unnamed(: ?\d+)?", re.IGNORECASE)
-NO_SUFFIX = 0.5
+MOST, SAMPLE = 0.5, 200
+"""A column holds files where more than MOST of about SAMPLE cells, evenly taken, are files."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,12 @@ def _is_header(first: list[str], rest: list[list[str]], finder: Finder, wanted: 
     if not same or any(map(_numeric, first)):
         return False
     measured = any(all(_numeric(cells[place]) for cells in same) for place in range(len(first)))
-    files = any(
-        not finder.there(cell) and sum(finder.there(cells[place]) for cells in same) > NO_SUFFIX * len(same)
-        for place, cell in enumerate(first)
-    )
-    return measured or files
+    return measured or any(_mostly(finder.there, [cells[place] for cells in same]) for place in range(len(first)))
+
+
+def _mostly(test: Callable[[str], bool], cells: list[str]) -> bool:
+    taken = cells[:: max(1, len(cells) // SAMPLE)]
+    return sum(map(test, taken)) > MOST * len(taken)
 
 
 def _numeric(cell: str) -> bool:
@@ -162,7 +164,7 @@ def _path(column: list[list[str]], names: tuple[str, ...], root: Path, finder: F
     tests: list[Callable[[str], bool]] = [finder.named, finder.there, lambda cell: like_image(Path(cell))]
     known = {name.lower(): place for place, name in reversed(list(enumerate(names)))}
     for test in tests:
-        found = [place for place in range(width) if sum(map(test, column[place])) > NO_SUFFIX * len(column[place])]
+        found = [place for place in range(width) if _mostly(test, column[place])]
         if len(found) == 1:
             return found[0]
         best = next((known[name] for name in PATHS if known.get(name) in found), None)
