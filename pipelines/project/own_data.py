@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.class_folders import list_folder, untested
 from cgankd.data.readers.csv_list import read_list
-from cgankd.data.readers.image_folder import list_folder
 from cgankd.data.readers.survey import Survey, survey_images
+from cgankd.data.readers.walk import left_out_lines
 
 KINDS = {False: "class", True: "scalar"}
 """Whether labels are measured numbers -> the word for it in params.yaml."""
@@ -32,6 +33,21 @@ class OwnData:
     labels: list[str]
     parts: list[str]
     survey: Survey
+    said: tuple[str, ...] = ()
+    """What was left out, was guessed or looks odd, in words for the user."""
+
+    def without(self, rows: frozenset[int]) -> OwnData:
+        """The data without the images of these numbers. Raises ConfigError where too little is left."""
+        kept = [row for row in range(len(self.paths)) if row not in rows]
+        return _enough(
+            replace(
+                self,
+                paths=[self.paths[row] for row in kept],
+                labels=[self.labels[row] for row in kept],
+                parts=[self.parts[row] for row in kept],
+                survey=self.survey.without(rows),
+            )
+        )
 
     @property
     def numbers(self) -> list[float]:
@@ -50,9 +66,15 @@ def look_at_folder(root: Path, task: str | None) -> OwnData:
     found = list_folder(str(root))
     labels = [found.class_names[label] for label in found.labels]
     why = f"{len(found.class_names)} sub-folders"
-    return _enough(
-        OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey_images(found.paths))
+    counts = Counter(found.parts)
+    said = (
+        *([f"splits: {', '.join(f'{part} {count}' for part, count in counts.items())}"] if len(counts) > 1 else []),
+        *left_out_lines(found.left, root),
+        *found.lines,
+        *untested(found.labels, found.parts, found.class_names),
     )
+    survey = survey_images(found.paths)
+    return _enough(OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said))
 
 
 def look_at_csv(path: Path, task: str | None) -> OwnData:
