@@ -92,6 +92,11 @@ def make_dataset(
         label_min=low,
         label_max=high,
         label_period=cfg.label_period,
+        fit=cfg.fit,
+        enlarge=cfg.enlarge,
+        pad_colour=cfg.pad_colour,
+        background=cfg.background,
+        pixel_range=cfg.pixel_range,
     )
     return Dataset(splits["train"], splits["val"], splits["test"], info, dict(notes or {}))
 

@@ -30,7 +30,16 @@ def init(
     image_size: Annotated[
         int | None, typer.Option("--image-size", help="Pixels a side; without it near the median, at most 64.")
     ] = None,
-    square: Annotated[str | None, typer.Option("--square", help="Make images square in copies: crop or pad.")] = None,
+    square: Annotated[
+        str | None, typer.Option("--square", help="How images become square: crop, pad or stretch.")
+    ] = None,
+    enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge images smaller than the size.")] = False,
+    background: Annotated[
+        str, typer.Option("--background", metavar="COLOUR", help="Colour behind transparent parts, as #rrggbb.")
+    ] = "#ffffff",
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out files that cannot be used, and say which.")
+    ] = False,
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy the images, at their new size, into the project; DVC keeps them.")
     ] = False,
@@ -47,8 +56,16 @@ def init(
         from pipelines.project.init import Wish, make_plan, summary
         from pipelines.project.init import init as make_project
 
-        columns = Columns(path_column, label_column)
-        wish = Wish(task=task, size=image_size, fit=square, copying=copy, columns=columns)
+        wish = Wish(
+            task=task,
+            size=image_size,
+            fit=square,
+            enlarge=enlarge,
+            background=background,
+            skip_broken=skip_broken,
+            copying=copy,
+            columns=Columns(path_column, label_column),
+        )
         plan = make_plan(folder, images, csv, wish)
         for line in summary(plan):
             typer.echo(line)

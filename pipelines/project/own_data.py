@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.class_folders import list_folder, untested
 from cgankd.data.readers.csv_list import Entry, read_list, wild_labels
-from cgankd.data.readers.image_folder import list_folder
 from cgankd.data.readers.label_text import check_digits, class_names, number, plain
 from cgankd.data.readers.list_columns import FOUND, Columns
 from cgankd.data.readers.survey import Survey, survey_images
+from cgankd.data.readers.walk import left_out_lines
 
 KINDS = {False: "class", True: "scalar"}
 """Whether labels are measured numbers -> the word for it in params.yaml."""
@@ -33,12 +34,25 @@ class OwnData:
     labels: list[str]
     parts: list[str]
     survey: Survey
+    said: tuple[str, ...] = ()
+    """What was left out, was guessed or looks odd, in words for the user."""
     switch: str = ""
     """How to have the other kind of labels, where these are numbers and could be either."""
-    said: tuple[str, ...] = ()
-    """What was guessed or looks odd, in words for the user."""
     columns: Columns = FOUND
     """The columns of a list as the user named them."""
+
+    def without(self, rows: frozenset[int]) -> OwnData:
+        """The data without the images of these numbers. Raises ConfigError where too little is left."""
+        kept = [row for row in range(len(self.paths)) if row not in rows]
+        return _enough(
+            replace(
+                self,
+                paths=[self.paths[row] for row in kept],
+                labels=[self.labels[row] for row in kept],
+                parts=[self.parts[row] for row in kept],
+                survey=self.survey.without(rows),
+            )
+        )
 
     @property
     def numbers(self) -> list[float]:
@@ -57,9 +71,15 @@ def look_at_folder(root: Path, task: str | None) -> OwnData:
     found = list_folder(str(root))
     labels = [found.class_names[label] for label in found.labels]
     why = f"{len(found.class_names)} sub-folders"
-    return _enough(
-        OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey_images(found.paths))
+    counts = Counter(found.parts)
+    said = (
+        *([f"splits: {', '.join(f'{part} {count}' for part, count in counts.items())}"] if len(counts) > 1 else []),
+        *left_out_lines(found.left, root),
+        *found.lines,
+        *untested(found.labels, found.parts, found.class_names),
     )
+    survey = survey_images(found.paths)
+    return _enough(OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said))
 
 
 def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_missing: bool = False) -> OwnData:

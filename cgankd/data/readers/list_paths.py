@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgankd.data.readers.image_files import SUFFIXES
 from cgankd.data.readers.label_text import tidy
+from cgankd.data.readers.walk import is_hidden, is_image
 
 HOW = {
     "backslash": "backslashes read as /",
@@ -106,7 +106,7 @@ class Finder:
         if parent not in self._listed:
             names = Names(defaultdict(list), defaultdict(list), defaultdict(list))
             try:
-                entries = sorted(path for path in parent.iterdir() if not path.name.startswith("."))
+                entries = sorted(path for path in parent.iterdir() if not is_hidden(path.name))
             except OSError:
                 entries = []
             for path in entries:
@@ -123,7 +123,7 @@ def sub_folder(top: Path, cells: Sequence[str]) -> Path | None:
     best: list[Path] = []
     most = len(cells) / 2
     for number, (name, inner, _) in enumerate(os.walk(top)):
-        inner[:] = sorted(own for own in inner if not own.startswith("."))
+        inner[:] = sorted(own for own in inner if not is_hidden(own))
         if number >= MOST_FOLDERS:
             break
         finder = Finder(Path(name))
@@ -137,7 +137,7 @@ def sub_folder(top: Path, cells: Sequence[str]) -> Path | None:
 
 def like_image(path: Path) -> bool:
     """Whether a name ends as that of an image."""
-    return path.suffix.lower() in SUFFIXES
+    return is_image(path)
 
 
 def _is(path: Path, *, folder: bool) -> bool:

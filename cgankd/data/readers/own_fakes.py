@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.data.readers.csv_list import read_list
-from cgankd.data.readers.image_files import SUFFIXES, read_images
+from cgankd.data.readers.image_files import read_images
 from cgankd.data.readers.label_text import label_number, same_class, tidy
+from cgankd.data.readers.walk import same_form, visible_folders, walk
 from cgankd.data.store.files import WRITE_AGAIN, all_rows, column, opening, same_length, slabs
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import DatasetInfo, LogFn, Split, silent
@@ -105,9 +106,9 @@ def _sorted_by_class(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tenso
         raise ConfigError(f"cgan.file {str(folder)!r} has no {LIST}; scalar labels are read from its lines path,label")
     paths: list[Path] = []
     labels: list[int] = []
-    for part in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        number = _class_number(part.name, info, str(part))
-        files = sorted(p for p in part.iterdir() if p.suffix.lower() in SUFFIXES)
+    for part in visible_folders(folder):
+        number = _class_number(same_form(part.name), info, str(part))
+        files = walk(part).images
         paths += files
         labels += [number] * len(files)
     return paths, torch.tensor(labels, dtype=torch.int64)

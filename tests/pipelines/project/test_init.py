@@ -17,9 +17,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.decode import copy_image
 from cgankd.data.readers.list_columns import Columns
 from cgankd.data.readers.sources import load
-from cgankd.data.readers.survey import Fit, square_copy
 from pipelines.commands.app import app
 from pipelines.files.artifacts import source_digest
 from pipelines.files.params import flatten, load_config, preset_text, read_params, set_values
@@ -28,6 +28,7 @@ from pipelines.project.dvc_file import project_stages
 from pipelines.project.fitted import fitted, image_size, label_range
 from pipelines.project.init import Wish, init, make_plan, summary
 from pipelines.project.own_data import look_at_csv, look_at_folder, measured
+from pipelines.project.own_images import Rules
 from tests.conftest import ROOT
 from tests.data.builders import data_config
 from tests.tiny import run, tiny
@@ -80,7 +81,7 @@ def test_labels_tell_whether_they_are_measured(labels: list[str], scalar: bool) 
 def test_classes_are_fitted(tmp_path: Path) -> None:
     data = look_at_folder(folders(tmp_path / "in", {"a": 30, "b": 20}, size=35), None)
     assert data.survey.grey and data.survey.median_side == 35
-    assert image_size(data, None, copying=False) == 32
+    assert image_size(data, None) == 32
     values = fitted(data, 32)
     # b: 20 images, 4 to test, 16 // 5 = 3 to validation; a: 30, 6 to test; 33 + 7 = 40 - 6 for validation to train on.
     assert values["data.test_share"] == 0.2 and values["data.val_per_label"] == 3
@@ -133,7 +134,7 @@ def test_labels_at_the_ends_are_read_with_the_fitted_range(tmp_path: Path) -> No
 )
 def test_size_is_a_power_of_two_that_every_image_has(tmp_path: Path, side: int, size: int) -> None:
     data = look_at_folder(folders(tmp_path / "in", {"a": 5, "b": 5}, size=side), None)
-    assert image_size(data, None, copying=False) == size
+    assert image_size(data, None) == size
 
 
 @pytest.mark.parametrize(
@@ -261,6 +262,19 @@ def test_columns_that_the_user_named_are_those_of_prepare(tmp_path: Path) -> Non
     assert load_config(tmp_path / "c/params.yaml").data.label_column is None, "the list of the copies has its own"
 
 
+def test_missing_images_of_a_list_are_skipped_if_asked(tmp_path: Path) -> None:
+    source = listed(tmp_path / "in", [f"{i}.5" for i in range(60)])
+    for i in range(12):
+        (tmp_path / f"in/img/{i}.png").unlink()
+    with pytest.raises(ConfigError, match="12 of 60 images do not exist: 0.png .* and 2 more"):
+        make_plan(tmp_path / "p", None, source)
+    plan = make_plan(tmp_path / "p", None, source, Wish(skip_broken=True))
+    assert any(line.startswith("12 lines left out, as their image does not exist: 0.png, ") for line in summary(plan))
+    init(plan, lambda text: None)
+    rows = list(csv.reader((tmp_path / "p/data/labels.csv").read_text().splitlines()))
+    assert [row[1] for row in rows[1:]] == [f"{i}.5" for i in range(12, 60)]
+
+
 def test_class_names_with_quotes_and_commas_survive_copies(tmp_path: Path) -> None:
     names = ['6" nail, steel', '"so" they say', "plain", "a;b", "'x'"]
     source = listed(tmp_path / "in", names * 8)
@@ -278,11 +292,11 @@ def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_square_copies(tmp_path: Path, fit: Fit) -> None:
+def test_square_copies(tmp_path: Path, fit: str) -> None:
     bars = np.zeros((16, 32, 3), np.uint8)
     bars[:, 8:24] = 255
     Image.fromarray(bars).save(tmp_path / "wide.png")
-    square_copy(tmp_path / "wide.png", tmp_path / "new/copy.png", size=16, grey=False, fit=fit)
+    copy_image(tmp_path / "wide.png", tmp_path / "new/copy.png", Rules(image_size=16, channels=3, fit=fit))
     copy = pixels(tmp_path / "new/copy.png")
     assert copy.shape == (16, 16, 3)
     if fit == "crop":
@@ -296,7 +310,7 @@ def test_a_list_with_copies_is_a_project_of_its_own(tmp_path: Path) -> None:
     source = listed(tmp_path / "in", [f"{i}.5" for i in range(50)])
     picture(tmp_path / "in/img/7.png", 60, 30, colour=True)
     project = tmp_path / "p"
-    init(make_plan(project, None, source, Wish(fit="pad")), lambda text: None)
+    init(make_plan(project, None, source, Wish(fit="pad", copying=True)), lambda text: None)
     values = read_params(project / "params.yaml")["data"]
     assert values["root"] == "data/labels.csv" and values["task"] == "scalar" and values["image_size"] == 16
     rows = list(csv.reader((project / "data/labels.csv").read_text().splitlines()))
