@@ -38,7 +38,11 @@ def init(
         str, typer.Option("--background", metavar="COLOUR", help="Colour behind transparent parts, as #rrggbb.")
     ] = "#ffffff",
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out files that cannot be used, and say which.")
+        bool,
+        typer.Option(
+            "--skip-broken",
+            help="Leave out files that are no good, and say which (of a list: in copies).",
+        ),
     ] = False,
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy the images, at their new size, into the project; DVC keeps them.")

@@ -121,7 +121,15 @@ def predict(
     """Label an image or a folder of images, each with its confidence. Exit code 2 when an image cannot be read."""
     with plain_errors():
         from pipelines.runtime.machine import set_threads
-        from pipelines.ship.predict import as_csv, image_files, label_files, labels_table, open_predictor, with_rules
+        from pipelines.ship.predict import (
+            as_csv,
+            image_files,
+            label_files,
+            labels_table,
+            left_out,
+            open_predictor,
+            with_rules,
+        )
 
         set_threads()
         predictor = with_rules(open_predictor(Path.cwd(), model, level, server), square, enlarge)
@@ -136,6 +144,8 @@ def predict(
 
             write_text(csv, as_csv(labelled, predictor.margin))
             typer.echo(f"{sum(entry.reading is not None for entry in labelled)} images labelled in {csv}")
+        for line in left_out(images):
+            typer.echo(line, err=True)
         bad = [entry for entry in labelled if entry.reading is None]
         if predictor.no_margin and len(bad) < len(labelled):
             typer.echo(predictor.no_margin, err=True)

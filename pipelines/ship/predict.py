@@ -21,7 +21,7 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
 from cgankd.data.readers.image_files import read_images
-from cgankd.data.readers.walk import walk
+from cgankd.data.readers.walk import left_out_lines, walk
 from cgankd.data.store.datasets import read_split
 from cgankd.export import open_onnx, open_torch_export
 from cgankd.labels.task import make_answer
@@ -150,6 +150,12 @@ def image_files(target: Path) -> list[Path]:
     if not target.is_file():
         raise ConfigError(f"{target} does not exist; name an image or a folder of images")
     return [target]
+
+
+def left_out(target: Path) -> list[str]:
+    """What `image_files` does not give of a folder and why; nothing is said of hidden files."""
+    entries = walk(target).left if target.is_dir() else []
+    return left_out_lines([entry for entry in entries if not entry.hidden], target)
 
 
 def label_files(predictor: Predictor, files: list[Path]) -> list[Labelled]:

@@ -77,8 +77,10 @@ def list_folder(text: str) -> Listing:
                 )
             found = walk(place)
             if not found.images:
+                kinds = Counter(entry.reason for entry in found.left if not entry.hidden)
+                only = "".join(f", only {count} {kind}" for kind, count in kinds.most_common(1))
                 raise ConfigError(
-                    f"{place} has no images that can be read, such as .png or .jpg; add some or remove it"
+                    f"{place} has no images that can be read, such as .png or .jpg{only}; add some or remove it"
                 )
             left += found.left
             deeper.update(path.parent for path in found.images if path.parent != place)
@@ -90,6 +92,7 @@ def list_folder(text: str) -> Listing:
         lines.append(
             f"{sum(deeper.values())} images lie in sub-folders of class folders, such as {first}, and are used"
         )
+        lines += _same_within(visible_folders(train))
     lines += _about_names(folders, class_names)
     return Listing(paths, labels, part_of, class_names, tuple(left), tuple(lines))
 
@@ -118,8 +121,9 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
         parts[part] = path
     others = [path for path in folders if path not in splits]
     with_images = [path for path in others if walk(path).images]
-    if len(splits) == 1 and any(not LIKE_A_SPLIT.fullmatch(path.name.lower()) for path in with_images):
-        names = ", ".join(path.name for path in with_images[:FEW])
+    like_classes = [path for path in with_images if not LIKE_A_SPLIT.fullmatch(path.name.lower())]
+    if len(splits) == 1 and len(like_classes) > 1:
+        names = ", ".join(path.name for path in like_classes[:FEW])
         raise ConfigError(
             f"data.root {str(root)!r} has {splits[0].name} with sub-folders, but images in {names} beside it, so that it"
             f" may be a split or a class; name {splits[0]} itself, or take the sub-folders out of it"
@@ -176,6 +180,16 @@ def _beside(folder: Path) -> list[LeftOut]:
         elif not path.is_dir():
             left.append(LeftOut(path, "images outside of a class folder" if is_image(path) else no_image(path)))
     return left
+
+
+def _same_within(classes: Sequence[Path]) -> Iterator[str]:
+    """A warning where all class folders have the same sub-folders, which may be the classes."""
+    within = [tuple(same_form(path.name) for path in visible_folders(folder)) for folder in classes]
+    if len(set(within)) == 1 and len(within[0]) > 1:
+        yield (
+            f"WARNING: all class folders hold the same sub-folders, {', '.join(within[0][:FEW])}; if those are the classes,"
+            " make them the upper folders"
+        )
 
 
 def _deeper(folder: Path) -> str:

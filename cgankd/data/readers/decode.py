@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,10 +106,11 @@ def look_at(path: Path) -> Look:
             grey = file.mode in ("1", "L", "LA") or bool((pixels == pixels[:, :, :1]).all())
             ink = _ink(file) if "images_transparent" in notes else None
         else:
-            pixels = np.asarray(ImageOps.exif_transpose(file), dtype=np.float64)
+            pixels, hidden = _values(path, file)
+            if hidden.any() and not hidden.all():
+                notes.add("images_transparent")
+                pixels = np.where(hidden, pixels[~hidden].max(), pixels)
             low, high, grey = float(pixels.min()), float(pixels.max()), True
-            if not (math.isfinite(low) and math.isfinite(high)):
-                raise ConfigError(f"{path} has values that are no finite numbers; replace or remove it")
     if ink is None and pixels.min() == pixels.max():
         notes.add("images_blank")
     return Look((pixels.shape[1], pixels.shape[0]), grey, depth, low, high, ink, frozenset(notes))
@@ -179,11 +179,24 @@ def _plain(path: Path, file: Image.Image, rules: ImageRules, note: Note) -> Imag
             " are black and white in the whole set, such as [0, 1], or save all images with 8 bits"
         )
     low, high = rules.pixel_range or TYPE_RANGE
+    values, hidden = _values(path, file)
+    levels = np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
+    image = Image.fromarray(levels)
+    if hidden.any():
+        note("images_transparent")
+        image.putalpha(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)))
+        ground = Image.new("RGBA", image.size, rules.background)
+        image = Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    return image.convert("L" if rules.channels == 1 else "RGB")
+
+
+def _values(path: Path, file: Image.Image) -> tuple[Array, Array]:
+    """The values of a grey image of many bits, upright, and where they are the one that its file calls transparent."""
     values = np.asarray(ImageOps.exif_transpose(file), dtype=np.float64)
     if not np.isfinite(values).all():
         raise ConfigError(f"{path} has values that are no finite numbers; replace or remove it")
-    levels = np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
-    return Image.fromarray(levels).convert("L" if rules.channels == 1 else "RGB")
+    entry = file.info.get("transparency")
+    return values, values == entry if isinstance(entry, int) else np.zeros(values.shape, bool)
 
 
 def _remarks(file: Image.Image, note: Note) -> None:

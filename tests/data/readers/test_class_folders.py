@@ -88,7 +88,28 @@ def test_a_class_called_train_may_have_a_sub_folder(tmp_path: Path) -> None:
 
 def test_what_may_be_a_split_or_a_class_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, "train/a", "train/b", "plane")
-    with pytest.raises(ConfigError, match=r"but images in plane beside it, so that it may be a split or a class"):
+    listing = list_folder(str(tmp_path))
+    assert listing.class_names == ("a", "b") and {entry.reason for entry in listing.left} == {
+        "images in plane, which is no split"
+    }
+    fill(tmp_path, "bus")
+    with pytest.raises(ConfigError, match=r"but images in bus, plane beside it, so that it may be a split or a class"):
+        list_folder(str(tmp_path))
+
+
+def test_class_folders_with_the_same_folders_inside_are_warned_of(tmp_path: Path) -> None:
+    fill(tmp_path, "2020/cat", "2020/dog", "2021/cat", "2021/dog")
+    assert any("hold the same sub-folders, cat, dog;" in line for line in list_folder(str(tmp_path)).lines)
+
+
+def test_a_class_of_other_files_says_what_there_is(tmp_path: Path) -> None:
+    fill(tmp_path, "a", "b")
+    (tmp_path / "c").mkdir()
+    for i in range(3):
+        (tmp_path / f"c/{i}.heic").touch()
+    with pytest.raises(
+        ConfigError, match=r"c has no images that can be read, such as .png or .jpg, only 3 .heic files"
+    ):
         list_folder(str(tmp_path))
 
 

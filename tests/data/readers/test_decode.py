@@ -45,6 +45,16 @@ def test_16_bits_are_brought_to_8_by_the_range_of_the_type_or_by_one_of_the_sett
     assert (pixels[0][twelve <= 1000] == 0).all() and (pixels[0][twelve >= 2000] == 255).all()
 
 
+def test_a_transparent_value_of_16_bits_is_laid_on_the_background(tmp_path: Path) -> None:
+    values = camera()
+    values[:4] = 7
+    path = saved(tmp_path / "a.png", values, transparency=7)
+    pixels, notes = read_image(path, rules(pixel_range=(256.0, 4095.0), background="#404040"))
+    assert "images_transparent" in notes and (pixels[0, :4] == 64).all()
+    assert np.abs(pixels[0, 4:] - (values[4:] - 256.0) * 255 / 3839).max() <= 0.5
+    assert look_at(path).low >= 256
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_other_kinds_need_a_range(tmp_path: Path, kind: type[Any]) -> None:
     values = (RNG.random((16, 16)) * 1000 - 500).astype(kind)

@@ -151,6 +151,7 @@ def test_one_bad_image_costs_no_other_its_label(
     (tmp_path / "notes.txt").write_text("no image either")
     done = INVOKE.invoke(app, ["predict", str(tmp_path), "--csv", str(tmp_path / "out.csv")])
     assert done.exit_code == 2 and "tall.png is 16x20" in done.output and "broken.jpg" in done.output
+    assert "left out: 1 .txt files (notes.txt)" in done.output
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [Path(row["path"]).name for row in rows] == ["broken.jpg", "large.png", "tall.png"]
     assert rows[1]["label"] and rows[1]["confidence"] and not rows[1]["error"] and not rows[0]["label"]
