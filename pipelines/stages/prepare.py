@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cgankd.data.dataset import class_counts, gaps
 from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
 from pipelines.pictures import stages as pictures
@@ -30,6 +31,9 @@ def run(ctx: Context) -> None:
         ctx.say(
             f"WARNING: data.root {ctx.cfg.data.root!r} has {missing:,} images fewer than the public data set; it is used as it is"
         )
+    if dataset.info.class_names:
+        for gap in gaps(dataset.info.class_names, class_counts(dataset), ("class", "classes")):
+            ctx.say(f"WARNING: {gap}; docs/howto/imbalance.md says what helps")
     ctx.metrics({f"num_{name}": float(count) for name, count in counts.items()} | dict(dataset.notes))
     labels = dataset.train.labels
     order = labels.argsort(stable=True)
