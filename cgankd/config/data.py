@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cgankd.config.settings import ConfigError, check_name, nearest, require
@@ -55,12 +55,12 @@ class DataConfig:
     steering-angle: 80 degrees)."""
     label_period: float | None = None
     """Scalar labels on a circle, such as angles: its length in raw units; null = a line."""
-    val_share: float | None = None
+    val_share: float | None = field(default=None, metadata={"left_out": True})
     """Class labels: share of each class that validates, of what test leaves, in place of val_per_label and num_val; null = use
     those."""
-    val_floor: int = 5
+    val_floor: int = field(default=5, metadata={"left_out": True})
     """data.val_share only: at least so many validation images of each class, but no more than a third of what test leaves."""
-    imbalance: float | None = None
+    imbalance: float | None = field(default=None, metadata={"left_out": True})
     """Class labels: how many times more training images the first class has than the last; from data.train_per_label of the
     first they fall geometrically in the order of the classes. Validation and test stay. null = each class alike."""
     download: bool = False

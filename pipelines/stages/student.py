@@ -221,7 +221,8 @@ def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict
     """artifacts/students/: safetensors and config.json of each run, runs.json with validation scores; child runs."""
     cfg = ctx.cfg.student
     shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
-    record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": to_dict(cfg), "arms": {}}
+    settings = to_dict(cfg) | {"arms": {name: to_dict(arm) for name, arm in cfg.arms.items()}}
+    record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": settings, "arms": {}}
     predict = make_predict(runner.teacher_net, runner.teacher_config["precision"], plan=ctx.plan)
     val = read_split(runner.dataset, "val", image_memory(ctx.cfg.data))
     record["teacher_val"] = float(runner.task.score(predict(val.images), val.labels).double().mean())

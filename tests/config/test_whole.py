@@ -221,8 +221,9 @@ def test_shares_of_classes_are_not_for_scalars(chairs: dict[str, Any], name: str
 
 
 def test_natural_sampling_is_not_written(digits: dict[str, Any]) -> None:
-    """Fingerprints of students and runs.json are as they were before the setting."""
-    student = config_from_dict(digits).student
+    """Fingerprints of students, runs.json and the bank are as they were before the settings."""
+    data, student = config_from_dict(digits).data, config_from_dict(digits).student
+    assert not {"val_share", "val_floor", "imbalance"} & set(to_dict(data))
     assert "sampling" not in to_dict(student) and "balanced" not in to_dict(student.arms["real"])
     digits["student"] |= {"sampling": "balanced"}
     even = config_from_dict(digits).student
