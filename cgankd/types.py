@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 
 
+class Diverged(ValueError):
+    """A training whose loss, or a net whose answers, are no longer finite numbers; the message names what to lower."""
+
+
 class Images(Protocol):
     """uint8 images [N, C, H, W] at rest: a tensor, or rows of a file that are read when asked for (data.store.stream).
 
@@ -69,6 +73,12 @@ class DatasetInfo:
     label_max: float = 1.0
     label_period: float | None = field(default=None, metadata={"left_out": True})
     """Scalar labels on a circle: its length in raw units, at least the label range; None, a line, is not written."""
+    fit: str = field(default="refuse", metadata={"left_out": True})
+    """How image files that are not square were made so, and are by `predict`: the settings of `data` by these names."""
+    enlarge: bool = field(default=False, metadata={"left_out": True})
+    pad_colour: str | None = field(default=None, metadata={"left_out": True})
+    background: str = field(default="#ffffff", metadata={"left_out": True})
+    pixel_range: tuple[float, ...] | None = field(default=None, metadata={"left_out": True})
 
 
 class ImageShape(Protocol):

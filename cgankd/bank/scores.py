@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cgankd.bank.selections import Columns
 from cgankd.data.store.banks import PoolRows
-from cgankd.types import Dealing, Draw, PredictFn, RatioFn, Task
+from cgankd.types import Dealing, Diverged, Draw, PredictFn, RatioFn, Task
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ ScoreFn = Callable[[Tensor, torch.Generator, int], Scores]
 def score(scorer: Scorer, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
     """Draw fakes for the labels and score them; the uniform of the rejection test comes from `gen` after the images.
 
-    Raises ValueError where a ratio or a teacher error is NaN.
+    Raises Diverged where a ratio or a teacher error is NaN.
     """
     task, images_BCHW = scorer.task, scorer.draw(label_B, gen)
     out_BO = scorer.teacher(images_BCHW)
     ratio_B, error_B = scorer.ratio(images_BCHW, label_B).float(), task.error(out_BO, label_B).float()
     for name, value_B in (("ratio", ratio_B), ("teacher", error_B)):
         if count := int(value_B.isnan().sum()):
-            raise ValueError(f"{name}: NaN scores for {count} of {len(label_B)} fakes; run `cgankd {name}` again")
+            raise Diverged(f"{name}: NaN scores for {count} of {len(label_B)} fakes; run `cgankd {name}` again")
     uniform_B = torch.rand(len(label_B), generator=gen)
     predicted_B, output_BO = task.predict(out_BO), out_BO.to(torch.float16)
     return Scores(images_BCHW, label_B, predicted_B, ratio_B, error_B, output_BO, uniform_B, shard)

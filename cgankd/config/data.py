@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,9 @@ DOWNLOADS = ("cifar10", "cifar100")
 MADE_HERE = ("digits", "chairs")
 """Sources that read no files; their data.root is the code that makes them, for DVC to watch."""
 
+LISTS = ("csv", "utkface", "steering-angle")
+"""Sources whose labels come file by file."""
+COLOUR = re.compile("#[0-9a-fA-F]{6}")
 AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
 
 
@@ -55,6 +59,24 @@ class DataConfig:
     steering-angle: 80 degrees)."""
     label_period: float | None = None
     """Scalar labels on a circle, such as angles: its length in raw units; null = a line."""
+    path_column: str | None = None
+    """csv: name (or number, from 1) of the column with the images; null = found."""
+    label_column: str | None = None
+    """csv: name (or number, from 1) of the column with the labels; null = found."""
+    fit: Literal["refuse", "crop", "pad", "stretch"] = "refuse"
+    """What becomes of an image file that is not square: refuse it; crop = its middle; pad = all of it, on a square of
+    data.pad_colour; stretch = all of it, out of proportion. Kept with the model: `predict` does the same."""
+    enlarge: bool = False
+    """Enlarge image files that are smaller than data.image_size; false = refuse them."""
+    pad_colour: str | None = None
+    """Colour around a padded image, as "#rrggbb"; null = the mean of the image's edge."""
+    background: str = "#ffffff"
+    """Colour, as "#rrggbb", on which image files with transparent parts are laid."""
+    pixel_range: tuple[float, ...] | None = None
+    """Grey image files of more than 8 bits a channel: the two values that become black and white, the same for all of
+    them; null = 0 and 65535 for 16 bits, and other kinds are refused. Files of 8 bits are taken as they are."""
+    skip_broken: bool = False
+    """Folders of images: leave out files that cannot be read or used, and say which, in place of stopping at the first."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
     memory_budget_gb: float | None = None
@@ -88,6 +110,22 @@ class DataConfig:
             f"false for data.source {self.source} (only {' and '.join(DOWNLOADS)} can be fetched)",
             self.download,
         )
+        for name in ("path_column", "label_column"):
+            value = getattr(self, name)
+            require(value is None or self.source == "csv", f"data.{name}", f"null for data.source {self.source}", value)
+        require(
+            not self.skip_broken or self.source not in LISTS,
+            "data.skip_broken",
+            f"false for data.source {self.source}; take what is broken out of the list",
+            self.skip_broken,
+        )
+        for name in ("pad_colour", "background"):
+            colour = getattr(self, name)
+            plain = (colour is None and name == "pad_colour") or COLOUR.fullmatch(str(colour)) is not None
+            require(plain, f"data.{name}", 'a colour such as "#ffffff"', colour)
+        ends = self.pixel_range
+        rising = ends is None or (len(ends) == 2 and ends[0] < ends[1])
+        require(rising, "data.pixel_range", "null or two numbers, the smaller one first", ends)
         period = self.label_period
         require(period is None or period > 0, "data.label_period", "null or positive", period)
         if self.task == "class":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,14 +16,24 @@ STATS_ROWS = 1024
 
 
 @dataclass(frozen=True)
+class Account:
+    """What became of the files of a source, for the user and for metrics/prepare.json; not a part of the data set, whose
+    bytes do not change when a file that is no image appears."""
+
+    counts: Mapping[str, float] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """Training, validation and test images with `info`; `notes` are counts worth reporting, such as images resized."""
+    """Training, validation and test images with `info`; `notes` are counts worth storing, such as images resized."""
 
     train: Split
     val: Split
     test: Split
     info: DatasetInfo
     notes: Mapping[str, float]
+    account: Account = Account()
 
     def splits(self) -> dict[str, Split]:
         """The three splits by name, in the order they are stored."""
@@ -82,6 +92,11 @@ def make_dataset(
         label_min=low,
         label_max=high,
         label_period=cfg.label_period,
+        fit=cfg.fit,
+        enlarge=cfg.enlarge,
+        pad_colour=cfg.pad_colour,
+        background=cfg.background,
+        pixel_range=cfg.pixel_range,
     )
     return Dataset(splits["train"], splits["val"], splits["test"], info, dict(notes or {}))
 

@@ -16,7 +16,7 @@ from cgankd.fit.device import PLAIN, Forward, Plan, autocast, channels_last, dev
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
 from cgankd.rng import generator, seed_all
-from cgankd.types import Images, PredictFn, Split, Task
+from cgankd.types import Diverged, Images, PredictFn, Split, Task
 
 
 class Objective(Protocol):
@@ -92,7 +92,7 @@ def fit_predictor(
     steps (None = every 200 or a fifth of the training, whichever is more); with `keep_last` the finished state is saved too,
     so that a later training need not repeat this one. All is computed on the plan's device; draws are made on the processor,
     so that every device sees the same batches, and the net is left there.
-    Raises ValueError when the loss is no longer finite.
+    Raises Diverged when the loss is no longer finite.
     """
     seed, plan, device, extra = loop.seed, loop.plan, loop.plan.device, objective.extra
     for module in (net, extra):
@@ -130,7 +130,7 @@ def fit_predictor(
         if done % log_every == 0 or done == cfg.num_steps:
             values = {name: value.item() for name, value in parts.items()}
             if not values["loss"] < float("inf"):
-                raise ValueError(f"training loss became {values['loss']} at step {done}; lower learning_rate")
+                raise Diverged(f"training loss became {values['loss']} at step {done}; lower learning_rate")
             if validate and (done % (5 * log_every) == 0 or done == cfg.num_steps):
                 values["val"] = validate(net)
             loop.log(done, values, cfg.num_steps)

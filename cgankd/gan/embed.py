@@ -19,7 +19,7 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
-from cgankd.types import Split, Task
+from cgankd.types import Diverged, Split, Task
 
 
 class LabelNet(nn.Module):
@@ -95,7 +95,7 @@ def fit_label_embed(
     """Fit a label embedding in place, scale it and freeze it; one that the GAN trains is left alone and returns {}.
 
     Returns image_loss (last batches of net 1, normalised units), label_error_mean and label_error_max
-    (normalised units). Raises ValueError where the loss is not finite.
+    (normalised units). Raises Diverged where the loss is not finite.
     """
     if embed.trained_with_gan:
         return {}
@@ -138,7 +138,7 @@ def fit_label_embed(
             loss = task.soft_loss(net.head(embed.from_unit(unit_B)), unit_B[:, None], temperature=1.0)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ValueError(f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate")
+            raise Diverged(f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate")
         optimizer.param_groups[0]["lr"] = cfg.learning_rate * schedule
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -27,7 +27,7 @@ from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.gans.spectral import hold_spectral
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.rng import generator, seed_all
-from cgankd.types import Split, Task, Vicinity
+from cgankd.types import Diverged, Split, Task, Vicinity
 
 
 def train_cgan(
@@ -41,7 +41,7 @@ def train_cgan(
     """Train a generator and a discriminator on `train`; `embed` is copied, never changed.
 
     Returns the averaged generator, the label embedding that belongs to it, both on the processor, and the last losses, with
-    `real_diversity` = tau. All is computed on the plan's device; draws are made on the processor. Raises ValueError where a
+    `real_diversity` = tau. All is computed on the plan's device; draws are made on the processor. Raises Diverged where a
     loss is not finite, or where tau cannot be measured.
     """
     assert train.labels.dtype == task.label_dtype, "labels are at rest in the task's type"
@@ -197,11 +197,11 @@ def micro_batches(num: int, count: int, *nets: nn.Module) -> Iterator[Tensor]:
 def backward(loss: Tensor, count: int, setting: str, step: int) -> float:
     """Add the gradient of a micro-batch's share of the mean loss, which is returned; `count` shares make the mean.
 
-    Raises ValueError where the loss is not finite, naming the setting to lower.
+    Raises Diverged where the loss is not finite, naming the setting to lower.
     """
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise ValueError(f"{setting}: the loss is {value} at step {step}; lower it, or set cgan.precision to fp32")
+        raise Diverged(f"{setting}: the loss is {value} at step {step}; lower it, or set cgan.precision to fp32")
     (loss / count).backward()  # type: ignore[no-untyped-call]
     return value / count
 

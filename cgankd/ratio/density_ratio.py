@@ -17,7 +17,7 @@ from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.features import FeatureFn, Reals, feature_rows
 from cgankd.ratio.partners import FakeSource, draw_pool
 from cgankd.rng import generator, seed_all
-from cgankd.types import Images, RatioFn, Task
+from cgankd.types import Diverged, Images, RatioFn, Task
 
 EVAL_FAKES = 1000
 """Fakes in the fixed evaluation pool (more where the validation split is larger)."""
@@ -62,8 +62,8 @@ def train_ratio(
     """Fit the ratio in place, keep the weights best on validation, calibrate `mlp.scale`; see `ratio_report`.
 
     A pool of one batch refreshed each step is the published procedure; a larger one spares the generator. The networks train
-    on the plan's device and are left on the processor. Raises ValueError where the loss is not finite or every fake leaves
-    the vicinity.
+    on the plan's device and are left on the processor. Raises Diverged where the loss is not finite, ValueError where
+    every fake leaves the vicinity.
     """
     mlp, embed, train, val = nets.mlp, nets.embed, reals.train, reals.val
     total, seed, device = cfg.num_steps, loop.seed, loop.plan.device
@@ -105,7 +105,7 @@ def train_ratio(
         group_B = task.filter_groups(label_B).to(device) if cfg.penalty_per_label else None
         loss = ratio_loss(r_real_B, r_fake_B, cfg.ratio_penalty, group_B)
         if not torch.isfinite(loss):
-            raise ValueError(
+            raise Diverged(
                 f"ratio.learning_rate: the ratio loss is {loss.item()} at step {step}; lower the rate or set "
                 "ratio.precision to fp32"
             )

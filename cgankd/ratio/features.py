@@ -19,7 +19,7 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
 from cgankd.nets.features import Extractor
 from cgankd.rng import generator
-from cgankd.types import Images, Split, Task
+from cgankd.types import Diverged, Images, Split, Task
 
 FeatureFn = Callable[[Images], Tensor]
 """uint8 images [B, C, H, W] to float32 standardised features [B, F]."""
@@ -73,7 +73,7 @@ def train_features(
     """Train the extractor in place, keep the weights best on validation, then fit its `scale` to the training features.
 
     Returns the validation headline, the loss parts and how much of the feature space is alive.
-    Raises ValueError where the loss is not finite.
+    Raises Diverged where the loss is not finite.
     """
     train, val = reals.train, reals.val
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
@@ -104,7 +104,7 @@ def train_features(
             run = run or plan.compiled(net, "feature training", (x_BCHW,), images=images, passes=3, graphs=False)
             loss, parts = feature_loss(run, x_BCHW, train.labels[row_B].to(device), task, cfg)
         if not torch.isfinite(loss):
-            raise ValueError(
+            raise Diverged(
                 f"ratio.feature_learning_rate: the loss of the feature extractor is {loss.item()} at step {step}; "
                 "lower the rate or set ratio.precision to fp32"
             )

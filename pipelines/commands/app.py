@@ -131,9 +131,14 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     """Open MLflow's page over the runs of this folder, on 127.0.0.1 only."""
     with plain_errors():
         from cgankd.config import ConfigError
+        from pipelines.tracking.moved import StoreMoved, check_place
         from pipelines.tracking.page import links, serve
         from pipelines.tracking.places import has_store, is_server, store_uri
 
+        try:
+            check_place(Path.cwd())
+        except StoreMoved as error:  # numbers are shown all the same
+            typer.echo(f"warning: pictures and files of runs are not shown: {error}", err=True)
         for name, link in links(Path.cwd(), STAGES, port).items():
             typer.echo(f"{name:>9}: {link}")
         uri = store_uri(Path.cwd())
@@ -152,11 +157,14 @@ def sync() -> None:
     with plain_errors():
         from cgankd.config import ConfigError
         from pipelines.tracking.mlflow_sink import reason
+        from pipelines.tracking.moved import StoreMoved
         from pipelines.tracking.places import store_uri
         from pipelines.tracking.sync import sync as add_missed_runs
 
         try:
             done = add_missed_runs(Path.cwd())
+        except StoreMoved:
+            raise
         except Exception as error:
             text = f"MLflow at {store_uri(Path.cwd())} does not answer ({reason(error)}); nothing is lost, try again"
             raise ConfigError(text) from error
@@ -169,9 +177,18 @@ def doctor(
     only: Annotated[
         str | None, typer.Option(metavar="repository", help="Check git, DVC, params.yaml alone; print problems only.")
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="After the project was moved or copied: let MLflow's store look here.")
+    ] = False,
 ) -> None:
     """Check this machine and folder; what is not ok comes with its cure. Exit code 2 for a problem, which blocks a run."""
     with plain_errors():
+        if repair:
+            from pipelines.tracking.moved import repair as mend
+
+            done = mend(Path.cwd())
+            typer.echo("MLflow's store needs no repair" if done is None else done.text)
+            return
         from cgankd.config import ConfigError
         from pipelines.project.doctor import examine
         from pipelines.report.show import findings_table

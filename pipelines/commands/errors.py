@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,27 +44,13 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
     except USER_ERRORS as error:
         if os.environ.get("CGANKD_DEBUG", "0") not in ("", "0"):
             raise
-        if isinstance(error, ValueError) and not told_to_user(error):
-            raise
+        if isinstance(error, ValueError):
+            from pipelines.runtime.faults import told_to_user
+
+            if not told_to_user(error):
+                raise
         typer.echo(f"error: {sentence(error)}", err=True)
         raise typer.Exit(2) from None
-
-
-def told_to_user(error: ValueError) -> bool:
-    """A ValueError raised by this code is meant for the user; one from another package is a defect to see whole."""
-    from cgankd.config import ConfigError
-
-    if isinstance(error, ConfigError):
-        return True
-    if error.__cause__ is not None and type(error.__cause__).__name__ == "_RemoteTraceback":
-        # Raised in a worker process: all that came back of its stack is this text.
-        files = re.findall(r'File "([^"]+)"', str(error.__cause__))
-        return bool(files) and bool({"cgankd", "pipelines"} & set(Path(files[-1]).parent.parts[-3:]))
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
-    return module.split(".")[0] in ("cgankd", "pipelines")
 
 
 def sentence(error: BaseException) -> str:

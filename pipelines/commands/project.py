@@ -22,22 +22,55 @@ def init(
     images: Annotated[
         Path | None, typer.Option("--images", help="One sub-folder of images a class, or train/ and test/ with those.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="A list of path,label; paths relative to it.")] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="A list of images with labels, CSV or JSON lines; paths relative to it."),
+    ] = None,
     task: Annotated[str | None, typer.Option("--task", help="class or scalar, where the labels do not tell.")] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", help="Pixels a side; without it near the median, at most 64.")
     ] = None,
-    square: Annotated[str | None, typer.Option("--square", help="Make images square in copies: crop or pad.")] = None,
+    square: Annotated[
+        str | None, typer.Option("--square", help="How images become square: crop, pad or stretch.")
+    ] = None,
+    enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge images smaller than the size.")] = False,
+    background: Annotated[
+        str, typer.Option("--background", metavar="COLOUR", help="Colour behind transparent parts, as #rrggbb.")
+    ] = "#ffffff",
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            "--skip-broken",
+            help="Leave out files that are no good, and say which (of a list: in copies).",
+        ),
+    ] = False,
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy the images, at their new size, into the project; DVC keeps them.")
     ] = False,
+    path_column: Annotated[
+        str | None, typer.Option("--path-column", help="Column of images in the list, by name or number from 1.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="Column of labels in the list, by name or number from 1.")
+    ] = None,
 ) -> None:
     """Make a project of your own images in which `dvc repro` runs: git, DVC, fitted params.yaml, README."""
     with plain_errors():
+        from cgankd.data.readers.list_columns import Columns
         from pipelines.project.init import Wish, make_plan, summary
         from pipelines.project.init import init as make_project
 
-        plan = make_plan(folder, images, csv, Wish(task=task, size=image_size, fit=square, copying=copy))
+        wish = Wish(
+            task=task,
+            size=image_size,
+            fit=square,
+            enlarge=enlarge,
+            background=background,
+            skip_broken=skip_broken,
+            copying=copy,
+            columns=Columns(path_column, label_column),
+        )
+        plan = make_plan(folder, images, csv, wish)
         for line in summary(plan):
             typer.echo(line)
         make_project(plan, typer.echo)

@@ -92,8 +92,10 @@ def serve(
         from pipelines.files.params import load_config
         from pipelines.ship.registry import serve_command
         from pipelines.ship.release import model_name
+        from pipelines.tracking.moved import check_place
         from pipelines.tracking.places import store_uri
 
+        check_place(Path.cwd())
         model = model_name(load_config(Path("params.yaml")).tracking.preset, name)
         command, environment = serve_command(model, port, store_uri(Path.cwd()))
         typer.echo(f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it needs some seconds to start)")
@@ -111,25 +113,39 @@ def predict(
     server: Annotated[str | None, typer.Option("--server", help="Let the model served at this address answer.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all to a CSV file ('-': to the terminal).")] = None,
     level: LevelOption = 0.9,
+    square: Annotated[
+        str | None, typer.Option("--square", help="crop, pad or stretch, in place of what the model was made with.")
+    ] = None,
+    enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge images smaller than the model's size.")] = False,
 ) -> None:
     """Label an image or a folder of images, each with its confidence. Exit code 2 when an image cannot be read."""
     with plain_errors():
         from pipelines.runtime.machine import set_threads
-        from pipelines.ship.predict import as_csv, image_files, label_files, labels_table, open_predictor
+        from pipelines.ship.predict import (
+            as_csv,
+            image_files,
+            label_files,
+            labels_table,
+            left_out,
+            open_predictor,
+            with_rules,
+        )
 
         set_threads()
-        predictor = open_predictor(Path.cwd(), model, level, server)
+        predictor = with_rules(open_predictor(Path.cwd(), model, level, server), square, enlarge)
         labelled = label_files(predictor, image_files(images))
         if csv is None:
             if any(entry.reading for entry in labelled):
                 console().print(labels_table(labelled, predictor.margin))
         elif str(csv) == "-":
-            typer.echo(as_csv(labelled), nl=False)
+            typer.echo(as_csv(labelled, predictor.margin), nl=False)
         else:
             from pipelines.files.params import write_text
 
-            write_text(csv, as_csv(labelled))
+            write_text(csv, as_csv(labelled, predictor.margin))
             typer.echo(f"{sum(entry.reading is not None for entry in labelled)} images labelled in {csv}")
+        for line in left_out(images):
+            typer.echo(line, err=True)
         bad = [entry for entry in labelled if entry.reading is None]
         if predictor.no_margin and len(bad) < len(labelled):
             typer.echo(predictor.no_margin, err=True)

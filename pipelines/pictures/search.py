@@ -40,7 +40,7 @@ def history(
         for i, (when, trials) in enumerate(pruned.items()):
             height = 0.02 + 0.04 * i
             shade = 0.35 + 0.65 * (i + 1) / len(pruned)
-            label = f"pruned after {when} ({len(trials)})" if when else f"no bank could be made ({len(trials)})"
+            label = f"pruned after {when} ({len(trials)})" if when else f"could not be trained ({len(trials)})"
             axes.plot(trials, [height] * len(trials), "|", color=BLACK, alpha=shade / 2, transform=below, label=label)
         if default is not None and default in complete:
             axes.axhline(complete[default], color=BLACK, linestyle="--", linewidth=1.2, label="params.yaml as it was")

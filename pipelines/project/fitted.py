@@ -18,27 +18,26 @@ WIDEST_VICINITY = 0.05
 VICINITY_SHARE, DROP_SHARE = 0.25, 0.15
 
 
-def image_size(data: OwnData, wanted: int | None, *, copying: bool) -> int:
-    """A power of two near the median side, from 16 to 64; without copies no larger than the smallest image.
+def image_size(data: OwnData, wanted: int | None, fit: str | None = None, *, enlarge: bool = False) -> int:
+    """A power of two near the median side, from 16 to 64; unless enlarging, no larger than the smallest image is once it
+    is square (`fit`).
 
     Raises ConfigError where an image is smaller than 16 pixels or than the size wanted.
     """
     survey = data.survey
     size = wanted or 2 ** round(math.log2(max(survey.median_side, 1)))
     size = size if wanted else min(max(size, LEAST_SIZE), LARGEST_SIZE)
-    least = survey.smallest_side
-    if copying or least >= size:
+    smallest, least = survey.smallest(fit)
+    if enlarge or least >= size:
         return size
     if wanted is None and least >= LEAST_SIZE:
         return int(2 ** math.floor(math.log2(least)))
-    raise ConfigError(
-        f"{survey.smallest} is {least} pixels high or wide, less than {size}; remove it, or add --copy, which enlarges it"
-    )
+    raise ConfigError(f"{smallest} is {least} pixels high or wide, less than {size}; remove it, or add --enlarge")
 
 
-def fitted(data: OwnData, size: int) -> dict[str, Any]:
+def fitted(data: OwnData, size: int, channels: int | None = None) -> dict[str, Any]:
     """Changes to the preset, by dotted name: sizes, splits, steps and widths, fakes, and for scalars the label's radii."""
-    channels = 1 if data.survey.grey else 3
+    channels = channels or (1 if data.survey.grey else 3)
     values: dict[str, Any] = {"data.source": data.source, "data.image_size": size, "data.channels": channels}
     splits, num_train = _splits(data)
     groups = len(data.counts()) if not data.scalar else 1

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import os
-import shutil
 import string
-import subprocess
-import sys
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from csv import writer
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.survey import Fit, square_copy
+from cgankd.config.data import COLOUR
+from cgankd.data.readers.class_folders import by_class
+from cgankd.data.readers.decode import copy_image
+from cgankd.data.readers.list_columns import Columns
+from cgankd.data.readers.survey import WHITE
 from pipelines.files.params import preset_text, set_values, write_text
 from pipelines.files.pinned import template, write_pin
+from pipelines.project.appearing import appearing
 from pipelines.project.dvc_file import project_stages
-from pipelines.project.fitted import fitted, image_size
+from pipelines.project.fitted import fitted
 from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_folder
+from pipelines.project.own_images import FITS, Rules, Wanted, about_images, few_lines, looked_over
+from pipelines.project.repository import check_git, make_repository
 from pipelines.search.config import load_searched
 
 PRESETS = {True: "own-scalar", False: "own-classes"}
@@ -25,17 +33,15 @@ COPIES = "data/images"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class Wish(Wanted):
     """What the user asks for beside the images themselves; None leaves it to the data."""
 
     task: str | None = None
     """class or scalar, of a list whose labels do not tell."""
-    size: int | None = None
-    """Pixels a side."""
-    fit: str | None = None
-    """How copies are made square: crop or pad."""
     copying: bool = False
     """Whether the project gets copies even where nothing has to be changed."""
+    columns: Columns = Columns()
+    """The columns of a list."""
 
 
 NOTHING = Wish()
@@ -43,13 +49,20 @@ NOTHING = Wish()
 
 @dataclass(frozen=True)
 class Plan:
-    """What the user asked for, checked: the data, the size of its images and whether the project gets copies."""
+    """What the user asked for, checked: the data, what becomes of its images and whether the project gets copies.
+
+    `skipped` are files left out because they are no good, with the reason.
+    """
 
     folder: Path
     data: OwnData
-    size: int
+    rules: Rules
     copying: bool
-    fit: Fit
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.rules.image_size
 
     @property
     def name(self) -> str:
@@ -61,12 +74,16 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     task, size, fit = wish.task, wish.size, wish.fit
     if images is not None and csv is not None:
         raise ConfigError(f"both --images {images} and --csv {csv} were given; keep the one that has your labels")
+    if images is not None and wish.columns != Columns():
+        raise ConfigError("--path-column and --label-column are for --csv FILE; the folders of --images are the labels")
     if images is None and csv is None:
         raise ConfigError("name your images with one of --images FOLDER or --csv FILE")
     if task not in (None, *KINDS.values()):
         raise ConfigError(f"--task must be one of {', '.join(KINDS.values())}, but is {task!r}")
-    if fit is not None and fit not in ("crop", "pad"):
-        raise ConfigError(f"--square must be crop or pad, but is {fit!r}")
+    if fit is not None and fit not in FITS:
+        raise ConfigError(f"--square must be crop, pad or stretch, but is {fit!r}")
+    if COLOUR.fullmatch(wish.background) is None:
+        raise ConfigError(f"--background must be a colour such as {WHITE}, but is {wish.background!r}")
     if size is not None and not (16 <= size <= 256 and size & (size - 1) == 0):
         raise ConfigError(f"--image-size must be a power of two from 16 to 256, but is {size}")
     folder = folder.resolve()
@@ -76,17 +93,18 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty folder; name a new one, for nothing is overwritten")
     _outside(folder, {given} if images else set())
-    data = look_at_csv(given, task) if csv else look_at_folder(given, task)
+    data = _looked_at(given, wish, listed=csv is not None)
     # Beside a list is where a project may well lie, and nothing but the list tells what an image is.
     _outside(folder, {path.resolve().parent for path in data.paths} - {given.parent})
-    odd = data.survey.not_square
-    if odd and fit is None:
-        raise ConfigError(
-            f"{len(odd)} of {len(data.paths)} images are not square, such as {odd[0]}; add --square crop (their middle)"
-            " or --square pad (all of them, on a square): the project then has copies of its own"
-        )
-    copying = wish.copying or fit is not None
-    return Plan(folder, data, image_size(data, size, copying=copying), copying, "pad" if fit == "pad" else "crop")
+    data, rules, skipped = looked_over(data, wish)
+    # A list goes on naming what is left out, so that a project needs a list and copies of its own.
+    return Plan(folder, data, rules, wish.copying or (wish.skip_broken and csv is not None), skipped)
+
+
+def _looked_at(given: Path, wish: Wish, *, listed: bool) -> OwnData:
+    if listed:
+        return look_at_csv(given, wish.task, wish.columns, skip_missing=wish.skip_broken)
+    return look_at_folder(given, wish.task)
 
 
 def _outside(folder: Path, tops: set[Path]) -> None:
@@ -99,34 +117,50 @@ def _outside(folder: Path, tops: set[Path]) -> None:
 def summary(plan: Plan) -> list[str]:
     """What was found and decided, for the user."""
     data, survey = plan.data, plan.data.survey
-    colour = "grey" if survey.grey else "colour"
+    colour = "grey" if plan.rules.channels == 1 else "colour"
     change = "" if survey.median_side == plan.size else f" (median side {survey.median_side}; --image-size changes it)"
     lines = [
-        f"{len(data.paths)} images, {colour}; labels: {KINDS[data.scalar]} ({data.why})",
+        f"{len(data.paths)} images, {colour}; labels: {KINDS[data.scalar]} ({data.why}{data.switch})",
         f"image size {plan.size}{change}",
     ]
     if data.scalar:
         lines.append(f"labels from {data.numbers[0]:g} to {data.numbers[-1]:g}")
-    return lines
+    else:
+        lines.append(f"images by class: {by_class(Counter(data.labels))}")
+    if plan.skipped:
+        lines += [f"{len(plan.skipped)} files skipped (--skip-broken):", *few_lines(plan.skipped)]
+    return [*lines, *about_images(data.survey, plan.rules), *data.said]
 
 
 def init(plan: Plan, say: Callable[[str], None]) -> None:
     """Write the project: params.yaml, dvc.yaml, code.json, README, git and DVC with a first commit."""
+    check_git()
+    with appearing(plan.folder) as place:
+        _write(replace(plan, folder=place), plan, lambda text: say(text.replace(str(place), str(plan.folder))))
+
+
+def _write(plan: Plan, wanted: Plan, say: Callable[[str], None]) -> None:
+    """All files of a project in `plan.folder`, which will be `wanted.folder`."""
     folder, data = plan.folder, plan.data
-    if shutil.which("git") is None:
-        raise ConfigError("git is not installed; a project needs it")
-    folder.mkdir(parents=True, exist_ok=True)
-    root, watched = _data_files(plan, say)
+    root, watched = _data_files(plan, wanted.folder, say)
     params = folder / "params.yaml"
-    write_text(params, preset_text(PRESETS[data.scalar]).replace(_head(data.scalar), _new_head(plan), 1))
-    set_values(params, fitted(data, plan.size) | {"data.root": root, "tracking.preset": plan.name})
+    write_text(params, preset_text(PRESETS[data.scalar]).replace(_head(data.scalar), _new_head(wanted), 1))
+    set_values(params, fitted(data, plan.size, plan.rules.channels) | plan.rules.changes() | _own_values(wanted, root))
     load_searched(params)
     write_text(folder / "dvc.yaml", project_stages(watched))
     for name in ("gitignore", "dvcignore"):
         write_text(folder / f".{name}", template(name))
-    write_text(folder / "README.md", _readme(plan, root))
+    write_text(folder / "README.md", _readme(wanted, root))
     write_pin(folder)
-    _repository(plan, say)
+    message = f"Project made by cgankd init from {data.root}"
+    make_repository(folder, COPIES if plan.copying else None, message, say)
+
+
+def _own_values(plan: Plan, root: str) -> dict[str, Any]:
+    skipping = {"data.skip_broken": True} if plan.skipped and not plan.copying else {}
+    columns = Columns() if plan.copying else plan.data.columns
+    named = {"data.path_column": columns.path, "data.label_column": columns.label}
+    return {"data.root": root, "tracking.preset": plan.name} | skipping | named
 
 
 def _head(scalar: bool) -> str:
@@ -142,25 +176,26 @@ def _new_head(plan: Plan) -> str:
     )
 
 
-def _data_files(plan: Plan, say: Callable[[str], None]) -> tuple[str, list[str]]:
+def _data_files(plan: Plan, project: Path, say: Callable[[str], None]) -> tuple[str, list[str]]:
     """data.root of the project and what `prepare` watches beside it; copies are made here where they are wanted."""
     data = plan.data
     if not plan.copying:
-        return str(data.root), [] if data.source != "csv" else _image_folder(data, plan.folder)
+        return str(data.root), [] if data.source != "csv" else _image_folder(data, project)
     top = plan.folder / COPIES
-    rows = ["path,label\n"]
+    listing = io.StringIO()
+    rows = writer(listing, lineterminator="\n")
+    rows.writerow(["path", "label"])
     for number, (path, label) in enumerate(zip(data.paths, data.labels, strict=True)):
         target = top / f"{number:06d}.png"
         if data.source != "csv":
             inside = path.relative_to(data.root).parent
             target = top / inside / f"{path.stem}-{number:06d}.png"
-        square_copy(path, target, size=plan.size, grey=data.survey.grey, fit=plan.fit)
-        quoted = f'"{label}"' if "," in label else label
-        rows.append(f"images/{number:06d}.png,{quoted}\n")
+        copy_image(path, target, plan.rules)
+        rows.writerow([f"images/{number:06d}.png", label])
     say(f"{len(data.paths)} images copied to {COPIES}, {plan.size}x{plan.size} pixels each")
     if data.source != "csv":
         return COPIES, []
-    write_text(plan.folder / "data" / "labels.csv", "".join(rows))
+    write_text(plan.folder / "data" / "labels.csv", listing.getvalue())
     return "data/labels.csv", [COPIES]
 
 
@@ -190,41 +225,8 @@ def _readme(plan: Plan, root: str) -> str:
         name=plan.name,
         count=len(data.paths),
         size=plan.size,
-        colour="grey" if data.survey.grey else "colour",
+        colour="grey" if plan.rules.channels == 1 else "colour",
         labels=labels,
         root=str(data.root),
         watching=watching,
     )
-
-
-def _repository(plan: Plan, say: Callable[[str], None]) -> None:
-    """git and DVC with a first commit, under a name of the tool's where the user has given git none."""
-    folder = plan.folder
-    _run(folder, "git", "-c", "init.defaultBranch=main", "init", "--quiet")
-    _run(folder, sys.executable, "-m", "dvc", "init", "--quiet")
-    write_text(folder / ".dvc" / "config", "[core]\n    analytics = false\n    check_update = false\n")
-    if plan.copying:
-        _run(folder, sys.executable, "-m", "dvc", "add", "--quiet", COPIES)
-    _run(folder, "git", "add", "--all")
-    known = (
-        subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode == 0
-    )
-    names = [] if known else ["-c", "user.name=cgankd", "-c", "user.email=cgankd@localhost"]
-    _run(folder, "git", *names, "commit", "--quiet", "--message", f"Project made by cgankd init from {plan.data.root}")
-    say(f"{folder} is a git and DVC repository with a first commit")
-
-
-def _run(folder: Path, *command: str) -> None:
-    """Run a tool in a folder. Raises ConfigError where it fails."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    if done.returncode != 0:
-        words = " ".join(command[2:] if command[0] == sys.executable else command)
-        raise ConfigError(f"`{words}` failed in {folder}: {' '.join(done.stdout.split())[-300:]}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.csv_list import read_list
-from cgankd.data.readers.image_folder import list_folder
+from cgankd.data.readers.class_folders import list_folder, untested
+from cgankd.data.readers.csv_list import Entry, read_list, wild_labels
+from cgankd.data.readers.label_text import check_digits, class_names, number, plain
+from cgankd.data.readers.list_columns import FOUND, Columns
 from cgankd.data.readers.survey import Survey, survey_images
+from cgankd.data.readers.walk import left_out_lines
 
 KINDS = {False: "class", True: "scalar"}
 """Whether labels are measured numbers -> the word for it in params.yaml."""
@@ -32,6 +34,25 @@ class OwnData:
     labels: list[str]
     parts: list[str]
     survey: Survey
+    said: tuple[str, ...] = ()
+    """What was left out, was guessed or looks odd, in words for the user."""
+    switch: str = ""
+    """How to have the other kind of labels, where these are numbers and could be either."""
+    columns: Columns = FOUND
+    """The columns of a list as the user named them."""
+
+    def without(self, rows: frozenset[int]) -> OwnData:
+        """The data without the images of these numbers. Raises ConfigError where too little is left."""
+        kept = [row for row in range(len(self.paths)) if row not in rows]
+        return _enough(
+            replace(
+                self,
+                paths=[self.paths[row] for row in kept],
+                labels=[self.labels[row] for row in kept],
+                parts=[self.parts[row] for row in kept],
+                survey=self.survey.without(rows),
+            )
+        )
 
     @property
     def numbers(self) -> list[float]:
@@ -50,30 +71,58 @@ def look_at_folder(root: Path, task: str | None) -> OwnData:
     found = list_folder(str(root))
     labels = [found.class_names[label] for label in found.labels]
     why = f"{len(found.class_names)} sub-folders"
-    return _enough(
-        OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey_images(found.paths))
+    counts = Counter(found.parts)
+    said = (
+        *([f"splits: {', '.join(f'{part} {count}' for part, count in counts.items())}"] if len(counts) > 1 else []),
+        *left_out_lines(found.left, root),
+        *found.lines,
+        *untested(found.labels, found.parts, found.class_names),
     )
+    survey = survey_images(found.paths)
+    return _enough(OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said))
 
 
-def look_at_csv(path: Path, task: str | None) -> OwnData:
-    """A list of path,label; the kind of label is read off the labels unless `task` names it. Raises ConfigError."""
-    entries = read_list(str(path))
-    labels = [text for _, text, _ in entries]
+def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_missing: bool = False) -> OwnData:
+    """A list of path,label; the kind of label is read off the labels unless `task` names it.
+
+    `skip_missing` leaves out lines whose image is not there and says so. Raises ConfigError.
+    """
+    found = read_list(str(path), columns=columns, skip_missing=skip_missing)
+    entries, said = found.entries, found.said
+    if found.missing:
+        said.append(f"{len(found.missing)} lines left out, as their image does not exist: {_first(found.missing)}")
+    labels = [entry.label for entry in entries]
     if task is None:
         _no_slip(entries)
     scalar, why = measured(labels)
     if task is not None:
         scalar, why = task == KINDS[True], f"--task {task}"
-    wrong = next((f"{where} has {text!r}" for _, text, where in entries if not _is_number(text)), None)
+    wrong = next((f"{entry.where} has {entry.label!r}" for entry in entries if not _is_number(entry.label)), None)
     if scalar and wrong:
         raise ConfigError(f"--task scalar needs a finite number in every line, but {wrong}")
-    paths = [entry for entry, _, _ in entries]
-    return _enough(OwnData("csv", path, scalar, why, paths, labels, ["train"] * len(paths), survey_images(paths)))
+    if scalar:
+        labels = [plain(label) for label in labels]
+        said += check_digits(labels, str(path))
+        said += wild_labels(entries, [float(label) for label in labels])
+    else:
+        labels, more = class_names(labels)
+        said += more
+    paths = [entry.path for entry in entries]
+    data = OwnData("csv", path, scalar, why, paths, labels, ["train"] * len(paths), survey_images(paths))
+    switch = ""
+    if task is None and all(map(_is_number, labels)):
+        switch = f"; if they are {'names' if scalar else 'measured'} add --task {KINDS[not scalar]}"
+    return _enough(replace(data, switch=switch, said=tuple(said), columns=columns))
 
 
-def _no_slip(entries: list[tuple[Path, str, str]]) -> None:
+def _first(entries: list[Entry]) -> str:
+    """The names of the first ten."""
+    return ", ".join(entry.path.name for entry in entries[:10]) + (", ..." if len(entries) > 10 else "")
+
+
+def _no_slip(entries: list[Entry]) -> None:
     """Raise ConfigError at the first label that is no number where most are: one slip would make classes of numbers."""
-    wrong = [(text, where) for _, text, where in entries if not _is_number(text)]
+    wrong = [(entry.label, entry.where) for entry in entries if not _is_number(entry.label)]
     if wrong and len(wrong) < len(entries) / 2:
         text, where = wrong[0]
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -84,10 +133,7 @@ def _no_slip(entries: list[tuple[Path, str, str]]) -> None:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    return number(text) is not None
 
 
 def measured(labels: list[str]) -> tuple[bool, str]:
@@ -95,7 +141,7 @@ def measured(labels: list[str]) -> tuple[bool, str]:
     word = next((label for label in labels if not _is_number(label)), None)
     if word is not None:
         return False, f"the label {word!r} is not a number"
-    different = set(map(float, labels))
+    different = set(map(float, map(plain, labels)))
     if not all(value.is_integer() for value in different):
         return True, "the labels are numbers with fractions"
     if len(different) <= FEW_LABELS and len(labels) >= IMAGES_A_LABEL * len(different):

@@ -22,6 +22,7 @@ from pipelines.files.params import set_values
 from pipelines.pictures import search as pictures_search
 from pipelines.runtime.context import Drawing
 from pipelines.search.config import load_searched
+from pipelines.search.hopeless import in_words, none_complete, reasons
 from pipelines.search.margin import margin, margin_text, measured
 from pipelines.search.run import Search, say, score_text, values_text
 from pipelines.search.space import defaults, moved_along, with_searched_arm, written_out
@@ -36,6 +37,8 @@ def pick(study: optuna.Study, number: int | None) -> FrozenTrial:
     """The best complete trial, or the one with this number. Raises ConfigError."""
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not complete:
+        if (nothing := none_complete(study)) is not None:
+            raise ConfigError(nothing)
         raise ConfigError(f"no trial of the study {study.study_name!r} is complete yet; run `cgankd search`")
     if number is None:
         if len(study.directions) > 1:
@@ -70,9 +73,12 @@ def show(search: Search, console: Console, number: int | None, seeds: int | None
             console,
             f"trials: {tried}; trial {winner.number}: {score_text(search, winner.values)} (seeds of the search)",
         )
+        for line in in_words(trials):
+            say(console, line)
         record: dict[str, Any] = {
             "study": study.study_name,
             "trials": count,
+            "not_trained": {name: numbers for name, numbers, _ in reasons(trials)},
             "winner": {"number": winner.number, "values": winner.params, "val": winner.user_attrs["val"]},
             "default": study.user_attrs["default"],
             "importances": shares,

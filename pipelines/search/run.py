@@ -17,24 +17,24 @@ from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
+import torch
 from rich.console import Console
 
-from cgankd.bank.build import QuotaError
 from cgankd.config import ConfigError, to_dict
 from cgankd.data.store.datasets import read_info
 from cgankd.labels.task import make_task
-from cgankd.types import Headline
+from cgankd.types import Diverged, Headline
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
 from pipelines.runtime.machine import set_threads
 from pipelines.runtime.progress import duration_text
+from pipelines.search import hopeless
 from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.space import check_space, identity, overruled, with_searched_arm, with_values
 from pipelines.search.stages import base_files, inputs_of
 from pipelines.search.storage import check_begun, shown, storage_url
-from pipelines.search.students import quiet_context, shortened, students_of, train_seeds
+from pipelines.search.students import check_parent, quiet_context, shortened, students_of, train_seeds
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.open import open_tracker
 
@@ -93,6 +93,8 @@ def run(search: Search, workers: int, console: Console) -> None:
         work(search, None, console)
     else:
         run_workers(search, study, workers, console)
+    if (nothing := hopeless.none_complete(study)) is not None:
+        raise ConfigError(nothing)
     trials = study.get_trials(deepcopy=False)
     count = {state: sum(t.state == state for t in trials) for state in studies.COUNTED}
     say(
@@ -100,6 +102,8 @@ def run(search: Search, workers: int, console: Console) -> None:
         f"{count[studies.COUNTED[0]]} trials complete, {count[studies.COUNTED[1]]} pruned"
         f" in {duration_text(time.monotonic() - start_s)}; `cgankd search best` shows the winner",
     )
+    for line in hopeless.in_words(trials):
+        say(console, line)
 
 
 def run_workers(search: Search, study: optuna.Study, workers: int, console: Console) -> None:
@@ -143,7 +147,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
     """Take trials from the study until there are enough. `parent` is the process to end with, None without one."""
     set_threads()
     folder = search.workdir / "artifacts" / "resume"
-    slot, lock = free_slot(folder)
+    slot, lock = studies.free_slot(folder)
     try:
         study = studies.load(studies.connect(search.workdir, search.url), search.cfg.search.study)
         studies.with_sampler(study, search.cfg.search, search.cfg.seed, slot)
@@ -158,7 +162,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
         tracker.params(flatten(to_dict(search.cfg)))
         status = "FAILED"
         try:
-            while (trial := studies.ask(study, search.cfg.search, folder / "search-ask.lock")) is not None:
+            while (trial := next_trial(search, study)) is not None:
                 one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
             status = "FINISHED"
         finally:
@@ -167,23 +171,10 @@ def work(search: Search, parent: int | None, console: Console) -> None:
         lock.release()
 
 
-def free_slot(folder: Path) -> tuple[int, FileLock]:
-    """The lowest worker number that no other process in this folder has, and its lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for slot in range(1000):
-        lock = FileLock(folder / f"search-{slot}.lock")
-        try:
-            lock.acquire(timeout=0)
-            return slot, lock
-        except Timeout:
-            continue
-    raise ConfigError("a thousand searches run in this folder; stop some")
-
-
-def check_parent(parent: int | None) -> None:
-    """Raise KeyboardInterrupt when the process that started this worker is gone."""
-    if parent is not None and os.getppid() != parent:
-        raise KeyboardInterrupt
+def next_trial(search: Search, study: optuna.Study) -> optuna.Trial | None:
+    """The next trial, None when there are enough. Raises ConfigError where artifacts are missing or changed meanwhile."""
+    base_files(search.workdir, search.cfg)  # before a trial is there that could be blamed for it
+    return studies.ask(study, search.cfg.search, search.workdir / "artifacts" / "resume" / "search-ask.lock")
 
 
 def one_trial(
@@ -194,7 +185,7 @@ def one_trial(
     alive: Callable[[], None],
     console: Console,
 ) -> None:
-    """Run a trial and tell the study; a stopped one goes back into the queue, one that cannot be made counts as pruned."""
+    """Run a trial and tell the study; a stopped one goes back into the queue, one that cannot be trained counts as pruned."""
     start_s, values = time.monotonic(), dict(trial.params)
     tags = {"optuna.trial": str(trial.number), "optuna.study": study.study_name, "optuna.state": "RUNNING"}
     child = tracker.child(f"{study.study_name}/trial-{trial.number}", values, tags | dict(role(trial)))
@@ -206,17 +197,25 @@ def one_trial(
         state, status = optuna.trial.TrialState.COMPLETE, "FINISHED"
     except optuna.TrialPruned as pruned:
         state, status, note = optuna.trial.TrialState.PRUNED, "KILLED", str(pruned)
-    except (QuotaError, ConfigError) as error:
-        # No bank can be made of these values: as bad as a trial can be, and no reason to try it again.
-        state, status, note = optuna.trial.TrialState.PRUNED, "KILLED", f"no bank: {' '.join(str(error).split())}"
+    except Exception as error:
+        if (blame := hopeless.why(error)) is None:
+            raise
+        # As bad as a trial can be, and no reason to try it again.
+        state, status, note = optuna.trial.TrialState.PRUNED, "KILLED", f"{blame[0]}: {blame[1]}"
+        trial.set_user_attr(hopeless.REASON, blame[0])
+        child.tags({"optuna.reason": blame[0]})
+        if blame[0] == hopeless.NO_MEMORY and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what is left of this trial is not to stop the next
     finally:
         # Also on the way out by Ctrl-C or a defect, so that the values are not lost.
         if state == optuna.trial.TrialState.FAIL:
             studies.give_up(study, study.get_trials(deepcopy=False)[trial.number])
         else:
-            trial.set_user_attr("note", note)
+            trial.set_user_attr(hopeless.NOTE, note)
             study.tell(trial, list(scores) if scores else None, state=state)
         child.tags({"optuna.state": state.name, **({"note": note} if note else {})})
+        if note:
+            child.verdict(f"pruned, {note}")
         child.close(status)
     result = score_text(search, scores) if scores else f"pruned, {note}"
     seconds = duration_text(time.monotonic() - start_s)
@@ -234,7 +233,7 @@ def objective(
     """The trial's scores: the mean validation headline of the arm over search.seeds, and the size to keep small.
 
     Successive halving: the students of each rung have `reduction` times the steps of the one before. Raises
-    TrialPruned, QuotaError, ConfigError.
+    TrialPruned, and whatever training raises; `hopeless` tells what of it the values are to blame for.
     """
     cfg = with_values(search.cfg, values)
     own, arm = cfg.search, cfg.student.arms[cfg.search.arm]
@@ -244,16 +243,14 @@ def objective(
         child.metrics({"fakes_drawn": drawn})
         for rung in range(0 if own.against else own.rungs):
             short = shortened(cfg, rung)
-            score = float(np.mean(train_seeds(runner(short), own.arm, arm, own.seeds, alive)))
+            score = finite(np.mean(train_seeds(runner(short), own.arm, arm, own.seeds, alive)))
             child.curve("rung_val", [(short.student.num_steps, score)])
             trial.report(score, own.reduction**rung)
             if trial.should_prune():
                 raise optuna.TrialPruned(f"{score:.2f} {unit} after {short.student.num_steps} steps")
         full = runner(cfg)
         found = train_seeds(full, own.arm, arm, own.seeds, alive)
-    score = float(np.mean(found))
-    if not np.isfinite(score):
-        raise optuna.TrialPruned("the score is not finite")
+    score = finite(np.mean(found))
     trial.set_user_attr("val", found)
     trial.set_user_attr("steps", cfg.student.num_steps)
     child.curve("rung_val", [(cfg.student.num_steps, score)])
@@ -265,6 +262,13 @@ def objective(
     )
     child.metrics({own.against: size})
     return score, float(size)
+
+
+def finite(score: Any) -> float:
+    """A mean score. Raises Diverged where it is no number: a student answers with none."""
+    if not np.isfinite(score):
+        raise Diverged(f"the validation score is {float(score)}; lower student.learning_rate")
+    return float(score)
 
 
 def num_parameters(weights: Path) -> int:

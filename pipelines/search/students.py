@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,12 @@ from pipelines.tracking.journal import FanOut, Tracker
 
 Alive = Callable[[], None]
 """Called between two students; raises where the search must stop."""
+
+
+def check_parent(parent: int | None) -> None:
+    """Raise KeyboardInterrupt when the process that started this worker is gone."""
+    if parent is not None and os.getppid() != parent:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
@@ -216,6 +216,19 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
         kept = {name: attrs[name] for name in ("role",) if name in attrs}
         extra = {"values": values, "retry_of": trial.number, "tries": tries}
         study.enqueue_trial(values, user_attrs=kept | extra)
+
+
+def free_slot(folder: Path) -> tuple[int, FileLock]:
+    """The lowest worker number that no other process in this folder has, and its lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for slot in range(1000):
+        lock = FileLock(folder / f"search-{slot}.lock")
+        try:
+            lock.acquire(timeout=0)
+            return slot, lock
+        except Timeout:
+            continue
+    raise ConfigError("a thousand searches run in this folder; stop some")
 
 
 def owner() -> str:

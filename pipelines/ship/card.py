@@ -14,7 +14,7 @@ from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.measure.predictive import mean_interval
-from cgankd.types import Margin
+from cgankd.types import DatasetInfo, Margin
 from pipelines.files.artifacts import file_digest
 from pipelines.files.layout import missing
 from pipelines.ship.saved import Finished, Package, net_words
@@ -117,7 +117,7 @@ def _use(student: Package, margin: Margin | None) -> str:
         f"An image network of {student.num_parameters:,} parameters ({net_words(student.config)}),"
         f" distilled by cGAN-KD (arXiv 2104.03164).\n\n"
         f"- **In:** float32 `[batch, {info.channels}, {size}, {size}]`, {colour} pixels at the levels 0 to 255;"
-        " normalisation is inside. Larger square images are averaged down to that size first.\n"
+        f" normalisation is inside. {image_rules(info)}\n"
         f"- **Out:** float32 `[batch, {student.answer.num_answers}]`: {names}"
     )
     text += " (probabilities).\n" if info.class_names else f", from {info.label_min:g} to {info.label_max:g}.\n"
@@ -130,6 +130,25 @@ def _use(student: Package, margin: Margin | None) -> str:
         f" {info.label_unit}".rstrip()
         + f" (from {margin.num} validation images, on which the student was also chosen: a little optimistic).\n"
     )
+
+
+def image_rules(info: DatasetInfo) -> str:
+    """What was done to the image files, and has to be done to new ones; `cgankd predict` does it."""
+    said = {
+        "refuse": "Images must be square.",
+        "crop": "Of an image that is not square the middle square is used.",
+        "pad": "An image that is not square is padded to a square with"
+        f" {info.pad_colour or 'the mean colour of its edge'}.",
+        "stretch": "An image that is not square is stretched to a square, out of proportion.",
+    }[info.fit]
+    said += " Larger images are averaged down to that size"
+    said += ", smaller ones enlarged (bicubic)." if info.enlarge else "; smaller ones are not taken."
+    if info.background != DatasetInfo.background:
+        said += f" Transparent parts are laid on {info.background}."
+    if info.pixel_range is not None:
+        low, high = info.pixel_range
+        said += f" Values of grey images of more than 8 bits from {low:g} to {high:g} become 0 to 255."
+    return said
 
 
 def _origin(student: Package, teacher: Package, origin: Lineage) -> str:

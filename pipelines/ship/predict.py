@@ -20,7 +20,8 @@ from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
-from cgankd.data.readers.image_files import SUFFIXES, read_images
+from cgankd.data.readers.image_files import read_images
+from cgankd.data.readers.walk import left_out_lines, walk
 from cgankd.data.store.datasets import read_split
 from cgankd.export import open_onnx, open_torch_export
 from cgankd.labels.task import make_answer
@@ -84,6 +85,15 @@ def open_predictor(workdir: Path, model: Path | None, level: float, server: str 
     return found if server is None else replace(found, run=lambda images: ask_server(server, images))
 
 
+def with_rules(predictor: Predictor, square: str | None, enlarge: bool) -> Predictor:
+    """The predictor with other rules for image files than those kept with its model. Raises ConfigError."""
+    if square is not None and square not in ("crop", "pad", "stretch"):
+        raise ConfigError(f"--square must be crop, pad or stretch, but is {square!r}")
+    info = predictor.info
+    info = replace(info, fit=square or info.fit, enlarge=enlarge or info.enlarge)
+    return replace(predictor, info=info)
+
+
 def _check_named(path: Path) -> None:
     """Raise ConfigError unless a file named by the user is weights with their config; no stage makes those there."""
     if path.suffix != ".safetensors":
@@ -133,20 +143,19 @@ def ask_server(address: str, images_BCHW: Tensor) -> Tensor:
 def image_files(target: Path) -> list[Path]:
     """The image, or all images of a folder and its sub-folders in order. Raises ConfigError where there are none."""
     if target.is_dir():
-        inside = target.rglob("*")
-        files = sorted(
-            p
-            for p in inside
-            if p.suffix.lower() in SUFFIXES
-            and p.is_file()
-            and not any(part.startswith(".") for part in p.relative_to(target).parts)
-        )
+        files = walk(target).images
         if not files:
-            raise ConfigError(f"{target} has no images ({', '.join(sorted(SUFFIXES))})")
+            raise ConfigError(f"{target} has no images that can be read, such as .png or .jpg")
         return files
     if not target.is_file():
         raise ConfigError(f"{target} does not exist; name an image or a folder of images")
     return [target]
+
+
+def left_out(target: Path) -> list[str]:
+    """What `image_files` does not give of a folder and why; nothing is said of hidden files."""
+    entries = walk(target).left if target.is_dir() else []
+    return left_out_lines([entry for entry in entries if not entry.hidden], target)
 
 
 def label_files(predictor: Predictor, files: list[Path]) -> list[Labelled]:
@@ -167,17 +176,16 @@ def label_files(predictor: Predictor, files: list[Path]) -> list[Labelled]:
     return labelled
 
 
-def as_csv(labelled: list[Labelled]) -> str:
-    """Lines path,label,confidence,region,error; the region's labels are separated by spaces or are low..high.
-
-    A region without labels is empty here, where names of classes stand; the table says that none fits.
-    """
+def as_csv(labelled: list[Labelled], margin: Margin | None) -> str:
+    """Lines path,label,confidence,region,error; a region is a JSON list of the names of classes, or low..high."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["path", "label", "confidence", "region", "error"])
     for entry in labelled:
-        cells = reading_cells(entry.reading) if entry.reading else ("", "", "")
-        writer.writerow([str(entry.path), *cells, entry.error])
+        label, confidence, region = reading_cells(entry.reading) if entry.reading else ("", "", "")
+        if entry.reading and isinstance(entry.reading.label, str) and margin is not None:
+            region = json.dumps(list(entry.reading.region), ensure_ascii=False)
+        writer.writerow([str(entry.path), label, confidence, region, entry.error])
     return stream.getvalue()
 
 
@@ -190,7 +198,7 @@ def reading_cells(reading: Reading) -> tuple[str, str, str]:
     ends = [text(value) for value in reading.region]
     numbers = bool(reading.region) and isinstance(reading.region[0], float)
     confidence = "" if reading.confidence is None else f"{reading.confidence:.4f}"
-    return text(reading.label), confidence, "..".join(ends) if numbers else " ".join(ends)
+    return text(reading.label), confidence, "..".join(ends) if numbers else ", ".join(ends)
 
 
 def labels_table(labelled: list[Labelled], margin: Margin | None) -> Table:

@@ -20,6 +20,7 @@ from cgankd.config import ConfigError
 from cgankd.export import worst_difference
 from pipelines.ship.saved import PARITY, Package
 from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, environment, key_text, reason
+from pipelines.tracking.moved import StoreMoved
 from pipelines.tracking.names import git_state
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def register(
     """
     try:
         sink = MlflowSink(workdir, experiment)
+    except StoreMoved:
+        raise
     except Exception as error:
         raise ConfigError(f"MLflow does not answer ({reason(error)}); nothing was registered, try again") from error
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it says on its own what is said here below

@@ -14,6 +14,7 @@ from pipelines.files.params import load_config, write_text
 from pipelines.ship.card import lineage, model_card
 from pipelines.ship.registry import Registered, Release, register
 from pipelines.ship.saved import PARITY_IMAGES, load_finished, parity_images
+from pipelines.tracking.moved import check_place
 
 CARD = "model_card.md"
 
@@ -42,6 +43,7 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
     """
     cfg = load_config(workdir / "params.yaml")
     name = model_name(cfg.tracking.preset, name)
+    check_place(workdir, cfg.tracking.experiment)
     finished = load_finished(workdir, level)
     student = finished.student
     origin = lineage(workdir, student, licence, root=cfg.data.root, seed=cfg.seed)

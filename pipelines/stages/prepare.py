@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+
+from cgankd.data.dataset import Dataset
+from cgankd.data.readers.class_folders import by_class
 from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
 from pipelines.pictures import stages as pictures
@@ -9,6 +16,10 @@ from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.runtime.scratch import image_room
 from pipelines.stages.downloads import fetch
+
+ALL_SHOWN, SHOWN, MOST_SHOWN = 60, 40, 120
+"""Images on the contact sheet: all of so many, else about so many, and no more classes than that."""
+LONGEST = 13
 
 
 def run(ctx: Context) -> None:
@@ -25,18 +36,55 @@ def run(ctx: Context) -> None:
         f"{dataset.info.source}: {counts['train']} training, {counts['val']} validation and {counts['test']} test images"
         f" of {dataset.info.channels}x{dataset.info.image_size}x{dataset.info.image_size}"
     )
+    for line in (*_taken(dataset), *dataset.account.lines):
+        ctx.say(line)
     missing = int(dataset.notes.get("images_missing", 0))
     if missing:
         ctx.say(
             f"WARNING: data.root {ctx.cfg.data.root!r} has {missing:,} images fewer than the public data set; it is used as it is"
         )
-    ctx.metrics({f"num_{name}": float(count) for name, count in counts.items()} | dict(dataset.notes))
-    labels = dataset.train.labels
+    numbers = {f"num_{name}": float(count) for name, count in counts.items()}
+    ctx.metrics(numbers | dict(dataset.notes) | dict(dataset.account.counts))
+    shown, texts, title = sheet(dataset)
+    ctx.picture("contact", pictures.contact_sheet(dataset.train.images[shown], texts, title))
+
+
+def _taken(dataset: Dataset) -> Iterator[str]:
+    """Images by class, or the ends of the labels."""
+    labels = torch.cat([split.labels for split in dataset.splits().values()])
+    names = dataset.info.class_names
+    if names:
+        yield f"images by class: {by_class(Counter(names[label] for label in labels.tolist()))}"
+    else:
+        yield f"labels from {float(labels.min()):g} to {float(labels.max()):g}"
+
+
+def sheet(dataset: Dataset) -> tuple[torch.Tensor, list[str], str]:
+    """Training images to show by label, with names and title: all of a few, else some of every class, or evenly spaced
+    ones of a scalar.
+    """
+    labels, names = dataset.train.labels, dataset.info.class_names
     order = labels.argsort(stable=True)
-    shown = order[:: max(1, len(order) // 40)][:40] if len(order) > 60 else order
-    sheet = pictures.contact_sheet(
-        dataset.train.images[shown],
-        [f"{value:.4g}" for value in labels[shown].tolist()],
-        f"Training images of {dataset.info.source}, by label ({dataset.info.label_unit or 'class'})",
-    )
-    ctx.picture("contact", sheet)
+    title = f"Training images of {dataset.info.source}, by label ({dataset.info.label_unit or 'class'})"
+    if len(order) <= ALL_SHOWN:
+        shown = order
+    elif names:
+        groups = [rows for rows in (order[labels[order] == label] for label in range(len(names))) if len(rows)]
+        each = max(1, SHOWN // len(groups))
+        shown = torch.cat([rows[spread(len(rows), each)] for rows in groups[:MOST_SHOWN]])
+        if len(groups) > MOST_SHOWN:
+            title += f"; the first {MOST_SHOWN} of {len(groups)} classes"
+    else:
+        shown = order[spread(len(order), SHOWN)]
+    texts = [names[label] if names else f"{label:.4g}" for label in labels[shown].tolist()]
+    return shown, [shortened(text) for text in texts], title
+
+
+def spread(count: int, num: int) -> torch.Tensor:
+    """At most `num` of the places 0 to count - 1, evenly over all of them, both ends among them."""
+    return torch.linspace(0, count - 1, min(num, count)).round().long()
+
+
+def shortened(text: str) -> str:
+    """A name that fits below a small picture."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from pipelines.tracking.journal import Event, JsonLines, closing_events
+from pipelines.tracking.moved import check_place
 from pipelines.tracking.names import experiment_tags, source_tags
 from pipelines.tracking.places import home, store_uri
 
@@ -45,9 +46,13 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 class MlflowSink:
-    """Writes events to an MLflow store. Raises what MLflow raises when the store does not answer within 3 s."""
+    """Writes events to an MLflow store. Raises what MLflow raises when the store does not answer within 3 s.
+
+    Raises StoreMoved before anything is written where the store would make the folder again that the project lay in.
+    """
 
     def __init__(self, workdir: Path, experiment: str, *, replay: bool = False) -> None:
+        check_place(workdir, experiment)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         for name, value in PATIENCE.items():
             os.environ.setdefault(name, value)
@@ -181,10 +186,20 @@ def end(events: list[Event], lines: JsonLines) -> None:
         events.append(event)
 
 
+def found_again(event: Event, lock: str | None, top: Path) -> Event:
+    """The event with its file where it lies now, if the project was moved after the run; `lock` tells where it lay."""
+    if "path" not in event or not lock or Path(event["path"]).exists():
+        return event
+    path, old = Path(event["path"]), Path(lock).parents[2]  # of artifacts/resume/STAGE.lock
+    if path.is_relative_to(old) and (now := top / path.relative_to(old)).exists():
+        return event | {"path": str(now)}
+    return event
+
+
 def replay(events: list[Event], workdir: Path, lines: JsonLines) -> None:
     """Write the events of one root run to the MLflow store; what is there already stays as it is."""
     begin = next(e for e in events if e["kind"] == "run")
     sink = MlflowSink(workdir, begin["experiment"], replay=True)
     for event in events:
-        sink.apply(event)
+        sink.apply(found_again(event, begin.get("lock"), home(workdir)))
     lines.apply(sink.note(begin["root"], "complete"))

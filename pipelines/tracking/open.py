@@ -10,6 +10,7 @@ from typing import Any
 from cgankd.config import TrackingConfig
 from pipelines.tracking.journal import Event, FanOut, JsonLines, Sink, Tracker, is_closed, read_roots, state
 from pipelines.tracking.mlflow_sink import MlflowSink, end, reason, replay
+from pipelines.tracking.moved import StoreMoved
 from pipelines.tracking.names import git_state, run_name
 from pipelines.tracking.places import log_folder
 
@@ -46,6 +47,9 @@ def open_tracker(
         end(events, lines)
 
     def no_mlflow(error: Exception) -> None:
+        if isinstance(error, StoreMoved):
+            say(f"warning: {error}; this run is kept in {lines.path} alone, `cgankd sync` adds it to MLflow after that")
+            return
         say(f"warning: MLflow failed ({reason(error)}); training goes on, `cgankd sync` adds this run later")
 
     def failed(sink: Sink, error: Exception) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.tracking.mlflow_sink import FIRST_PATIENCE, environment
+from pipelines.tracking.moved import check_place
 from pipelines.tracking.places import has_store, last_run, store_uri
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ class TrackedRun:
 
 
 def client_of(workdir: Path) -> MlflowClient | None:
-    """The store of a work folder; None where it keeps no runs."""
+    """The store of a work folder; None where it keeps no runs. Raises StoreMoved."""
     if not has_store(workdir):
         return None
+    check_place(workdir)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient

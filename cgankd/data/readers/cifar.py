@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
+from cgankd.data.readers.class_folders import list_folder
 from cgankd.data.readers.image_files import fit_arrays
-from cgankd.data.readers.image_folder import list_folder, read_listing
+from cgankd.data.readers.image_folder import read_listing
 from cgankd.data.readers.plain_pickle import PlainPickleError, read_plain_pickle
 from cgankd.data.readers.splits import split_parts
 from cgankd.data.store.room import Room, in_memory

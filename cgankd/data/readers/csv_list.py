@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from cgankd.config import ConfigError, DataConfig
-from cgankd.data.dataset import Dataset
+from cgankd.data.dataset import Account, Dataset
 from cgankd.data.readers.image_folder import LabelledFiles, read_rows
+from cgankd.data.readers.label_text import check_digits, class_names, label_number, wild, with_points
+from cgankd.data.readers.list_columns import FOUND, Columns, Layout, find_columns
+from cgankd.data.readers.list_paths import HOW, Finder, sub_folder
+from cgankd.data.readers.list_text import read_table
 from cgankd.data.readers.splits import required_test_share, split_classes, split_scalars
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 
-HEADER = ["path", "label"]
-MAX_LABEL = 3e38
-"""Labels are float32 at rest; larger ones would become infinite."""
+NAMED = 10
+"""Missing images that one message names."""
+SAMPLE = 50
+"""Cells by which the folder of the images is found where they are not beside the list."""
+
+
+class Entry(NamedTuple):
+    """A line of a list: its image, the text of its label, and "file:line"."""
+
+    path: Path
+    label: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The lines whose image is there, those whose image is not, and in words what had to be guessed."""
+
+    entries: list[Entry]
+    missing: list[Entry]
+    said: list[str]
 
 
 def load_csv_classes(
@@ -26,14 +50,16 @@ def load_csv_classes(
 
     Raises ConfigError with the file and line at fault.
     """
-    entries = read_list(cfg.root)
-    names = tuple(sorted({text for _, text, _ in entries}))
+    found = read_list(cfg.root, columns=Columns(cfg.path_column, cfg.label_column))
+    labels, said = class_names([entry.label for entry in found.entries])
+    names = tuple(sorted(set(labels)))
     if len(names) < 2:
         raise ConfigError(f"data.root {cfg.root!r} names {len(names)} class; there must be at least two")
-    label_N = torch.tensor([names.index(text) for _, text, _ in entries])
+    number = {name: place for place, name in enumerate(names)}
+    label_N = torch.tensor([number[text] for text in labels])
     rows = split_classes(label_N, names, cfg, seed, test_share=required_test_share(cfg))
-    files = LabelledFiles([path for path, _, _ in entries], label_N, class_names=names)
-    return read_rows(files, rows, cfg, log, room)
+    files = LabelledFiles([entry.path for entry in found.entries], label_N, class_names=names)
+    return _saying(read_rows(files, rows, cfg, log, room), [*found.said, *said])
 
 
 def load_csv_scalars(
@@ -43,58 +69,129 @@ def load_csv_scalars(
 
     Raises ConfigError with the file and line at fault.
     """
-    entries = read_list(cfg.root)
-    label_N = torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
+    found = read_list(cfg.root, columns=Columns(cfg.path_column, cfg.label_column))
+    values = [label_number(entry.label, entry.where) for entry in found.entries]
+    blurred = check_digits([entry.label for entry in found.entries], cfg.root)
+    label_N = torch.tensor(values, dtype=torch.float32)
     rows = split_scalars(label_N, cfg, seed)
-    return read_rows(LabelledFiles([path for path, _, _ in entries], label_N), rows, cfg, log, room)
+    files = LabelledFiles([entry.path for entry in found.entries], label_N)
+    said = [*found.said, *blurred, *wild_labels(found.entries, values)]
+    return _saying(read_rows(files, rows, cfg, log, room), said)
 
 
-def read_list(text: str, setting: str = "data.root") -> list[tuple[Path, str, str]]:
-    """Path, label text and "file:line" of each entry; a first line `path,label` is a header, empty lines are skipped.
+def _saying(data: Dataset, lines: list[str]) -> Dataset:
+    return replace(data, account=Account(data.account.counts, (*lines, *data.account.lines)))
 
-    Raises ConfigError on a missing file, a line that is not a path and a label, a missing image or one listed twice.
+
+def wild_labels(entries: Sequence[Entry], values: Sequence[float]) -> list[str]:
+    """A line that names labels far from all others, with the range of those; nothing where there are none."""
+    far, low, high = wild(values)
+    if not far:
+        return []
+    named = "; ".join(
+        f"{entries[place].where} has {values[place]:.9g} for {entries[place].path.name}" for place in far[:NAMED]
+    )
+    more = f"; and {len(far) - NAMED} more" if len(far) > NAMED else ""
+    return [
+        f"WARNING: far from all other labels, which run from {low:.9g} to {high:.9g}: {named}{more};"
+        " correct or remove what is wrong"
+    ]
+
+
+def read_list(text: str, setting: str = "data.root", columns: Columns = FOUND, *, skip_missing: bool = False) -> Listed:
+    """All lines of a list in the order they stand in; empty ones are skipped.
+
+    Separator, header, columns and the way paths are written are found, see docs/data.md. Raises ConfigError on a missing
+    file, a line without path or label, an image listed twice, and unless `skip_missing` on images that are not there.
     """
     root = Path(text)
     if not root.is_file():
         raise ConfigError(f"{setting} {text!r} is not a file; name a CSV file with the lines path,label")
-    entries: list[tuple[Path, str, str]] = []
-    seen: dict[Path, str] = {}
-    try:
-        with root.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for cells in reader:
-                cells = [cell.strip() for cell in cells]
-                if not any(cells) or (not entries and [cell.lower() for cell in cells] == HEADER):
-                    continue
-                entry = _entry(cells, root, f"{root}:{reader.line_num}")
-                before = seen.setdefault(entry[0].resolve(), entry[2])
-                if before != entry[2]:
-                    raise ConfigError(f"{entry[2]}: {cells[0]!r} is listed before, at {before}; keep one of the lines")
-                entries.append(entry)
-    except (UnicodeDecodeError, csv.Error) as problem:
-        raise ConfigError(f"{setting} {text!r} is not a CSV file in UTF-8 ({problem}); save it as one") from None
-    if not entries:
+    finder = Finder(root.parent)
+    layout, said = _layout(root, setting, finder, columns)
+    cells = [own[layout.path] for _, own in layout.rows if layout.path < len(own)]
+    if cells and not any(map(finder.there, cells)):
+        folder = sub_folder(root.parent, cells[:: max(1, len(cells) // SAMPLE)])
+        if folder is not None:
+            finder = Finder(folder)
+            layout, said = _layout(root, setting, finder, columns)
+            said.append(f"images in {folder.relative_to(root.parent).as_posix()}/")
+    if not layout.rows:
         raise ConfigError(f"{setting} {text!r} lists no images; add lines path,label")
-    return entries
+    entries, missing = _entries(root, layout, finder)
+    if missing and not skip_missing:
+        raise ConfigError(_missing(root, missing, len(layout.rows), finder))
+    points = with_points([entry.label for entry in entries], str(root))
+    if points is not None:
+        said.append("decimal commas")
+        entries = [entry._replace(label=label) for entry, label in zip(entries, points, strict=True)]
+    said += [*(f"{HOW[kind]} ({count})" for kind, count in sorted(finder.used.items()))]
+    return Listed(entries, missing, [f"list: {'; '.join(said)}"] if said else [])
 
 
-def _entry(cells: list[str], root: Path, where: str) -> tuple[Path, str, str]:
-    if len(cells) != 2 or not all(cells):
-        raise ConfigError(
-            f"{where}: expected path,label but found {','.join(cells)!r}; put quotes around commas in a path"
-        )
-    path = root.parent / cells[0]
-    if not path.is_file():
-        raise ConfigError(f"{where}: image {str(path)!r} does not exist; paths are relative to the CSV file")
-    return path, cells[1], where
+def _layout(root: Path, setting: str, finder: Finder, columns: Columns) -> tuple[Layout, list[str]]:
+    table = read_table(root, setting, finder.there)
+    layout = find_columns(table, root, finder, columns)
+    return layout, [*table.said, *layout.said]
 
 
-def label_number(text: str, where: str) -> float:
-    """A finite label. Raises ConfigError naming the place."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ConfigError(f"{where}: label {text!r} is not a number; for class names set data.task to class") from None
-    if not abs(value) <= MAX_LABEL:  # NaN fails every comparison.
-        raise ConfigError(f"{where}: label {text!r} is not a finite number; correct or remove the line")
-    return value
+def _entries(root: Path, layout: Layout, finder: Finder) -> tuple[list[Entry], list[Entry]]:
+    """Lines whose image is there, and those whose image is not, its path as it was expected.
+
+    Raises ConfigError with the first line that has no image and label, or an image again, and how many more there are.
+    """
+    entries: list[Entry] = []
+    missing: list[Entry] = []
+    wrong: list[str] = []
+    seen: dict[Path, str] = {}
+    for line, cells in layout.rows:
+        where = f"{root}:{line}"
+        fault = _fault(cells, layout)
+        if fault:
+            wrong.append(f"{where}: {fault}")
+            continue
+        cell, label = cells[layout.path], cells[layout.label]
+        path = finder.find(cell)
+        if path is None:
+            missing.append(Entry(finder.folder / cell, label, where))
+            continue
+        before = seen.setdefault(path.resolve(), where)
+        if before != where:
+            wrong.append(f"{where}: {cell!r} is listed before, at {before}; keep one of the lines")
+            continue
+        entries.append(Entry(path, label, where))
+    if wrong:
+        raise ConfigError(wrong[0] + (f" ({len(wrong) - 1} more lines are wrong)" if len(wrong) > 1 else ""))
+    return entries, missing
+
+
+def _fault(cells: list[str], layout: Layout) -> str:
+    """What is wrong with the cells of a line, nothing where it has a path and a label."""
+    names = ",".join(layout.names) or ",".join(["path", "label", *["..."] * (layout.width > 2)])
+    expected = f"expected {names} but found {','.join(cells)!r}"
+    if any(cells[layout.width :]):
+        return f"{expected}; put quotes around commas in a path or label"
+    if len(cells) <= max(layout.path, layout.label) or not (cells[layout.path] and cells[layout.label]):
+        return f"{expected}; write what is missing or remove the line"
+    if "\n" in cells[layout.path] + cells[layout.label]:
+        return "a cell runs over several lines; close its quotes, or double those within it"
+    return ""
+
+
+def _missing(root: Path, missing: list[Entry], num: int, finder: Finder) -> str:
+    """What to say of images that are not there: one, or the first ten of many."""
+    first = missing[0]
+    several = finder.several(
+        str(first.path.relative_to(finder.folder)) if first.path.is_relative_to(finder.folder) else ""
+    )
+    if several:
+        names = " or ".join(path.name for path in several)
+        return f"{first.where}: {first.path.name!r} may be {names}; write the suffix"
+    if len(missing) == 1:
+        return f"{first.where}: image {str(first.path)!r} does not exist; paths are relative to the CSV file"
+    named = ", ".join(f"{entry.path.name} (line {entry.where.rpartition(':')[2]})" for entry in missing[:NAMED])
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    return (
+        f"{root}: {len(missing)} of {num} images do not exist: {named}{more}; paths are relative to the CSV file,"
+        f" the first is looked for at {str(first.path)!r}"
+    )

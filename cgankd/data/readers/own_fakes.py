@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.csv_list import label_number, read_list
-from cgankd.data.readers.image_files import SUFFIXES, read_images
+from cgankd.data.readers.csv_list import read_list
+from cgankd.data.readers.image_files import read_images
+from cgankd.data.readers.label_text import label_number, same_class, tidy
+from cgankd.data.readers.walk import same_form, visible_folders, walk
 from cgankd.data.store.files import WRITE_AGAIN, all_rows, column, opening, same_length, slabs
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import DatasetInfo, LogFn, Split, silent
 
 LIST = "labels.csv"
+LISTS = (LIST, "metadata.csv", "metadata.jsonl")
+"""Lists by name, as generators of images write them too; the first that is there is read."""
 Order = Callable[[int], Tensor]
 """From how many images there are, N, to the order [N] in which they are wanted."""
 
@@ -25,9 +29,10 @@ def load_own_fakes(
 ) -> Split:
     """Every image of the set with its label, int64 classes in the order of `info.class_names` or float32 scalars.
 
-    A folder holds `labels.csv` with lines `path,label`, or one sub-folder for each class; an HDF5 file holds `images`
-    uint8 [N, C, H, W] and `labels` [N]. Images are read in chunks, in the order of the set, into what `room` gives; row k
-    of the result is image `order`[k] of the set. Raises ConfigError (a ValueError) naming the file or label at fault.
+    A folder holds a list that the source csv can read (`labels.csv`, `metadata.csv` or `metadata.jsonl`), or one
+    sub-folder for each class; an HDF5 file holds `images` uint8 [N, C, H, W] and `labels` [N]. Images are read in chunks,
+    in the order of the set, into what `room` gives; row k of the result is image `order`[k] of the set. Raises
+    ConfigError (a ValueError) naming the file or label at fault.
     """
     if not path.is_dir():
         try:
@@ -37,7 +42,8 @@ def load_own_fakes(
         except ValueError as problem:  # What the checks of the file say; they do not know which setting names it.
             raise ConfigError(f"cgan.file {problem}") from None
         return Split(images, _numbers(labels, info, path))
-    paths, labels = _listed(path, info) if (path / LIST).exists() else _sorted_by_class(path, info)
+    listing = next((path / name for name in LISTS if (path / name).exists()), None)
+    paths, labels = _listed(listing, info) if listing else _sorted_by_class(path, info)
     if not paths:
         raise ConfigError(f"cgan.file {str(path)!r} has no images; add a sub-folder for each class, or {LIST}")
     order_N = order(len(paths))
@@ -79,16 +85,19 @@ def _numbers(label_N: Tensor, info: DatasetInfo, path: Path) -> Tensor:
 
 
 def _class_number(name: str, info: DatasetInfo, where: str) -> int:
-    if name not in info.class_names:
-        raise ConfigError(f"{where}: {name!r} is no class of the data set; there are {', '.join(info.class_names)}")
-    return info.class_names.index(name)
+    number = same_class(name, info.class_names)
+    if number is None:
+        names = ", ".join(info.class_names)
+        raise ConfigError(f"{where}: {tidy(name)!r} is no class of the data set; there are {names}")
+    return number
 
 
-def _listed(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
-    entries = read_list(str(folder / LIST), "cgan.file")
+def _listed(listing: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
+    entries = read_list(str(listing), "cgan.file").entries
     paths = [path for path, _, _ in entries]
     if info.class_names:
-        return paths, torch.tensor([_class_number(text, info, where) for _, text, where in entries])
+        known = {text: _class_number(text, info, where) for _, text, where in reversed(entries)}
+        return paths, torch.tensor([known[text] for _, text, _ in entries])
     return paths, torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
 
 
@@ -97,9 +106,9 @@ def _sorted_by_class(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tenso
         raise ConfigError(f"cgan.file {str(folder)!r} has no {LIST}; scalar labels are read from its lines path,label")
     paths: list[Path] = []
     labels: list[int] = []
-    for part in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        number = _class_number(part.name, info, str(part))
-        files = sorted(p for p in part.iterdir() if p.suffix.lower() in SUFFIXES)
+    for part in visible_folders(folder):
+        number = _class_number(same_form(part.name), info, str(part))
+        files = walk(part).images
         paths += files
         labels += [number] * len(files)
     return paths, torch.tensor(labels, dtype=torch.int64)

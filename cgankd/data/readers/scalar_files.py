@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
-from cgankd.data.readers.image_files import SUFFIXES
-from cgankd.data.readers.image_folder import LabelledFiles, read_rows
+from cgankd.data.readers.image_folder import LabelledFiles, middle_squares, read_rows
 from cgankd.data.readers.splits import split_scalars
+from cgankd.data.readers.walk import is_hidden, is_image, walk
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 
@@ -71,8 +70,8 @@ def load_steering_angle(
             " degrees; widen data.label_min and data.label_max"
         )
     notes = {"images_found": float(len(entries)), "labels_out_of_range": float(outside)}
-    files = LabelledFiles(*_columns(kept), label_unit="degrees", notes=notes, crop=True)
-    return read_rows(files, split_scalars(files.label_N, cfg, seed), cfg, log, room)
+    files = LabelledFiles(*_columns(kept), label_unit="degrees", notes=notes)
+    return read_rows(files, split_scalars(files.label_N, cfg, seed), middle_squares(cfg), log, room)
 
 
 def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float]) -> tuple[DataConfig, list[Entry], int]:
@@ -96,8 +95,7 @@ def _faces(root: Path) -> tuple[list[Entry], int]:
     entries: list[Entry] = []
     malformed = 0
     seen: dict[str, Path] = {}
-    paths = sorted(Path(folder) / name for folder, _, names in os.walk(root) for name in names)
-    for path in paths:
+    for path in walk(root).images:
         if path.suffix.lower() not in (".jpg", ".jpeg"):
             continue
         match = FACE_NAME.fullmatch(path.name)
@@ -119,7 +117,8 @@ def _frames(root: Path) -> list[Entry]:
     if not listing.is_file():
         raise ConfigError(f"{listing} does not exist; data.root must be a folder with data.txt and its images")
     folders = [folder for folder in (root, root / "data") if folder.is_dir()]
-    there = {path.name: path for folder in reversed(folders) for path in folder.iterdir() if path.is_file()}
+    files = (path for folder in reversed(folders) for path in folder.iterdir() if not is_hidden(path.name))
+    there = {path.name: path for path in files if path.is_file()}
     entries: list[Entry] = []
     seen: dict[str, int] = {}
     for place, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
@@ -136,7 +135,7 @@ def _frames(root: Path) -> list[Entry]:
         entries.append((there[name], angle))
     if not entries:
         raise ConfigError(f"{listing} lists no images; add lines file.jpg angle")
-    left = sorted(str(path) for name, path in there.items() if name not in seen and path.suffix.lower() in SUFFIXES)
+    left = sorted(str(path) for name, path in there.items() if name not in seen and is_image(path))
     if left:
         raise ConfigError(
             f"{listing} has no line for {left[0]} ({len(left)} without one); add the line or remove the image"

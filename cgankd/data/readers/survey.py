@@ -1,82 +1,130 @@
-"""A look at images before there are any settings: their sizes, whether they are grey; and square copies of them."""
+"""A look at all images before there are any settings: sizes, colour, bits, transparency, and the files that are no good."""
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from PIL import Image, ImageOps
+import torch
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.decode import COLOUR, Look, look_at
 
-Fit = Literal["crop", "pad"]
-"""How an image becomes square: its middle, or all of it on a larger square."""
-GREY_SAMPLE = 100
-"""Colour files that are decoded to see whether their three channels are equal."""
+WHITE = "#ffffff"
+LEAST_LEVELS = 4
+"""Fewer of the 256 levels in an image leave nothing to see."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Shorter sides in pixels of a set of images, the smallest and the non-square ones, and whether all are grey."""
+    """What all images of a set are; `broken` says for the number of a file why it is no good, and `looks` have the others."""
 
-    median_side: int
-    smallest: Path
-    smallest_side: int
-    not_square: tuple[Path, ...]
-    grey: bool
+    paths: tuple[Path, ...]
+    looks: dict[int, Look]
+    broken: dict[int, str]
+
+    @property
+    def median_side(self) -> int:
+        """Half of the images have a shorter side as long as that."""
+        return int(statistics.median(min(look.size) for look in self.looks.values()))
+
+    @property
+    def grey(self) -> bool:
+        """Whether no image has colour."""
+        return all(look.grey for look in self.looks.values())
+
+    @property
+    def not_square(self) -> tuple[Path, ...]:
+        """Images that are not square as they are shown."""
+        return tuple(self.paths[row] for row, look in self.looks.items() if look.size[0] != look.size[1])
+
+    def counts(self) -> Counter[str]:
+        """How many images each name of decode.SAID is true of."""
+        return Counter(note for look in self.looks.values() for note in look.notes)
+
+    def unseen(self, background: str) -> list[Path]:
+        """Drawings in one colour on a transparent ground, of which nothing is seen on a ground of this one."""
+        ground = tuple(bytes.fromhex(background.removeprefix("#")))
+        near = {
+            row: max(abs(level - other) for level, other in zip(look.ink, ground, strict=True)) < LEAST_LEVELS
+            for row, look in self.looks.items()
+            if look.ink is not None
+        }
+        return [self.paths[row] for row, hidden in near.items() if hidden]
+
+    def side(self, row: int, fit: str | None) -> int:
+        """Side of the square that an image becomes before it is brought to its size."""
+        return (max if fit == "pad" else min)(self.looks[row].size)
+
+    def smallest(self, fit: str | None) -> tuple[Path, int]:
+        """The image with the shortest side once it is square, and that side."""
+        row = min(self.looks, key=lambda row: self.side(row, fit))
+        return self.paths[row], self.side(row, fit)
+
+    def without(self, rows: frozenset[int]) -> Survey:
+        """The survey of the other images, numbered anew."""
+        kept = [row for row in range(len(self.paths)) if row not in rows]
+        looks = {place: self.looks[row] for place, row in enumerate(kept) if row in self.looks}
+        broken = {place: self.broken[row] for place, row in enumerate(kept) if row in self.broken}
+        return Survey(tuple(self.paths[row] for row in kept), looks, broken)
 
 
-def survey_images(paths: Sequence[Path]) -> Survey:
-    """Read the header of every image and the pixels of some. Raises ConfigError naming a file that is no image."""
+def survey_images(paths: Sequence[Path], *, threads: int | None = None) -> Survey:
+    """Decode every image to its end. Raises ConfigError where none of them is any good."""
     assert paths, "a survey needs images"
-    sides: list[int] = []
-    not_square, coloured = [], []
-    for path in paths:
-        try:
-            with Image.open(path) as file:
-                width, height = file.size
-                mode = file.mode
-        except Exception as error:  # Pillow raises many kinds; each means that this file is no good
-            raise ConfigError(
-                f"{path} cannot be read as an image ({type(error).__name__}); replace or remove it"
-            ) from None
-        sides.append(min(width, height))
-        if width != height:
-            not_square.append(path)
-        if mode not in ("1", "L", "LA"):
-            coloured.append(path)
-    step = max(1, len(coloured) // GREY_SAMPLE)
-    grey = all(_is_grey(path) for path in coloured[::step])
-    smallest = min(range(len(paths)), key=sides.__getitem__)
-    return Survey(int(statistics.median(sides)), paths[smallest], sides[smallest], tuple(not_square), grey)
+    with ThreadPoolExecutor(threads or torch.get_num_threads()) as pool:
+        found = list(pool.map(_look, paths))
+    looks = {row: look for row, look in enumerate(found) if isinstance(look, Look)}
+    broken = {row: look for row, look in enumerate(found) if isinstance(look, str)}
+    if not looks:
+        raise ConfigError(f"none of {len(paths)} images can be used; {broken[0]}")
+    return Survey(tuple(paths), looks, broken)
 
 
-def _is_grey(path: Path) -> bool:
-    with Image.open(path) as file:
-        pixels = np.asarray(file.convert("RGB"))
-    return bool((pixels == pixels[:, :, :1]).all())
+def _look(path: Path) -> Look | str:
+    try:
+        return look_at(path)
+    except ConfigError as problem:
+        return str(problem)
 
 
-def square_copy(source: Path, target: Path, *, size: int, grey: bool, fit: Fit) -> None:
-    """Write a PNG of size x size: the middle square of the image, or all of it on a square of its mean edge colour."""
-    with Image.open(source) as file:
-        image = ImageOps.exif_transpose(file).convert("L" if grey else "RGB")
-    short, long = min(image.size), max(image.size)
-    if short != long:
-        side = short if fit == "crop" else long
-        left, top = (side - image.width) // 2, (side - image.height) // 2
-        pixels = np.asarray(image, dtype=np.float64)
-        rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
-        colour = tuple(round(float(value)) for value in np.atleast_1d(rim))
-        square = Image.new(image.mode, (side, side), colour if len(colour) > 1 else colour[0])
-        square.paste(image, (left, top))
-        image = square
-    if image.width != size:
-        shrinking = image.width > size
-        image = image.resize((size, size), Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    image.save(target, format="PNG")
+def pixel_range(survey: Survey) -> tuple[tuple[float, float] | None, list[str]]:
+    """`data.pixel_range` for grey images of more than 8 bits, and what to say of it.
+
+    The range of the set's own values where all images have more than 8 bits, that of the type where others have 8. Raises
+    ConfigError where no one rule brings all images to 8 bits.
+    """
+    kinds = Counter(look.deep for look in survey.looks.values())
+    plain, rows = (
+        kinds[""] + kinds[COLOUR],
+        [row for row, look in survey.looks.items() if look.deep not in ("", COLOUR)],
+    )
+    if not rows:
+        colour = f"{kinds[COLOUR]} images have {COLOUR}, of which the upper 8 are used"
+        return None, [colour] if kinds[COLOUR] else []
+    lowest = min(rows, key=lambda row: survey.looks[row].low)
+    highest = max(rows, key=lambda row: survey.looks[row].high)
+    low, high = survey.looks[lowest].low, survey.looks[highest].high
+    words = " and ".join(kind for kind in sorted(kinds) if kind not in ("", COLOUR))
+    if plain and (set(kinds) - {"", COLOUR, "16 bits"}):
+        raise ConfigError(
+            f"{len(rows)} images have more than 8 bits a channel ({words}), such as {survey.paths[rows[0]]}, and {plain} have"
+            " 8, so that no one rule brings them together; save all of them with 8 bits"
+        )
+    said = f"{len(rows)} images have more than 8 bits a channel ({words}), with values from {low:g} to {high:g}"
+    ends = (0.0, 65535.0) if plain else (low, high)
+    span = max(ends[1] - ends[0], 1e-300) / 256
+    flat = [row for row in rows if (survey.looks[row].high - survey.looks[row].low) / span < LEAST_LEVELS]
+    if 2 * len(flat) > len(rows):
+        raise ConfigError(
+            f"{said}, of which fewer than {LEAST_LEVELS} of 256 levels would be left in {len(flat)} of them, such as"
+            f" {survey.paths[flat[0]]}; correct {survey.paths[lowest]} and {survey.paths[highest]}, which have the least and"
+            " the largest value, or save all images with 8 bits"
+        )
+    if plain:
+        return None, [f"{said}: 0 becomes black and 65535 white, as {plain} others have 8 bits"]
+    return (low, high), [f"{said}: {low:g} becomes black and {high:g} white in all of them (data.pixel_range)"]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
-from cgankd.data.readers.image_files import SUFFIXES
-from cgankd.data.readers.image_folder import Listing, list_folder, read_listing
+from cgankd.data.readers.class_folders import Listing, list_folder
+from cgankd.data.readers.image_folder import middle_squares, read_listing
+from cgankd.data.readers.walk import is_hidden, is_image
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 
@@ -71,7 +72,7 @@ def load_tiny_imagenet(
     labels = [wnids.index(wnid) for wnid in wnids for _ in train[wnid]] + [label for _, label in test]
     parts = ["train"] * (len(paths) - len(test)) + ["test"] * len(test)
     notes = {"images_found": float(len(paths))}
-    return read_listing(Listing(paths, labels, parts, _names(root, wnids), 0, notes), cfg, seed, log, room)
+    return read_listing(Listing(paths, labels, parts, _names(root, wnids), notes=notes), cfg, seed, log, room)
 
 
 def load_imagenet100(
@@ -92,7 +93,7 @@ def load_imagenet100(
     found = len(listing.paths)
     notes = {"images_found": float(found), "images_missing": float(max(0, NUM_IMAGENET100 - found))}
     listing = replace(listing, notes=notes)
-    return read_listing(listing, cfg, seed, log, room, crop=True)
+    return read_listing(listing, middle_squares(cfg), seed, log, room)
 
 
 def _check_classes(cfg: DataConfig, listing: Listing) -> None:
@@ -125,7 +126,7 @@ def _lines(path: Path) -> list[str]:
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist; data.root must be the folder tiny-imagenet-200 as unpacked")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if is_image(path) and not is_hidden(path.name))
 
 
 def _annotated(folder: Path, wnids: list[str]) -> list[tuple[Path, int]]:

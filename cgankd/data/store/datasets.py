@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from cgankd.config.settings import to_dict
 from cgankd.data.batches import chunks
 from cgankd.data.dataset import Dataset
 from cgankd.data.store.files import (
@@ -27,6 +29,7 @@ from cgankd.data.store.files import (
 from cgankd.data.store.stream import MemoryBudget, rows_or_stream
 from cgankd.types import DatasetInfo, Split
 
+RULES = {"fit": str, "enlarge": bool, "pad_colour": str, "background": str, "pixel_range": list}
 SPLITS = ("train", "val", "test")
 
 
@@ -56,7 +59,13 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
             attributes |= {"label_min": info.label_min, "label_max": info.label_max}
         if info.label_period is not None:
             attributes["label_period"] = info.label_period
-        put_attributes(file, attributes)
+        put_attributes(file, attributes | _rules(info))
+
+
+def _rules(info: DatasetInfo) -> dict[str, str]:
+    """What was done to image files, where it differs from the usual."""
+    written = to_dict(info)
+    return {"rules": json.dumps(kept)} if (kept := {name: written[name] for name in RULES if name in written}) else {}
 
 
 def read_info(path: Path) -> DatasetInfo:
@@ -77,11 +86,21 @@ def read_info(path: Path) -> DatasetInfo:
             label_min=float(values.get("label_min", 0.0)),
             label_max=float(values.get("label_max", 1.0)),
             label_period=float(values["label_period"]) if "label_period" in values else None,
+            **_read_rules(str(values.get("rules", "{}"))),
         )
     except KeyError as problem:
         raise ValueError(f"{path}: attribute {problem} is missing, so this is no data set file of cgankd") from None
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{path}: an attribute cannot be read ({problem}); write the file again") from None
+
+
+def _read_rules(text: str) -> dict[str, Any]:
+    """Fields of DatasetInfo; a value of the wrong kind is a ValueError."""
+    found: dict[str, Any] = json.loads(text)
+    ends = found.pop("pixel_range", None)
+    if not all(isinstance(value, RULES[name]) for name, value in found.items()):
+        raise ValueError(f"rules {text!r}")
+    return found | ({} if ends is None else {"pixel_range": tuple(map(float, ends))})
 
 
 def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Split:

@@ -112,8 +112,11 @@ def test_bad_files(tmp_path: Path) -> None:
     path.write_text("path,label\n\n")
     with pytest.raises(ConfigError, match="lists no images"):
         read(path)
-    path.write_bytes(b"\xff\xfe\x00bad")
+    path.write_bytes(b"\xff\x00\xfebad")
     with pytest.raises(ConfigError, match="is not a CSV file in UTF-8"):
+        read(path)
+    path.write_bytes(b"PK\x03\x04rest of a workbook")
+    with pytest.raises(ConfigError, match="is a workbook or archive, not text; save it as CSV"):
         read(path)
     pictures(tmp_path, 3)
     path.write_text("img/000.png,a\nimg/001.png,a\n")

@@ -41,7 +41,9 @@ def test_unsplit_folder(flat: Path) -> None:
     assert torch.bincount(data.test.labels).tolist() == [3, 2, 4]
     assert torch.bincount(data.val.labels).tolist() == [2, 2, 2]
     assert torch.bincount(data.train.labels).tolist() == [7, 6, 8]
-    assert data.notes == {"images_resized": 0.0, "files_ignored": 1.0}
+    assert data.notes == {"images_resized": 0.0}
+    assert data.account.counts == {"files_ignored": 1.0, "files_hidden": 1.0}
+    assert "left out: 1 .txt files (ant/notes.txt)" in data.account.lines
     on_disk = {np.asarray(Image.open(path)).tobytes(): path.parent.name for path in flat.rglob("*.png")}
     found = [
         image.permute(1, 2, 0).contiguous().numpy().tobytes() for s in data.splits().values() for image in s.images
@@ -124,7 +126,7 @@ def small(root: Path) -> None:
 
 
 def deep(root: Path) -> None:
-    Image.fromarray(np.full((16, 16), 40000, np.uint16)).save(root / "ant" / "00.png")
+    Image.fromarray(np.full((16, 16), 0.4, np.float32)).save(root / "ant" / "0.tif")
 
 
 def no_images(root: Path) -> None:
@@ -163,7 +165,7 @@ def few(root: Path) -> None:
         (not_an_image, r"ant/00.png cannot be read as an image \(UnidentifiedImageError"),
         (oblong, r"ant/00.png is 20x18, but images must be square"),
         (small, r"ant/00.png is 12x12, smaller than data.image_size 16"),
-        (deep, r"ant/00.png has more than 8 bits"),
+        (deep, r"ant/0.tif has more than 8 bits a channel \(floating point, mode F\); set data.pixel_range"),
         (no_images, r"dog has no images"),
         (one_class, r"has 1 sub-folders; there must be one for each of at least two classes"),
         (empty, r"data.root '.*' is empty"),

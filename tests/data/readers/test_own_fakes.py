@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,24 @@ def test_scalars_from_a_list_and_from_hdf5(tmp_path: Path) -> None:
         fakes = load_own_fakes(path, SCALARS)
         assert fakes.labels.dtype == torch.float32 and fakes.labels.tolist() == [0.5, 7.0, 7.0, 49.25]
         assert fakes.images[:, 0, 0, 0].tolist() == LEVELS
+
+
+def test_lists_of_other_programs(tmp_path: Path) -> None:
+    names = ["left", "right", "left", "right"]
+    listed(tmp_path, names)
+    (tmp_path / "labels.csv").rename(tmp_path / "metadata.csv")
+    assert load_own_fakes(tmp_path, CLASSES).labels.tolist() == [0, 1, 0, 1]
+    (tmp_path / "metadata.csv").unlink()
+    lines = [json.dumps({"file_name": f"{level}.png", "label": n}) for level, n in zip(LEVELS, names, strict=True)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    assert load_own_fakes(tmp_path, CLASSES).labels.tolist() == [0, 1, 0, 1]
+
+
+def test_classes_of_fakes_in_another_spelling(tmp_path: Path) -> None:
+    info = replace(CLASSES, class_names=("1", "2"))
+    assert load_own_fakes(listed(tmp_path / "a", ["1.0", "2", "02", "1"]), info).labels.tolist() == [0, 1, 1, 0]
+    info = replace(CLASSES, class_names=("a", "\u00e9"))
+    assert load_own_fakes(listed(tmp_path / "b", ["e\u0301", "a", "a", "\u00e9"]), info).labels.tolist() == [1, 0, 0, 1]
 
 
 def test_folders_that_do_not_fit(tmp_path: Path) -> None:

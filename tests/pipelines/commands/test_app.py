@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
 from cgankd.nets.predictors.shape import NetShape
-from pipelines.commands import errors as cli_errors
 from pipelines.commands.app import app
 from pipelines.files.layout import STAGES
 from pipelines.files.params import load_config, preset_text, read_params, set_value
+from pipelines.runtime.faults import told_to_user
 from pipelines.stages import prepare, teacher
 from pipelines.stages.table import render
 from pipelines.tracking.journal import read_roots
@@ -190,8 +190,8 @@ def test_a_worker_process_can_speak_to_the_user() -> None:
         )
         return error
 
-    assert cli_errors.told_to_user(from_worker("/x/site-packages/cgankd/fit/predictor.py"))
-    assert not cli_errors.told_to_user(from_worker("/x/site-packages/torch/nn/functional.py"))
+    assert told_to_user(from_worker("/x/site-packages/cgankd/fit/predictor.py"))
+    assert not told_to_user(from_worker("/x/site-packages/torch/nn/functional.py"))
 
 
 def test_a_file_the_system_refuses_is_named(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

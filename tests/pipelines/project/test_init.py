@@ -17,16 +17,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.decode import copy_image
+from cgankd.data.readers.list_columns import Columns
 from cgankd.data.readers.sources import load
-from cgankd.data.readers.survey import Fit, square_copy
 from pipelines.commands.app import app
 from pipelines.files.artifacts import source_digest
 from pipelines.files.params import flatten, load_config, preset_text, read_params, set_values
 from pipelines.files.pinned import PIN, check_pin, code_parts, read_pin, write_pin
 from pipelines.project.dvc_file import project_stages
 from pipelines.project.fitted import fitted, image_size, label_range
-from pipelines.project.init import Wish, init, make_plan
+from pipelines.project.init import Wish, init, make_plan, summary
 from pipelines.project.own_data import look_at_csv, look_at_folder, measured
+from pipelines.project.own_images import Rules
 from tests.conftest import ROOT
 from tests.data.builders import data_config
 from tests.tiny import run, tiny
@@ -79,7 +81,7 @@ def test_labels_tell_whether_they_are_measured(labels: list[str], scalar: bool) 
 def test_classes_are_fitted(tmp_path: Path) -> None:
     data = look_at_folder(folders(tmp_path / "in", {"a": 30, "b": 20}, size=35), None)
     assert data.survey.grey and data.survey.median_side == 35
-    assert image_size(data, None, copying=False) == 32
+    assert image_size(data, None) == 32
     values = fitted(data, 32)
     # b: 20 images, 4 to test, 16 // 5 = 3 to validation; a: 30, 6 to test; 33 + 7 = 40 - 6 for validation to train on.
     assert values["data.test_share"] == 0.2 and values["data.val_per_label"] == 3
@@ -132,7 +134,7 @@ def test_labels_at_the_ends_are_read_with_the_fitted_range(tmp_path: Path) -> No
 )
 def test_size_is_a_power_of_two_that_every_image_has(tmp_path: Path, side: int, size: int) -> None:
     data = look_at_folder(folders(tmp_path / "in", {"a": 5, "b": 5}, size=side), None)
-    assert image_size(data, None, copying=False) == size
+    assert image_size(data, None) == size
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,86 @@ def test_one_label_that_is_no_number_among_numbers_is_named(tmp_path: Path, slip
     assert not look_at_csv(listed(tmp_path / "words", ["ant", "1"] * 20), None).scalar
 
 
+def test_the_guess_of_numbers_names_the_switch_for_the_other_kind(tmp_path: Path) -> None:
+    ids = listed(tmp_path / "ids", [str(i % 25) for i in range(150)])
+    plan = make_plan(tmp_path / "p", None, ids)
+    assert "scalar (the labels are numbers, 25 different ones; if they are names add --task class)" in summary(plan)[0]
+    few = listed(tmp_path / "few", [str(i % 3) for i in range(60)])
+    assert (
+        "3 different whole numbers; if they are measured add --task scalar)"
+        in summary(make_plan(tmp_path / "p", None, few))[0]
+    )
+    assert "--task class)" in summary(make_plan(tmp_path / "p", None, ids, Wish(task="class")))[0]
+    pairs = listed(tmp_path / "pairs", [f"{1 + i % 3}_{10 + i % 2}" for i in range(60)])
+    plan = make_plan(tmp_path / "p", None, pairs)
+    assert not plan.data.scalar and sorted(set(plan.data.labels)) == ["1_10", "1_11", "2_10", "2_11", "3_10", "3_11"]
+
+
+def test_equal_numbers_are_one_class_for_init_and_prepare_alike(tmp_path: Path) -> None:
+    source = listed(tmp_path / "in", [*["1", "2", "3"] * 10, *["1.0", "2.0", "3.0"] * 10])
+    plan = make_plan(tmp_path / "p", None, source)
+    assert plan.data.counts() == {"1": 20, "2": 20, "3": 20}
+    assert any("'1' and '1.0'; '2' and '2.0'" in line for line in summary(plan))
+    data = load(data_config(source="csv", root=str(source), channels=3, val_per_label=2, test_share=0.2), 0)
+    assert data.info.class_names == ("1", "2", "3") and "several spellings" in data.account.lines[0]
+
+
+def test_a_label_far_off_is_named_and_labels_that_lose_their_digits_are_refused(tmp_path: Path) -> None:
+    labels = [f"{1.5 * i}" for i in range(60)]
+    source = listed(tmp_path / "in", [*labels[:7], "55000", *labels[8:]])
+    lines = summary(make_plan(tmp_path / "p", None, source))
+    words = f"which run from 0 to 88.5: {source}:9 has 55000 for 7.png; correct"
+    assert any(words in line and line.startswith("WARNING") for line in lines)
+    cfg = data_config(task="scalar", source="csv", root=str(source), channels=3, val_per_label=None, num_val=5)
+    assert words in load(replace(cfg, test_share=0.2), 0).account.lines[0]
+    near = listed(tmp_path / "near", [f"{1.7e9 + i / 100:.2f}" for i in range(60)])
+    with pytest.raises(ConfigError, match="subtract 1700000000 from each"):
+        make_plan(tmp_path / "p", None, near)
+    with pytest.raises(ConfigError, match="subtract 1700000000 from each"):
+        load(replace(cfg, root=str(near), test_share=0.2), 0)
+
+
+def test_columns_that_the_user_named_are_those_of_prepare(tmp_path: Path) -> None:
+    source = listed(tmp_path / "in", [f"{i}.5" for i in range(50)])
+    rows = list(csv.reader(source.read_text().splitlines()))
+    with source.open("w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([["photo", "yaw", "pitch"], *([*row, "7"] for row in rows[1:-1]),
+                                                   [*rows[-1], "8"]])  # fmt: skip
+    with pytest.raises(ConfigError, match="2 columns that could be the label: 'yaw'"):
+        make_plan(tmp_path / "p", None, source)
+    with pytest.raises(ConfigError, match="are for --csv FILE"):
+        make_plan(tmp_path / "p", tmp_path / "in", None, Wish(columns=Columns(label="yaw")))
+    init(make_plan(tmp_path / "p", None, source, Wish(columns=Columns(label="yaw"))), lambda text: None)
+    section = load_config(tmp_path / "p/params.yaml").data
+    assert section.label_column == "yaw" and section.path_column is None
+    assert load(section, 0).account.lines == (
+        "list: separator semicolon; columns 'photo' (image) and 'yaw' (label); not used: 'pitch'",
+    )
+    init(make_plan(tmp_path / "c", None, source, Wish(copying=True, columns=Columns(label="yaw"))), lambda text: None)
+    assert load_config(tmp_path / "c/params.yaml").data.label_column is None, "the list of the copies has its own"
+
+
+def test_missing_images_of_a_list_are_skipped_if_asked(tmp_path: Path) -> None:
+    source = listed(tmp_path / "in", [f"{i}.5" for i in range(60)])
+    for i in range(12):
+        (tmp_path / f"in/img/{i}.png").unlink()
+    with pytest.raises(ConfigError, match="12 of 60 images do not exist: 0.png .* and 2 more"):
+        make_plan(tmp_path / "p", None, source)
+    plan = make_plan(tmp_path / "p", None, source, Wish(skip_broken=True))
+    assert any(line.startswith("12 lines left out, as their image does not exist: 0.png, ") for line in summary(plan))
+    init(plan, lambda text: None)
+    rows = list(csv.reader((tmp_path / "p/data/labels.csv").read_text().splitlines()))
+    assert [row[1] for row in rows[1:]] == [f"{i}.5" for i in range(12, 60)]
+
+
+def test_class_names_with_quotes_and_commas_survive_copies(tmp_path: Path) -> None:
+    names = ['6" nail, steel', '"so" they say', "plain", "a;b", "'x'"]
+    source = listed(tmp_path / "in", names * 8)
+    init(make_plan(tmp_path / "p", None, source, Wish(copying=True)), lambda text: None)
+    section = load_config(tmp_path / "p/params.yaml").data
+    assert load(replace(section, root=str(tmp_path / "p/data/labels.csv")), 0).info.class_names == tuple(sorted(names))
+
+
 def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "project").mkdir()
     (tmp_path / "project/thesis.txt").write_text("mine")
@@ -210,11 +292,11 @@ def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_square_copies(tmp_path: Path, fit: Fit) -> None:
+def test_square_copies(tmp_path: Path, fit: str) -> None:
     bars = np.zeros((16, 32, 3), np.uint8)
     bars[:, 8:24] = 255
     Image.fromarray(bars).save(tmp_path / "wide.png")
-    square_copy(tmp_path / "wide.png", tmp_path / "new/copy.png", size=16, grey=False, fit=fit)
+    copy_image(tmp_path / "wide.png", tmp_path / "new/copy.png", Rules(image_size=16, channels=3, fit=fit))
     copy = pixels(tmp_path / "new/copy.png")
     assert copy.shape == (16, 16, 3)
     if fit == "crop":
@@ -228,7 +310,7 @@ def test_a_list_with_copies_is_a_project_of_its_own(tmp_path: Path) -> None:
     source = listed(tmp_path / "in", [f"{i}.5" for i in range(50)])
     picture(tmp_path / "in/img/7.png", 60, 30, colour=True)
     project = tmp_path / "p"
-    init(make_plan(project, None, source, Wish(fit="pad")), lambda text: None)
+    init(make_plan(project, None, source, Wish(fit="pad", copying=True)), lambda text: None)
     values = read_params(project / "params.yaml")["data"]
     assert values["root"] == "data/labels.csv" and values["task"] == "scalar" and values["image_size"] == 16
     rows = list(csv.reader((project / "data/labels.csv").read_text().splitlines()))

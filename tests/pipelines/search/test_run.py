@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -425,10 +426,159 @@ def test_values_without_a_bank_count_as_pruned(work: Path, monkeypatch: pytest.M
         raise QuotaError("bank: nothing passes")
 
     monkeypatch.setattr(search_pool.build, "grow_pool", hopeless)
-    search.run(begin(work, "search.num_trials=2"), 1, QUIET)
+    words = (
+        r"none of the 2 trials .* is complete; the commonest reason \(2 of 2, such as trial 0\) is: no bank: bank: n"
+    )
+    for _ in range(2):  # the same command again tries none of them again, and says the same
+        with pytest.raises(ConfigError, match=words):
+            search.run(begin(work, "search.num_trials=2"), 1, QUIET)
+    with pytest.raises(ConfigError, match=words):
+        search_best.show(begin(work, "search.num_trials=2"), QUIET, None, 0)
     trials = trials_of(work)
     assert [t.state for t in trials] == [TrialState.PRUNED] * 2
     assert "no bank: bank: nothing passes" in trials[0].user_attrs["note"]
+
+
+def with_space(folder: Path, space: dict[str, Any], **changes: Any) -> None:
+    values = read_params(folder / "params.yaml")
+    values["search"] |= {"space": space, "rungs": 0} | changes
+    write_params(folder, values)
+
+
+RATES = {"student.learning_rate": {"kind": "categorical", "choices": [0.003, 1e30]}}
+NETS = {"student.width": {"kind": "categorical", "choices": [8, 9]}}
+
+
+def test_a_trial_whose_loss_is_no_number_is_pruned_and_the_search_goes_on(work: Path) -> None:
+    with_space(work, RATES, num_trials=6)
+    screen = io.StringIO()
+    search.run(begin(work), 1, Console(file=screen, width=300))
+    trials = trials_of(work)
+    bad = [t for t in trials if t.params["student.learning_rate"] == 1e30]
+    assert len(trials) == 6 and bad and {t.state for t in bad} == {TrialState.PRUNED}, "none of them is tried again"
+    assert all(t.state == TrialState.COMPLETE for t in trials if t not in bad)
+    note = bad[0].user_attrs["note"]
+    assert bad[0].user_attrs["reason"] == "diverged"
+    assert re.fullmatch(r"diverged: training loss became (nan|inf) at step \d+; lower learning_rate", note)
+    numbers = ", ".join(str(t.number) for t in bad)
+    lines = screen.getvalue().splitlines()
+    assert any(line.startswith(f"trial {bad[0].number}: pruned, {note} (") for line in lines)
+    summary = f"{len(bad)} could not be trained (trial {numbers}), {note}"
+    assert lines[-1] == summary
+
+    client = MlflowClient(f"sqlite:///{work}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("cgankd").experiment_id])
+    run = next(r for r in runs if r.data.tags.get("optuna.trial") == str(bad[0].number))
+    assert run.info.status == "KILLED" and run.data.tags["optuna.reason"] == "diverged"
+    assert run.data.tags["note"] == note and run.data.tags["mlflow.note.content"] == f"pruned, {note}"
+
+    screen = io.StringIO()
+    search_best.show(begin(work), Console(file=screen, width=300), None, 0)
+    assert summary in screen.getvalue().splitlines()
+    record = json.loads((work / "artifacts/search/best.json").read_text())
+    assert record["not_trained"] == {"diverged": [t.number for t in bad]}
+
+
+@pytest.mark.parametrize(
+    ("space", "reason", "words"),
+    [
+        ({"cgan.lr_g": [0.0003, 1e30]}, "diverged", "cgan.lr_"),
+        ({"ratio.learning_rate": [0.0005, 1e30]}, "diverged", "the ratio loss is"),
+        ({"teacher.learning_rate": [0.003, 1e30]}, "diverged", "training loss became"),
+        ({"bank.max_draws_factor": [400.0, 1.01]}, "no bank", "bank.max_draws_factor"),
+        ({"student.real_share": [0.5, 0.001]}, "settings refused", "leaves at least one real and one fake"),
+    ],
+)
+def test_every_way_in_which_values_cannot_be_trained(
+    work: Path, space: dict[str, list[Any]], reason: str, words: str
+) -> None:
+    (key,) = space
+    with_space(work, {key: {"kind": "categorical", "choices": space[key]}}, num_trials=5)
+    search.run(begin(work), 1, QUIET)
+    trials = trials_of(work)
+    bad = [t for t in trials if t.params[key] == space[key][1]]
+    assert len(trials) == 5 and bad and {t.state for t in bad} == {TrialState.PRUNED}
+    assert {t.user_attrs["reason"] for t in bad} == {reason} and words in bad[0].user_attrs["note"]
+
+
+def numpy_error(*args: Any) -> Any:
+    np.zeros(3).reshape(2, 2)
+
+
+def broken_unpacking(*args: Any) -> Any:
+    first, second = [1]
+    return first, second
+
+
+def raised(error: BaseException) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "the machine has none left; smaller nets or batches"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB"), "Tried to allocate 3 GiB; smaller"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "fewer --workers"),
+    ],
+)
+def test_a_trial_without_room_says_so(
+    work: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    true = search.train_seeds
+    calls: list[int] = []
+
+    def train(*args: Any) -> Any:
+        calls.append(1)
+        return raised(error)() if len(calls) == 2 else true(*args)
+
+    monkeypatch.setattr(search, "train_seeds", train)
+    search.run(begin(work, "search.num_trials=3", "search.rungs=0"), 1, QUIET)
+    trials = trials_of(work)
+    assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
+    assert trials[1].user_attrs["reason"] == "out of memory"
+    assert trials[1].user_attrs["note"].startswith("out of memory: ") and words in trials[1].user_attrs["note"]
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        numpy_error,
+        broken_unpacking,
+        raised(OSError(28, "No space left on device")),
+        raised(RuntimeError("size mismatch")),
+    ],
+)
+def test_a_fault_of_the_machine_or_the_code_is_tried_again_and_seen(
+    work: Path, monkeypatch: pytest.MonkeyPatch, defect: Callable[..., Any]
+) -> None:
+    # As if it stood in the code of this project.
+    monkeypatch.setitem(broken_unpacking.__globals__, "__name__", "pipelines.search.run")
+    found = begin(work, "search.num_trials=1")
+    monkeypatch.setattr(search, "objective", defect)
+    for attempt in range(search_study.RETRIES + 1):
+        with pytest.raises((ValueError, OSError, RuntimeError)):
+            search.run(found, 1, QUIET)
+        trials = trials_of(work)
+        waiting = [t for t in trials if t.state == TrialState.WAITING]
+        assert [t.state for t in trials if t not in waiting] == [TrialState.FAIL] * (attempt + 1)
+        assert len(waiting) == (attempt < search_study.RETRIES)
+
+
+def test_an_artifact_that_vanishes_ends_the_search_and_blames_no_trial(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*args: Any) -> Any:
+        (work / "artifacts/ratio.safetensors").unlink()
+        return (60.0,)
+
+    monkeypatch.setattr(search, "objective", lose)
+    with pytest.raises(ConfigError, match=r"ratio\.safetensors"):
+        search.run(begin(work, "search.num_trials=3"), 1, QUIET)
+    assert [t.state for t in trials_of(work)] == [TrialState.COMPLETE]
 
 
 def test_a_stopped_or_broken_trial_is_tried_again(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,14 @@ from cgankd.measure.conformal import conformal_margin, images_needed
 from cgankd.types import Margin, Reading
 from pipelines.commands.app import app
 from pipelines.ship import export as module
+from pipelines.ship.card import image_rules
 from pipelines.ship.export import export
-from pipelines.ship.predict import Labelled, image_files, label_files, labels_table, open_predictor
+from pipelines.ship.predict import Labelled, as_csv, image_files, label_files, labels_table, open_predictor
 from pipelines.ship.saved import load_package
 from tests.pipelines.finished import finished
 
 INVOKE = CliRunner()
+MARGIN = Margin(0.9, 0.1, 40)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classes", "scalars"])
@@ -149,9 +151,14 @@ def test_one_bad_image_costs_no_other_its_label(
     (tmp_path / "notes.txt").write_text("no image either")
     done = INVOKE.invoke(app, ["predict", str(tmp_path), "--csv", str(tmp_path / "out.csv")])
     assert done.exit_code == 2 and "tall.png is 16x20" in done.output and "broken.jpg" in done.output
+    assert "left out: 1 .txt files (notes.txt)" in done.output
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [Path(row["path"]).name for row in rows] == ["broken.jpg", "large.png", "tall.png"]
     assert rows[1]["label"] and rows[1]["confidence"] and not rows[1]["error"] and not rows[0]["label"]
+    done = INVOKE.invoke(app, ["predict", str(tmp_path / "tall.png"), "--square", "pad"])
+    assert done.exit_code == 0 and "tall.png" in done.output
+    done = INVOKE.invoke(app, ["predict", str(tmp_path / "tall.png"), "--square", "round"])
+    assert done.exit_code == 2 and "--square must be crop, pad or stretch" in done.output
     shown = INVOKE.invoke(app, ["predict", str(tmp_path / "deep/large.png")], env={"COLUMNS": "300"})
     assert shown.exit_code == 0 and rows[1]["label"] in shown.output and "90 % (40 validation images)" in shown.output
 
@@ -231,3 +238,56 @@ def test_export_needs_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     done = INVOKE.invoke(app, ["export"])
     assert done.exit_code == 2 and "student.safetensors is missing; run `cgankd evaluate` first" in done.output
+
+
+def test_the_rules_of_a_model_are_applied_to_new_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide, small, transparent, turned and 16-bit images of a model whose data set had such, without a word."""
+    folder = finished(tmp_path / "run")
+    config = json.loads((folder / "artifacts/student.config.json").read_text())
+    rules = {"fit": "pad", "enlarge": True, "background": "#000000", "pixel_range": [0.0, 4095.0]}
+    config["info"] |= rules
+    (folder / "artifacts/student.config.json").write_text(json.dumps(config))
+    (folder / "artifacts/dataset.h5").unlink()
+    predictor = open_predictor(folder, None, 0.8)
+    assert to_dict(predictor.info) == config["info"] and predictor.info.pixel_range == (0.0, 4095.0)
+    seen: list[torch.Tensor] = []
+    run = predictor.run
+    predictor = replace(predictor, run=lambda images: (seen.append(images), run(images))[1])
+    new = tmp_path / "new"
+    new.mkdir()
+    Image.new("L", (24, 12), 100).save(new / "a.png")
+    Image.new("RGBA", (16, 16), (200, 200, 200, 0)).save(new / "b.png")
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(new / "c.png")
+    (new / "._a.png").write_bytes(b"of another system")
+    labelled = label_files(predictor, image_files(new))
+    assert [entry.error for entry in labelled] == ["", "", ""]
+    levels = [sorted(set(image.flatten().tolist())) for image in seen[0]]
+    assert levels == [[100], [0], [255]]
+
+
+def test_names_of_classes_come_whole_out_of_the_table(tmp_path: Path) -> None:
+    names = ('say "hi" now', "a, b", "猫")
+    rows = list(csv.reader(as_csv([Labelled(Path("a.png"), Reading(names[0], 0.9, names))], MARGIN).splitlines()))
+    assert rows[1][1] == names[0] and tuple(json.loads(rows[1][3])) == names
+    assert list(csv.reader(as_csv([Labelled(Path("a.png"), Reading("b", 0.9, ()))], MARGIN).splitlines()))[1][3] == "[]"
+    assert list(csv.reader(as_csv([Labelled(Path("a.png"), Reading("b", 0.9, ()))], None).splitlines()))[1][3] == ""
+    assert ",1.5..2.5," in as_csv([Labelled(Path("a.png"), Reading(2.0, 0.9, (1.5, 2.5)))], MARGIN)
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({}, "Images must be square. Larger images are averaged down to that size; smaller ones are not taken."),
+        (
+            {"fit": "crop", "enlarge": True},
+            "the middle square is used. Larger images are averaged down to that size, smaller",
+        ),
+        ({"fit": "pad"}, "padded to a square with the mean colour of its edge"),
+        ({"fit": "pad", "pad_colour": "#aabbcc"}, "padded to a square with #aabbcc"),
+        ({"background": "#000000"}, "Transparent parts are laid on #000000."),
+        ({"pixel_range": (0.0, 4095.0)}, "of more than 8 bits from 0 to 4095 become 0 to 255"),
+    ],
+)
+def test_the_model_card_says_what_is_done_to_images(tmp_path: Path, rules: dict[str, object], said: str) -> None:
+    info = load_package(finished(tmp_path) / "artifacts/student.safetensors").info
+    assert said in image_rules(replace(info, **rules))  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import mlflow.artifacts
 import mlflow.pyfunc
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from pipelines.ship.registry import serve_command
 from pipelines.ship.release import Shipped, ship
 from pipelines.ship.saved import Finished, load_package, parity_images
 from pipelines.tracking.mlflow_sink import environment
+from pipelines.tracking.moved import StoreMoved, repair
 from pipelines.tracking.places import store_uri
 from tests.pipelines.finished import COUNTS, POOL, SELECTED, finished
 
@@ -107,6 +109,15 @@ def test_a_better_champion_of_the_same_data_stays(shipped: tuple[Path, Shipped],
     folder = tmp_path / "copy"
     shutil.copytree(shipped[0], folder)
     finished(folder, student_seed=8, val=65.0)
+    card = (folder / "artifacts/model_card.md").read_text()
+    with pytest.raises(StoreMoved, match="cgankd doctor --repair"):
+        put(folder, licence="CC0")
+    assert (folder / "artifacts/model_card.md").read_text() == card
+    mended = repair(folder)
+    assert mended is not None and mended.changed["model_versions"] == mended.changed["logged_models"] == 1
+    with environment({"MLFLOW_TRACKING_URI": store_uri(folder)}):
+        place = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/1"))
+        assert place.is_relative_to(folder) and (place / "MLmodel").exists()
     worse = put(folder, licence="CC0").registered
     assert worse.fresh and worse.version == 2 and not worse.champion and worse.rival == "1"
     assert client(folder).get_model_version_by_alias(NAME, "champion").version == 1

@@ -60,7 +60,7 @@ class Watch:
 def watching() -> Iterator[Watch]:
     """Small chunks everywhere, and every function that decodes or gives room counted."""
     watch = Watch()
-    decode, slabs, mapped = image_files._read, store_files.slabs, scratch.mapped
+    decode, slabs, mapped = image_files.read_image, store_files.slabs, scratch.mapped
 
     def counted(*given: Any, **more: Any) -> Any:
         found = decode(*given, **more)
@@ -83,7 +83,7 @@ def watching() -> Iterator[Watch]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_files, "READ_AHEAD", CHUNK)
-        patch.setattr(image_files, "_read", counted)
+        patch.setattr(image_files, "read_image", counted)
         for module in (store_sets, own_fakes):
             patch.setattr(module, "slabs", counted_slabs)
         for module in (store, store_files):

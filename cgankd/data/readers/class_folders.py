@@ -1,0 +1,242 @@
+"""Which images a folder of class folders holds, of which class and split each is, and what was left out and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cgankd.config import ConfigError
+from cgankd.data.readers.walk import HIDDEN, LeftOut, is_hidden, is_image, no_image, same_form, visible_folders, walk
+
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+}
+"""Sub-folders of a set that is split already, in small letters, and the split that each one is."""
+LIKE_A_SPLIT = re.compile(
+    rf"({'|'.join(PARTS)}|eval|evaluation|holdout|unlabel+ed)([ _-]?(set|data|images?|imgs?|pics|split|\d+))*"
+)
+NUMBERED = re.compile(r"([^\W\d_]+)[ ._-]*\d+")
+"""A file name that says what is on the picture, such as cat.12."""
+FEW, NAMED = 3, 20
+"""Folders, and classes, that are named one by one."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder with the number of their class and the split they belong to ("train" where all do).
+
+    `lines` are what a user should know of the names; `notes` are counts that are stored with the data set.
+    """
+
+    paths: list[Path]
+    labels: list[int]
+    parts: list[str]
+    class_names: tuple[str, ...]
+    left: tuple[LeftOut, ...] = ()
+    lines: tuple[str, ...] = ()
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+def list_folder(text: str) -> Listing:
+    """root/<class>/ or root/train/<class>/ with root/test/<class>/ and root/val/<class>/, none of the images opened.
+
+    Class folders are walked into. Raises ConfigError where it cannot be told what is a class and what a split.
+    """
+    root = Path(text)
+    if not root.is_dir():
+        raise ConfigError(f"data.root {text!r} is not a folder; name one with a sub-folder of images for each class")
+    folders, left, lines = _parts(root)
+    train = folders["train"]
+    class_names = tuple(sorted({same_form(path.name) for path in visible_folders(train)}))
+    if len(class_names) < 2:
+        raise ConfigError(
+            f"data.root: {str(train)!r} has {len(class_names)} sub-folders; there must be one for each of"
+            f" at least two classes{_deeper(train)}"
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    part_of: list[str] = []
+    deeper: Counter[Path] = Counter()
+    for part, folder in folders.items():
+        left += _beside(folder) if folder != root else []
+        for place in visible_folders(folder):
+            name = same_form(place.name)
+            if name not in class_names:
+                raise ConfigError(
+                    f"{place} is a class that the training folder {train} lacks; add it there{_spelt(name, class_names)}"
+                )
+            found = walk(place)
+            if not found.images:
+                kinds = Counter(entry.reason for entry in found.left if not entry.hidden)
+                only = "".join(f", only {count} {kind}" for kind, count in kinds.most_common(1))
+                raise ConfigError(
+                    f"{place} has no images that can be read, such as .png or .jpg{only}; add some or remove it"
+                )
+            left += found.left
+            deeper.update(path.parent for path in found.images if path.parent != place)
+            paths += found.images
+            labels += [class_names.index(name)] * len(found.images)
+            part_of += [part] * len(found.images)
+    if deeper:
+        first = next(iter(deeper)).relative_to(root)
+        lines.append(
+            f"{sum(deeper.values())} images lie in sub-folders of class folders, such as {first}, and are used"
+        )
+        lines += _same_within(visible_folders(train))
+    lines += _about_names(folders, class_names)
+    return Listing(paths, labels, part_of, class_names, tuple(left), tuple(lines))
+
+
+def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
+    """Folder of each split, what lies beside them, and what to say. Raises ConfigError."""
+    folders = visible_folders(root)
+    beside = _beside(root)
+    loose = sum(is_image(entry.path) and not entry.hidden for entry in beside)
+    if not folders:
+        if loose:
+            raise ConfigError(
+                f"data.root {str(root)!r} has {loose} images but no sub-folders; sort them into one sub-folder for each"
+                " class, or name a CSV file with the lines path,label"
+            )
+        raise ConfigError(f"data.root {str(root)!r} is empty; put a sub-folder of images for each class into it")
+    named = [path for path in folders if path.name.lower() in PARTS]
+    splits = [path for path in named if _holds_classes(path)]
+    if not any(PARTS[path.name.lower()] == "train" for path in splits):
+        return {"train": root}, beside, _no_splits(root, folders, splits)
+    parts: dict[str, Path] = {}
+    for path in splits:
+        part = PARTS[path.name.lower()]
+        if part in parts:
+            raise ConfigError(f"data.root {str(root)!r} has both {parts[part].name} and {path.name}; keep one of them")
+        parts[part] = path
+    others = [path for path in folders if path not in splits]
+    with_images = [path for path in others if walk(path).images]
+    like_classes = [path for path in with_images if not LIKE_A_SPLIT.fullmatch(path.name.lower())]
+    if len(splits) == 1 and len(like_classes) > 1:
+        names = ", ".join(path.name for path in like_classes[:FEW])
+        raise ConfigError(
+            f"data.root {str(root)!r} has {splits[0].name} with sub-folders, but images in {names} beside it, so that it"
+            f" may be a split or a class; name {splits[0]} itself, or take the sub-folders out of it"
+        )
+    for path in others:
+        why = f"images in {path.name}, which has no class folders"
+        if path not in named:
+            why = f"images in {path.name}, which is no split"
+        beside += [LeftOut(image, why) for image in walk(path).images] or [LeftOut(path, "folders without images")]
+    return {part: parts[part] for part in ("train", "test", "val") if part in parts}, beside, []
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether a folder named as a split is one: at least two class folders, which hold more images than lie beside them."""
+    classes = [path for path in visible_folders(folder) if walk(path).images]
+    loose = sum(is_image(entry.path) and not entry.hidden for entry in _beside(folder))
+    inside = sum(len(walk(path).images) for path in classes) if loose else 1
+    return bool(classes) and inside > loose and (len(classes) > 1 or not loose)
+
+
+def _no_splits(root: Path, folders: Sequence[Path], splits: Sequence[Path]) -> list[str]:
+    """What to say where all folders are classes. Raises ConfigError where they look like splits."""
+    if splits:
+        raise ConfigError(
+            f"data.root {str(root)!r} has {splits[0].name} with class folders but no such train; add train with a"
+            f" sub-folder for each class, or name {splits[0]} itself"
+        )
+    like = [path for path in folders if LIKE_A_SPLIT.fullmatch(path.name.lower())]
+    flat = next((path for path in like if PARTS.get(path.name.lower()) == "train"), None)
+    if flat is None or len(like) < 2:
+        return []
+    names = {same_form(path.name.lower()) for path in folders}
+    if names != {"train", "test"} or _names_tell(flat):
+        raise ConfigError(
+            f"{flat} has images but no class folders, and {next(path for path in like if path != flat).name} beside it looks"
+            " like another split; sort the images of each into one sub-folder for each class, or name a CSV file with the"
+            " lines path,label"
+        )
+    return [f"{' and '.join(path.name for path in folders)} are taken for two classes, as they have no class folders"]
+
+
+def _names_tell(folder: Path) -> bool:
+    """Whether file names such as cat.1.jpg and dog.7.jpg say the class, so that the folder is none."""
+    words = Counter(match[1].lower() for path in walk(folder).images if (match := NUMBERED.fullmatch(path.stem)))
+    return sum(count > 1 for count in words.values()) > 1
+
+
+def _beside(folder: Path) -> list[LeftOut]:
+    """What lies in a folder beside its visible sub-folders."""
+    left = []
+    for path in sorted(folder.iterdir()):
+        if is_hidden(path.name):
+            left.append(LeftOut(path, HIDDEN, hidden=True))
+        elif not path.is_dir():
+            left.append(LeftOut(path, "images outside of a class folder" if is_image(path) else no_image(path)))
+    return left
+
+
+def _same_within(classes: Sequence[Path]) -> Iterator[str]:
+    """A warning where all class folders have the same sub-folders, which may be the classes."""
+    within = [tuple(same_form(path.name) for path in visible_folders(folder)) for folder in classes]
+    if len(set(within)) == 1 and len(within[0]) > 1:
+        yield (
+            f"WARNING: all class folders hold the same sub-folders, {', '.join(within[0][:FEW])}; if those are the classes,"
+            " make them the upper folders"
+        )
+
+
+def _deeper(folder: Path) -> str:
+    """A hint where the class folders lie one level below."""
+    for path in visible_folders(folder):
+        if len(visible_folders(path)) > 1:
+            return f" (did you mean {path}?)"
+    return ""
+
+
+def _spelt(name: str, class_names: Sequence[str]) -> str:
+    same = [other for other in class_names if other.casefold() == name.casefold()]
+    return f", or rename it {same[0]!r}" if same else ""
+
+
+def _about_names(folders: Mapping[str, Path], class_names: Sequence[str]) -> Iterator[str]:
+    """Names that became one, and names that a person may have meant to be one."""
+    for folder in folders.values():
+        spelt: dict[str, list[Path]] = {}
+        for path in visible_folders(folder):
+            spelt.setdefault(same_form(path.name), []).append(path)
+        for name, paths in spelt.items():
+            if len(paths) > 1:
+                yield f"{len(paths)} folders of {folder} are called {name!r} in different Unicode forms; they are one class"
+    alike: dict[str, list[str]] = {}
+    for name in class_names:
+        alike.setdefault(" ".join(name.casefold().split()), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"classes {' and '.join(map(repr, names))} differ in capital letters or spaces alone; they stay apart"
+
+
+def untested(labels: Sequence[int], parts: Sequence[str], class_names: Sequence[str]) -> Iterator[str]:
+    """What to say of classes that a split of the user's lacks."""
+    for part, word in (("test", "test"), ("val", "validation")):
+        there = {label for label, own in zip(labels, parts, strict=True) if own == part}
+        lacking = [name for number, name in enumerate(class_names) if number not in there]
+        if there and lacking:
+            more = f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""
+            yield f"WARNING: no {word} images of {', '.join(map(repr, lacking[:10]))}{more}"
+
+
+def by_class(counts: Counter[str]) -> str:
+    """Images of each class, in the order of the names."""
+    names = sorted(counts)
+    shown = ", ".join(f"{name} {counts[name]}" for name in names[:NAMED])
+    more = len(names) - NAMED
+    return shown + (
+        f" and {more} classes more, of {min(counts.values())} to {max(counts.values())}" if more > 0 else ""
+    )

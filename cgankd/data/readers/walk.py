@@ -1,0 +1,116 @@
+"""Which files of a folder are images, and which are left out and why; one rule for every reader and for `predict`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+STUBS = frozenset({".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".mpg", ".mpeg", ".eps", ".ps", ".iim"})
+"""Endings that Pillow knows but cannot decode by itself."""
+SYSTEM = frozenset(
+    {
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "$recycle.bin",
+        "system volume information",
+        "@eadir",
+        "icon\r",
+        "lost+found",
+    }
+)
+"""Names, in small letters, that systems leave behind; those that begin with a point are hidden as well."""
+HIDDEN = "files or folders, hidden or of the system"
+FEW = 3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or folder that is not used, and why."""
+
+    path: Path
+    reason: str
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images below a folder, in the order of their paths, and all that was left out."""
+
+    images: list[Path]
+    left: list[LeftOut]
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Endings, in small letters, of the files that Pillow can decode here."""
+    known = Image.registered_extensions()
+    return frozenset(end for end, form in known.items() if form in Image.OPEN) - STUBS
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file has the name of an image."""
+    return path.suffix.lower() in suffixes()
+
+
+def no_image(path: Path) -> str:
+    """Why a file that does not have the name of an image is left out."""
+    return f"{path.suffix.lower()} files" if path.suffix else "files without an ending"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that a system leaves behind."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def same_form(name: str) -> str:
+    """A name in the one Unicode form (NFC) in which names are compared and stored."""
+    return unicodedata.normalize("NFC", name)
+
+
+def walk(folder: Path) -> Found:
+    """All images of a folder and its sub-folders, links followed; a link to nothing counts as the image it is named as."""
+    images: list[Path] = []
+    left: list[LeftOut] = []
+    seen: set[str] = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(top)
+        if place in seen:  # a link back into the folder
+            folders.clear()
+            continue
+        seen.add(place)
+        left += [LeftOut(Path(top) / name, HIDDEN, hidden=True) for name in folders if is_hidden(name)]
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in names:
+            path = Path(top) / name
+            if is_hidden(name):
+                left.append(LeftOut(path, HIDDEN, hidden=True))
+            elif is_image(path) and (path.is_file() or path.is_symlink()):
+                images.append(path)
+            else:
+                left.append(LeftOut(path, no_image(path)))
+    return Found(sorted(images), sorted(left, key=lambda entry: entry.path))
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Sub-folders that are not hidden, in order."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def left_out_lines(left: Sequence[LeftOut], root: Path) -> list[str]:
+    """For the user: how many files were left out, for each reason with the first names."""
+    groups: dict[str, list[Path]] = {}
+    for entry in left:
+        groups.setdefault(entry.reason, []).append(entry.path)
+    lines = []
+    for reason, paths in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        names = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in paths[:FEW]]
+        lines.append(f"left out: {len(paths)} {reason} ({', '.join(names)}{', ...' if len(paths) > FEW else ''})")
+    return lines

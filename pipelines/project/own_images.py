@@ -1,0 +1,130 @@
+"""What becomes of the user's own images: found out for all of them before a project is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cgankd.config import ConfigError
+from cgankd.data.readers.decode import SAID
+from cgankd.data.readers.survey import WHITE, Survey, pixel_range
+from pipelines.project.fitted import LEAST_SIZE, image_size
+from pipelines.project.own_data import OwnData
+
+FITS = ("crop", "pad", "stretch")
+MOST_NAMED = 10
+"""Files that are no good that are named one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The settings of `data` that say what becomes of an image file."""
+
+    image_size: int
+    channels: int
+    fit: str = "refuse"
+    enlarge: bool = False
+    pad_colour: str | None = None
+    background: str = WHITE
+    pixel_range: tuple[float, float] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """By dotted name what is not as usual, for params.yaml."""
+        found = {
+            spec.name: getattr(self, spec.name) for spec in fields(self) if getattr(self, spec.name) != spec.default
+        }
+        return {f"data.{name}": list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the user asks for of the images."""
+
+    size: int | None = None
+    """Pixels a side; None leaves it to the data."""
+    fit: str | None = None
+    """How images become square: crop, pad or stretch."""
+    enlarge: bool = False
+    """Whether images smaller than the size are enlarged."""
+    background: str = WHITE
+    """Colour on which transparent images are laid."""
+    skip_broken: bool = False
+    """Whether files that are no good are left out."""
+
+
+def looked_over(data: OwnData, wish: Wanted) -> tuple[OwnData, Rules, tuple[str, ...]]:
+    """The images to use, the rules for them, and why others are left out. Raises ConfigError with all that blocks."""
+    wrong = dict(data.survey.broken)
+    if not wish.enlarge:
+        wrong |= _too_small(data.survey, wish)
+    skipped = tuple(wrong[row] for row in sorted(wrong))
+    if wrong and not wish.skip_broken:
+        raise ConfigError(
+            f"{len(wrong)} of {len(data.paths)} files cannot be used; replace or remove them, or add --skip-broken:"
+            + "".join(f"\n  {line}" for line in few_lines(skipped))
+        )
+    if wrong:
+        data = data.without(frozenset(wrong))
+    survey, odd = data.survey, data.survey.not_square
+    if odd and wish.fit is None:
+        raise ConfigError(
+            f"{len(odd)} of {len(data.paths)} images are not square, such as {odd[0]}; add --square crop (their middle),"
+            " --square pad (all of them, on a square) or --square stretch (all of them, out of proportion)"
+        )
+    lost = survey.unseen(wish.background)
+    if lost:
+        raise ConfigError(
+            f"{len(lost)} of {len(data.paths)} images have transparent parts and show nothing on {wish.background}, such as"
+            f" {lost[0]}; add --background with another colour, such as '#000000'"
+        )
+    ends, _ = pixel_range(survey)
+    tinted = survey.counts()["images_transparent"] and len(set(bytes.fromhex(wish.background[1:]))) > 1
+    rules = Rules(
+        image_size=image_size(data, wish.size, wish.fit, enlarge=wish.enlarge),
+        channels=1 if survey.grey and not tinted else 3,
+        fit=wish.fit or "refuse",
+        enlarge=wish.enlarge,
+        background=wish.background,
+        pixel_range=ends,
+    )
+    return data, rules, skipped
+
+
+def _too_small(survey: Survey, wish: Wanted) -> dict[int, str]:
+    """Images that would have to be enlarged, unless that is the most of them: then the size is what is wrong."""
+    least = wish.size or LEAST_SIZE
+    small = {row: look.size for row, look in survey.looks.items() if survey.side(row, wish.fit) < least}
+    if 2 * len(small) > len(survey.looks):
+        return {}
+    return {
+        row: f"{survey.paths[row]} is {width}x{height}, smaller than {least} (--enlarge enlarges it)"
+        for row, (width, height) in small.items()
+    }
+
+
+def about_images(survey: Survey, rules: Rules) -> Iterator[str]:
+    """What will be done to the images, with their numbers."""
+    counts = survey.counts()
+    num = len(survey.looks)
+    if survey.not_square:
+        how = {"crop": "their middle is used", "pad": "they are padded", "stretch": "they are stretched"}[rules.fit]
+        yield f"{len(survey.not_square)} of {num} images are not square: {how} (data.fit)"
+    small = sum(survey.side(row, rules.fit) < rules.image_size for row in survey.looks)
+    if small:
+        yield f"{small} of {num} images are smaller than {rules.image_size} and are enlarged (data.enlarge)"
+    if counts["images_transparent"]:
+        yield (
+            f"{counts['images_transparent']} of {num} images have transparent parts, laid on {rules.background}"
+            " (data.background)"
+        )
+    for name in ("images_several", "images_blank"):
+        if counts[name]:
+            yield f"{counts[name]} of {num} images are {SAID[name]}"
+    yield from pixel_range(survey)[1]
+
+
+def few_lines(lines: Sequence[str]) -> list[str]:
+    """The first ten, and how many more there are."""
+    more = len(lines) - MOST_NAMED
+    return [*lines[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]

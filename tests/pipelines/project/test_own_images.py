@@ -1,0 +1,230 @@
+"""`cgankd init` on images as people bring them: what is refused at once, what is said, and what is written."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+from cgankd.config import ConfigError
+from cgankd.data.readers.sources import load
+from pipelines.commands.app import app
+from pipelines.files.params import load_config, read_params
+from pipelines.project import init as module
+from pipelines.project.appearing import appearing
+from pipelines.project.init import Plan, Wish, init, make_plan, summary
+from tests.data.builders import save_picture
+
+
+def fill(root: Path, *names: str, num: int = 10, size: tuple[int, int] = (20, 20), suffix: str = ".png") -> Path:
+    for at, name in enumerate(names):
+        for i in range(num):
+            save_picture(root / name / f"{i}{suffix}", 100 * at + i, size=size)
+    return root
+
+
+def deep(root: Path, kind: type[Any], low: float, high: float, size: tuple[int, int] = (20, 20)) -> Path:
+    """Images of many bits, their values from low to high."""
+    for name in ("good", "cracked"):
+        for i in range(6):
+            values = np.linspace(low, high, size[0] * size[1]).reshape(size[::-1])
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.roll(values, i, 0).astype(kind)).save(root / name / f"{i}.tif")
+    return root
+
+
+@pytest.fixture()
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projects without git and DVC, which take most of the time."""
+    monkeypatch.setattr(module, "_repository", lambda plan, say: None)
+
+
+def made(project: Path, images: Path, **wish: Any) -> tuple[Plan, dict[str, Any]]:
+    plan = make_plan(project, images, None, Wish(**wish))
+    init(plan, lambda text: None)
+    values: dict[str, Any] = read_params(project / "params.yaml")["data"]
+    return plan, values
+
+
+def test_all_files_that_are_no_good_are_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = fill(tmp_path / "in", "ant", "bee", num=20, size=(64, 48), suffix=".jpg")
+    for i in range(11):
+        path = root / "ant" / f"{i}.jpg"
+        path.write_bytes(path.read_bytes()[:-300])
+    (root / "bee/gone.png").symlink_to(tmp_path / "nowhere.png")
+    save_picture(root / "bee/spacer.gif", 1, size=(1, 1))
+    for options in ([], ["--square", "crop"], ["--square", "pad", "--copy"]):
+        done = CliRunner().invoke(app, ["init", "p", "--images", "in", *options])
+        assert done.exit_code == 2 and "13 of 42 files cannot be used" in done.output and "--skip-broken" in done.output
+        assert done.output.count("truncated") == 10 and "and 3 more" in done.output
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+    plan = make_plan(tmp_path / "p", root, None, Wish(fit="crop", skip_broken=True))
+    lines = "\n".join(summary(plan))
+    assert "13 files skipped" in lines and "and 3 more" in lines and "images by class: ant 9, bee 20" in lines
+
+
+@pytest.mark.usefixtures("bare")
+def test_broken_files_are_skipped_by_prepare_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fill(tmp_path / "in", "ant", "bee")
+    (root / "ant/bad.png").write_bytes(b"bad")
+    plan, values = made(tmp_path / "p", root, skip_broken=True)
+    assert values["skip_broken"] is True and len(plan.skipped) == 1
+    monkeypatch.chdir(tmp_path / "p")
+    data = load(load_config(Path("params.yaml")).data, 0)
+    assert len(data.train) + len(data.val) + len(data.test) == 20 and data.account.counts["files_skipped"] == 1
+    assert any("bad.png cannot be read as an image" in line for line in data.account.lines)
+    assert made(tmp_path / "whole", fill(tmp_path / "good", "ant", "bee"), skip_broken=True)[1]["skip_broken"] is False
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_list_with_broken_files_gets_a_list_and_copies_of_its_own(tmp_path: Path) -> None:
+    for i in range(24):
+        save_picture(tmp_path / f"in/{i}.png", i)
+    (tmp_path / "in/7.png").write_bytes(b"bad")
+    names = ('6" nail, steel', "x")
+    with (tmp_path / "in/list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "label"], *([f"{i}.png", names[i % 2]] for i in range(24))])
+    with pytest.raises(ConfigError, match="1 of 24 files cannot be used"):
+        make_plan(tmp_path / "p", None, tmp_path / "in/list.csv")
+    plan = make_plan(tmp_path / "p", None, tmp_path / "in/list.csv", Wish(skip_broken=True, task="class"))
+    init(plan, lambda text: None)
+    rows = list(csv.reader((tmp_path / "p/data/labels.csv").read_text().splitlines()))
+    assert len(rows) == 24 and {row[1] for row in rows[1:]} == set(names)
+    assert all((tmp_path / "p/data" / row[0]).is_file() for row in rows[1:])
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("copying", [False, True])
+def test_images_that_are_not_square_need_no_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit: str, copying: bool
+) -> None:
+    """In place or as copies the data set is the same, and keeps the fit for new images."""
+    root = fill(tmp_path / "in", "ant", "bee", size=(48, 32))
+    _, values = made(tmp_path / "p", root, fit=fit, copying=copying)
+    assert values["fit"] == fit and values["root"] == ("data/images" if copying else str(root))
+    monkeypatch.chdir(tmp_path / "p")
+    data = load(load_config(Path("params.yaml")).data, 0)
+    assert data.info.fit == fit and data.info.image_size == 32
+    means = sorted(float(image.float().mean()) for split in data.splits().values() for image in split.images)
+    monkeypatch.chdir(tmp_path)
+    _, _ = made(tmp_path / "other", root, fit=fit, copying=not copying)
+    monkeypatch.chdir(tmp_path / "other")
+    other = load(load_config(Path("params.yaml")).data, 0)
+    assert means == sorted(float(image.float().mean()) for split in other.splits().values() for image in split.images)
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [(np.uint16, 256, 4000), (np.int32, 0, 100_000), (np.float32, 0, 1), (np.float32, -1.5, 2), (np.uint16, 0, 65535)],
+)
+def test_images_of_many_bits_get_one_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Any], low: float, high: float
+) -> None:
+    root = deep(tmp_path / "in", kind, low, high, (24, 20))
+    plan, values = made(tmp_path / "p", root, fit="crop")
+    assert values["pixel_range"] == pytest.approx([low, high]) and values["channels"] == 1
+    assert any(f"with values from {low:g} to {high:g}: {low:g} becomes black" in line for line in summary(plan))
+    monkeypatch.chdir(tmp_path / "p")
+    data = load(load_config(Path("params.yaml")).data, 0)
+    assert data.info.pixel_range == pytest.approx((low, high)) and data.account.counts["images_deep"] == 12
+    assert all(int(image.max()) - int(image.min()) > 200 for image in data.train.images)
+
+
+def test_bits_that_no_rule_covers_are_refused_and_mixed_ones_said(tmp_path: Path) -> None:
+    mixed = deep(tmp_path / "mixed", np.uint16, 0, 60000)
+    save_picture(mixed / "good/x.png", 1, size=(20, 20), mode="L")
+    plan = make_plan(tmp_path / "p", mixed, None)
+    assert plan.rules.pixel_range is None
+    assert any("0 becomes black and 65535 white, as 1 others have 8 bits" in line for line in summary(plan))
+    floats = deep(tmp_path / "floats", np.float32, 0, 1)
+    save_picture(floats / "good/x.png", 1, size=(20, 20), mode="L")
+    with pytest.raises(ConfigError, match="no one rule brings them together"):
+        make_plan(tmp_path / "p", floats, None)
+    wild = deep(tmp_path / "wild", np.float32, 0, 1)
+    values = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)
+    values[3, 3] = -9999
+    Image.fromarray(values).save(wild / "good/nodata.tif")
+    with pytest.raises(ConfigError, match=r"levels would be left in 12 of them.*correct .*nodata\.tif"):
+        make_plan(tmp_path / "p", wild, None)
+
+
+def drawings(root: Path, level: int) -> Path:
+    for name in ("line", "dot"):
+        for i in range(6):
+            image = Image.new("RGBA", (16, 16), (level, level, level, 0))
+            ImageDraw.Draw(image).line([0, i, 15, i], fill=(level, level, level, 255))
+            (root / name).mkdir(parents=True, exist_ok=True)
+            image.save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.usefixtures("bare")
+def test_drawings_that_show_nothing_on_the_background_are_refused(tmp_path: Path) -> None:
+    plan, values = made(tmp_path / "p", drawings(tmp_path / "black", 0))
+    assert values["background"] == "#ffffff" and any("12 of 12 images have transparent" in t for t in summary(plan))
+    white = drawings(tmp_path / "white", 255)
+    with pytest.raises(ConfigError, match="12 of 12 images have transparent parts and show nothing on #ffffff"):
+        make_plan(tmp_path / "q", white, None)
+    with pytest.raises(ConfigError, match="show nothing on #fdfdfd"):
+        make_plan(tmp_path / "q", white, None, Wish(background="#fdfdfd"))
+    values = made(tmp_path / "q", white, background="#102030")[1]
+    assert values["background"] == "#102030" and values["channels"] == 3
+    assert made(tmp_path / "s", white, background="#000000")[1]["channels"] == 1
+    with pytest.raises(ConfigError, match="--background must be a colour"):
+        make_plan(tmp_path / "r", white, None, Wish(background="black"))
+
+
+@pytest.mark.usefixtures("bare")
+def test_smaller_images_are_enlarged_on_request_and_said(tmp_path: Path) -> None:
+    root = fill(tmp_path / "in", "ant", "bee", size=(40, 40))
+    save_picture(root / "ant/small.png", 1, size=(12, 12))
+    with pytest.raises(ConfigError, match=r"small.png is 12x12, smaller than 16 \(--enlarge"):
+        make_plan(tmp_path / "p", root, None)
+    plan, values = made(tmp_path / "p", root, enlarge=True)
+    assert values["enlarge"] is True and values["image_size"] == 32
+    assert any("1 of 21 images are smaller than 32 and are enlarged" in line for line in summary(plan))
+    all_small = fill(tmp_path / "small", "ant", "bee", size=(12, 12))
+    with pytest.raises(ConfigError, match="12 pixels high or wide, less than 16; remove it, or add --enlarge"):
+        make_plan(tmp_path / "q", all_small, None)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_project_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool, deep: bool
+) -> None:
+    target = tmp_path / "out" / "sub" / "p" if deep else tmp_path / "p"
+    root = fill(tmp_path / "in", "ant", "bee")
+    if exists:
+        target.mkdir(parents=True)
+
+    def fails(plan: Plan, say: object) -> None:
+        assert (plan.folder / "params.yaml").exists() and not list(target.glob("*.yaml"))
+        raise ConfigError("git is full")
+
+    monkeypatch.setattr(module, "_repository", fails)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="git is full"):
+        init(make_plan(target, root, None), lambda text: None)
+    assert sorted(tmp_path.rglob("*")) == before
+    said: list[str] = []
+    monkeypatch.setattr(module, "_repository", lambda plan, say: say(f"{plan.folder} is there"))
+    init(make_plan(target, root, None), said.append)
+    assert said == [f"{target} is there"]
+    assert {"params.yaml", "dvc.yaml", "README.md"} <= {path.name for path in target.iterdir()}
+    assert not list(target.parent.glob(".p-*")) and load_config(target / "params.yaml").tracking.preset == "p"
+
+
+def test_a_new_folder_has_the_usual_rights(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    with appearing(tmp_path / "new") as place:
+        (place / "a").write_text("a")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
