@@ -198,10 +198,16 @@ class Task(Protocol):
     num_outputs: int
     num_classes: int
     """0 for scalars."""
+    group_kind: tuple[str, str]
+    """What a group of `filter_groups` is, one and several: class and classes, or label range and label ranges."""
     period: float | None
     """Length of the circle in normalised units where labels lie on one."""
     label_dtype: torch.dtype
     headline: Headline
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """What each number of `filter_groups` stands for: the class, or the ends of the label range in raw units."""
 
     def targets(self, label_B: Tensor) -> Tensor:
         """Labels as the outputs have them, [B]: int64 classes, or float32 normalised to [0, 1]."""

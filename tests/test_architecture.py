@@ -142,7 +142,7 @@ def test_in_ship_only_the_registry_knows_mlflow() -> None:
 @pytest.mark.parametrize(
     ("module", "homes"),
     [
-        ("dvc", ["pipelines.project.init"]),
+        ("dvc", ["pipelines.project.repository"]),
         ("mlflow", ["pipelines.ship.registry", "pipelines.tracking.page"]),
         ("optuna", []),
     ],

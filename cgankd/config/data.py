@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cgankd.config.settings import ConfigError, check_name, nearest, require
@@ -46,7 +46,7 @@ class DataConfig:
     val_per_label: int | None
     """Validation images for each class; null = use num_val."""
     num_val: int | None
-    """Validation images in all; null = use val_per_label."""
+    """Validation images in all, spread evenly over the classes; null = use val_per_label."""
     test_share: float | None
     """Share of the images set aside for test; null where the source has a test part of its own (digits, chairs, test/)."""
     num_test: int | None
@@ -77,6 +77,14 @@ class DataConfig:
     them; null = 0 and 65535 for 16 bits, and other kinds are refused. Files of 8 bits are taken as they are."""
     skip_broken: bool = False
     """Folders of images: leave out files that cannot be read or used, and say which, in place of stopping at the first."""
+    val_share: float | None = field(default=None, metadata={"left_out": True})
+    """Class labels: share of each class that validates, of what test leaves, in place of val_per_label and num_val; null = use
+    those."""
+    val_floor: int = field(default=5, metadata={"left_out": True})
+    """data.val_share only: at least so many validation images of each class, but no more than a third of what test leaves."""
+    imbalance: float | None = field(default=None, metadata={"left_out": True})
+    """Class labels: how many times more training images the first class has than the last; from data.train_per_label of the
+    first they fall geometrically in the order of the classes. Validation and test stay. null = each class alike."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
     memory_budget_gb: float | None = None
@@ -92,12 +100,12 @@ class DataConfig:
         for name in ("train_per_label", "num_train", "val_per_label", "num_val", "num_test"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
-        require(
-            (self.val_per_label is None) != (self.num_val is None),
-            "data.val_per_label",
-            "set when data.num_val is null, and null otherwise",
-            self.val_per_label,
-        )
+        self._check_validation()
+        ratio = self.imbalance
+        require(ratio is None or ratio >= 1, "data.imbalance", "null or at least 1", ratio)
+        if ratio is not None:
+            rule = "set where data.imbalance is, as the images of the first class"
+            require(self.train_per_label is not None, "data.train_per_label", rule, None)
         budget = self.memory_budget_gb
         require(budget is None or budget >= 0, "data.memory_budget_gb", "null or zero or more", budget)
         share = self.test_share
@@ -132,6 +140,27 @@ class DataConfig:
             for name in ("label_min", "label_max", "label_period"):
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", "null for class labels (data.task is class)", value)
+        else:
+            for name in ("val_share", "imbalance"):
+                value = getattr(self, name)
+                require(value is None, f"data.{name}", "null for scalar labels (data.task is scalar)", value)
+
+    def _check_validation(self) -> None:
+        """One of three settings says how many images validate."""
+        share, each, total = self.val_share, self.val_per_label, self.num_val
+        require(share is None or 0 < share < 1, "data.val_share", "null or between 0 and 1", share)
+        require(self.val_floor >= 1, "data.val_floor", "at least 1", self.val_floor)
+        if share is not None:
+            for name in ("val_per_label", "num_val"):
+                value = getattr(self, name)
+                require(value is None, f"data.{name}", "null where data.val_share is set", value)
+            return
+        require(
+            (each is None) != (total is None),
+            "data.val_per_label",
+            "set when data.num_val is null, and null otherwise",
+            each,
+        )
 
 
 def check_augment(text: str, name: str) -> None:

@@ -31,6 +31,8 @@ class ArmConfig:
     """KD loss of this arm in place of the section's (`cgankd distillers`); null = the section's."""
     distiller_options: dict[str, Any] = field(default_factory=dict)
     """Options of `distiller`; where that is null, laid over student.distiller_options."""
+    balanced: bool = field(default=False, metadata={"left_out": True})
+    """Draw each class or label range equally often, as student.sampling does for all arms."""
 
     @property
     def own_loss(self) -> bool:

@@ -117,6 +117,13 @@ class StudentConfig(FitConfig):
     """finetune only: the milestones of that real-only student; null = those of the fine-tuning."""
     keep_best: bool = False
     """Also keep each student as it was at its best validation point, for `evaluate` to report; the last one ships."""
+    sampling: Literal["natural", "balanced"] = field(default="natural", metadata={"left_out": True})
+    """How the images of a batch are drawn, in all arms alike: natural = each image equally often; balanced = each class or
+    label range (bank.label_bin) equally often, real images by their label and fakes by theirs."""
+
+    def balances(self, arm: ArmConfig) -> bool:
+        """Whether an arm draws each class or label range equally often."""
+        return arm.balanced or self.sampling == "balanced"
 
     def _check_base(self) -> None:
         steps, shares = self.base_milestones, self.base_milestones or ()
@@ -181,6 +188,9 @@ class EvaluateConfig:
 
     confidence: float
     """Level of every interval."""
+    headline: Literal["mean", "balanced"] = "mean"
+    """What validation chooses by, the best arms, the one that ships and its seed: mean = the error over all images; balanced =
+    the mean of the errors of each class or label range (bank.label_bin). Both are reported of test."""
 
     def __post_init__(self) -> None:
         require(0.5 < self.confidence < 1, "evaluate.confidence", "between 0.5 and 1", self.confidence)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +39,13 @@ class Batch:
         return Batch(self.images_BCHW.to(device), self.labels_B.to(device), self.index_B, self.is_fake_B.to(device))
 
 
+class Walk(Protocol):
+    """An endless walk over rows."""
+
+    def rows(self, start: int, count: int) -> Tensor:
+        """Row numbers [count] at positions start, start + 1, ... of the walk."""
+
+
 class Stream:
     """An endless walk over rows: one shuffled epoch after the other, each a function of (seed, name, epoch)."""
 
@@ -59,17 +67,51 @@ class Stream:
         return torch.randperm(self.num_rows, generator=generator(self.seed, "epoch", self.name, epoch))
 
 
+class EvenStream:
+    """An endless walk in which each group of rows comes equally often: rounds of one row of each group, in an order drawn for
+    the round; the rows of a group go through its own shuffled epochs. A function of (seed, name, position)."""
+
+    def __init__(self, group_N: Tensor, name: str, seed: int) -> None:
+        self.name, self.seed = name, seed
+        self.members = [(group_N == group).nonzero()[:, 0] for group in torch.unique(group_N)]
+        self.streams = [Stream(len(rows), f"{name}/{place}", seed) for place, rows in enumerate(self.members)]
+
+    def rows(self, start: int, count: int) -> Tensor:
+        """Row numbers [count] at positions start, start + 1, ... of the walk."""
+        groups = len(self.members)
+        first, last = start // groups, (start + count - 1) // groups
+        rounds = range(first, last + 1)
+        walks = zip(self.members, self.streams, strict=True)
+        row_RG = torch.stack([rows[stream.rows(first, len(rounds))] for rows, stream in walks], dim=1)
+        keys = [generator(self.seed, "round", self.name, number) for number in rounds]
+        order_RG = torch.stack([torch.randperm(groups, generator=key) for key in keys])
+        offset = start - first * groups
+        return row_RG.gather(1, order_RG).flatten()[offset : offset + count]
+
+
+GroupFn = Callable[[Tensor], Tensor]
+"""From labels [N] to group numbers [N]."""
+
+
 class Mixture:
     """M3's training set: real images, and the bank's fakes by concatenation or at a set share of each batch.
 
     Without a bank all rows are real. With `real_share` s each batch has round(s * B) rows of the real stream and the
-    rest of the bank's; with None one stream runs over the N + M rows together, as in the paper.
+    rest of the bank's; with None one stream runs over the N + M rows together, as in the paper. `groups` of labels makes
+    each group come equally often in each stream, in place of each row.
 
     Raises ConfigError where a set is empty or the share leaves a batch without real or without fake rows.
     """
 
     def __init__(
-        self, real: Split, bank: Split | None, *, real_share: float | None, batch_size: int, seed: int
+        self,
+        real: Split,
+        bank: Split | None,
+        *,
+        real_share: float | None,
+        batch_size: int,
+        seed: int,
+        groups: GroupFn | None = None,
     ) -> None:
         if len(real) == 0:
             raise ConfigError("the training split is empty; give data.root more images")
@@ -80,11 +122,15 @@ class Mixture:
             assert bank.images.shape[1:] == real.images.shape[1:], "real and bank images are of one shape"
         self.real, self.bank, self.batch_size = real, bank, batch_size
         self.num_real = batch_size
-        self.streams = [Stream(len(real), "real", seed)]
+
+        def walk(label_N: Tensor, name: str) -> Walk:
+            return Stream(len(label_N), name, seed) if groups is None else EvenStream(groups(label_N), name, seed)
+
+        self.streams = [walk(real.labels, "real")]
         if bank is None:
             return
         if real_share is None:
-            self.streams = [Stream(len(real) + len(bank), "all", seed)]
+            self.streams = [walk(torch.cat([real.labels, bank.labels]), "all")]
             return
         self.num_real = round(real_share * batch_size)
         if not 0 < self.num_real < batch_size:
@@ -92,7 +138,7 @@ class Mixture:
                 f"student.real_share {real_share} of a batch of {batch_size} is {self.num_real} real images;"
                 " choose a share that leaves at least one real and one fake image in a batch"
             )
-        self.streams.append(Stream(len(bank), "bank", seed))
+        self.streams.append(walk(bank.labels, "bank"))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step; the same step gives the same batch, whatever was asked before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,10 @@ from cgankd.types import DatasetInfo, Images, Split
 
 STATS_ROWS = 1024
 """Images that are counted at a time."""
+FEW = 5
+"""Fewer validation images of a class than this say next to nothing of it."""
+NAMES_SHOWN = 5
+"""Names in a sentence; of the others the number is said."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +126,29 @@ def label_range(cfg: DataConfig, splits: Mapping[str, Split]) -> tuple[float, fl
         if cfg.label_max is not None and largest > high:
             raise ConfigError(f"data.label_max {high:g} is below the {name} label {largest:g}; raise it or use null")
     return low, high
+
+
+def gaps(names: Sequence[str], counts: Mapping[str, Sequence[int]], kind: tuple[str, str], few: int = FEW) -> list[str]:
+    """Which classes or label ranges that are trained on have no test image or few validation images, in words; nothing where
+    all is well.
+
+    `counts` are those of "train", "val" and "test" for each name, `kind` names one group and several.
+    """
+    trained = [index for index, count in enumerate(counts["train"]) if count]
+    untested = [names[index] for index in trained if not counts["test"][index]]
+    thin = [f"{names[index]} {counts['val'][index]}" for index in trained if counts["val"][index] < few]
+    least = f"there are fewer than {few} validation images" if few > 1 else "there is no validation image"
+    found = (("there is no test image", untested), (least, thin))
+    return [f"{what} of {len(those)} {kind[len(those) > 1]} ({listed(those)})" for what, those in found if those]
+
+
+def class_counts(dataset: Dataset) -> dict[str, list[int]]:
+    """Images of each class in each split."""
+    size = len(dataset.info.class_names)
+    return {name: torch.bincount(split.labels, minlength=size).tolist() for name, split in dataset.splits().items()}
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -18,10 +18,17 @@ class ClassTask:
 
     label_dtype = torch.int64
     headline = Headline("test error", "%", higher_is_better=False)
+    group_kind = ("class", "classes")
     period: float | None = None
 
     def __init__(self, info: DatasetInfo) -> None:
         self.num_outputs = self.num_classes = len(info.class_names)
+        self.class_names = info.class_names
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.class_names
 
     def targets(self, label_B: Tensor) -> Tensor:
         """The classes themselves, int64 [B]."""
@@ -70,6 +77,7 @@ class ScalarTask:
     label_dtype = torch.float32
     num_outputs = 1
     num_classes = 0
+    group_kind = ("label range", "label ranges")
 
     def __init__(
         self,
@@ -86,6 +94,13 @@ class ScalarTask:
         self.num_conditions = num_conditions
         self.label_period = info.label_period
         self.period = None if info.label_period is None else info.label_period / self.span
+        self.num_bins = max(1, round(self.span / label_bin))
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The ends of each label bin, "10 to 20"."""
+        ends = [self.label_min + self.span * i / self.num_bins for i in range(self.num_bins + 1)]
+        return tuple(f"{low:.4g} to {high:.4g}" for low, high in zip(ends, ends[1:], strict=False))
 
     def targets(self, label_B: Tensor) -> Tensor:
         """Labels normalised to [0, 1], float32 [B]."""
@@ -124,8 +139,7 @@ class ScalarTask:
 
     def filter_groups(self, label_B: Tensor) -> Tensor:
         """Number of the label bin of width `bank.label_bin`, [B]."""
-        num_bins = max(1, round(self.span / self.label_bin))
-        return (self.normalise(label_B) * num_bins).long().clamp(0, num_bins - 1)
+        return (self.normalise(label_B) * self.num_bins).long().clamp(0, self.num_bins - 1)
 
     def conditions(self, label_N: Tensor) -> Tensor:
         """`bank.num_conditions` evenly spaced labels over the range, [K]; both its ends are one label of a whole circle."""

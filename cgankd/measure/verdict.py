@@ -61,21 +61,29 @@ def verdict(
     test: Mapping[str, Sequence[float]],
     headline: Headline,
     confidence: float,
+    mean: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
-    """One sentence: does the bank help against the plain and the best real-only student, by how much, what to ship.
+    """Does the bank help against the plain and the best real-only student, by how much, what to ship: one sentence.
 
-    `test` maps each arm to its test scores, one a seed. The arms in `choice` come from validation alone.
+    `test` maps each arm to its test scores, one a seed, of the kind that the arms in `choice` were chosen by, on
+    validation alone. Where those are balanced errors, `mean` has the mean ones, for a second sentence.
     """
     if choice.best_bank is None:
         return f"No arm uses the bank; ship {choice.chosen}, the best real-only student on validation."
+    bank = choice.best_bank
 
-    def over(rival: str) -> Gain:
-        assert choice.best_bank is not None
+    def over(rival: str, scores: Mapping[str, Sequence[float]]) -> Gain:
         return paired_gain(
-            test[rival], test[choice.best_bank], higher_is_better=headline.higher_is_better, confidence=confidence
+            scores[rival], scores[bank], higher_is_better=headline.higher_is_better, confidence=confidence
         )
 
-    plain, rival = over("real"), over(choice.best_real)
+    def numbers(scores: Mapping[str, Sequence[float]]) -> str:
+        text = f"{bank} gains {describe(over('real', scores), headline.unit)} over real"
+        if choice.best_real != "real":
+            text += f" and {describe(over(choice.best_real, scores), headline.unit)} over {choice.best_real}"
+        return text
+
+    plain, rival = over("real", test), over(choice.best_real, test)
     num = len(test["real"])
     if num < LEAST_SEEDS:
         head = f"{num} seeds are too few to say whether the bank helps"
@@ -88,11 +96,10 @@ def verdict(
     else:
         head = "The bank is not shown to help"
     level = f"{100 * confidence:.0f} %"
-    numbers = (
-        f"{choice.best_bank} gains {describe(plain, headline.unit)} over real"
-        if choice.best_real == "real"
-        else f"{choice.best_bank} gains {describe(plain, headline.unit)} over real"
-        f" and {describe(rival, headline.unit)} over {choice.best_real}"
+    kind = "with the bank" if choice.chosen == bank else "without the bank"
+    of, score = ("", "") if mean is None else (" of the balanced error", " by the balanced error")
+    text = (
+        f"{head}: {numbers(test)} ({level} paired intervals{of} on test); ship {choice.chosen}, {kind} (best on"
+        f" validation{score})."
     )
-    kind = "with the bank" if choice.chosen == choice.best_bank else "without the bank"
-    return f"{head}: {numbers} ({level} paired intervals on test); ship {choice.chosen}, {kind} (best on validation)."
+    return text if mean is None else f"{text} In the mean over all images {numbers(mean)}."

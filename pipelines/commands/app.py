@@ -15,7 +15,8 @@ import typer
 
 from pipelines.commands import bank, distill, project, report, search, ship
 from pipelines.commands.errors import Root, Settings, console, plain_errors, with_root
-from pipelines.commands.running import STAGES, check_stage, one_stage, run_from, stop_on_terminate
+from pipelines.commands.running import check_stage, one_stage, run_from, stop_on_terminate
+from pipelines.files.layout import STAGES
 from pipelines.runtime.malloc import restart
 
 app = typer.Typer(

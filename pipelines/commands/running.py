@@ -9,9 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 from pipelines.commands.errors import RESUMES, console, plain_errors
-
-STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
-"""As in pipelines.files.layout, which imports torch; `cgankd --help` must not."""
+from pipelines.files.layout import STAGES
 
 
 def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -34,8 +34,8 @@ SECTIONS = {
     "cgan": ("seed", "cgan"),
     "ratio": ("seed", "ratio", "bank.label_bin"),
     "bank": ("seed", "bank", "student.arms"),
-    "student": ("seed", "student"),
-    "evaluate": ("evaluate",),
+    "student": ("seed", "student", "evaluate", "bank.label_bin"),
+    "evaluate": ("evaluate", "bank.label_bin"),
 }
 """The settings each stage reads, as dvc.yaml has them."""
 BESIDE_STAGES = ("audit",)

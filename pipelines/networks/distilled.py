@@ -40,14 +40,11 @@ def spec_of(
 
 
 def inference_net(config: Mapping[str, Any], make_net: MakeNet) -> nn.Module:
-    """The fresh net of a saved student: a plain predictor, or where the KD loss predicts through modules of its own, those.
+    """The fresh modules of a saved student whose KD loss predicts through some of its own.
 
     `config` is the student's config.json; its "distilled" part says how the KD loss was built.
     """
-    net = make_net(config)
-    record = config.get("distilled")
-    if record is None:
-        return net
+    net, record = make_net(config), config["distilled"]
     from cgankd.distill.base import DataSpec
     from cgankd.distill.methods import distiller_of
 

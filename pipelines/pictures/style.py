@@ -1,6 +1,7 @@
 """One style for every picture, and the parts they are drawn from.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
 
 from __future__ import annotations
 

@@ -6,11 +6,14 @@ import math
 from pathlib import Path
 
 from cgankd.config import ConfigError, DataConfig
+from cgankd.data.dataset import gaps
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from pipelines.files.params import load_config
 from pipelines.project.finding import Finding
 from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
+
+KIND = ("class", "classes")
 
 
 def look_at_images(workdir: Path) -> list[Finding]:
@@ -25,7 +28,22 @@ def look_at_images(workdir: Path) -> list[Finding]:
         origin = f"a quarter of {total_memory_bytes() / 1e9:.1f} GB, as data.memory_budget_gb is null"
     fit = _fit(workdir / "artifacts/dataset.h5", cfg.data, cfg.student.workers, budget)
     text = f"up to {budget / 1e9:.4g} GB in memory ({origin}); {fit}"
-    return [Finding("images", "ok", text)]
+    return [Finding("images", "ok", text), *_labels(workdir / "artifacts/dataset.h5")]
+
+
+def _labels(path: Path) -> list[Finding]:
+    """A warning for each kind of class that has too few images to be judged; nothing before `prepare`. The test images
+    are left to `prepare` and `evaluate`."""
+    try:
+        names = read_info(path).class_names
+        splits = {"train": read_split(path, "train", MemoryBudget(0)), "val": read_split(path, "val", MemoryBudget(0))}
+    except ValueError:
+        return []
+    if not names:
+        return []
+    counts = {part: split.labels.bincount(minlength=len(names)).tolist() for part, split in splits.items()}
+    cure = "add images of them, or see docs/howto/imbalance.md"
+    return [Finding("labels", "warning", gap, cure) for gap in gaps(names, counts | {"test": counts["train"]}, KIND)]
 
 
 def _fit(path: Path, cfg: DataConfig, workers: int | None, budget: float) -> str:

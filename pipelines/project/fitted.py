@@ -15,6 +15,8 @@ LARGEST_SIZE = 64
 LEAST_SIZE = 16
 WIDEST_VICINITY = 0.05
 """kappa as a share of the label range where the rule from the gaps would give more than the health check lets pass."""
+MOST_VAL = 1000
+"""Validation images of classes in all, unless that is less than 50 of each."""
 VICINITY_SHARE, DROP_SHARE = 0.25, 0.15
 
 
@@ -59,7 +61,9 @@ def fitted(data: OwnData, size: int, channels: int | None = None) -> dict[str, A
 
 
 def _splits(data: OwnData) -> tuple[dict[str, Any], int]:
-    """A fifth for test, a fifth of the rest for validation (at most 50 a class, 500 in all), and how many train."""
+    """A fifth for test, a fifth of the rest for validation, and how many train. Classes validate in proportion, with a floor
+    for small ones, and at most MOST_VAL images or 50 a class in all; scalars with at most 500.
+    """
     own = set(data.parts)
     share = None if "test" in own else 0.2
     if data.scalar:
@@ -67,9 +71,10 @@ def _splits(data: OwnData) -> tuple[dict[str, Any], int]:
         return {"data.test_share": share, "data.num_val": num_val}, len(data.labels) - num_val - len(data.labels) // 5
     counts = data.counts()
     left = {name: count - (0 if share is None else max(1, round(share * count))) for name, count in counts.items()}
-    val = min(max(1, min(left.values()) // 5), 50)
-    taken = 0 if "val" in own else val
-    return {"data.test_share": share, "data.val_per_label": val}, sum(left.values()) - taken * len(left)
+    total = sum(left.values())
+    val = _round(min(0.2, max(MOST_VAL, 50 * len(left)) / max(total, 1)))
+    taken = 0 if "val" in own else round(val * total)
+    return {"data.test_share": share, "data.val_per_label": None, "data.val_share": val}, total - taken
 
 
 def _effort(data: OwnData, size: int) -> dict[str, Any]:

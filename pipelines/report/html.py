@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from pipelines.report.advice import advise
 from pipelines.report.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
 from pipelines.report.facts import Facts, StageFacts, gather
 from pipelines.report.fakes import Fakes, LabelQuality, fake_sheets, label_text, quality, read_fakes, real_sheet
+from pipelines.report.groups import group_table
 from pipelines.report.page import render_page
 from pipelines.runtime.progress import duration_text
+from pipelines.stages.scores import by_headline
 
 EDGES = (
     ("prepare", "teacher"),
@@ -61,12 +63,15 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
     labels = quality(fakes, pool) if fakes else []
     worst = sorted(labels, key=lambda one: -one.label_error)[:LABELS_SHOWN]
     label_error = float(fakes.label_error.mean()) if fakes else None
+    judged = by_headline(facts.result) if facts.result else None
     ended = [stage.ended for stage in facts.stages.values() if stage.ended]
     return {
         "preset": facts.cfg.tracking.preset,
         "written": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
         "ran": time.strftime("%Y-%m-%d %H:%M", time.localtime(max(ended) / 1000)) if ended else "",
         "result": facts.result,
+        "judged": judged,
+        "groups": group_table(facts.result, LABELS_SHOWN) if facts.result else None,
         "missing": [name for name in STAGES if facts.stages[name].metrics is None],
         "stages": facts.stages,
         "pipeline": pipeline([node(facts, name) for name in STAGES], EDGES),
@@ -80,11 +85,11 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "most": largest(labels),
         "label_error": label_error,
         "headline_unit": fakes.task.headline.unit if fakes else "",
-        "arms_chart": arms_chart(facts.result) if facts.result else None,
-        "gains_chart": gains_chart(facts.result) if facts.result else None,
+        "arms_chart": arms_chart(judged) if judged else None,
+        "gains_chart": gains_chart(judged) if judged else None,
         "health": health(facts),
         "lineage": facts.lineage,
-        "advice": advise(facts, label_error),
+        "advice": advise(replace(facts, result=judged), label_error),
     }
 
 

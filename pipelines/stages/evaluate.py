@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from cgankd.config.distill import arm_label, distiller_label
+from cgankd.data.dataset import FEW, gaps
 from cgankd.data.store.datasets import read_split
-from cgankd.fit.predictor import make_predict, mean_score
 from cgankd.labels.task import make_task
-from cgankd.measure.predictive import mean_sd, paired_gain
+from cgankd.measure.groups import Scores, group_counts
+from cgankd.measure.predictive import mean_sd
 from cgankd.measure.verdict import best_arm, choose, verdict
-from cgankd.types import Headline
+from cgankd.types import Headline, Task
 from pipelines.files.artifacts import read_record
 from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import load_predictor
@@ -20,8 +21,12 @@ from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.same_data import info_of
+from pipelines.stages.scores import NO_IMAGES, Scorer, by_headline, gains, mean_groups, summary
 from pipelines.stages.table import render
 from pipelines.tracking.names import evaluate_names
+
+Runs = dict[str, list[Scores]]
+"""Scores of each arm, one a seed."""
 
 
 def run(ctx: Context) -> None:
@@ -31,33 +36,47 @@ def run(ctx: Context) -> None:
     )
     runs = read_record(students / "runs.json", ("arms", "seeds", "settings", "teacher_val"))
     info = info_of(dataset, ctx.cfg.data)
-    task = make_task(info, ctx.cfg)
-    val = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
+    task, by = make_task(info, ctx.cfg), ctx.cfg.evaluate.headline
     uses_bank = {name: bool(arm["switches"]["bank"]) for name, arm in runs["arms"].items()}
+    teacher = load_predictor(teacher_path, info, task)
+
+    def score_arms(scorer: Scorer, title: str) -> Runs:
+        log, total, done = ctx.progress(title), sum(len(arm["runs"]) for arm in runs["arms"].values()), 0
+        found: Runs = {}
+        for name, arm in runs["arms"].items():
+            found[name] = []
+            for run_ in arm["runs"]:
+                found[name].append(scorer(*load_student(students / run_["file"], info, task)))
+                done += 1
+                log(done, {}, total)
+        return found
+
+    scorer = Scorer(task, read_split(dataset, "val", image_memory(ctx.cfg.data)), ctx.plan)
+    val_scores, teacher_val = score_arms(scorer, "validation"), scorer(*teacher)
+    # The mean is the one of the training, which a device may round otherwise than is done here.
+    means = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
+    val = means if by == "mean" else {name: [one.balanced for one in of] for name, of in val_scores.items()}
     choice = choose(val, uses_bank, task.headline)
 
-    split = read_split(dataset, "test", image_memory(ctx.cfg.data))
-    teacher, teacher_config = load_predictor(teacher_path, info, task)
-    many = len(split)
-    predict = make_predict(teacher, teacher_config["precision"], plan=ctx.plan, expected=many)
-    teacher_test = mean_score(task, predict, split)
-    log, total = ctx.progress("test"), sum(len(arm["runs"]) for arm in runs["arms"].values())
-    test: dict[str, list[float]] = {name: [] for name in val}
+    scorer = Scorer(task, read_split(dataset, "test", image_memory(ctx.cfg.data)), ctx.plan)
+    teacher_test = scorer(*teacher)
+    test_scores = score_arms(scorer, "test")
     best: dict[str, dict[str, Any]] = {}
-
-    def score(file: str) -> float:
-        net, config = load_student(students / file, info, task)
-        return mean_score(task, make_predict(net, config["precision"], plan=ctx.plan, expected=many), split)
-
     for name, arm in runs["arms"].items():
-        for run_ in arm["runs"]:
-            test[name].append(score(run_["file"]))
-            log(sum(map(len, test.values())), {}, total)
         kept = [run_["best"] for run_ in arm["runs"] if "best" in run_]
         if kept:
-            best[name] = _best([score(one["file"]) for one in kept], [one["step"] for one in kept])
+            values = [scorer(*load_student(students / one["file"], info, task)).by(by) for one in kept]
+            best[name] = _best(values, [one["step"] for one in kept])
 
     confidence = ctx.cfg.evaluate.confidence
+    test = {name: [one.mean for one in of] for name, of in test_scores.items()}
+    even = {name: [one.balanced for one in of] for name, of in test_scores.items()}
+    even_val = {name: [one.balanced for one in of] for name, of in val_scores.items()}
+    judged = (test, None) if by == "mean" else (even, test)
+    said = verdict(choice, judged[0], task.headline, confidence, judged[1])
+    train = read_split(dataset, "train", NO_IMAGES)
+    counts = {"train": train.labels, "val": read_split(dataset, "val", NO_IMAGES).labels, "test": scorer.split.labels}
+    groups = {name: group_counts(task, labels) for name, labels in counts.items()}
     result = {
         "headline": asdict(task.headline),
         "confidence": confidence,
@@ -68,50 +87,52 @@ def run(ctx: Context) -> None:
         | {"distiller": distiller_label(runs["settings"])},
         "steps": runs["settings"]["num_steps"],
         "batch_size": runs["settings"]["batch_size"],
-        "teacher": teacher_test,
+        "teacher": teacher_test.mean,
         "teacher_val": runs["teacher_val"],
         "arms": {
-            name: _scores(test[name], val[name])
+            name: summary(test[name], means[name])
             | {"uses_bank": uses_bank[name]}
-            | _gains(name, test, choice.best_real, task.headline, confidence)
+            | gains(name, test, choice.best_real, task.headline, confidence)
             | {"distiller": arm_label(runs["settings"], runs["arms"][name]["switches"])}
             | ({"best": best[name]} if name in best else {})
+            | {
+                "balanced": summary(even[name], even_val[name])
+                | gains(name, even, choice.best_real, task.headline, confidence),
+                "groups": mean_groups(test_scores[name]),
+                "val_groups": mean_groups(val_scores[name]),
+            }
             for name in test
         },
         "chosen_arm": choice.chosen,
         "best_real_arm": choice.best_real,
         "best_bank_arm": choice.best_bank,
-        "verdict": verdict(choice, test, task.headline, confidence),
+        "verdict": said + _unknown(task, groups),
+        "chosen_by": by,
+        "teacher_balanced": teacher_test.balanced,
+        "teacher_val_balanced": teacher_val.balanced,
+        "groups": {"kind": task.group_kind[0], "names": list(task.group_names)}
+        | {f"num_{name}": found for name, found in groups.items()}
+        | {"teacher": list(teacher_test.groups), "teacher_val": list(teacher_val.groups)},
     }
+    place = _best_seed(val[choice.chosen], task.headline)
+    shipped = test_scores[choice.chosen][place]
+    result["shipped"] = {"seed": runs["seeds"][place], "mean": shipped.mean, "balanced": shipped.balanced}
+    result["shipped"] |= {"groups": list(shipped.groups)}
     ctx.write_json("evaluate", result)
     ctx.tracker.metrics(evaluate_names(result))
     ctx.tracker.tags({"chosen_arm": choice.chosen})
     ctx.tracker.verdict(result["verdict"])
-    _ship(ctx, runs, choice.chosen, test, task.headline)
-    ctx.picture("arms", pictures.arms_with_intervals(result))
-    ctx.picture("gains", pictures.gains_with_intervals(result))
+    _ship(ctx, runs, choice.chosen, place, shipped.mean)
+    shown = by_headline(result)
+    ctx.picture("arms", pictures.arms_with_intervals(shown))
+    ctx.picture("gains", pictures.gains_with_intervals(shown))
     ctx.show(render(result))
 
 
-def _scores(test: list[float], val: list[float]) -> dict[str, Any]:
-    """Test and validation scores of an arm over its seeds."""
-    mean, sd = mean_sd(test)
-    val_mean, val_sd = mean_sd(val)
-    return {"mean": mean, "sd": sd, "values": test, "val_mean": val_mean, "val_sd": val_sd}
-
-
-def _gains(
-    name: str, test: dict[str, list[float]], best_real: str, headline: Headline, confidence: float
-) -> dict[str, float]:
-    """Paired gains of an arm over plain training on real images, and over the best arm without fakes."""
-    entry: dict[str, float] = {}
-    for key, rival in (("gain", "real"), ("rival_gain", best_real)):
-        if name != rival and name != "real":
-            gain = paired_gain(
-                test[rival], test[name], higher_is_better=headline.higher_is_better, confidence=confidence
-            )
-            entry |= {key: gain.gain, f"{key}_low": gain.low, f"{key}_high": gain.high}
-    return entry
+def _unknown(task: Task, groups: dict[str, list[int]]) -> str:
+    """What the verdict cannot know of single classes or label ranges, as sentences that follow it."""
+    few = FEW if task.num_classes else 1
+    return "".join(f" Note that {gap}." for gap in gaps(task.group_names, groups, task.group_kind, few))
 
 
 def _best(values: list[float], steps: list[int]) -> dict[str, Any]:
@@ -120,14 +141,17 @@ def _best(values: list[float], steps: list[int]) -> dict[str, Any]:
     return {"mean": mean, "sd": sd, "values": values, "steps": steps}
 
 
-def _ship(ctx: Context, runs: dict[str, Any], chosen: str, test: dict[str, list[float]], headline: Headline) -> None:
+def _best_seed(val: list[float], headline: Headline) -> int:
+    """Which run of an arm is its best on validation; the earlier one on a tie."""
+    names = [str(place) for place in range(len(val))]
+    return int(best_arm(names, {name: [score] for name, score in zip(names, val, strict=True)}, headline))
+
+
+def _ship(ctx: Context, runs: dict[str, Any], chosen: str, place: int, test: float) -> None:
     """Copy the chosen arm's best seed on validation to artifacts/student.safetensors with all that rebuilds it."""
-    scores = [run["val"] for run in runs["arms"][chosen]["runs"]]
-    seed_names = [str(i) for i in range(len(scores))]
-    best = int(best_arm(seed_names, dict(zip(seed_names, [[s] for s in scores], strict=True)), headline))
-    run = runs["arms"][chosen]["runs"][best]
+    run = runs["arms"][chosen]["runs"][place]
     weights, config = ctx.load_weights(f"students/{run['file']}")
-    config |= {"arm": chosen, "seed": run["seed"], "val": run["val"], "test": test[chosen][best]}
+    config |= {"arm": chosen, "seed": run["seed"], "val": run["val"], "test": test}
     assert math.isfinite(config["test"])
     ctx.save_weights("student", weights, config | {"settings": runs["settings"]})
     ctx.say(f"ship artifacts/student.safetensors: arm {chosen}, seed {run['seed']} (its best on validation)")

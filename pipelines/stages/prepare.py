@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from cgankd.data.dataset import Dataset
+from cgankd.data.dataset import Dataset, class_counts, gaps
 from cgankd.data.readers.class_folders import by_class
 from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
@@ -43,6 +43,9 @@ def run(ctx: Context) -> None:
         ctx.say(
             f"WARNING: data.root {ctx.cfg.data.root!r} has {missing:,} images fewer than the public data set; it is used as it is"
         )
+    if dataset.info.class_names:
+        for gap in gaps(dataset.info.class_names, class_counts(dataset), ("class", "classes")):
+            ctx.say(f"WARNING: {gap}; docs/howto/imbalance.md says what helps")
     numbers = {f"num_{name}": float(count) for name, count in counts.items()}
     ctx.metrics(numbers | dict(dataset.notes) | dict(dataset.account.counts))
     shown, texts, title = sheet(dataset)

@@ -27,7 +27,7 @@ from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory, side_by_side
 from pipelines.stages.same_data import info_of
 from pipelines.students.kept_runs import prune
-from pipelines.students.run_arm import Job, begin_worker, train_job
+from pipelines.students.run_arm import Job, begin_worker, score_key, train_job
 from pipelines.tracking.names import child_name
 
 RUN_CODE = ("cgankd", "pipelines/students", "pipelines/networks", "pipelines/files/distillers.py")
@@ -50,8 +50,9 @@ def run(ctx: Context) -> None:
     arms = dict(cfg.arms)
     results = runner.train(arms)
     bank_arms = [name for name, arm in arms.items() if arm.bank and not arm.kd]
+    by = score_key(ctx.cfg.evaluate.headline)
     if cfg.best_with_kd and bank_arms:
-        scores = {name: [run["val"] for run in results[name]] for name in bank_arms}
+        scores = {name: [run[by] for run in results[name]] for name in bank_arms}
         best = best_arm(bank_arms, scores, task.headline)
         name = f"{best}_kd"
         if name not in arms:
@@ -65,12 +66,17 @@ def run(ctx: Context) -> None:
     unit = task.headline.unit
     ctx.tracker.tags({"unit": unit, "higher_is_better": str(task.headline.higher_is_better).lower()})
     for name, runs in results.items():
-        values = torch.tensor([run["val"] for run in runs], dtype=torch.float64)
+        values, even = (
+            torch.tensor([run[key] for run in runs], dtype=torch.float64) for key in ("val", "val_balanced")
+        )
         ctx.metrics({f"{name}.val_mean": float(values.mean()), f"{name}.val_sd": float(values.std())})
+        ctx.metrics({f"{name}.val_balanced_mean": float(even.mean()), f"{name}.val_balanced_sd": float(even.std())})
         ctx.tracker.metrics({f"val/{name}": float(values.mean()), f"val_sd/{name}": float(values.std())})
+        ctx.tracker.metrics({f"val_balanced/{name}": float(even.mean())})
         ctx.say(f"{name:>16}: validation {values.mean():.2f} +- {values.std():.2f} {unit} over {len(runs)} seeds")
-    curves = {name: _mean_curve(runs, "val") for name, runs in results.items()}
-    ctx.picture("learning_curves", pictures.learning_curves(curves, f"validation {task.headline.name[5:]} ({unit})"))
+    curves = {name: _mean_curve(runs, by) for name, runs in results.items()}
+    what = "balanced validation" if by == "val_balanced" else "validation"
+    ctx.picture("learning_curves", pictures.learning_curves(curves, f"{what} {task.headline.name[5:]} ({unit})"))
     ctx.curve_table("learning_curves", curves)
 
 
@@ -111,6 +117,10 @@ class Runner:
         }
         if arm.kd:
             inputs["teacher"] = self.digests["teacher"]
+        if cfg.bank.label_bin is not None:  # the ranges of balanced scores and balanced batches
+            inputs["label_bin"] = cfg.bank.label_bin
+        if cfg.student.keep_best and cfg.evaluate.headline != "mean":
+            inputs["headline"] = cfg.evaluate.headline
         if arm.bank:
             selection = selection_name(arm.subsample, arm.filter)
             if selection not in self.bank_digests:
@@ -211,7 +221,8 @@ def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict
     """artifacts/students/: safetensors and config.json of each run, runs.json with validation scores; child runs."""
     cfg = ctx.cfg.student
     shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
-    record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": to_dict(cfg), "arms": {}}
+    settings = to_dict(cfg) | {"arms": {name: to_dict(arm) for name, arm in cfg.arms.items()}}
+    record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": settings, "arms": {}}
     predict = make_predict(runner.teacher_net, runner.teacher_config["precision"], plan=ctx.plan)
     val = read_split(runner.dataset, "val", image_memory(ctx.cfg.data))
     record["teacher_val"] = float(runner.task.score(predict(val.images), val.labels).double().mean())

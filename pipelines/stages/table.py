@@ -10,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cgankd.measure.verdict import LEAST_SEEDS, TOO_FEW
+from pipelines.stages.scores import by_headline
 
 
 def render(result: dict[str, Any]) -> Group:
-    """A rich renderable of an evaluate.json dict."""
+    """A rich renderable of an evaluate.json dict; scores and gains are those that the arms were chosen by."""
+    other, result = _other(result), by_headline(result)
     headline, arms = result["headline"], result["arms"]
     better = "higher" if headline["higher_is_better"] else "lower"
     level = f"{100 * result['confidence']:.0f} %"
@@ -56,7 +58,21 @@ def render(result: dict[str, Any]) -> Group:
     )
     if with_best:
         note += " Best step: test with the weights of each seed's best validation point."
+    if other:
+        note += f" {other}"
     return Group(table, Text(result["verdict"], style="bold"), Text(note, style="dim"))
+
+
+def _other(result: dict[str, Any]) -> str:
+    """Test scores of the kind that the arms were not chosen by, in a sentence; empty where an older result has one kind."""
+    if "chosen_by" not in result:
+        return ""
+    by_mean, kind = result["chosen_by"] == "mean", result["groups"]["kind"]
+    arms = {name: (arm["balanced"] if by_mean else arm)["mean"] for name, arm in result["arms"].items()}
+    names = dict.fromkeys(("real", result["best_real_arm"], result["chosen_arm"]))
+    numbers = ", ".join(f"{name} {arms[name]:.2f}" for name in names)
+    over = f"Balanced, with each {kind} counting alike," if by_mean else "Over all images"
+    return f"{over} test is {numbers}."
 
 
 def _interval(arm: dict[str, Any], key: str) -> str:

@@ -25,8 +25,9 @@ from cgankd.fit.best import Best
 from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict, mean_score
+from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
 from cgankd.labels.task import make_task
+from cgankd.measure.groups import group_scores
 from cgankd.rng import derive, seed_all
 from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
@@ -34,6 +35,11 @@ from pipelines.files.distillers import own_field
 from pipelines.networks.predictor import build_predictor
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
+
+
+def score_key(headline: str) -> str:
+    """Under which key the validation score that evaluate.headline asks for is recorded."""
+    return "val_balanced" if headline == "balanced" else "val"
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,9 @@ class Job:
 
     def read(self) -> dict[str, Any]:
         """Validation score and curves. Raises ConfigError."""
-        return read_record(self.record, ("val", "curves", *(["best"] if self.config.student.keep_best else [])))
+        return read_record(
+            self.record, ("val", "val_balanced", "curves", *(["best"] if self.config.student.keep_best else []))
+        )
 
     def result(self) -> dict[str, Any]:
         record = self.read()
@@ -180,7 +188,8 @@ def train_job(job: Job) -> list[str]:
     fit = cfg.base if job.stage == "base" else cfg
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
     more: Mapping[str, list[tuple[int, float]]] = {}
-    data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed)
+    even = task.filter_groups if cfg.balances(job.arm) else None
+    data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed, groups=even)
     objective: Objective = Plain(task)
     inference: nn.Module = net
     feed = Feed(data.batch, lambda unit, gen: augment(unit, spec, gen))
@@ -194,21 +203,32 @@ def train_job(job: Job) -> list[str]:
         if run.record is not None:
             config["distilled"] = run.record
     best = Best(inference, higher_is_better=task.headline.higher_is_better) if cfg.keep_best else None
-    history = History(best)
+    by = job.config.evaluate.headline
+    history = History(best, by)
+
+    def validate(net: nn.Module) -> float:
+        scores = group_scores(task, make_predict(inference, cfg.precision), val)
+        history.balanced = scores.balanced
+        return scores.mean
+
     fit_predictor(
         net,
         objective,
         feed,
         fit,
         Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load)),
-        validate=lambda n: mean_score(task, make_predict(inference, cfg.precision), val),
+        validate=validate,
     )
     # As it was validated in training: on the same device, in the same arithmetic.
-    score = mean_score(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)
+    scores = group_scores(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)
     inference.to("cpu")
     config |= {"info": to_dict(info), "arm": job.name, "seed": job.seed}
     save_weights(job.out, inference, config)
-    record: dict[str, Any] = {"val": score, "curves": history.curves | dict(more)}
+    record: dict[str, Any] = {
+        "val": scores.mean,
+        "val_balanced": scores.balanced,
+        "curves": history.curves | dict(more),
+    }
     if best is not None:
         save_weights(job.best, best.weights, config | {"step": best.step})
         record["best"] = {"val": best.score, "step": best.step}
@@ -223,16 +243,23 @@ def train_job(job: Job) -> list[str]:
 class History:
     """The curves of a training and its best point, which a resumed run takes up where they were."""
 
-    def __init__(self, best: Best | None) -> None:
+    def __init__(self, best: Best | None, headline: str = "mean") -> None:
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.best = best
+        self.headline = headline
+        """What the best point is taken by: evaluate.headline."""
+        self.balanced: float | None = None
+        """The balanced validation score of the point that is logged next."""
 
     def log(self, step: int, values: Mapping[str, float], total: int) -> None:
         """One more point of each curve; called right after validation, so that the weights are those of the score."""
-        for name, value in values.items():
+        points = dict(values)
+        if "val" in values and self.balanced is not None:
+            points["val_balanced"] = self.balanced
+        for name, value in points.items():
             self.curves.setdefault(name, []).append((step, float(value)))
         if self.best is not None and "val" in values:
-            self.best.see(step, float(values["val"]))
+            self.best.see(step, float(points[score_key(self.headline)]))
 
     def state(self) -> dict[str, Any]:
         """What a resume file keeps beside the training's own state."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ NOTE = """One run a stage of cGAN-KD (`prepare` to `evaluate`); the students of 
 Metrics: `test/<arm>` and `val/<arm>` are scores (lower is better for errors), `gain/<arm>` is the paired gain over `real`
 with `.low` and `.high` of its interval, `rival_gain/<arm>` that over the best real-only arm, `best/...` is the arm that
 ships, `health/...` are checks, `result/...` other results of a stage; the rest are curves of the loop they are named after.
+`balanced/<arm>` and `balanced_gain/<arm>` count each class or label range alike. `label/<name>` is the test score of one in the
+arm that ships, `label_teacher` and `label_shipped` of the teacher and the shipped student, `label_images` its test images.
 Tags: `series` (DVC experiment, else preset), `stage`, `level` (stage, child, or part of a child), `preset`, `arm`, `seed`,
 `group` (series and arm), `chosen_arm`, `optuna.study`, `optuna.state`, `input.<file>` (digests), `git_sha`."""
 
@@ -28,6 +31,10 @@ NOTE_TAG = "mlflow.note.content"
 """The tag whose text MLflow shows as the description of a run or an experiment."""
 DECIMALS = 4
 """Of tracked test and validation numbers; evaluate.json, which is a file of the same run, has all of them."""
+
+
+MOST_LABELS = 100
+"""With more classes than these their scores are in evaluate.json alone."""
 
 
 def result_name(name: str) -> str:
@@ -53,7 +60,37 @@ def evaluate_names(result: Mapping[str, Any]) -> dict[str, float]:
             if key in arm:
                 ends = {f"{key}/{name}.{end}": arm[f"{key}_{end}"] for end in ("low", "high")}
                 numbers |= {f"{key}/{name}": arm[key]} | ends
+    if "groups" in result:
+        numbers |= _balanced_names(result) | _label_names(result)
     return {name: round(float(value), DECIMALS) for name, value in numbers.items()}
+
+
+def _balanced_names(result: Mapping[str, Any]) -> dict[str, float]:
+    """Balanced scores of the teacher and of each arm, and the gains in them over `real`."""
+    numbers = {"balanced/teacher": result["teacher_balanced"]}
+    for name, arm in result["arms"].items():
+        even = arm["balanced"]
+        numbers |= {f"balanced/{name}": even["mean"], f"balanced_val/{name}": even["val_mean"]}
+        if "gain" in even:
+            numbers |= {f"balanced_gain/{name}": even["gain"]}
+            numbers |= {f"balanced_gain/{name}.{end}": even[f"gain_{end}"] for end in ("low", "high")}
+    return numbers
+
+
+def _label_names(result: Mapping[str, Any]) -> dict[str, float]:
+    """Test scores and test images of each class or label range that has any; the number in front keeps names apart that
+    differ only in letters that MLflow does not take."""
+    groups, chosen = result["groups"], result["arms"][result["chosen_arm"]]
+    if len(groups["names"]) > MOST_LABELS:
+        return {}
+    digits, numbers = len(str(len(groups["names"]) - 1)), dict[str, float]()
+    columns = {"label": chosen["groups"], "label_teacher": groups["teacher"]}
+    columns |= {"label_shipped": result["shipped"]["groups"], "label_images": groups["num_test"]}
+    for place, (name, count) in enumerate(zip(groups["names"], groups["num_test"], strict=True)):
+        shown = f"{place:0{digits}d} " + re.sub(r"[^A-Za-z0-9_.\- ]", "_", name)[:100].strip()
+        if count:
+            numbers |= {f"{column}/{shown}": values[place] for column, values in columns.items()}
+    return numbers
 
 
 def run_name(stage: str, preset: str | None, experiment: str | None) -> str:

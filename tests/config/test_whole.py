@@ -78,6 +78,13 @@ def change(values: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
         ("student.weight_decay", float("inf"), ["student.weight_decay", "finite", "inf"]),
         ("student.arms.raw_kd", {"bank": True}, ["student.arms.raw_kd.kd", "true", "False"]),
         ("data.source", "digts", ["data.source", "image-folder", "did you mean 'digits'"]),
+        ("data.val_share", 0.2, ["data.val_per_label", "null where data.val_share is set", "10"]),
+        ("data.val_share", 1.0, ["data.val_share", "between 0 and 1"]),
+        ("data.val_floor", 0, ["data.val_floor", "at least 1"]),
+        ("data.imbalance", 0.5, ["data.imbalance", "at least 1"]),
+        ("evaluate.headline", "balance", ["evaluate.headline", "did you mean 'balanced'"]),
+        ("student.sampling", "even", ["student.sampling", "natural, balanced"]),
+        ("student.arms.real", {"balanced": True}, ["student.arms.real", "free of switches"]),
         ("tachyon", 3, ["tachyon is not a known setting", "teacher"]),
     ],
 )
@@ -196,3 +203,29 @@ def test_the_base_student_has_a_schedule_of_its_own(digits: dict[str, Any]) -> N
 def test_an_empty_path_is_no_root(digits: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"data\.root must be the path of a folder or file"):
         config_from_dict(change(digits, "data.root", " "))
+
+
+def test_a_long_tail_says_how_many_images_its_first_class_has(digits: dict[str, Any]) -> None:
+    digits["data"] |= {"imbalance": 15, "train_per_label": None}
+    with pytest.raises(ConfigError, match=r"data.train_per_label must be set where data.imbalance is"):
+        config_from_dict(digits)
+
+
+@pytest.mark.parametrize("name", ["val_share", "imbalance"])
+def test_shares_of_classes_are_not_for_scalars(chairs: dict[str, Any], name: str) -> None:
+    chairs["data"] |= {name: 0.5 if name == "val_share" else 2.0, "num_val": None, "train_per_label": 3}
+    if name == "imbalance":
+        chairs["data"]["num_val"] = 30
+    with pytest.raises(ConfigError, match=rf"data.{name} must be null for scalar labels"):
+        config_from_dict(chairs)
+
+
+def test_natural_sampling_is_not_written(digits: dict[str, Any]) -> None:
+    """Fingerprints of students, runs.json and the bank are as they were before the settings."""
+    data, student = config_from_dict(digits).data, config_from_dict(digits).student
+    assert not {"val_share", "val_floor", "imbalance"} & set(to_dict(data))
+    assert "sampling" not in to_dict(student) and "balanced" not in to_dict(student.arms["real"])
+    digits["student"] |= {"sampling": "balanced"}
+    even = config_from_dict(digits).student
+    assert to_dict(even)["sampling"] == "balanced" and all(even.balances(arm) for arm in even.arms.values())
+    assert not any(student.balances(arm) for arm in student.arms.values())

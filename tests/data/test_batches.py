@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgankd.config import ConfigError
-from cgankd.data.batches import Batch, Mixture, Stream
+from cgankd.data.batches import Batch, EvenStream, Mixture, Stream
 from cgankd.types import Split
 
 
@@ -98,3 +98,39 @@ def test_arms_of_one_seed_see_the_real_images_in_one_order() -> None:
 def test_errors(real: Split, bank: Split | None, share: float | None, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Mixture(real, bank, real_share=share, batch_size=8, seed=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 30), st.integers(0, 2**40))
+def test_in_even_walks_each_group_comes_equally_often(sizes: list[int], count: int, seed: int) -> None:
+    group_N = torch.repeat_interleave(torch.arange(len(sizes)) * 3, torch.tensor(sizes))
+    group_N = group_N[torch.randperm(len(group_N), generator=torch.Generator().manual_seed(len(group_N)))]
+    walk, rounds = EvenStream(group_N, "real", seed), 2 * max(sizes)
+    calls = -(-rounds * len(sizes) // count)
+    rows = torch.cat([walk.rows(step * count, count) for step in range(calls)])[: rounds * len(sizes)]
+    for one in group_N[rows].split(len(sizes)):
+        assert one.sort().values.tolist() == (torch.arange(len(sizes)) * 3).tolist()
+    for place, size in enumerate(sizes):  # within a group every image comes before one comes again
+        own = rows[group_N[rows] == 3 * place]
+        assert all(len(set(epoch.tolist())) == len(epoch) for epoch in own.split(size))
+    again = EvenStream(group_N, "real", seed).rows(5, count)
+    assert torch.equal(again, torch.cat([walk.rows(5 + place, 1) for place in range(count)]))
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_even_batches_balance_real_images_and_fakes(share: float | None) -> None:
+    """Eight real images of class 0 and one of class 1; twelve fakes of class 1 and two of class 0."""
+    real, bank = split(9), split(14, first=100)
+    real = Split(real.images, torch.tensor([0] * 8 + [1]))
+    bank = Split(bank.images, torch.tensor([1] * 12 + [0] * 2))
+    mixture = Mixture(real, bank, real_share=share, batch_size=8, seed=3, groups=lambda label_N: label_N)
+    for step in range(20):
+        batch = mixture.batch(step)
+        assert batch.labels_B.bincount().tolist() == [4, 4]
+        if share is not None:
+            assert batch.labels_B[batch.is_fake_B].bincount().tolist() == [2, 2]
+    alone = Mixture(real, None, real_share=share, batch_size=8, seed=3, groups=lambda label_N: label_N)
+    assert alone.batch(7).labels_B.bincount().tolist() == [4, 4]
+    if share is not None:  # arms with and without fakes see the same real images in the same order
+        first = torch.cat([mixture.batch(step).index_B[:4] for step in range(2)])
+        assert torch.equal(first, alone.batch(0).index_B)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgankd.config import ConfigError
-from cgankd.data.dataset import Dataset, make_dataset, pixel_stats
+from cgankd.data.dataset import Dataset, gaps, make_dataset, pixel_stats
 from cgankd.types import Split
 from tests.data.builders import data_config
 
@@ -56,3 +56,17 @@ def test_label_range_is_that_of_training_unless_set() -> None:
 def test_errors(train: tuple[float, ...], changes: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build(scalar_split(*train), **changes)
+
+
+def test_classes_that_cannot_be_judged_are_named() -> None:
+    names, kind = ("ant", "bee", "cat", "dog"), ("class", "classes")
+    counts = {"train": [9, 9, 0, 9], "val": [5, 4, 0, 0], "test": [3, 0, 0, 1]}
+    assert gaps(names, counts, kind) == [
+        "there is no test image of 1 class (bee)",
+        "there are fewer than 5 validation images of 2 classes (bee 4, dog 0)",
+    ]
+    assert gaps(names, counts, kind, few=1)[1] == "there is no validation image of 1 class (dog 0)"
+    assert gaps(names, counts | {"val": [5] * 4, "test": [1] * 4}, kind) == []
+    many = tuple(f"c{k}" for k in range(8))
+    words = gaps(many, {"train": [1] * 8, "val": [9] * 8, "test": [0] * 8}, kind)
+    assert words == ["there is no test image of 8 classes (c0, c1, c2, c3, c4 and 3 more)"]

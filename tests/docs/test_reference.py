@@ -123,7 +123,10 @@ def test_a_setting_shows_type_default_and_example() -> None:
 
 
 def test_sections_say_who_reads_them() -> None:
-    assert settings.readers("bank") == "Read by the stage `bank`; `ratio` reads `bank.label_bin` of it."
+    assert (
+        settings.readers("bank")
+        == "Read by the stage `bank`; `ratio` and `student` and `evaluate` read `bank.label_bin` of it."
+    )
     assert "`prepare`" in settings.readers("seed") and "`student`" in settings.readers("seed")
     assert "`cgankd search`" in settings.readers("search")
 

@@ -83,3 +83,19 @@ def test_two_seeds_prove_nothing() -> None:
 def test_verdict_without_bank_arms() -> None:
     choice = choose({"real": [1.0, 1.0]}, {"real": False}, ERROR)
     assert "No arm uses the bank" in verdict(choice, {"real": [1.0, 1.0]}, ERROR, 0.95)
+
+
+def test_a_verdict_by_the_balanced_error_has_the_mean_too() -> None:
+    even = {"real": [10.0, 10.2, 10.1], "real_kd": [9.0, 9.1, 9.0], "raw": [7.0, 7.1, 7.0]}
+    mean = {"real": [4.0, 4.1, 4.0], "real_kd": [3.0, 3.1, 3.0], "raw": [5.0, 5.1, 5.0]}
+    choice = choose({k: VAL[k] for k in even}, BANK, ERROR)
+    words = verdict(choice, even, ERROR, 0.95, mean)
+    plain = verdict(choice, even, ERROR, 0.95)
+    assert (
+        words.startswith("The bank helps: raw gains +3.07 points")
+        and "intervals of the balanced error on test" in words
+    )
+    assert "(best on validation by the balanced error)" in words
+    assert words.endswith("points [-2.00, -2.00], worse, proved over real_kd.")
+    assert "In the mean over all images raw gains -1.00 points [-1.00, -1.00], worse, proved over real and" in words
+    assert "balanced" not in plain and "In the mean" not in plain

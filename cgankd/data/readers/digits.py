@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset, make_dataset
-from cgankd.data.readers.splits import capped_by_class, shuffled, val_shares
+from cgankd.data.readers.splits import capped_by_class, shuffled, train_caps, val_shares
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, Split, silent
 
@@ -35,7 +35,8 @@ def load_digits(
     split = Split(images.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(raw.target).long())
     names = tuple(str(name) for name in raw.target_names)
     parts: dict[str, list[torch.Tensor]] = {"train": [], "val": [], "test": []}
-    for index, num_val in enumerate(val_shares(cfg, len(names))):
+    shares, caps = val_shares(cfg, torch.bincount(split.labels).tolist()), train_caps(cfg, len(names))
+    for index, (num_val, cap) in enumerate(zip(shares, caps, strict=True)):
         rows = shuffled((split.labels == index).nonzero()[:, 0], seed, "split", names[index])
         if num_val + RESERVED_PER_CLASS >= len(rows):
             raise ConfigError(
@@ -43,7 +44,7 @@ def load_digits(
                 f" {RESERVED_PER_CLASS} reserved training images; lower data.val_per_label or data.num_val"
             )
         parts["val"].append(rows[:num_val])
-        parts["train"].append(rows[num_val : num_val + (cfg.train_per_label or RESERVED_PER_CLASS)])
+        parts["train"].append(rows[num_val : num_val + (cap or RESERVED_PER_CLASS)])
         parts["test"].append(rows[num_val + RESERVED_PER_CLASS :])
     chosen = {name: torch.cat(rows) for name, rows in parts.items()}
     chosen["train"] = capped_by_class(split.labels, chosen["train"], cfg.num_train, "data.num_train")

@@ -26,12 +26,26 @@ def even_shares(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def val_shares(cfg: DataConfig, num_classes: int) -> list[int]:
-    """Validation images of each class: `val_per_label`, or `num_val` spread evenly."""
+def val_shares(cfg: DataConfig, counts: Sequence[int]) -> list[int]:
+    """Validation images of each class that has so many left after test: `val_per_label`, `num_val` spread evenly, or
+    `val_share` of them with the floor `val_floor`, which takes a third of them at most.
+    """
+    if cfg.val_share is not None:
+        floors = [max(1, min(cfg.val_floor, count // 3)) for count in counts]
+        return [max(floor, round(cfg.val_share * count)) for floor, count in zip(floors, counts, strict=True)]
     if cfg.val_per_label is not None:
-        return [cfg.val_per_label] * num_classes
+        return [cfg.val_per_label] * len(counts)
     assert cfg.num_val is not None, "DataConfig checks this"
-    return even_shares(cfg.num_val, num_classes)
+    return even_shares(cfg.num_val, len(counts))
+
+
+def train_caps(cfg: DataConfig, num_classes: int) -> list[int | None]:
+    """Training images of each class at most: `train_per_label`, falling geometrically where `imbalance` is set."""
+    most = cfg.train_per_label
+    if cfg.imbalance is None or most is None:
+        return [most] * num_classes
+    steps = max(1, num_classes - 1)
+    return [max(1, round(most * cfg.imbalance ** (-index / steps))) for index in range(num_classes)]
 
 
 def required_test_share(cfg: DataConfig) -> float:
@@ -41,6 +55,11 @@ def required_test_share(cfg: DataConfig) -> float:
             f"data.test_share must be set, for example to 0.2: {cfg.root!r} has no test images of its own"
         )
     return cfg.test_share
+
+
+def _val_settings(cfg: DataConfig) -> str:
+    """The settings that say how many images validate."""
+    return "data.val_per_label, data.num_val" if cfg.val_share is None else "data.val_share, data.val_floor"
 
 
 def capped(rows: Tensor, cap: int | None) -> Tensor:
@@ -86,21 +105,24 @@ def split_classes(
     Raises ConfigError naming the class, what it has and what it needs, where a class is too small.
     """
     parts: dict[str, list[Tensor]] = {"train": [], "val": [], "test": []}
-    shares = val_shares(cfg, len(class_names)) if with_val else [0] * len(class_names)
-    for index, (name, num_val) in enumerate(zip(class_names, shares, strict=True)):
+    counts = torch.bincount(label_N, minlength=len(class_names)).tolist()
+    tests = [0 if test_share is None else max(1, round(test_share * count)) for count in counts]
+    left = [count - num_test for count, num_test in zip(counts, tests, strict=True)]
+    shares = val_shares(cfg, left) if with_val else [0] * len(class_names)
+    caps = train_caps(cfg, len(class_names))
+    for index, (name, num_test, num_val, cap) in enumerate(zip(class_names, tests, shares, caps, strict=True)):
         rows = shuffled((label_N == index).nonzero()[:, 0], seed, "split", name)
-        num_test = 0 if test_share is None else max(1, round(test_share * len(rows)))
-        num_train = cfg.train_per_label or 1
+        num_train = cap or 1
         need = num_test + num_val + num_train
         if len(rows) < need:
             raise ConfigError(
                 f"data.root {cfg.root!r}: class {name!r} has {len(rows)} images but needs {need}"
                 f" ({num_test} test, {num_val} validation, {num_train} training); add images, or lower"
-                " data.test_share, data.val_per_label, data.num_val or data.train_per_label"
+                f" data.test_share, {_val_settings(cfg)} or data.train_per_label"
             )
         parts["test"].append(rows[:num_test])
         parts["val"].append(rows[num_test : num_test + num_val])
-        parts["train"].append(capped(rows[num_test + num_val :], cfg.train_per_label))
+        parts["train"].append(capped(rows[num_test + num_val :], cap))
     joined = {name: torch.cat(rows) for name, rows in parts.items()}
     joined["train"] = capped_by_class(label_N, joined["train"], cfg.num_train, "data.num_train")
     joined["test"] = capped_by_class(label_N, joined["test"], cfg.num_test, "data.num_test")

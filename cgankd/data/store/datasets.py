@@ -1,4 +1,4 @@
-"""Data sets, pools of fakes and banks at rest in HDF5; this file and its `store_` siblings alone know h5py.
+"""Data sets at rest in HDF5; the modules of this folder alone know h5py.
 
 A file under its final name is complete: it is written under a temporary name, synced and renamed. Equal content gives
 equal bytes. Reading checks a file first, since it may come from somewhere else: no links, no storage outside the file,

@@ -179,6 +179,7 @@ def _place(images: h5py.Dataset, row: int) -> int | None:
 
 
 def rows_or_stream(path: Path, images: h5py.Dataset, rows: Array, memory: MemoryBudget | None) -> Images:
+    """These rows of uint8 images as a tensor, or where they do not fit in what `memory` has left, streamed."""
     if memory is None or memory.take(len(rows) * math.prod(images.shape[1:])):
         return read_rows(images, rows)
     return StreamedImages(path, rows)

@@ -119,9 +119,12 @@ def settings() -> list[Setting]:
 def readers(section: str) -> str:
     """Who reads a section of params.yaml, in a sentence."""
     whole = [f"`{stage}`" for stage, read in SECTIONS.items() if section in read]
-    parts = [
-        f"`{stage}` reads `{name}` of it" for stage, read in SECTIONS.items() for name in read if f"{section}." in name
-    ]
+    of: dict[str, list[str]] = {}
+    for stage, read in SECTIONS.items():
+        for name in read:
+            if f"{section}." in name:
+                of.setdefault(name, []).append(f"`{stage}`")
+    parts = [f"{' and '.join(who)} read{'s' if len(who) == 1 else ''} `{name}` of it" for name, who in of.items()]
     if len(whole) > 1:
         return f"Read by the stages {', '.join(whole)}."
     also = f"; {'; '.join(parts)}" if parts else ""

@@ -54,6 +54,14 @@ def test_caps_are_balanced_and_nested() -> None:
     assert digits(val_per_label=None, num_val=25)["val"].labels.bincount().tolist() == [3] * 5 + [2] * 5
 
 
+def test_a_long_tail_leaves_validation_and_test_alone() -> None:
+    even, tail = digits(train_per_label=50), digits(train_per_label=50, imbalance=15)
+    assert tail["train"].labels.bincount().tolist() == [50, 37, 27, 20, 15, 11, 8, 6, 5, 3]
+    assert rows(tail["train"]) < rows(even["train"])
+    for part in ("val", "test"):
+        assert torch.equal(even[part].images, tail[part].images)
+
+
 def test_another_seed_gives_another_split() -> None:
     one, other = (load(data_config(train_per_label=5), seed).train for seed in (0, 1))
     assert not torch.equal(one.images, other.images)

@@ -161,3 +161,41 @@ def test_own_validation_stays_and_own_test_forbids_a_share() -> None:
     assert sorted(rows["train"].tolist()) == list(range(20))
     with pytest.raises(ConfigError, match="data.test_share must be null"):
         split_scalars(labels, data_config(val_per_label=None, num_val=2, test_share=0.2), 0, part_of=parts)
+
+
+def by_class(labels: torch.Tensor, rows: torch.Tensor, num: int) -> list[int]:
+    return torch.bincount(labels[rows], minlength=num).tolist()
+
+
+def test_validation_in_proportion_has_a_floor_that_leaves_small_classes_their_images() -> None:
+    """Of 1000, 20, 11 and 3 images that test leaves: a fifth; the floor of five; a third of eleven; one of three."""
+    labels = torch.repeat_interleave(torch.arange(4), torch.tensor([1250, 25, 14, 4]))
+    cfg = data_config(val_per_label=None, val_share=0.2)
+    rows = split_classes(labels, list("abcd"), cfg, 0, test_share=0.2)
+    assert by_class(labels, rows["test"], 4) == [250, 5, 3, 1]
+    assert by_class(labels, rows["val"], 4) == [200, 5, 3, 1]
+    assert by_class(labels, rows["train"], 4) == [800, 15, 8, 2]
+    none = split_classes(
+        labels, list("abcd"), data_config(val_per_label=None, val_share=0.2, val_floor=1), 0, test_share=0.2
+    )
+    assert by_class(labels, none["val"], 4) == [200, 4, 2, 1]
+
+
+def test_an_image_alone_is_not_enough_for_validation_in_proportion() -> None:
+    labels = torch.tensor([0] * 20 + [1])
+    with pytest.raises(ConfigError, match=r"class 'owl' has 1 images but needs 2 .*data.val_share, data.val_floor"):
+        split_classes(labels, ["cat", "owl"], data_config(val_per_label=None, val_share=0.2), 0, test_share=None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 12), st.floats(1, 40), st.integers(2, 20))
+def test_a_long_tail_falls_geometrically_and_is_part_of_the_even_set(classes: int, ratio: float, most: int) -> None:
+    labels = torch.repeat_interleave(torch.arange(classes), 40)
+    names = [f"c{k}" for k in range(classes)]
+    even = split_classes(labels, names, data_config(train_per_label=most), 3, test_share=0.2)
+    tail = split_classes(labels, names, data_config(train_per_label=most, imbalance=ratio), 3, test_share=0.2)
+    assert torch.equal(even["test"], tail["test"]) and torch.equal(even["val"], tail["val"])
+    assert set(tail["train"].tolist()) <= set(even["train"].tolist())
+    counts = by_class(labels, tail["train"], classes)
+    wanted = [most / ratio ** (k / (classes - 1)) for k in range(classes)]
+    assert counts[0] == most and all(abs(c - max(1.0, w)) <= 0.5 for c, w in zip(counts, wanted, strict=True))

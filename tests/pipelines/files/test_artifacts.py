@@ -107,7 +107,11 @@ def test_a_record_cut_off_counts_as_an_unfinished_run(tmp_path: Path, digits_con
         teacher_key={},
     )
     job.out.touch()
-    for text, finished in (('{"val": 3.0, "cur', False), ("{}", False), ('{"val": 3.0, "curves": {}}', True)):
+    for text, finished in (
+        ('{"val": 3.0, "cur', False),
+        ("{}", False),
+        ('{"val": 3.0, "val_balanced": 4.0, "curves": {}}', True),
+    ):
         job.record.write_text(text)
         assert job.finished() == finished
 

@@ -83,8 +83,8 @@ def test_classes_are_fitted(tmp_path: Path) -> None:
     assert data.survey.grey and data.survey.median_side == 35
     assert image_size(data, None) == 32
     values = fitted(data, 32)
-    # b: 20 images, 4 to test, 16 // 5 = 3 to validation; a: 30, 6 to test; 33 + 7 = 40 - 6 for validation to train on.
-    assert values["data.test_share"] == 0.2 and values["data.val_per_label"] == 3
+    # b: 20 images, 4 to test, 16 remain; a: 30, 6 to test, 24 remain: a fifth of each validates, at least five.
+    assert values["data.test_share"] == 0.2 and values["data.val_per_label"] is None and values["data.val_share"] == 0.2
     assert values["bank.num_fakes"] == 1000 and values["data.channels"] == 1
     assert "flip" not in values["teacher.augment"] + values["student.strong_augment"]
 
@@ -94,7 +94,7 @@ def test_a_split_made_by_the_user_is_kept(tmp_path: Path) -> None:
     for part, count in (("train", 10), ("test", 6)):
         folders(root / part, {"a": count, "b": count}, size=16, colour=True)
     values = fitted(look_at_folder(root, None), 16)
-    assert values["data.test_share"] is None and values["data.val_per_label"] == 2
+    assert values["data.test_share"] is None and values["data.val_share"] == 0.2
     assert values["data.channels"] == 3 and "teacher.augment" not in values
 
 

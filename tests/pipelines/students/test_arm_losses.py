@@ -183,6 +183,8 @@ def test_fingerprints_follow_the_loss_that_an_arm_takes(work: Path) -> None:
     for changed in (other, options):
         assert {name for name in ARMS if before[name] != changed[name]} == {"real_kd"}
     assert all(before[name] != key for name, key in keys(keep_best=True).items())
+    assert keys(sampling="natural") == before
+    assert all(before[name] != key for name, key in keys(sampling="balanced").items())
 
 
 def test_evaluate_states_the_last_and_the_best_weights(work: Path) -> None:
