@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError
 from cgankd.data.pixels import levels_to_unit
+from cgankd.labels.answers import Answer
 from cgankd.labels.circle import wrapped
-from cgankd.types import Answer
 
 PIXELS, ANSWER = "pixels", "answer"
 """Names of the input and the output in every format."""

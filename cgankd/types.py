@@ -144,27 +144,6 @@ class Headline:
     higher_is_better: bool
 
 
-@dataclass(frozen=True)
-class Margin:
-    """How far answers may be off: a split-conformal quantile of the misses of `num` held-out images at this level."""
-
-    level: float
-    width: float
-    num: int
-
-
-@dataclass(frozen=True)
-class Reading:
-    """An answer in words: the label, how sure it is, and the labels (or the two ends of the interval) left by the margin.
-
-    `confidence` is the probability of a class, and for a scalar the level of its interval (None without a margin).
-    """
-
-    label: str | float
-    confidence: float | None
-    region: tuple[str | float, ...]
-
-
 class Vicinity(Protocol):
     """Which real images may stand in for a target label, and with what weight (METHOD: CcGAN; exact matching is zero width)."""
 
@@ -238,27 +217,6 @@ class Task(Protocol):
 
     def label_embed(self, dim: int) -> nn.Module:
         """A fresh module from raw labels [B] to h [B, dim] (see LabelEmbed)."""
-
-
-class Answer(Protocol):
-    """What a shipped model says instead of raw outputs: a module from outputs [B, O] to answers [B, A], with its reading."""
-
-    num_answers: int
-    names: tuple[str, ...]
-    """What each of the A numbers is: a class, or the label with its unit."""
-    scale: float
-    """Range of the answers, against which a difference between two of them is small or large."""
-
-    def __call__(self, out_BO: Tensor) -> Tensor: ...
-
-    def score(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
-        """Per-sample headline [B] of answers, as `Task.score` has it for outputs."""
-
-    def miss(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
-        """How far each answer is from its label [B]: 1 - the label's probability, or the absolute error in raw units."""
-
-    def read(self, answer_BA: Tensor, margin: Margin | None) -> list[Reading]:
-        """Answers in words."""
 
 
 class Draw(Protocol):

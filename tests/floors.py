@@ -81,10 +81,10 @@ BASE = ("config", "types", "rng")
 HALLS: dict[str, Part] = {
     "export": Part(
         "the module that is shipped, and its ONNX and torch.export forms",
-        (*BASE, "data.pixels", "labels.circle"),
+        (*BASE, "data.pixels", "labels.answers", "labels.circle"),
         ("onnx", "onnxruntime"),
     ),
-    "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data")),
+    "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data", "labels.answers")),
     "distill": Part(
         "what runs a KD loss: engine, options, composites",
         (*BASE, "data", "distill.losses", "fit.device", "labels.circle"),

@@ -24,11 +24,12 @@ from cgankd.export import (
     write_onnx,
     write_torch_export,
 )
+from cgankd.labels.answers import Margin
 from cgankd.labels.task import make_answer
 from cgankd.measure.conformal import conformal_margin
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
-from cgankd.types import DatasetInfo, Margin
+from cgankd.types import DatasetInfo
 
 CLASSES = DatasetInfo("class", "made", "", 1, 16, (0.4,), (0.3,), ("ant", "bee", "cat"))
 SCALARS = DatasetInfo("scalar", "made", "degrees", 3, 16, (0.4, 0.5, 0.6), (0.3, 0.2, 0.1), (), 10.0, 90.0)

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
+from cgankd.labels.answers import Answer, Margin, Reading
 from cgankd.labels.circle import onto_range, wrapped
 from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
-from cgankd.types import Answer, DatasetInfo, Headline, Margin, Reading, Task, Vicinity
+from cgankd.types import DatasetInfo, Headline, Task, Vicinity
 
 
 class ClassTask:

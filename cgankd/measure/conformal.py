@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from cgankd.types import Margin
+from cgankd.labels.answers import Margin
 
 
 def images_needed(level: float) -> int:

@@ -13,8 +13,9 @@ from cgankd.config.distill import arm_label
 from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
+from cgankd.labels.answers import Margin
 from cgankd.measure.predictive import mean_interval
-from cgankd.types import DatasetInfo, Margin
+from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
 from pipelines.files.layout import missing
 from pipelines.ship.saved import Finished, Package, net_words

@@ -24,9 +24,10 @@ from cgankd.data.readers.image_files import read_images
 from cgankd.data.readers.walk import left_out_lines, walk
 from cgankd.data.store.datasets import read_split
 from cgankd.export import open_onnx, open_torch_export
+from cgankd.labels.answers import Answer, Margin, Reading
 from cgankd.labels.task import make_answer
 from cgankd.measure.conformal import images_needed
-from cgankd.types import Answer, DatasetInfo, Margin, Reading, silent
+from cgankd.types import DatasetInfo, silent
 from pipelines.files.artifacts import config_path
 from pipelines.ship.saved import dataset_of, load_package, validation_margin
 

@@ -12,10 +12,11 @@ from sklearn.metrics import log_loss, mean_absolute_error, zero_one_loss
 
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.config.settings import from_dict
+from cgankd.labels.answers import Margin
 from cgankd.labels.task import ScalarTask, make_answer, make_task
 from cgankd.labels.vicinity import ExactMatch, HardVicinity, SoftVicinity
 from cgankd.rng import generator
-from cgankd.types import DatasetInfo, Margin
+from cgankd.types import DatasetInfo
 from tests.labels.test_vicinity import CFG
 
 CLASSES = DatasetInfo("class", "digits", "", 1, 16, (0.5,), (0.2,), class_names=tuple("abcdefghij"))

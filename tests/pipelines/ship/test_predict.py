@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from cgankd.config import ConfigError, to_dict
 from cgankd.data.store.datasets import read_split
+from cgankd.labels.answers import Margin, Reading
 from cgankd.measure.conformal import conformal_margin, images_needed
-from cgankd.types import Margin, Reading
 from pipelines.commands.app import app
 from pipelines.ship import export as module
 from pipelines.ship.card import image_rules
