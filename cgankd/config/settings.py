@@ -24,6 +24,13 @@ def require(condition: bool, name: str, rule: str, value: object) -> None:
         raise ConfigError(f"{name} must be {rule}, but is {in_words(value)}")
 
 
+def check_milestones(shares: tuple[float, ...], used: bool, name: str) -> None:
+    """Raise ConfigError unless the milestones are shares of the steps, and there are some only where they are used."""
+    rule = "rising shares between 0 and 1, and a list of none where the schedule is not multistep"
+    rising = all(low < high for low, high in zip((0.0, *shares), (*shares, 1.0), strict=True))
+    require(not shares or (used and rising), name, rule, shares)
+
+
 def in_words(value: object) -> str:
     """A value as params.yaml shows it: a tuple is a list there, and a section is only said to be set."""
     if dataclasses.is_dataclass(value):
@@ -120,7 +127,8 @@ def check_finite(value: float, name: str) -> None:
 def to_dict(config: object) -> dict[str, Any]:
     """The nested dict of a config dataclass, tuples as lists, ready for YAML or JSON.
 
-    A field of its own with `left_out` in its metadata is not written while it has its default.
+    A field of its own with `left_out` in its metadata is not written while it has its default; nor is one of a section
+    in it that has `shortened` in its metadata.
     """
 
     def plain(value: Any) -> Any:
@@ -135,4 +143,6 @@ def to_dict(config: object) -> dict[str, Any]:
     for spec in dataclasses.fields(config):  # type: ignore[arg-type]
         if "left_out" in spec.metadata and getattr(config, spec.name) == spec.default:
             del result[spec.name]
+        elif "shortened" in spec.metadata and getattr(config, spec.name) is not None:
+            result[spec.name] = to_dict(getattr(config, spec.name))
     return result

@@ -1,6 +1,6 @@
 """Training of the conditional GAN: one flat loop for classes and scalars, as exact matching is a vicinity of zero width.
 
-Hinge loss with the weights of the vicinity, projection discriminator, DiffAugment on every image the discriminator
+Hinge or vanilla loss with the weights of the vicinity, projection discriminator, DiffAugment on every image the discriminator
 sees, and a floor under the distance of fakes that share a label (losses.diversity_floor).
 """
 
@@ -22,7 +22,7 @@ from cgankd.fit.ema import update_ema
 from cgankd.fit.loop import Loop
 from cgankd.gan.augment import diff_augment
 from cgankd.gan.diversity import real_diversity
-from cgankd.gan.losses import diversity_floor, hinge_d, hinge_g, mean_distance
+from cgankd.gan.losses import LOSSES, diversity_floor, mean_distance
 from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.gans.spectral import hold_spectral
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
@@ -67,7 +67,7 @@ def train_cgan(
         "ema_g": ema_g, "ema_embed": ema_embed, "opt_g": opt_g, "opt_d": opt_d,
     }  # fmt: skip
     start, values = resume(parts, loop.state())
-    num = cfg.batch_size
+    num, (d_loss, g_loss) = cfg.batch_size, LOSSES[cfg.loss]
     run_g, run_d = compile_both(plan, net_g, net_d, cfg, (channels, size))
 
     for step in range(start, cfg.num_steps):
@@ -91,7 +91,7 @@ def train_cgan(
                 with autocast(cfg.precision, device):
                     score_2B = run_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE]))
                 real_B, fake_B = score_2B.chunk(2)
-                loss = hinge_d(real_B, fake_B, weight_B[rows], fake_weight_B[rows])
+                loss = d_loss(real_B, fake_B, weight_B[rows], fake_weight_B[rows])
                 loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
                 scores.append(score_2B.detach().clone().reshape(2, -1))
             opt_d.step()
@@ -109,7 +109,7 @@ def train_cgan(
                 fake_BCHW = run_g(z_BZ[rows], embed_labels(embed_g, label_B[rows]))
             seen_BCHW = diff_augment(fake_BCHW, cfg.diffaugment, gen, cfg.cutout_share)
             with autocast(cfg.precision, device):
-                loss = hinge_g(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
+                loss = g_loss(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
             loss_g += float(loss.detach()) / cfg.accumulate
             if tau > 0:
                 one_BCHW, other_BCHW = fake_BCHW.chunk(2)
@@ -213,9 +213,11 @@ def freeze(net_d: nn.Module, embed_d: nn.Module, *, frozen: bool, learned: bool)
 
 
 def ema_decay(step: int, cfg: CganConfig) -> float:
-    """Decay at a step: 0 (a plain copy) before ema_start, then min(ema, (1 + t) / (10 + t)) t steps after it."""
+    """Decay at a step: 0 (a plain copy) before ema_start; t steps after it ema, with ema_ramp at most (1 + t) / (10 + t)."""
     since = step - cfg.ema_start
-    return 0.0 if since < 0 else min(cfg.ema, (1 + since) / (10 + since))
+    if since < 0:
+        return 0.0
+    return min(cfg.ema, (1 + since) / (10 + since)) if cfg.ema_ramp else cfg.ema
 
 
 @torch.no_grad()
