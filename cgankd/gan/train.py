@@ -15,12 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config import CganConfig
-from cgankd.data.augment import augment
-from cgankd.data.pixels import to_signed, to_unit, unit_to_signed
 from cgankd.fit.device import Plan, autocast, channels_last, device_of
 from cgankd.fit.ema import update_ema
 from cgankd.fit.loop import Loop
-from cgankd.gan.augment import diff_augment
+from cgankd.gan.augment import diff_augment, real_images
 from cgankd.gan.diversity import real_diversity
 from cgankd.gan.losses import LOSSES, diversity_floor, mean_distance
 from cgankd.nets.gans.label_embed import embed_labels
@@ -143,13 +141,6 @@ def train_cgan(
 
     settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
     return ema_g.eval().to("cpu"), ema_embed.eval().to("cpu"), {**values, "real_diversity": tau}
-
-
-def real_images(images_BCHW: Tensor, spec: str, gen: torch.Generator) -> Tensor:
-    """The uint8 images as the GAN sees them, float32 in [-1, 1], after the augmentation that its fakes are to show too."""
-    if spec == "none":
-        return to_signed(images_BCHW)
-    return unit_to_signed(augment(to_unit(images_BCHW), spec, gen))
 
 
 def compile_both(
