@@ -247,7 +247,14 @@ class Config:
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
         require(attention is None or attention <= largest, "cgan.attention", rule, attention)
+        own = self.cgan.file is not None and self.bank.bound_scope == "label"
+        require(not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label")
         if not scalar:
+            for name, value, plain in (
+                ("bank.bound_scope", self.bank.bound_scope, "group"),
+                ("ratio.label_loss", self.ratio.label_loss, "task"),
+            ):
+                require(value == plain, name, f"{plain} for class labels (data.task is class)", value)
             radius = self.cgan.file_radius
             require(radius is None, "cgan.file_radius", "null for class labels (data.task is class)", radius)
             require(

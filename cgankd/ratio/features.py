@@ -17,6 +17,7 @@ from cgankd.data.batches import chunks
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.labels.circle import wrapped
 from cgankd.nets.features import Extractor
 from cgankd.rng import generator
 from cgankd.types import Diverged, Images, Split, Task
@@ -49,17 +50,33 @@ class Reals:
 def feature_loss(
     net: Callable[..., Any], x_BCHW: Tensor, label_B: Tensor, task: Task, cfg: RatioConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """label_weight * hard loss + reconstruct_weight * pixel MSE + l1_weight * mean |features|, and its parts.
+    """label_weight * label loss + reconstruct_weight * pixel MSE + l1_weight * mean |features|, and its parts.
 
     x_BCHW is in [-1, 1]; the pixel term is left out where the net has no decoder.
     """
     features_BF, out_BO, recon_BCHW = net(x_BCHW)
-    parts = {"label": task.loss(out_BO, label_B), "l1": features_BF.abs().mean()}
+    parts = {"label": label_loss(out_BO, label_B, task, cfg), "l1": features_BF.abs().mean()}
     loss = cfg.label_weight * parts["label"] + cfg.l1_weight * parts["l1"]
     if recon_BCHW is not None:
         parts["reconstruct"] = F.mse_loss(recon_BCHW, x_BCHW)
         loss = loss + cfg.reconstruct_weight * parts["reconstruct"]
     return loss, parts
+
+
+def label_loss(out_BO: Tensor, label_B: Tensor, task: Task, cfg: RatioConfig) -> Tensor:
+    """The task's hard loss, or the mean squared error of the normalised label, the short way round a circle."""
+    if cfg.label_loss == "task":
+        return task.loss(out_BO, label_B)
+    return wrapped(out_BO[:, 0].float() - task.targets(label_B), task.period).square().mean()
+
+
+def make_optimizer(net: Extractor, cfg: RatioConfig) -> torch.optim.Optimizer:
+    """Adam, or SGD with a momentum of 0.9."""
+    rate, decay = cfg.feature_learning_rate, cfg.feature_weight_decay
+    if cfg.feature_optimizer == "sgd":
+        return torch.optim.SGD(net.parameters(), rate, momentum=0.9, weight_decay=decay)
+    betas = (cfg.feature_beta1, 0.999)
+    return torch.optim.Adam(net.parameters(), rate, betas, weight_decay=decay, fused=True)
 
 
 def train_features(
@@ -79,8 +96,8 @@ def train_features(
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
     plan, device = loop.plan, loop.plan.device
     channels_last(net).to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.feature_learning_rate, fused=True)
-    schedule = make_schedule("onecycle", total)
+    optimizer = make_optimizer(net, cfg)
+    schedule = make_schedule(cfg.feature_schedule, total, cfg.feature_milestones)
     start, best_score, best_step, best_net = 0, float("inf"), 0, copy.deepcopy(net.state_dict())
     state = loop.state()
     if state is not None:

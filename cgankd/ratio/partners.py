@@ -29,6 +29,8 @@ class FakeSource:
     vicinity: Vicinity
     zeta: float
     max_redraws: int
+    new_labels: bool = True
+    """Whether a redrawn fake gets another label too, and not another latent alone (`ratio.redraw`)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def draw_pool(source: FakeSource, label_N: Tensor, num: int, gen: torch.Generato
 
 def draw_inside(source: FakeSource, label_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor, int]:
     """Features [B, F] of fakes for the labels, which of them [B] are inside the vicinity, and how many were redrawn."""
-    images_BCHW = source.draw(source.vicinity.neighbours(label_B, source.zeta, gen), gen)
+    asked_B = source.vicinity.neighbours(label_B, source.zeta, gen)
+    images_BCHW = source.draw(asked_B, gen)
     if math.isinf(source.zeta):
         return source.features(images_BCHW), torch.ones(len(label_B), dtype=torch.bool), 0
     features_BF, inside_B = within(source, images_BCHW, label_B)
@@ -82,8 +85,10 @@ def draw_inside(source: FakeSource, label_B: Tensor, gen: torch.Generator) -> tu
             break
         outside = torch.nonzero(~inside_B)[:, 0]
         redrawn += len(outside)
-        fresh_BCHW = source.draw(source.vicinity.neighbours(label_B[outside], source.zeta, gen), gen)
-        features_BF[outside], inside_B[outside] = within(source, fresh_BCHW, label_B[outside])
+        again_B = asked_B[outside]
+        if source.new_labels:
+            again_B = source.vicinity.neighbours(label_B[outside], source.zeta, gen)
+        features_BF[outside], inside_B[outside] = within(source, source.draw(again_B, gen), label_B[outside])
     return features_BF, inside_B, redrawn
 
 
