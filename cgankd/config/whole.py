@@ -248,7 +248,9 @@ class Config:
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
         require(attention is None or attention <= largest, "cgan.attention", rule, attention)
         own = self.cgan.file is not None and self.bank.bound_scope == "label"
-        require(not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label")
+        require(
+            not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label"
+        )
         if not scalar:
             for name, value, plain in (
                 ("bank.bound_scope", self.bank.bound_scope, "group"),

@@ -240,6 +240,21 @@ def test_scalar_fakes_outside_the_vicinity_are_redrawn_and_the_rest_dropped_with
     assert 0.1 < dropped[0] < 0.6 and dropped[1] < 0.01
 
 
+@pytest.mark.parametrize("new_labels", [True, False])
+def test_a_redrawn_fake_may_keep_the_label_that_was_asked(new_labels: bool) -> None:
+    source, label_N = scalar_source(0.4, 20)
+    asked: list[Tensor] = []
+
+    def draw(label_B: Tensor, gen: torch.Generator) -> Tensor:
+        asked.append(label_B)
+        return draw_scalar(label_B, gen)
+
+    draw_pool(replace(source, draw=draw, new_labels=new_labels), label_N, 300, torch.Generator().manual_seed(0))
+    assert len(asked) > 2
+    again = [bool(torch.isin(labels, asked[0]).all()) for labels in asked[1:]]
+    assert all(again) == (not new_labels)
+
+
 def test_a_fake_is_looked_at_once_for_its_label_and_its_features() -> None:
     source, label_N = scalar_source(0.4, 20)
     seen, drawn = [0], [0]

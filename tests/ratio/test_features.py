@@ -8,12 +8,15 @@ from torch import Tensor
 from cgankd.data.pixels import to_signed
 from cgankd.fit.device import Plan, autocast
 from cgankd.fit.loop import Loop
+from cgankd.nets.autoencoders import AutoEncoder
 from cgankd.nets.features import FeatureNet, FeatureScale
 from cgankd.ratio.features import (
     CHUNK,
     FrozenExtractor,
     Reals,
     feature_loss,
+    label_loss,
+    make_optimizer,
     raw_features,
     reconstruction_error,
     signed_input,
@@ -205,3 +208,58 @@ def test_a_loss_that_is_not_finite_names_the_cure() -> None:
     net, cfg = FeatureNet(1, 16, 8, 32, 2, decode=False), ratio_config(label_weight=float("inf"))
     with pytest.raises(ValueError, match=r"ratio\.feature_learning_rate"):
         train_features(net, Reals(patches(16, 0), patches(16, 1)), class_task(2), cfg, plain, Loop(0))
+
+
+def test_the_label_term_may_be_squared() -> None:
+    task = scalar_task()
+    out_BO, label_B = torch.tensor([[0.2], [0.5], [1.1]]), torch.tensor([1.0, 5.0, 8.0])
+    squared = label_loss(out_BO, label_B, task, ratio_config(label_loss="squared"))
+    assert float(squared) == pytest.approx((0.1**2 + 0 + 0.3**2) / 3, rel=1e-5)
+    assert float(label_loss(out_BO, label_B, task, ratio_config())) == pytest.approx((0.1 + 0 + 0.3) / 3, rel=1e-5)
+
+
+def test_the_extractor_is_trained_by_the_optimiser_that_is_named() -> None:
+    """SGD by hand: v := 0.9 v + g + decay w, w := w - rate v, a tenth of the rate from a milestone on."""
+    net = FeatureNet(1, 16, 8, 32, 2, decode=False)
+    cfg = ratio_config(feature_optimizer="sgd", feature_weight_decay=0.1, feature_learning_rate=0.5)
+    optimizer, weight = make_optimizer(net, cfg), net.head.bias
+    assert isinstance(weight, torch.nn.Parameter)
+    by_hand, speed = weight.detach().clone(), torch.zeros(2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        weight.sum().backward()
+        optimizer.step()
+        speed = 0.9 * speed + 1 + 0.1 * by_hand
+        by_hand = by_hand - 0.5 * speed
+    torch.testing.assert_close(weight.detach(), by_hand)
+    adam = make_optimizer(net, ratio_config(feature_beta1=0.5))
+    assert isinstance(adam, torch.optim.Adam) and adam.defaults["betas"] == (0.5, 0.999)
+
+
+@pytest.mark.parametrize("kill_at", [None, 5])
+def test_a_published_fit_learns_and_resumes(kill_at: int | None) -> None:
+    def fit(checkpoint: MemoryCheckpoint | None) -> AutoEncoder:
+        seed_all(0, "net")
+        net = AutoEncoder(1, 16, 8, 32, 1)
+        cfg = ratio_config(
+            feature_steps=40,
+            reconstruct_weight=1.0,
+            l1_weight=1e-3,
+            label_loss="squared",
+            feature_optimizer="sgd",
+            feature_learning_rate=0.01,
+            feature_weight_decay=1e-4,
+            feature_schedule="multistep",
+            feature_milestones=(0.25, 0.5, 0.75),
+        )
+        loop = Loop(4, checkpoint=checkpoint, save_every=10)
+        train_features(net, Reals(bars(64, 0), bars(40, 1)), scalar_task(), cfg, plain, loop)
+        return net
+
+    whole = fit(None)
+    if kill_at is not None:
+        checkpoint = MemoryCheckpoint(kill_at)
+        with pytest.raises(Interrupted):
+            fit(checkpoint)
+        for name, value in fit(checkpoint).state_dict().items():
+            assert torch.equal(value, whole.state_dict()[name]), name
