@@ -77,9 +77,11 @@ def run(folder: Path, values: dict[str, Any]) -> None:
 
 def test_scalars_by_the_authors_settings_from_prepare_to_bank(tmp_path: Path) -> None:
     values = tiny("chairs")
+    values["teacher"] |= {"num_steps": 10}
     values["cgan"] |= SCALAR_GAN
-    values["cgan"]["label_input"] |= LABEL_INPUT
-    values["ratio"] |= SCALAR_RATIO
+    values["cgan"] |= {"num_steps": 3}
+    values["cgan"]["label_input"] |= LABEL_INPUT | {"image_steps": 3, "label_steps": 4, "batch_size": 8}
+    values["ratio"] |= SCALAR_RATIO | {"feature_steps": 8}
     values["bank"] |= SCALAR_BANK
     run(tmp_path, values)
     saved = json.loads((tmp_path / "artifacts/cgan.config.json").read_text())["cgan"]
@@ -113,7 +115,8 @@ def test_classes_by_the_authors_settings_from_prepare_to_bank(
     tmp_path: Path, gan: dict[str, Any], ratio: dict[str, Any]
 ) -> None:
     values = tiny("digits")
-    values["cgan"] |= gan | {"ema_ramp": False}
+    values["teacher"] |= {"num_steps": 10}
+    values["cgan"] |= gan | {"ema_ramp": False, "num_steps": 3}
     values["ratio"] |= ratio | {"feature_channels": 64, "feature_steps": 3, "feature_batch_size": 8}
     values["bank"] |= {"filter_strict": True, "refill": False, "num_fakes": 400}
     run(tmp_path, values)
@@ -127,6 +130,7 @@ def test_the_settings_stay_out_of_files_at_their_defaults(tmp_path: Path) -> Non
     later = {*SCALAR_GAN, "net", "optimizer", *LABEL_INPUT} - {"arch", "width", "init", "augment", "diversity_weight"}
     values = tiny("chairs")
     values["cgan"] |= {"num_steps": 2}
+    values["cgan"]["label_input"] |= {"image_steps": 2, "label_steps": 2, "batch_size": 8}
     write_params(tmp_path, values)
     for stage in STAGES[:3:2]:
         with open_context(stage, ["tracking.mlflow=false"], tmp_path, console=Console(quiet=True)) as ctx:
