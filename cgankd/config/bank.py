@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cgankd.config.data import check_augment
-from cgankd.config.settings import require
+from cgankd.config.settings import check_milestones, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,17 @@ class RatioConfig:
     """Steps between evaluations of the loss on validation reals and fresh fakes; the best network is kept."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward passes: auto = bf16 where the device has units for it."""
+    targets: Literal["marginal", "distinct"] = field(default="marginal", metadata={"left_out": True})
+    """Real images that the extractor and the ratio MLP are trained on: marginal = each equally often; distinct = each label that
+    occurs equally often, then any image of it (published for scalars)."""
+    scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
+    """Scalar labels: the label loss of the extractor, on the label normalised to [0, 1] (squared in the paper)."""
+    schedule: Literal["constant", "multistep"] = field(default="constant", metadata={"left_out": True})
+    """Factor of the ratio MLP's learning rate over the steps: constant; multistep = a tenth from each of the milestones on."""
+    milestones: tuple[float, ...] = field(default=(), metadata={"left_out": True})
+    """multistep only: shares of the steps after each of which the rate is a tenth (0.4 and 0.75 as published)."""
+    flip: bool = field(default=False, metadata={"left_out": True})
+    """Mirror each real image that the ratio MLP sees with probability 1/2; only where a mirrored image keeps its label."""
 
     def __post_init__(self) -> None:
         for name in ("feature_channels", "feature_steps", "num_steps", "eval_every_steps", "pool_size", "max_redraws"):
@@ -96,6 +107,7 @@ class RatioConfig:
             require(0 <= getattr(self, name) < 1, f"ratio.{name}", "in [0, 1)", getattr(self, name))
         require(self.pool_size >= self.batch_size, "ratio.pool_size", "at least ratio.batch_size", self.pool_size)
         check_augment(self.feature_augment, "ratio.feature_augment")
+        check_milestones(self.milestones, self.schedule, "ratio")
 
 
 @dataclass(frozen=True, kw_only=True)

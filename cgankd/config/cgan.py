@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cgankd.config.settings import require
@@ -26,6 +26,9 @@ class VicinityConfig:
     """Soft weights under this are cut (1e-3 in the paper)."""
     draw: Literal["proportional", "uniform"]
     """Partners of a soft vicinity drawn in proportion to their weights, or uniformly and weighted (as published)."""
+    ends: Literal["clip", "cut"] = field(default="clip", metadata={"left_out": True})
+    """At the ends of the label range: clip = what is drawn beyond an end becomes that end; cut = the interval that labels of
+    fakes are drawn from is cut there, and targets may lie beyond it (as published). No effect with data.label_period."""
 
     def __post_init__(self) -> None:
         for name in ("label_sigma", "kappa"):
@@ -120,6 +123,9 @@ class CganConfig:
     a folder of labelled images, or an HDF5 file with `images` and `labels`; null = train one."""
     file_radius: float | None = None
     """Scalar labels: images of cgan.file serve labels at most this far from their own (raw units); null = the kernel's kappa."""
+    targets: Literal["marginal", "distinct"] = field(default="marginal", metadata={"left_out": True})
+    """Which labels the GAN is trained for: marginal = those of training images, each image equally often; distinct = each label
+    that occurs equally often, however many images it has (published for scalars)."""
 
     def __post_init__(self) -> None:
         for name in ("width", "z_dim", "embed_dim", "num_steps", "d_steps", "accumulate"):

@@ -17,6 +17,7 @@ from cgankd.data.pixels import to_signed
 from cgankd.fit.device import channels_last
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.labels.targets import base_labels
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
 from cgankd.types import Diverged, Split, Task
@@ -90,9 +91,11 @@ def spread_units(embed: ScalarEmbed, num: int = 201) -> None:
 
 
 def fit_label_embed(
-    embed: nn.Module, task: Task, train: Split, cfg: LabelInputConfig | None, loop: Loop
+    embed: nn.Module, task: Task, train: Split, cfg: LabelInputConfig | None, loop: Loop, targets: str = "marginal"
 ) -> dict[str, float]:
     """Fit a label embedding in place, scale it and freeze it; one that the GAN trains is left alone and returns {}.
+
+    Net 1 sees the images as often as they come, net 2 the labels by the law of `cgan.targets`.
 
     Returns image_loss (last batches of net 1, normalised units), label_error_mean and label_error_max
     (normalised units). Raises Diverged where the loss is not finite.
@@ -101,6 +104,7 @@ def fit_label_embed(
         return {}
     assert isinstance(embed, ScalarEmbed) and cfg is not None, "Config asks for cgan.label_input with scalar labels"
     unit_N = ((train.labels - embed.label_min) / (embed.label_max - embed.label_min)).clamp(0, 1)
+    target_N = base_labels(unit_N, targets, task.period)
     embed_dim = embed.from_unit(unit_N[:1]).shape[1]
     seed, device = loop.seed, loop.plan.device
     seed_all(seed, "label_input", "init")
@@ -134,7 +138,7 @@ def fit_label_embed(
             loss = task.soft_loss(net(image_BCHW), unit_B[:, None], temperature=1.0)
         else:
             schedule = make_schedule("cosine", cfg.label_steps)(step - cfg.image_steps)
-            unit_B = noisy_units(unit_N, cfg.batch_size, cfg.noise, gen).to(device)
+            unit_B = noisy_units(target_N, cfg.batch_size, cfg.noise, gen).to(device)
             loss = task.soft_loss(net.head(embed.from_unit(unit_B)), unit_B[:, None], temperature=1.0)
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -17,6 +17,7 @@ from cgankd.data.batches import chunks
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.labels.targets import Rows
 from cgankd.nets.features import Extractor
 from cgankd.rng import generator
 from cgankd.types import Diverged, Images, Split, Task
@@ -89,10 +90,11 @@ def train_features(
         start, best_score, best_step, best_net = (state[k] for k in ("step", "best_score", "best_step", "best_net"))
 
     net.train()
+    rows = Rows(task.targets(train.labels), cfg.targets, task.period)
     run: Callable[..., Any] | None = None
     for step in range(start, total):
         gen = generator(loop.seed, "features", step)
-        row_B = torch.randint(len(train), (cfg.feature_batch_size,), generator=gen)
+        row_B = rows.draw(cfg.feature_batch_size, gen)
         x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B].to(device)), gen))
         plan.step()
         for group in optimizer.param_groups:
