@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +88,22 @@ def test_a_diverging_fit_names_its_setting() -> None:
     train, task = scalar_toy()
     with pytest.raises(ValueError, match=r"cgan\.label_input\.learning_rate"):
         fit_label_embed(fresh_embed(), task, train, label_input(learning_rate=1e30), Loop(0))
+
+
+def test_net_two_is_fitted_on_distinct_labels_where_the_targets_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without noise its labels are the training labels: 63 images in 64 of one label, or every label equally often."""
+    train, task = scalar_toy()
+    labels = torch.cat([torch.full((63,), 10.0), torch.tensor([40.0])])
+    seen: list[torch.Tensor] = []
+
+    def spy(unit_N: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(noisy_units(unit_N, *rest))
+        return seen[-1]
+
+    monkeypatch.setattr("cgankd.gan.embed.noisy_units", spy)
+    cfg = label_input(image_steps=1, label_steps=30, noise=0.0)
+    for targets, share in (("marginal", 1 / 64), ("distinct", 0.5)):
+        seen.clear()
+        fit_label_embed(fresh_embed(), task, replace(train, labels=labels), cfg, Loop(0), targets)
+        rare = (torch.cat(seen) > 0.5).double().mean()
+        assert float(rare) == pytest.approx(share, abs=0.05)

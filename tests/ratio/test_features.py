@@ -205,3 +205,22 @@ def test_a_loss_that_is_not_finite_names_the_cure() -> None:
     net, cfg = FeatureNet(1, 16, 8, 32, 2, decode=False), ratio_config(label_weight=float("inf"))
     with pytest.raises(ValueError, match=r"ratio\.feature_learning_rate"):
         train_features(net, Reals(patches(16, 0), patches(16, 1)), class_task(2), cfg, plain, Loop(0))
+
+
+def test_the_extractor_sees_distinct_labels_equally_often() -> None:
+    """One image in 41 is bright; by distinct labels every other image of a batch is."""
+    label_N = torch.cat([torch.full((40,), 2.0), torch.tensor([8.0])])
+    images = torch.full((41, 1, 16, 16), 20, dtype=torch.uint8)
+    images[40] = 250
+    train = Split(images, label_N)
+    for targets, share in (("marginal", 1 / 41), ("distinct", 0.5)):
+        seen: list[Tensor] = []
+
+        def spy(unit_BCHW: Tensor, gen: torch.Generator, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(unit_BCHW[:, 0, 0, 0])
+            return unit_BCHW
+
+        cfg = ratio_config(feature_steps=40, targets=targets)
+        net = FeatureNet(1, 16, 8, 32, 1, decode=False)
+        train_features(net, Reals(train, train), scalar_task(), cfg, spy, Loop(0))
+        assert float((torch.cat(seen) > 0.5).double().mean()) == pytest.approx(share, abs=0.06)
