@@ -85,10 +85,19 @@ class RatioConfig:
     from each of feature_milestones on (published)."""
     feature_milestones: tuple[float, ...] = field(default=(), metadata={"left_out": True})
     """Shares of feature_steps at which a multistep rate falls."""
-    label_loss: Literal["task", "squared"] = field(default="task", metadata={"left_out": True})
-    """Label term of the extractor's loss: the task's, or the squared error of the normalised label (scalars, published)."""
     redraw: Literal["label", "latent"] = field(default="label", metadata={"left_out": True})
     """What a fake outside the vicinity is drawn anew with: another label and latent, or another latent (published)."""
+    targets: Literal["marginal", "distinct"] = field(default="marginal", metadata={"left_out": True})
+    """Real images that the extractor and the ratio MLP are trained on: marginal = each equally often; distinct = each label that
+    occurs equally often, then any image of it (published for scalars)."""
+    scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
+    """Scalar labels: the label loss of the extractor, on the label normalised to [0, 1] (squared in the paper)."""
+    schedule: Literal["constant", "multistep"] = field(default="constant", metadata={"left_out": True})
+    """Factor of the ratio MLP's learning rate over the steps: constant; multistep = a tenth from each of the milestones on."""
+    milestones: tuple[float, ...] = field(default=(), metadata={"left_out": True})
+    """multistep only: shares of the steps after each of which the rate is a tenth (0.4 and 0.75 as published)."""
+    flip: bool = field(default=False, metadata={"left_out": True})
+    """Mirror each real image that the ratio MLP sees with probability 1/2; only where a mirrored image keeps its label."""
 
     def __post_init__(self) -> None:
         for name in ("feature_channels", "feature_steps", "num_steps", "eval_every_steps", "pool_size", "max_redraws"):
@@ -115,6 +124,7 @@ class RatioConfig:
             require(0 <= getattr(self, name) < 1, f"ratio.{name}", "in [0, 1)", getattr(self, name))
         require(self.pool_size >= self.batch_size, "ratio.pool_size", "at least ratio.batch_size", self.pool_size)
         check_augment(self.feature_augment, "ratio.feature_augment")
+        check_milestones(self.milestones, self.schedule, "ratio.milestones")
 
     def _check_extractor(self) -> None:
         name, weight, channels = self.extractor, self.reconstruct_weight, self.feature_channels
@@ -133,8 +143,7 @@ class RatioConfig:
         require(has, "ratio.extractor_style", f"plain for ratio.extractor {name}", style)
         require(self.feature_weight_decay >= 0, "ratio.feature_weight_decay", "zero or more", self.feature_weight_decay)
         require(0 <= self.feature_beta1 < 1, "ratio.feature_beta1", "in [0, 1)", self.feature_beta1)
-        multistep = self.feature_schedule == "multistep"
-        check_milestones(self.feature_milestones, multistep, "ratio.feature_milestones")
+        check_milestones(self.feature_milestones, self.feature_schedule, "ratio.feature_milestones")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,9 @@ class VicinityConfig:
     """Soft weights under this are cut (1e-3 in the paper)."""
     draw: Literal["proportional", "uniform"]
     """Partners of a soft vicinity drawn in proportion to their weights, or uniformly and weighted (as published)."""
+    ends: Literal["clip", "cut"] = field(default="clip", metadata={"left_out": True})
+    """At the ends of the label range: clip = what is drawn beyond an end becomes that end; cut = the interval that labels of
+    fakes are drawn from is cut there, and targets may lie beyond it (as published). No effect with data.label_period."""
 
     def __post_init__(self) -> None:
         for name in ("label_sigma", "kappa"):
@@ -66,13 +69,10 @@ class LabelInputConfig:
     """Shares of image_steps at which a multistep rate falls; 0.3 and 0.6 are epochs 60 and 120 of 200."""
     label_milestones: tuple[float, ...] = field(default=(), metadata={"left_out": True})
     """Shares of label_steps at which a multistep rate falls; 0.3, 0.5 and 0.7 are epochs 150, 250 and 350 of 500."""
-    loss: Literal["task", "squared"] = field(default="task", metadata={"left_out": True})
-    """What both nets learn by: task = the loss of a teacher's soft label; squared = the squared error of the normalised
-    label (published)."""
+    scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
+    """What both nets learn by: the absolute or the squared error of the normalised label (published: squared)."""
     augment: str = field(default="none", metadata={"left_out": True})
     """Augmentation of the images of net 1, names of AUGMENTS joined by "+"; flip is published for UTKFace."""
-    labels: Literal["marginal", "distinct"] = field(default="marginal", metadata={"left_out": True})
-    """Labels of net 2: as often as they occur, or each distinct training label equally often (published)."""
     label_batch_size: int | None = field(default=None, metadata={"left_out": True})
     """Labels in each step of net 2; null = batch_size."""
     spread: bool = field(default=True, metadata={"left_out": True})
@@ -86,7 +86,7 @@ class LabelInputConfig:
             require(getattr(self, name) >= 0, f"cgan.label_input.{name}", "zero or more", getattr(self, name))
         check_augment(self.augment, "cgan.label_input.augment")
         for name in ("image_milestones", "label_milestones"):
-            check_milestones(getattr(self, name), self.schedule == "multistep", f"cgan.label_input.{name}")
+            check_milestones(getattr(self, name), self.schedule, f"cgan.label_input.{name}")
         labels = self.label_batch_size
         require(labels is None or labels >= 1, "cgan.label_input.label_batch_size", "null or at least 1", labels)
 
@@ -127,9 +127,9 @@ class CganConfig:
     """Weight of the diversity floor w * relu(tau - d) / tau in the generator loss; 0 = off."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward passes: auto = bf16 where the device has units for it."""
-    vicinity: VicinityConfig | None = field(metadata={"shortened": True})
+    vicinity: VicinityConfig | None
     """Which real labels count as near a label asked for. Scalar labels only; null for classes."""
-    label_input: LabelInputConfig | None = field(metadata={"shortened": True})
+    label_input: LabelInputConfig | None
     """The training of the label embedding h. Scalar labels only; null for classes."""
     arch: Literal["compact", "sngan", "sagan", "biggan", "biggan-deep"] = "compact"
     """Generator and discriminator: small nets for CPUs, or those of arXiv 1802.05957, 1805.08318 and 1809.11096 (biggan-deep:
@@ -153,6 +153,9 @@ class CganConfig:
     a folder of labelled images, or an HDF5 file with `images` and `labels`; null = train one."""
     file_radius: float | None = None
     """Scalar labels: images of cgan.file serve labels at most this far from their own (raw units); null = the kernel's kappa."""
+    targets: Literal["marginal", "distinct"] = field(default="marginal", metadata={"left_out": True})
+    """Which labels the GAN is trained for: marginal = those of training images, each image equally often; distinct = each label
+    that occurs equally often, however many images it has (published for scalars). Net 2 of the label input learns them too."""
 
     d_style: Literal["pooled", "flat"] = field(default="pooled", metadata={"left_out": True})
     """Discriminator of sngan and sagan: pooled = blocks that grow in their second convolution, and a sum over places (arXiv

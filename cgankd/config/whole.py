@@ -15,7 +15,7 @@ from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
 from cgankd.config.nets import OwnTeacherConfig, check_net
-from cgankd.config.settings import from_dict, require
+from cgankd.config.settings import check_milestones, from_dict, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,9 @@ class FitConfig:
     """Arithmetic of the forward pass: auto = bf16 where the device has units for it."""
     milestones: tuple[float, ...] = ()
     """multistep only: shares of the steps after each of which the rate is a tenth."""
+    scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
+    """Scalar labels: the loss on the label normalised to [0, 1], and in arms with KD the one to the teacher's answer: absolute
+    difference, which is what the error is measured by, or its square (as published)."""
 
     def check(self, section: str) -> None:
         """Range checks; called by the sub-class that knows its section name."""
@@ -53,14 +56,7 @@ class FitConfig:
         require(self.learning_rate > 0, f"{section}.learning_rate", "positive", self.learning_rate)
         require(self.weight_decay >= 0, f"{section}.weight_decay", "zero or more", self.weight_decay)
         check_augment(self.augment, f"{section}.augment")
-        steps = self.milestones
-        require(all(0 < share < 1 for share in steps), f"{section}.milestones", "between 0 and 1", list(steps))
-        require(
-            bool(steps) == (self.schedule == "multistep"),
-            f"{section}.milestones",
-            "given where the schedule is multistep, and empty otherwise",
-            list(steps),
-        )
+        check_milestones(self.milestones, self.schedule, f"{section}.milestones")
         check_net(self.net, self.width, section)
 
 
@@ -252,11 +248,12 @@ class Config:
             not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label"
         )
         if not scalar:
-            for name, value, plain in (
-                ("bank.bound_scope", self.bank.bound_scope, "group"),
-                ("ratio.label_loss", self.ratio.label_loss, "task"),
-            ):
-                require(value == plain, name, f"{plain} for class labels (data.task is class)", value)
+            for section in ("teacher", "student", "ratio"):
+                loss = getattr(self, section).scalar_loss
+                rule = "absolute, or left out, for class labels (data.task is class)"
+                require(loss == "absolute", f"{section}.scalar_loss", rule, loss)
+            scope = self.bank.bound_scope
+            require(scope == "group", "bank.bound_scope", "group for class labels (data.task is class)", scope)
             radius = self.cgan.file_radius
             require(radius is None, "cgan.file_radius", "null for class labels (data.task is class)", radius)
             require(

@@ -18,6 +18,7 @@ from cgankd.fit.schedule import make_schedule
 from cgankd.gan.augment import real_images
 from cgankd.gan.label_nets import make_label_net
 from cgankd.labels.circle import wrapped
+from cgankd.labels.targets import base_labels
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
 from cgankd.types import Diverged, Split, Task
@@ -62,16 +63,18 @@ def make_optimizer(net: nn.Module, cfg: LabelInputConfig) -> torch.optim.Optimiz
 
 
 def label_loss(out_BO: Tensor, unit_B: Tensor, task: Task, cfg: LabelInputConfig) -> Tensor:
-    """The task's soft loss, or the mean squared error of the normalised label, the short way round a circle."""
-    if cfg.loss == "task":
+    """The task's soft loss (absolute error), or the mean squared error of the normalised label, the short way round a circle."""
+    if cfg.scalar_loss == "absolute":
         return task.soft_loss(out_BO, unit_B[:, None], temperature=1.0)
     return wrapped(out_BO[:, 0].float() - unit_B, task.period).square().mean()
 
 
 def fit_label_embed(
-    embed: nn.Module, task: Task, train: Split, cfg: LabelInputConfig | None, loop: Loop
+    embed: nn.Module, task: Task, train: Split, cfg: LabelInputConfig | None, loop: Loop, targets: str = "marginal"
 ) -> dict[str, float]:
     """Fit a label embedding in place, scale it (`spread`) and freeze it; one that the GAN trains is left alone and returns {}.
+
+    Net 1 sees the images as often as they come, net 2 the labels by the law of `cgan.targets`.
 
     Returns image_loss (last batches of net 1, normalised units), label_error_mean and label_error_max
     (normalised units). Raises Diverged where the loss is not finite.
@@ -80,6 +83,7 @@ def fit_label_embed(
         return {}
     assert isinstance(embed, ScalarEmbed) and cfg is not None, "Config asks for cgan.label_input with scalar labels"
     unit_N = ((train.labels - embed.label_min) / (embed.label_max - embed.label_min)).clamp(0, 1)
+    target_N = base_labels(unit_N, targets, task.period)
     embed_dim = embed.from_unit(unit_N[:1]).shape[1]
     seed, device = loop.seed, loop.plan.device
     seed_all(seed, "label_input", "init")
@@ -94,7 +98,6 @@ def fit_label_embed(
         "opt_embed": opt_embed,
     }
     total = cfg.image_steps + cfg.label_steps
-    label_N = unit_N if cfg.labels == "marginal" else torch.unique(unit_N)
     num_labels = cfg.label_batch_size or cfg.batch_size
     start, image_loss = 0, 0.0
     state = loop.state()
@@ -115,7 +118,7 @@ def fit_label_embed(
             loss = label_loss(net(image_BCHW), unit_B, task, cfg)
         else:
             schedule = make_schedule(cfg.schedule, cfg.label_steps, cfg.label_milestones)(step - cfg.image_steps)
-            unit_B = noisy_units(label_N, num_labels, cfg.noise, gen).to(device)
+            unit_B = noisy_units(target_N, num_labels, cfg.noise, gen).to(device)
             loss = label_loss(net.head(embed.from_unit(unit_B)), unit_B, task, cfg)
         value = float(loss.detach())
         if not math.isfinite(value):

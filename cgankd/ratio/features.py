@@ -17,7 +17,7 @@ from cgankd.data.batches import chunks
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
-from cgankd.labels.circle import wrapped
+from cgankd.labels.targets import Rows
 from cgankd.nets.features import Extractor
 from cgankd.rng import generator
 from cgankd.types import Diverged, Images, Split, Task
@@ -55,19 +55,12 @@ def feature_loss(
     x_BCHW is in [-1, 1]; the pixel term is left out where the net has no decoder.
     """
     features_BF, out_BO, recon_BCHW = net(x_BCHW)
-    parts = {"label": label_loss(out_BO, label_B, task, cfg), "l1": features_BF.abs().mean()}
+    parts = {"label": task.loss(out_BO, label_B), "l1": features_BF.abs().mean()}
     loss = cfg.label_weight * parts["label"] + cfg.l1_weight * parts["l1"]
     if recon_BCHW is not None:
         parts["reconstruct"] = F.mse_loss(recon_BCHW, x_BCHW)
         loss = loss + cfg.reconstruct_weight * parts["reconstruct"]
     return loss, parts
-
-
-def label_loss(out_BO: Tensor, label_B: Tensor, task: Task, cfg: RatioConfig) -> Tensor:
-    """The task's hard loss, or the mean squared error of the normalised label, the short way round a circle."""
-    if cfg.label_loss == "task":
-        return task.loss(out_BO, label_B)
-    return wrapped(out_BO[:, 0].float() - task.targets(label_B), task.period).square().mean()
 
 
 def make_optimizer(net: Extractor, cfg: RatioConfig) -> torch.optim.Optimizer:
@@ -106,10 +99,11 @@ def train_features(
         start, best_score, best_step, best_net = (state[k] for k in ("step", "best_score", "best_step", "best_net"))
 
     net.train()
+    rows = Rows(task.targets(train.labels), cfg.targets, task.period)
     run: Callable[..., Any] | None = None
     for step in range(start, total):
         gen = generator(loop.seed, "features", step)
-        row_B = torch.randint(len(train), (cfg.feature_batch_size,), generator=gen)
+        row_B = rows.draw(cfg.feature_batch_size, gen)
         x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B].to(device)), gen))
         plan.step()
         for group in optimizer.param_groups:

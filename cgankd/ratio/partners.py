@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cgankd.labels.circle import wrapped
+from cgankd.labels.targets import Rows
 from cgankd.ratio.features import FeatureFn, JudgeFn
 from cgankd.types import Draw, Vicinity
 
@@ -31,6 +32,8 @@ class FakeSource:
     max_redraws: int
     new_labels: bool = True
     """Whether a redrawn fake gets another label too, and not another latent alone (`ratio.redraw`)."""
+    targets: str = "marginal"
+    """Which real images have fakes as partners: `ratio.targets`."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,12 @@ class Pool:
 def draw_pool(source: FakeSource, label_N: Tensor, num: int, gen: torch.Generator) -> Pool:
     """Draw `num` fakes, each for one real image: its label uniform within +-zeta of the real's label.
 
-    Partners run through a fresh permutation of the real images, over and over, so they are spread evenly.
+    Partners run through a fresh permutation of the real images, or of their distinct labels (`source.targets`), over and over,
+    so they are spread evenly.
     A fake whose predicted label is more than zeta from the real's label is redrawn; what still fails after
     max_redraws rounds is dropped together with its partner. Raises ValueError where nothing is left.
     """
-    order_N = torch.randperm(len(label_N), generator=gen)
-    partner_P = order_N[torch.arange(num) % len(label_N)]
+    partner_P = Rows(label_N, source.targets, source.vicinity.period).spread(num, gen)
     kept, features, redrawn = [], [], 0
     for chunk in torch.split(partner_P, CHUNK):
         features_BF, inside_B, num_redrawn = draw_inside(source, label_N[chunk], gen)

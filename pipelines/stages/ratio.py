@@ -40,11 +40,11 @@ def run(ctx: Context) -> None:
     cfg = ctx.cfg.ratio
     dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
     info = info_of(dataset, ctx.cfg.data)
-    task = make_task(info, ctx.cfg)
+    task = make_task(info, ctx.cfg, cfg.scalar_loss)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
     reals = Reals(train, val, roomy(ctx.path("resume/ratio/scratch"), memory))
-    vicinity = task.vicinity(train.labels)
+    vicinity = task.vicinity(train.labels, cfg.targets)
     turns = 1 + (cfg.num_steps - 1) // cfg.pool_refresh_steps if cfg.pool_refresh_steps else 1
     fakes = cfg.pool_size * turns
     draw, embed, embed_dim = load_source(cgan_path, info, task, reuse=True, plan=ctx.plan, expected=fakes)
@@ -68,7 +68,7 @@ def run(ctx: Context) -> None:
     nets["embed"].requires_grad_(bool(nets["embed"].trained_with_gan))
     frozen = FrozenExtractor(features, cfg.precision, ctx.plan, fakes + len(train))
     judge, zeta = partial(frozen.judge, task=task), drop_radius(cfg, vicinity)
-    source = FakeSource(draw, frozen, judge, vicinity, zeta, cfg.max_redraws, cfg.redraw == "label")
+    source = FakeSource(draw, frozen, judge, vicinity, zeta, cfg.max_redraws, cfg.redraw == "label", cfg.targets)
     ratio_nets = RatioNets(mlp, nets["embed"])
     loop = Loop(seed, ctx.plan, ctx.progress("ratio"), ctx.checkpoint("ratio"))
     report = train_ratio(ratio_nets, source, reals, task, cfg, loop)
@@ -85,7 +85,7 @@ def run(ctx: Context) -> None:
 
     ratio = make_ratio(ratio_nets, frozen)
     gen = generator(seed, "histogram")
-    asked = vicinity.targets(2000, gen)
+    asked = vicinity.asked(2000, gen)
     shown = {
         "fakes": ratio(draw(asked, gen), asked),
         "validation reals": ratio(val.images, val.labels),

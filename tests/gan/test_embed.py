@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,9 +99,8 @@ PUBLISHED = {
     "schedule": "multistep",
     "image_milestones": (0.3, 0.6),
     "label_milestones": (0.3, 0.5, 0.7),
-    "loss": "squared",
+    "scalar_loss": "squared",
     "augment": "flip",
-    "labels": "distinct",
     "spread": False,
 }
 
@@ -136,7 +137,7 @@ def test_published_label_nets_have_their_size_and_halve_every_stage(net: str, si
 
 def test_squared_loss_and_sgd_are_the_formulas() -> None:
     out, unit = torch.tensor([[0.2], [0.9], [0.5]]), torch.tensor([0.1, 0.4, 0.5])
-    squared = label_loss(out, unit, scalar_toy()[1], label_input(loss="squared"))
+    squared = label_loss(out, unit, scalar_toy()[1], label_input(scalar_loss="squared"))
     assert float(squared) == pytest.approx((0.01 + 0.25) / 3)
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 2.0)
@@ -151,16 +152,20 @@ def test_squared_loss_and_sgd_are_the_formulas() -> None:
     assert float(layer.weight.detach()) == pytest.approx(weight, rel=1e-5)
 
 
-def test_distinct_labels_are_met_equally_often() -> None:
-    """Net 2 learns from each distinct label, however many images have it."""
+def test_net_two_is_fitted_on_distinct_labels_where_the_targets_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without noise its labels are the training labels: 63 images in 64 of one label, or every label equally often."""
     train, task = scalar_toy()
-    train = type(train)(train.images, torch.where(torch.arange(64) < 62, 5.0, train.labels))
-    seen = []
-    embed = fresh_embed()
-    original = embed.from_unit
-    embed.from_unit = lambda unit: (seen.append(unit.detach()), original(unit))[1]
-    cfg = label_input(image_steps=1, label_steps=30, noise=0.0, labels="distinct", spread=False)
-    fit_label_embed(embed, task, train, cfg, Loop(0))
-    units = torch.cat([unit for unit in seen if len(unit) == 32])
-    assert len(torch.unique(units)) == 3
-    assert float((units == 0.1).float().mean()) == pytest.approx(1 / 3, abs=0.06)
+    labels = torch.cat([torch.full((63,), 10.0), torch.tensor([40.0])])
+    seen: list[torch.Tensor] = []
+
+    def spy(unit_N: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(noisy_units(unit_N, *rest))
+        return seen[-1]
+
+    monkeypatch.setattr("cgankd.gan.embed.noisy_units", spy)
+    cfg = label_input(image_steps=1, label_steps=30, noise=0.0)
+    for targets, share in (("marginal", 1 / 64), ("distinct", 0.5)):
+        seen.clear()
+        fit_label_embed(fresh_embed(), task, replace(train, labels=labels), cfg, Loop(0), targets)
+        rare = (torch.cat(seen) > 0.5).double().mean()
+        assert float(rare) == pytest.approx(share, abs=0.05)

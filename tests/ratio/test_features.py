@@ -15,7 +15,6 @@ from cgankd.ratio.features import (
     FrozenExtractor,
     Reals,
     feature_loss,
-    label_loss,
     make_optimizer,
     raw_features,
     reconstruction_error,
@@ -210,14 +209,6 @@ def test_a_loss_that_is_not_finite_names_the_cure() -> None:
         train_features(net, Reals(patches(16, 0), patches(16, 1)), class_task(2), cfg, plain, Loop(0))
 
 
-def test_the_label_term_may_be_squared() -> None:
-    task = scalar_task()
-    out_BO, label_B = torch.tensor([[0.2], [0.5], [1.1]]), torch.tensor([1.0, 5.0, 8.0])
-    squared = label_loss(out_BO, label_B, task, ratio_config(label_loss="squared"))
-    assert float(squared) == pytest.approx((0.1**2 + 0 + 0.3**2) / 3, rel=1e-5)
-    assert float(label_loss(out_BO, label_B, task, ratio_config())) == pytest.approx((0.1 + 0 + 0.3) / 3, rel=1e-5)
-
-
 def test_the_extractor_is_trained_by_the_optimiser_that_is_named() -> None:
     """SGD by hand: v := 0.9 v + g + decay w, w := w - rate v, a tenth of the rate from a milestone on."""
     net = FeatureNet(1, 16, 8, 32, 2, decode=False)
@@ -245,7 +236,7 @@ def test_a_published_fit_learns_and_resumes(kill_at: int | None) -> None:
             feature_steps=40,
             reconstruct_weight=1.0,
             l1_weight=1e-3,
-            label_loss="squared",
+            scalar_loss="squared",
             feature_optimizer="sgd",
             feature_learning_rate=0.01,
             feature_weight_decay=1e-4,
@@ -263,3 +254,22 @@ def test_a_published_fit_learns_and_resumes(kill_at: int | None) -> None:
             fit(checkpoint)
         for name, value in fit(checkpoint).state_dict().items():
             assert torch.equal(value, whole.state_dict()[name]), name
+
+
+def test_the_extractor_sees_distinct_labels_equally_often() -> None:
+    """One image in 41 is bright; by distinct labels every other image of a batch is."""
+    label_N = torch.cat([torch.full((40,), 2.0), torch.tensor([8.0])])
+    images = torch.full((41, 1, 16, 16), 20, dtype=torch.uint8)
+    images[40] = 250
+    train = Split(images, label_N)
+    for targets, share in (("marginal", 1 / 41), ("distinct", 0.5)):
+        seen: list[Tensor] = []
+
+        def spy(unit_BCHW: Tensor, gen: torch.Generator, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(unit_BCHW[:, 0, 0, 0])
+            return unit_BCHW
+
+        cfg = ratio_config(feature_steps=40, targets=targets)
+        net = FeatureNet(1, 16, 8, 32, 1, decode=False)
+        train_features(net, Reals(train, train), scalar_task(), cfg, spy, Loop(0))
+        assert float((torch.cat(seen) > 0.5).double().mean()) == pytest.approx(share, abs=0.06)

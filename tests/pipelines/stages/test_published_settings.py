@@ -26,9 +26,8 @@ LABEL_INPUT: dict[str, Any] = {
     "schedule": "multistep",
     "image_milestones": [0.3, 0.6],
     "label_milestones": [0.3, 0.5, 0.7],
-    "loss": "squared",
+    "scalar_loss": "squared",
     "augment": "flip",
-    "labels": "distinct",
     "label_batch_size": 8,
     "spread": False,
 }
@@ -41,6 +40,7 @@ SCALAR_GAN: dict[str, Any] = {
     "loss": "vanilla",
     "ema_ramp": False,
     "augment": "flip",
+    "targets": "distinct",
     "diversity_weight": 0.0,
 }
 SCALAR_RATIO: dict[str, Any] = {
@@ -51,7 +51,11 @@ SCALAR_RATIO: dict[str, Any] = {
     "feature_schedule": "multistep",
     "feature_milestones": [0.25, 0.5, 0.75],
     "feature_augment": "flip",
-    "label_loss": "squared",
+    "scalar_loss": "squared",
+    "targets": "distinct",
+    "schedule": "multistep",
+    "milestones": [0.4, 0.75],
+    "flip": True,
     "reconstruct_weight": 1.0,
     "l1_weight": 1e-3,
     "redraw": "latent",
