@@ -37,13 +37,12 @@ class Zoo:
         return "take a net without an experiment's name"
 
 
-_THREE_STAGES = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
-_THREE_STAGES += ("resnet8x4", "resnet32x4")
+_SMALL = ("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4")
 _LARGE, _WIDE = ("resnet18", "resnet34", "resnet50"), ("wrn16-1", "wrn16-2", "wrn40-1", "wrn40-2")
 _VGG, _LIGHT = ("vgg11", "vgg13", "vgg16", "vgg19"), ("mobilenetv2", "shufflenetv2", "efficientnet-b0")
 _DENSE = ("densenet121", "densenet161", "densenet169", "densenet201")
 _FIRST = (*_LARGE, *_VGG, *_DENSE, *_LIGHT)
-_LATER = (*_THREE_STAGES, *_LARGE, *_WIDE, "vgg8", *_VGG, *_DENSE, "shufflenetv1", *_LIGHT)
+_LATER = (*_SMALL, *_LARGE, *_WIDE, "vgg8", *_VGG, *_DENSE, "shufflenetv1", *_LIGHT)
 _SCALARS = Zoo(64, "scalar", _LATER)
 _FIRST_SCALARS = Zoo(64, "scalar", _FIRST)
 ZOOS = {

@@ -26,6 +26,8 @@ Make = Callable[[int, int, int], Staged]
 """A constructor from (num_outputs, channels, image_size)."""
 LARGE = ("resnet18", "resnet34", "resnet50")
 """Residual nets of four stages; those of three are for smaller images."""
+FIRST_VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
+HALVINGS = (2, 2, 2, 2, 2)
 
 FIRST_END = End(hidden=(128, 128), positive=True)
 """Scalars of the first version: two hidden layers of 128 units with batch norm, and a ReLU at the end."""
@@ -43,9 +45,9 @@ FULL_64 = replace(FULL_32, strides=(1, 2, 2, 2, 1, 2, 1))
 HALF_128 = mobilenet.Kind(strides=(1, 2, 2, 2, 1, 2, 1))
 
 
-def vggs(pools: tuple[int, ...], end: End = LINEAR) -> dict[str, Make]:
+def vggs(names: tuple[str, ...], pools: tuple[int, ...], end: End = LINEAR) -> dict[str, Make]:
     """VGG nets whose last map is flattened."""
-    return {name: partial(VGG, counts=counts, pools=pools, end=end) for name, counts in COUNTS.items()}
+    return {name: partial(VGG, counts=COUNTS[name], pools=pools, end=end) for name in names}
 
 
 def strided_resnets(names: tuple[str, ...], end: End = LINEAR) -> dict[str, Make]:
@@ -61,14 +63,14 @@ def densenets(stem: Stem | None, extra_pool: bool, end: End = LINEAR) -> dict[st
 
 CIFAR100: dict[str, Make] = {"efficientnet-b0": partial(EfficientNetB0, kind=UNGATED_TOP, end=DROPPED)}
 CIFAR10: dict[str, Make] = {
-    **vggs((2, 2, 2, 2, 2)),
+    **vggs(FIRST_VGGS, HALVINGS),
     "mobilenetv2": partial(MobileNetV2, kind=FULL_32),
     "shufflenetv2": partial(ShuffleNetV2, stem=Stem(3, 1)),
     "efficientnet-b0": partial(EfficientNetB0, kind=UNGATED_TOP, end=DROPPED),
 }
 TINY_IMAGENET: dict[str, Make] = {
     **strided_resnets(LARGE),
-    **vggs((2, 2, 2, 2, 2)),
+    **vggs(FIRST_VGGS, HALVINGS),
     **densenets(None, True),
     "mobilenetv2": partial(MobileNetV2, kind=FULL_64),
     "shufflenetv2": partial(ShuffleNetV2, stem=Stem(3, 1, pool=True)),
@@ -76,7 +78,7 @@ TINY_IMAGENET: dict[str, Make] = {
 }
 RC49: dict[str, Make] = {
     **strided_resnets(LARGE, FIRST_END),
-    **vggs((2, 2, 2, 2, 2), FIRST_END),
+    **vggs(FIRST_VGGS, HALVINGS, FIRST_END),
     **densenets(None, True, FIRST_END),
     "mobilenetv2": partial(MobileNetV2, kind=TORCHVISION, end=replace(FIRST_END, dropout=0.2)),
     "shufflenetv2": partial(ShuffleNetV2, stem=Stem(3, 2, pool=True), end=FIRST_END),
@@ -85,7 +87,7 @@ RC49: dict[str, Make] = {
 UTKFACE: dict[str, Make] = {
     **strided_resnets(tuple(PLANS), SCALAR_END),
     **{name: partial(WideResNet, size=size, stem=HALF_STEM, end=SCALAR_END) for name, size in WIDE.items()},
-    **vggs((2, 2, 2, 2, 2), SCALAR_END),
+    **vggs(tuple(COUNTS), HALVINGS, SCALAR_END),
     **densenets(HALF_STEM, False, SCALAR_END),
     "mobilenetv2": partial(MobileNetV2, kind=TORCHVISION, end=SCALAR_END),
     "shufflenetv1": partial(ShuffleNetV1, stem=HALF_STEM, end=SCALAR_END),
@@ -95,7 +97,7 @@ UTKFACE: dict[str, Make] = {
 IMAGENET100: dict[str, Make] = {
     **{name: partial(ResNet, plan=replace(plan, stem=QUARTER_STEM)) for name, plan in PLANS.items()},
     **{name: partial(WideResNet, size=size, stem=QUARTER_STEM) for name, size in WIDE.items()},
-    **vggs((2, 2, 2, 1, 4), End(hidden=(1024, 1024), norm=False, hidden_dropout=0.5)),
+    **vggs(tuple(COUNTS), (2, 2, 2, 1, 4), End(hidden=(1024, 1024), norm=False, hidden_dropout=0.5)),
     **densenets(QUARTER_STEM, False),
     "mobilenetv2": partial(MobileNetV2, kind=HALF_128),
     "shufflenetv1": partial(ShuffleNetV1, stem=QUARTER_STEM),

@@ -1,7 +1,7 @@
 """Residual nets (He et al., arXiv 1512.03385) for small images: 6n+2 layers in three stages, and the ImageNet ones.
 
-Without another `Stem` all have a 3x3 stem of stride 1 and no max pooling. `resnet8x4` and `resnet32x4` are those of the KD literature (Tian et
-al., arXiv 1910.10699): stem of 32 channels, stages of 64, 128 and 256.
+Without another `Stem` all have a 3x3 stem of stride 1 and no max pooling. `resnet8x4` and `resnet32x4` are those of the
+KD literature (Tian et al., arXiv 1910.10699): stem of 32 channels, stages of 64, 128 and 256.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from cgankd.nets.predictors.staged import LINEAR, End, Staged, Stem, conv_norm, pool_after, start_weights
 
-
 TINY = Stem(kernel=1)
 """A 1x1 convolution at full resolution, as the KD literature has it for images of 32 px."""
 

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from cgankd.nets.predictors.staged import LINEAR, End, Staged, Stem, conv_norm, pool_after, start_weights
 
-
 SIZES = {f"wrn{depth}-{factor}": (depth, factor) for depth in (16, 40) for factor in (1, 2)}
 """Depth and factor, by name."""
 
