@@ -21,7 +21,10 @@ MADE_HERE = ("digits", "chairs")
 LISTS = ("csv", "utkface", "steering-angle")
 """Sources whose labels come file by file."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
-AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
+AUGMENTS = (
+    *("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment"),
+    "resized_crop",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
-from cgankd.config.nets import OwnTeacherConfig, check_net
+from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
 from cgankd.config.settings import check_milestones, from_dict, require
 
 
@@ -23,7 +23,8 @@ class FitConfig:
     """How a predictor (teacher or student) is trained."""
 
     net: str
-    """Name in cgankd.nets.predictors.zoo, or torchvision:NAME or timm:NAME."""
+    """Name of a net of this project, torchvision:NAME or timm:NAME, or EXPERIMENT:NAME, which is the net that the paper's
+    authors had in that experiment (docs/nets.md)."""
     width: int | None = None
     """Channels of the first stage of convnet and plain-vgg; null for all other nets, whose channels are fixed."""
     num_steps: int
@@ -239,6 +240,8 @@ class Config:
                 require(value is not None, name, "set for scalar labels (data.task is scalar)", value)
             else:
                 require(value is None, name, "null for class labels (data.task is class)", value)
+        for section, fit in (("teacher", self.teacher), ("student", self.student)):
+            check_fits(fit.net, self.data.image_size, self.data.task, section)
         check_augment(self.cgan.augment, "cgan.augment")
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"

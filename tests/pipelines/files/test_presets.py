@@ -43,6 +43,7 @@ class Paper:
     ratio: tuple[int, int, float] = (200, 256, 0.01)
     """Epochs, batch and penalty."""
     teacher: str
+    student: str
     epochs: int = 350
     drops: tuple[int, ...] = (150, 250)
     rate: float
@@ -55,15 +56,23 @@ FIRST_CLASSES, FIRST_SCALARS = (350, 512, 0.001), (350, 256, 0.001)
 FINE = {"epochs": 240, "drops": (150, 180, 210), "rate": 0.01, "decay": 5e-4}
 BASE = (240, (150, 180, 210), 0.05)
 CIFAR = {"size": 32, "arch": "biggan", "gan_epochs": 2000, "d_steps": 4, "init": "n02", "fakes": 100_000}
-CIFAR10 = CIFAR | {"teacher": "densenet121", "rate": 0.1, "decay": 1e-4, "ratio": FIRST_CLASSES}
-RC49 = {"fakes": 50_000, "arch": "sngan", "gan_steps": 30_000, "gan_batch": 256, "d_steps": 1, "teacher": "vgg16"}
-RC49 |= {"rate": 0.01, "decay": 1e-4, "ratio": FIRST_SCALARS}
+CIFAR10 = CIFAR | {
+    "teacher": "densenet121",
+    "student": "cifar10:vgg11",
+    "rate": 0.1,
+    "decay": 1e-4,
+    "ratio": FIRST_CLASSES,
+}
+RC49 = {"fakes": 50_000, "arch": "sngan", "gan_steps": 30_000, "gan_batch": 256, "d_steps": 1}
+RC49 |= {"teacher": "rc49:vgg16", "student": "rc49:shufflenetv2", "rate": 0.01, "decay": 1e-4, "ratio": FIRST_SCALARS}
 FACES = {"reals": 14_000, "rho": 0.7, "burn_in": 100, "arch": "sagan", "d_steps": 4, "rate": 0.01}
 PAPER = {
     "cifar10-50k": Paper(reals=49_000, rho=0.9, **CIFAR10),
     "cifar10-20k": Paper(reals=20_000, rho=0.6, **CIFAR10),
     "cifar10-10k": Paper(reals=10_000, rho=0.7, **CIFAR10),
-    "cifar100": Paper(reals=49_000, rho=0.9, burn_in=5000, teacher="resnet32x4", base=BASE, **CIFAR, **FINE),
+    "cifar100": Paper(
+        reals=49_000, rho=0.9, burn_in=5000, teacher="resnet32x4", student="resnet8x4", base=BASE, **CIFAR, **FINE
+    ),
     "tiny-imagenet": Paper(
         reals=98_000,
         fakes=100_000,
@@ -72,7 +81,8 @@ PAPER = {
         gan_batch=None,
         d_steps=4,
         ratio=FIRST_CLASSES,
-        teacher="densenet121",
+        teacher="tiny-imagenet:densenet121",
+        student="tiny-imagenet:vgg11",
         rate=0.1,
         decay=1e-4,
     ),
@@ -85,7 +95,8 @@ PAPER = {
         arch="biggan",
         gan_batch=None,
         d_steps=4,
-        teacher="torchvision:densenet161",
+        teacher="imagenet100:densenet161",
+        student="imagenet100:resnet8x4",
         base=BASE,
         **FINE,
     ),
@@ -95,14 +106,23 @@ PAPER = {
     "utkface": Paper(
         fakes=60_000,
         gan_steps=20_000,
-        teacher="vgg11",
+        teacher="utkface:vgg11",
+        student="utkface:shufflenetv1",
         epochs=240,
         drops=(150, 180, 210),
         decay=5e-4,
         base=(350, (150, 250), 0.01),
         **FACES,
     ),
-    "utkface-v1": Paper(fakes=80_000, gan_steps=40_000, teacher="vgg16", decay=1e-4, ratio=FIRST_SCALARS, **FACES),
+    "utkface-v1": Paper(
+        fakes=80_000,
+        gan_steps=40_000,
+        teacher="utkface-v1:vgg16",
+        student="utkface-v1:shufflenetv2",
+        decay=1e-4,
+        ratio=FIRST_SCALARS,
+        **FACES,
+    ),
     "steering-angle": Paper(
         reals=9000,
         fakes=50_000,
@@ -111,7 +131,8 @@ PAPER = {
         arch="sagan",
         gan_steps=20_000,
         d_steps=2,
-        teacher="vgg19",
+        teacher="steering-angle:vgg19",
+        student="steering-angle:shufflenetv1",
         rate=0.01,
         decay=5e-4,
         base=(350, (150, 250), 0.01),
@@ -204,7 +225,7 @@ def test_the_gan_of_the_paper(name: str) -> None:
 def test_the_students_of_the_paper(name: str) -> None:
     cfg, paper = load(name), PAPER[name]
     student = cfg.student
-    assert cfg.teacher.net == paper.teacher
+    assert (cfg.teacher.net, student.net) == (paper.teacher, paper.student)
     assert (student.optimizer, student.batch_size) == ("sgd", 128)
     assert (student.learning_rate, student.weight_decay) == (paper.rate, paper.decay)
     assert student.num_steps == steps_of(paper.epochs, paper.reals + paper.fakes, 128)
