@@ -58,7 +58,8 @@ class RatioConfig:
     penalty_per_label: bool
     """Take the penalty's mean within each filter group instead of over the batch."""
     vicinity_drop: float | None
-    """zeta in raw units, scalar labels only; null = 6 * largest label gap (and null for classes)."""
+    """zeta in raw units, scalar labels only; null = 6 * largest label gap (and null for classes); 0 = fakes of exactly the
+    real's label, whatever label is predicted for them (first version of the paper)."""
     max_redraws: int
     """Rounds in which fakes whose predicted label leaves the vicinity are redrawn."""
     pool_size: int
@@ -115,7 +116,7 @@ class RatioConfig:
             require(getattr(self, name) > 0, f"ratio.{name}", "positive", getattr(self, name))
         width, drop = self.feature_width, self.vicinity_drop
         require(width is None or width >= 1, "ratio.feature_width", "null or at least 1", width)
-        require(drop is None or drop > 0, "ratio.vicinity_drop", "null or positive", drop)
+        require(drop is None or drop >= 0, "ratio.vicinity_drop", "null, zero or more", drop)
         require(0 <= self.dropout < 1, "ratio.dropout", "in [0, 1)", self.dropout)
         weights = ("reconstruct_weight", "l1_weight", "label_weight", "weight_decay", "ratio_penalty")
         for name in (*weights, "pool_refresh_steps"):

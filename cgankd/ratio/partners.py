@@ -21,7 +21,8 @@ CHUNK = 1024
 class FakeSource:
     """Where fakes come from and the rule they must pass.
 
-    zeta is `vicinity_drop` in raw label units, infinite for exact matching (no fake leaves an infinite vicinity).
+    zeta is `vicinity_drop` in raw label units, infinite for exact matching (no fake leaves an infinite vicinity). With 0 the
+    fakes of scalars have exactly the real's label, and none is left out.
     """
 
     draw: Draw
@@ -79,7 +80,7 @@ def draw_inside(source: FakeSource, label_B: Tensor, gen: torch.Generator) -> tu
     """Features [B, F] of fakes for the labels, which of them [B] are inside the vicinity, and how many were redrawn."""
     asked_B = source.vicinity.neighbours(label_B, source.zeta, gen)
     images_BCHW = source.draw(asked_B, gen)
-    if math.isinf(source.zeta):
+    if math.isinf(source.zeta) or source.zeta == 0:
         return source.features(images_BCHW), torch.ones(len(label_B), dtype=torch.bool), 0
     features_BF, inside_B = within(source, images_BCHW, label_B)
     redrawn = 0

@@ -32,7 +32,7 @@ def drop_radius(cfg: RatioConfig, vicinity: Vicinity) -> float:
     """zeta in raw units: the setting, else 6 * largest label gap; infinite where labels match exactly."""
     if not isinstance(vicinity, ScalarVicinity):
         return math.inf
-    return cfg.vicinity_drop or 6 * vicinity.kernel.largest_gap
+    return 6 * vicinity.kernel.largest_gap if cfg.vicinity_drop is None else cfg.vicinity_drop
 
 
 def run(ctx: Context) -> None:

@@ -113,7 +113,7 @@ def test_params_of_the_other_task(chairs: dict[str, Any], dotted: str) -> None:
 
 @pytest.mark.parametrize(
     ("dotted", "value"),
-    [("bank.num_conditions", 0), ("cgan.label_input.batch_size", 0), ("ratio.vicinity_drop", 0.0)],
+    [("bank.num_conditions", 0), ("cgan.label_input.batch_size", 0), ("ratio.vicinity_drop", -1.0)],
 )
 def test_scalar_settings_have_ranges(chairs: dict[str, Any], dotted: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=dotted.replace(".", r"\.")):

@@ -338,6 +338,20 @@ def test_a_fake_is_looked_at_once_for_its_label_and_its_features() -> None:
     assert seen == drawn and drawn[0] == 300 + round(300 * pool.redrawn_share) > 300
 
 
+def test_a_vicinity_of_no_width_is_the_label_itself_and_no_fake_is_judged() -> None:
+    source, label_N = scalar_source(zeta=0.0, max_redraws=3)
+    asked = []
+
+    def noted(label_B: Tensor, gen: torch.Generator) -> Tensor:
+        asked.append(label_B)
+        return source.draw(label_B, gen)
+
+    exact = replace(source, draw=noted, judge=never)
+    pool = draw_pool(exact, label_N, 50, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat(asked), label_N[pool.partner]) and len(pool.partner) == 50
+    assert (pool.redrawn_share, pool.dropped_share) == (0.0, 0.0)
+
+
 def test_fakes_across_the_seam_of_a_circle_are_inside() -> None:
     label_N = torch.linspace(0.0, 9.75, 40)
     circle = replace(info("scalar", label_min=0.0, label_max=10.0), label_period=10.0)
