@@ -99,7 +99,7 @@ HALLS: dict[str, Part] = {
     ),
     "gan": Part(
         "training the conditional GAN, and drawing from it or from the user's own",
-        (*BASE, "data", "nets.gans", "fit.device", "fit.ema", "fit.loop", "fit.schedule"),
+        (*BASE, "data", "nets.gans", "fit.device", "fit.ema", "fit.loop", "fit.schedule", "labels.circle"),
     ),
     "fit": Part("the loop that trains a teacher or student, and the plan of the device", (*BASE, "data")),
     "labels": Part(

@@ -1,7 +1,8 @@
 """The improved label input of CcGAN (ILI, arXiv 2011.07466): a label embedding fitted before the GAN, then frozen.
 
 Net 1 learns image -> h -> label; net 2, the embedding, learns label -> h so that net 1's frozen head gives the label
-back. Labels here are normalised to [0, 1]. A class table needs none of this: the GAN's own optimiser moves it.
+back. Labels here are normalised to [0, 1]; those on a circle are its points (cos, sin).
+A class table needs none of this: the GAN's own optimiser moves it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cgankd.data.pixels import to_signed
 from cgankd.fit.device import channels_last
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.labels.circle import chord, is_whole, label_of, onto_range, points, wrapped
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
 from cgankd.types import Diverged, Split, Task
@@ -25,15 +27,18 @@ from cgankd.types import Diverged, Split, Task
 class LabelNet(nn.Module):
     """Net 1 of the improved label input: a small residual net whose penultimate layer h ends in a ReLU."""
 
-    def __init__(self, channels: int, width: int, embed_dim: int) -> None:
+    def __init__(self, channels: int, width: int, embed_dim: int, num_outputs: int = 1) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, stride=2, padding=1)
         self.blocks = nn.Sequential(DownStage(width, 2 * width), DownStage(2 * width, 4 * width))
         self.to_h = nn.Linear(4 * width * 4, embed_dim)
-        self.head = nn.Linear(embed_dim, 1)
+        self.head = nn.Linear(embed_dim, num_outputs)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images in [-1, 1] to normalised labels [B, 1]; h is pooled to 2x2, as a label may sit in where things are."""
+        """Images in [-1, 1] to normalised labels [B, 1], or points of the circle [B, 2].
+
+        h is pooled to 2x2, as a label may sit in where things are.
+        """
         features = F.adaptive_avg_pool2d(F.relu(self.blocks(self.stem(x_BCHW))), 2)
         out_BO: Tensor = self.head(F.relu(self.to_h(features.flatten(1))))
         return out_BO
@@ -58,17 +63,24 @@ class DownStage(nn.Module):
         return out
 
 
-def noisy_units(unit_N: Tensor, num: int, noise: float, gen: torch.Generator) -> Tensor:
-    """Training labels plus N(0, noise^2), clamped to [0, 1], [num]."""
+def noisy_units(unit_N: Tensor, num: int, noise: float, gen: torch.Generator, period: float | None = None) -> Tensor:
+    """Training labels plus N(0, noise^2), clamped to [0, 1], [num]; round a whole circle they go on to its other end."""
     base_B = unit_N[torch.randint(len(unit_N), (num,), generator=gen)]
-    return (base_B + noise * torch.randn(num, generator=gen)).clamp(0, 1)
+    return onto_range(base_B + noise * torch.randn(num, generator=gen), 0.0, 1.0, period)
+
+
+def label_loss(task: Task, out_BO: Tensor, unit_B: Tensor, period: float | None) -> Tensor:
+    """Loss of net 1's answers [B, O] to normalised labels [B]: the task's, or the chord of points on a circle, mean."""
+    if period is None:
+        return task.soft_loss(out_BO, unit_B[:, None], temperature=1.0)
+    return chord(out_BO.float(), points(unit_B, period), period).mean()
 
 
 @torch.no_grad()
 def label_error(embed: ScalarEmbed, head: nn.Module, num: int = 201) -> dict[str, float]:
-    """Mean and largest |head(embed(u)) - u| on an even grid of normalised labels u."""
+    """Mean and largest |head(embed(u)) - u| on an even grid of normalised labels u, the short way round a circle."""
     unit_B = torch.linspace(0, 1, num)
-    error_B = (head(embed.from_unit(unit_B))[:, 0] - unit_B).abs()
+    error_B = wrapped(label_of(head(embed.from_unit(unit_B)), embed.period) - unit_B, embed.period).abs()
     return {"label_error_mean": float(error_B.mean()), "label_error_max": float(error_B.max())}
 
 
@@ -81,7 +93,8 @@ def spread_units(embed: ScalarEmbed, num: int = 201) -> None:
     """
     last = embed.body[-2]
     assert isinstance(last, nn.Linear) and isinstance(embed.body[-1], nn.ReLU)
-    sd_E = embed.from_unit(torch.linspace(0, 1, num)).std(dim=0)
+    whole = is_whole(0.0, 1.0, embed.period)  # whose two ends are one label
+    sd_E = embed.from_unit(torch.linspace(0, 1, num + 1)[:-1] if whole else torch.linspace(0, 1, num)).std(dim=0)
     live = sd_E > 1e-3 * sd_E.max()
     if bool(live.any()):
         scale = 1.0 / sd_E[live].mean()
@@ -102,9 +115,10 @@ def fit_label_embed(
     assert isinstance(embed, ScalarEmbed) and cfg is not None, "Config asks for cgan.label_input with scalar labels"
     unit_N = ((train.labels - embed.label_min) / (embed.label_max - embed.label_min)).clamp(0, 1)
     embed_dim = embed.from_unit(unit_N[:1]).shape[1]
+    period, num_outputs = embed.period, embed.seen(unit_N[:1]).shape[1]
     seed, device = loop.seed, loop.plan.device
     seed_all(seed, "label_input", "init")
-    net = LabelNet(train.images.shape[1], cfg.width, embed_dim)
+    net = LabelNet(train.images.shape[1], cfg.width, embed_dim, num_outputs)
     channels_last(net).to(device)
     embed.to(device)
     opt_net = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate)
@@ -131,11 +145,11 @@ def fit_label_embed(
             schedule = make_schedule("cosine", cfg.image_steps)(step)
             index_B = torch.randint(len(train), (cfg.batch_size,), generator=gen)
             image_BCHW, unit_B = to_signed(train.images[index_B].to(device)), unit_N[index_B].to(device)
-            loss = task.soft_loss(net(image_BCHW), unit_B[:, None], temperature=1.0)
+            loss = label_loss(task, net(image_BCHW), unit_B, period)
         else:
             schedule = make_schedule("cosine", cfg.label_steps)(step - cfg.image_steps)
-            unit_B = noisy_units(unit_N, cfg.batch_size, cfg.noise, gen).to(device)
-            loss = task.soft_loss(net.head(embed.from_unit(unit_B)), unit_B[:, None], temperature=1.0)
+            unit_B = noisy_units(unit_N, cfg.batch_size, cfg.noise, gen, period).to(device)
+            loss = label_loss(task, net.head(embed.from_unit(unit_B)), unit_B, period)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.labels.answers import Answer, Margin, Reading
-from cgankd.labels.circle import onto_range, wrapped
+from cgankd.labels.circle import chord, is_whole, label_of, onto_range, points, wrapped
 from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.types import DatasetInfo, Headline, Task, Vicinity
@@ -95,6 +95,7 @@ class ScalarTask:
         self.num_conditions = num_conditions
         self.label_period = info.label_period
         self.period = None if info.label_period is None else info.label_period / self.span
+        self.whole = is_whole(self.label_min, self.label_max, info.label_period)
         self.num_bins = max(1, round(self.span / label_bin))
 
     @property
@@ -139,17 +140,18 @@ class ScalarTask:
         return onto_range(self.raw(out_BO), self.label_min, self.label_max, self.label_period)
 
     def filter_groups(self, label_B: Tensor) -> Tensor:
-        """Number of the label bin of width `bank.label_bin`, [B]."""
-        return (self.normalise(label_B) * self.num_bins).long().clamp(0, self.num_bins - 1)
+        """Number of the label bin of width `bank.label_bin`, [B]; the bins of a whole circle go round it."""
+        bin_B = (self.normalise(label_B) * self.num_bins).floor().long()
+        return bin_B % self.num_bins if self.whole else bin_B.clamp(0, self.num_bins - 1)
 
     def conditions(self, label_N: Tensor) -> Tensor:
         """`bank.num_conditions` evenly spaced labels over the range, [K]; both its ends are one label of a whole circle."""
-        if self.label_period == self.span:
+        if self.whole:
             return torch.linspace(self.label_min, self.label_max, self.num_conditions + 1)[:-1]
         return torch.linspace(self.label_min, self.label_max, self.num_conditions)
 
     def vicinity(self, label_N: Tensor) -> Vicinity:
-        kernel = kernel_rules(label_N, self.vicinity_cfg, self.span if self.label_period == self.span else None)
+        kernel = kernel_rules(label_N, self.vicinity_cfg, self.label_period, whole=self.whole)
         if self.vicinity_cfg.kind == "hard":
             return HardVicinity(label_N, kernel, self.label_min, self.label_max, self.label_period)
         kind = DrawnVicinity if self.vicinity_cfg.draw == "proportional" else SoftVicinity
@@ -157,7 +159,30 @@ class ScalarTask:
         return kind(label_N, kernel, self.label_min, self.label_max, floor, self.label_period)
 
     def label_embed(self, dim: int) -> nn.Module:
-        return ScalarEmbed(dim, self.label_min, self.label_max)
+        return ScalarEmbed(dim, self.label_min, self.label_max, self.label_period)
+
+
+class CircleTask(ScalarTask):
+    """Scalar labels on a circle of length P; the two outputs are a point (c, s), read as the angle of atan2(s, c).
+
+    Angles are counted from `label_min`. Unlike a single output it has no seam that a net would have to jump over.
+    """
+
+    num_outputs = 2
+    period: float
+
+    def raw(self, out_BO: Tensor) -> Tensor:
+        """Outputs [B, 2] to raw units [B], less than half a turn from `label_min`."""
+        return label_of(out_BO.float(), self.label_period) + self.label_min
+
+    def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
+        """Distance of the output from the label's point of the circle (`chord`), in normalised units, mean over the batch."""
+        return chord(out_BO.float(), points(self.normalise(label_B), self.period), self.period).mean()
+
+    def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
+        """`loss` with the label that the teacher answers; a scalar has no temperature."""
+        label_B = label_of(teacher_BO.float(), self.period)
+        return chord(out_BO.float(), points(label_B, self.period), self.period).mean()
 
 
 def make_task(info: DatasetInfo, cfg: Config) -> Task:
@@ -174,7 +199,13 @@ def make_task(info: DatasetInfo, cfg: Config) -> Task:
             f"data.label_period is {cfg.data.label_period}, but artifacts/dataset.h5 was made with {info.label_period};"
             " run `cgankd prepare` again"
         )
-    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions)
+    if info.label_answer != cfg.data.answer:
+        raise ConfigError(
+            f"data.label_answer is {cfg.data.answer}, but artifacts/dataset.h5 was made with {info.label_answer};"
+            " run `cgankd prepare` again"
+        )
+    kind = CircleTask if info.label_answer == "circle" else ScalarTask
+    return kind(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions)
 
 
 class ClassAnswer(nn.Module):
@@ -235,7 +266,7 @@ class ScalarAnswer(nn.Module):
     def read(self, answer_BA: Tensor, margin: Margin | None) -> list[Reading]:
         """The label; the region is the interval of the margin around it, cut to the label range.
 
-        On a circle it goes on beyond an end of the range, so that its first end may be the larger number.
+        On a circle it goes on beyond an end of the range, so that its first end may be the larger number: 355 to 5 degrees.
         """
         readings = []
         for value in answer_BA[:, 0].tolist():
@@ -256,6 +287,17 @@ class ScalarAnswer(nn.Module):
         return max(self.label_min, low), min(self.label_max, high)
 
 
+class CircleAnswer(ScalarAnswer):
+    """The point (c, s) [B, 2] to the label of its angle in raw units [B, 1], taken round its circle to the range."""
+
+    def forward(self, out_BO: Tensor) -> Tensor:
+        """Raw units, in float32."""
+        label_B = label_of(out_BO.float(), self.period) + self.label_min
+        return onto_range(label_B[:, None], self.label_min, self.label_max, self.period)
+
+
 def make_answer(info: DatasetInfo) -> Answer:
     """What a model of this data set says to its users."""
-    return ClassAnswer(info) if info.kind == "class" else ScalarAnswer(info)
+    if info.kind == "class":
+        return ClassAnswer(info)
+    return CircleAnswer(info) if info.label_answer == "circle" else ScalarAnswer(info)
