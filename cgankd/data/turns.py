@@ -37,7 +37,7 @@ def covered(label_N: Tensor, period: float, low: float | None = None, high: floa
         return first, high if high is not None else first + period
     label_N = label_N.double()
     start = -period / 2 if float(label_N.min()) < 0 and float(label_N.abs().max()) <= period / 2 else 0.0
-    place_D = torch.remainder(label_N - start, period).unique()
+    place_D = torch.unique(torch.remainder(label_N - start, period))
     gap_D = torch.cat([place_D[1:], place_D[:1] + period]) - place_D
     widest = int(gap_D.argmax())
     others = torch.cat([gap_D[:widest], gap_D[widest + 1 :]])

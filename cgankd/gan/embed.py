@@ -18,7 +18,7 @@ from cgankd.data.pixels import to_signed
 from cgankd.fit.device import channels_last
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
-from cgankd.labels.circle import chord, is_whole, label_of, onto_range, points, wrapped
+from cgankd.labels.circle import is_whole, label_of, miss, onto_range, wrapped
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
 from cgankd.types import Diverged, Split, Task
@@ -73,7 +73,7 @@ def label_loss(task: Task, out_BO: Tensor, unit_B: Tensor, period: float | None)
     """Loss of net 1's answers [B, O] to normalised labels [B]: the task's, or the chord of points on a circle, mean."""
     if period is None:
         return task.soft_loss(out_BO, unit_B[:, None], temperature=1.0)
-    return chord(out_BO.float(), points(unit_B, period), period).mean()
+    return miss(out_BO.float(), unit_B, period).mean()
 
 
 @torch.no_grad()

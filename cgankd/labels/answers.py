@@ -21,12 +21,14 @@ class Margin:
 class Reading:
     """An answer in words: the label, how sure it is, and the labels (or the two ends of the interval) left by the margin.
 
-    `confidence` is the probability of a class, and for a scalar the level of its interval (None without a margin).
+    `confidence` is the probability of a class, and for a scalar the level of its interval (None without a margin). `seam`
+    is set where the interval goes round: the label at which a turn ends, which lies between its two ends.
     """
 
     label: str | float
     confidence: float | None
     region: tuple[str | float, ...]
+    seam: float | None = None
 
 
 class Answer(Protocol):

@@ -67,6 +67,19 @@ def chord(out_B2: Tensor, point_B2: Tensor, period: float) -> Tensor:
     return (period / TAU) * ((out_B2 - point_B2).square().sum(dim=1) + 1e-12).sqrt()
 
 
+def is_label(out_BO: Tensor, period: float | None) -> bool:
+    """Whether outputs answer with a scalar label: one number, or on a circle the pair (cos, sin); else they are class logits."""
+    return out_BO.shape[1] == 1 or (period is not None and out_BO.shape[1] == 2)
+
+
+def miss(out_BO: Tensor, label_B: Tensor, period: float | None) -> Tensor:
+    """How far answers are from labels [B], to be minimised: |out - y| the short way round, or of a pair (cos, sin) the chord."""
+    if out_BO.shape[1] == 1:
+        return wrapped(out_BO[:, 0] - label_B, period).abs()
+    assert period is not None and out_BO.shape[1] == 2, "a pair stands for a label on a circle"
+    return chord(out_BO, points(label_B, period), period)
+
+
 def spread(label_N: Tensor, period: float | None) -> float:
     """Standard deviation of labels; on a circle the smallest of those of the labels rolled out from any cut (Frechet).
 

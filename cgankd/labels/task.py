@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.labels.answers import Answer, Margin, Reading
-from cgankd.labels.circle import chord, is_whole, label_of, onto_range, points, wrapped
+from cgankd.labels.circle import is_whole, label_of, miss, onto_range, wrapped
 from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.types import DatasetInfo, Headline, Task, Vicinity
@@ -117,15 +117,15 @@ class ScalarTask:
         return out_BO[:, 0].float() * self.span + self.label_min
 
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
-        """Absolute error on the normalised label, the short way round a circle, mean over the batch."""
-        return wrapped(out_BO[:, 0].float() - self.normalise(label_B), self.period).abs().mean()
+        """Absolute error on the normalised label (on a circle: `circle.miss`), mean over the batch."""
+        return miss(out_BO.float(), self.normalise(label_B), self.period).mean()
 
     def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
-        """Absolute difference to the teacher on the normalised label, mean over the batch; a scalar has no temperature.
+        """`loss` with the label that the teacher answers, mean over the batch; a scalar has no temperature.
 
         The same scale as `loss`, so that `soft_weight` means what it says (see CONTRIBUTING, "Decisions").
         """
-        return wrapped(out_BO[:, 0].float() - teacher_BO[:, 0].float(), self.period).abs().mean()
+        return miss(out_BO.float(), label_of(teacher_BO.float(), self.period), self.period).mean()
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, the short way round a circle, [B]."""
@@ -169,20 +169,10 @@ class CircleTask(ScalarTask):
     """
 
     num_outputs = 2
-    period: float
 
     def raw(self, out_BO: Tensor) -> Tensor:
         """Outputs [B, 2] to raw units [B], less than half a turn from `label_min`."""
         return label_of(out_BO.float(), self.label_period) + self.label_min
-
-    def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
-        """Distance of the output from the label's point of the circle (`chord`), in normalised units, mean over the batch."""
-        return chord(out_BO.float(), points(self.normalise(label_B), self.period), self.period).mean()
-
-    def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
-        """`loss` with the label that the teacher answers; a scalar has no temperature."""
-        label_B = label_of(teacher_BO.float(), self.period)
-        return chord(out_BO.float(), points(label_B, self.period), self.period).mean()
 
 
 def make_task(info: DatasetInfo, cfg: Config) -> Task:
@@ -271,7 +261,8 @@ class ScalarAnswer(nn.Module):
         readings = []
         for value in answer_BA[:, 0].tolist():
             ends = () if margin is None else self.region(value, margin.width)
-            readings.append(Reading(value, margin.level if margin else None, ends))
+            seam = self.label_max if ends and ends[0] > ends[1] else None
+            readings.append(Reading(value, margin.level if margin else None, ends, seam))
         return readings
 
     def region(self, value: float, width: float) -> tuple[float, float]:

@@ -15,8 +15,8 @@ from cgankd.data.dataset import Dataset
 from cgankd.data.readers.image_folder import LabelledFiles, middle_squares, read_rows
 from cgankd.data.readers.splits import split_scalars
 from cgankd.data.readers.walk import is_hidden, is_image, walk
-from cgankd.data.turns import brought
 from cgankd.data.store.room import Room, in_memory
+from cgankd.data.turns import brought
 from cgankd.types import LogFn, silent
 
 FACE_NAME = re.compile(r"(\d{1,3})_[01]_[0-4]_\d{8,}(\.jpg)?(\.chip)?\.jpe?g", re.IGNORECASE)
