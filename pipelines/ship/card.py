@@ -121,7 +121,11 @@ def _use(student: Package, margin: Margin | None) -> str:
         f" normalisation is inside. {image_rules(info)}\n"
         f"- **Out:** float32 `[batch, {student.answer.num_answers}]`: {names}"
     )
-    text += " (probabilities).\n" if info.class_names else f", from {info.label_min:g} to {info.label_max:g}{_round(info)}.\n"
+    text += (
+        " (probabilities).\n"
+        if info.class_names
+        else f", from {info.label_min:g} to {info.label_max:g}{_round(info)}.\n"
+    )
     if margin is None:
         return text + "- **Confidence:** no margin; there are too few validation images for its level.\n"
     what = "every class whose probability is at least" if info.class_names else "the answer plus or minus"
