@@ -52,7 +52,7 @@ def test_label_range_is_that_of_training_unless_set() -> None:
         (
             (1.0, 9.0),
             {"label_period": 360.0, "label_min": 2.0, "label_max": 90.0},
-            "data.label_max 90 is below the test label 361; raise it",
+            "data.label_max 90 is below the train label 361; raise it",
         ),
         ((), {}, "leaves no train images"),
     ],
