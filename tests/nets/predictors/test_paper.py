@@ -21,7 +21,7 @@ from cgankd.export import (
     write_onnx,
     write_torch_export,
 )
-from cgankd.labels.task import make_answer
+from cgankd.labels.answers import make_answer
 from cgankd.nets.predictors.paper import OWN
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.staged import PositiveLinear
