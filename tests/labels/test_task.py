@@ -68,7 +68,8 @@ def test_scalar_losses(chairs_config: Config) -> None:
 def test_squared_losses_and_their_gradients(chairs_config: Config, period: float | None) -> None:
     """Of the label and of the teacher's answer; d/do mean (o - u)^2 = 2 (o - u) / B, and the error stays absolute."""
     info = replace(YAW, label_period=period)
-    cfg = replace(chairs_config, data=replace(chairs_config.data, label_period=period)) if period else chairs_config
+    data = replace(chairs_config.data, label_period=period, label_answer=None if period is None else "scalar")
+    cfg = replace(chairs_config, data=data)
     task, plain = make_task(info, cfg, "squared"), make_task(info, cfg)
     out = torch.rand(40, 1, generator=generator("s")).requires_grad_(True)
     y, other = 10 + 90 * torch.rand(40, generator=generator("t")), out.detach().flip(0)
