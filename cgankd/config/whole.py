@@ -252,11 +252,11 @@ class Config:
             not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label"
         )
         if not scalar:
-            for name, value, plain in (
+            for name, chosen, plain in (
                 ("bank.bound_scope", self.bank.bound_scope, "group"),
                 ("ratio.label_loss", self.ratio.label_loss, "task"),
             ):
-                require(value == plain, name, f"{plain} for class labels (data.task is class)", value)
+                require(chosen == plain, name, f"{plain} for class labels (data.task is class)", chosen)
             radius = self.cgan.file_radius
             require(radius is None, "cgan.file_radius", "null for class labels (data.task is class)", radius)
             require(
