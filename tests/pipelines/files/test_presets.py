@@ -192,6 +192,10 @@ def test_the_bank_and_the_ratio_of_the_paper(name: str) -> None:
     assert cfg.ratio.hidden == (2048, 1024, 512, 256, 128) and cfg.ratio.learning_rate == 1e-4
     assert (cfg.ratio.batch_size, cfg.ratio.ratio_penalty) == (batch, penalty)
     assert cfg.ratio.num_steps == steps_of(epochs, paper.reals, batch)
+    drops = (80, 150) if epochs == 200 else (100, 200) if cfg.scalar_labels else (150, 250)
+    assert cfg.ratio.schedule == "multistep" and cfg.ratio.milestones == shares(drops, epochs)
+    assert cfg.ratio.flip == (epochs == 200 and name != "steering-angle"), "mirrored roads turn the other way"
+    assert cfg.ratio.targets == ("distinct" if name in ("utkface", "steering-angle") else "marginal")
     assert cfg.ratio.extractor == ("compact" if cfg.scalar_labels else "resnet34")
     assert (cfg.ratio.reconstruct_weight > 0) == cfg.scalar_labels, "the sparse auto-encoder is for scalars"
     if cfg.data.source in CLASSES:
@@ -215,7 +219,8 @@ def test_the_gan_of_the_paper(name: str) -> None:
         assert (gan.lr_g, gan.lr_d, gan.ema, gan.ema_start, gan.beta1) == (2e-4, 2e-4, 0.9999, 1000, 0.0)
         assert gan.diffaugment == "color,translation,cutout"
     else:
-        assert gan.vicinity is not None and (gan.lr_g, gan.lr_d) == (1e-4, 1e-4)
+        assert gan.vicinity is not None and (gan.targets, gan.vicinity.ends) == ("distinct", "cut")
+        assert (gan.lr_g, gan.lr_d) == (1e-4, 1e-4)
         assert (gan.vicinity.kind, gan.vicinity.draw) == ("soft", "uniform")
         assert gan.vicinity.kappa_multiplier == KAPPA[name]
         assert gan.diffaugment == ("" if paper.arch == "sngan" else "color,translation,cutout")
@@ -225,6 +230,8 @@ def test_the_gan_of_the_paper(name: str) -> None:
 def test_the_students_of_the_paper(name: str) -> None:
     cfg, paper = load(name), PAPER[name]
     student = cfg.student
+    losses = {cfg.teacher.scalar_loss, student.scalar_loss, cfg.ratio.scalar_loss}
+    assert losses == {"squared" if cfg.scalar_labels else "absolute"}
     assert (cfg.teacher.net, student.net) == (paper.teacher, paper.student)
     assert (student.optimizer, student.batch_size) == ("sgd", 128)
     assert (student.learning_rate, student.weight_decay) == (paper.rate, paper.decay)
