@@ -34,6 +34,7 @@ class Reading:
 class Answer(Protocol):
     """What a shipped model says instead of raw outputs: a module from outputs [B, O] to answers [B, A], with its reading."""
 
+    num_outputs: int
     num_answers: int
     names: tuple[str, ...]
     """What each of the A numbers is: a class, or the label with its unit."""
