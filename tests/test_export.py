@@ -39,7 +39,7 @@ def model(info: DatasetInfo) -> ShippedModel:
     answer = make_answer(info)
     net = make_predictor(
         "convnet",
-        NetShape(2 if info.label_answer == "circle" else answer.num_answers, info.channels, info.image_size),
+        NetShape(answer.num_outputs, info.channels, info.image_size),
         width=4,
         mean=info.pixel_mean,
         std=info.pixel_std,

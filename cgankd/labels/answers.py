@@ -38,6 +38,7 @@ class Reading:
 class Answer(Protocol):
     """What a shipped model says instead of raw outputs: a module from outputs [B, O] to answers [B, A], with its reading."""
 
+    num_outputs: int
     num_answers: int
     names: tuple[str, ...]
     """What each of the A numbers is: a class, or the label with its unit."""
@@ -62,7 +63,8 @@ class ClassAnswer(nn.Module):
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__()
         self.names = info.class_names
-        self.num_answers, self.scale = len(info.class_names), 1.0
+        self.num_outputs = self.num_answers = len(info.class_names)
+        self.scale = 1.0
 
     def forward(self, out_BO: Tensor) -> Tensor:
         """Softmax, in float32."""
@@ -90,7 +92,7 @@ class ClassAnswer(nn.Module):
 class ScalarAnswer(nn.Module):
     """The normalised output [B, 1] to the label in raw units [B, 1], clipped to the label range or taken round its circle."""
 
-    num_answers = 1
+    num_outputs = num_answers = 1
 
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__()
@@ -138,6 +140,8 @@ class ScalarAnswer(nn.Module):
 
 class CircleAnswer(ScalarAnswer):
     """The point (c, s) [B, 2] to the label of its angle in raw units [B, 1], taken round its circle to the range."""
+
+    num_outputs = 2
 
     def forward(self, out_BO: Tensor) -> Tensor:
         """Raw units, in float32."""

@@ -66,7 +66,7 @@ def load_package(path: Path) -> Package:
     answer = make_answer(info)
 
     try:
-        net = restore_student(weights, config, info, answer.num_answers)
+        net = restore_student(weights, config, info, answer.num_outputs)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{path} does not fit the config.json beside it; copy both files together") from error
     model = ShippedModel(net, answer).eval().requires_grad_(False)

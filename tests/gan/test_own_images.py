@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -31,6 +32,22 @@ def classes(reuse: bool, num: int = 30) -> ImageDraw:
 def scalars(reuse: bool, radius: float = 2.0, num: int = 400) -> ImageDraw:
     labels = 50 * torch.rand(num, generator=generator("labels"))
     return ImageDraw(numbered(labels), scalar_toy()[1].filter_groups, radius, reuse=reuse, source="fakes")
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_labels_on_a_circle_are_near_each_other_round_it(reuse: bool) -> None:
+    labels = 10 * torch.rand(300, generator=generator("labels"))
+    one_group = torch.zeros_like
+    draw = ImageDraw(numbered(labels), one_group, 0.4, reuse=reuse, source="fakes", period=10.0)
+    for asked in (0.1, 9.95, 5.0):
+        away = np.abs((np.sort(labels.double().numpy()) - asked + 5) % 10 - 5)
+        assert draw.near(asked).tolist() == np.flatnonzero(away <= 0.4).tolist() != []
+    found = labels[rows_of(draw(torch.tensor([9.95] * 5), generator("z")))].double().numpy()
+    away = np.abs((found - 9.95 + 5) % 10 - 5)
+    assert away.max() <= 0.4
+    if not reuse:  # the nearest first, on both sides of the seam
+        everywhere = np.sort(np.abs((labels.double().numpy() - 9.95 + 5) % 10 - 5))
+        np.testing.assert_allclose(np.sort(away), everywhere[:5])
 
 
 @pytest.mark.parametrize("reuse", [True, False])

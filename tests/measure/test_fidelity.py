@@ -161,7 +161,7 @@ def test_sliding_windows_hold_the_labels_around_their_middle() -> None:
     y_real, y_fake = torch.linspace(0, 10, 50), torch.linspace(0, 6, 80)
     fake[y_fake < 3] += 3.0
     centres = torch.tensor([1.0, 2.5, 5.0, 9.0])
-    found = fidelity.sliding(Labelled(real, y_real), Labelled(fake, y_fake), centres, 1.0, fidelity.fid)
+    found = fidelity.sliding(Labelled(real, y_real), Labelled(fake, y_fake), (centres, 1.0), fidelity.fid)
     assert list(found) == [1.0, 2.5, 5.0], "no fake lies within 8 to 10"
     assert found[1.0] > found[2.5] > found[5.0]
     inside = (y_real >= 1.5) & (y_real <= 3.5), (y_fake >= 1.5) & (y_fake <= 3.5)

@@ -66,6 +66,23 @@ def test_a_program_says_what_its_net_says(kind: str) -> None:
     assert not any(p.requires_grad for p in body.parameters())
 
 
+class Angle(nn.Module):
+    """The label of an image in degrees: 360 times its first pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 360.0 * x[:, 0, 0, 0]
+
+
+def test_labels_that_go_round_become_points_of_their_circle() -> None:
+    x = torch.rand(7, 3, 16, 16)
+    body = Program(as_tensor(torchscript(Angle())), shift=90.0, scale=180.0, period=2.0)
+    angle = torch.deg2rad(360.0 * x[:, 0, 0, 0] - 90.0)
+    torch.testing.assert_close(body(x), torch.stack([angle.cos(), angle.sin()], dim=1), atol=1e-5, rtol=0)
+    net = model()  # two outputs: points already
+    with torch.no_grad():
+        torch.testing.assert_close(Program(as_tensor(torchscript(net)), 90.0, 180.0, 2.0)(x), net(x))
+
+
 @pytest.mark.parametrize("kind", sorted(MAKERS))
 def test_its_state_is_the_file_and_nothing_else(kind: str) -> None:
     data = MAKERS[kind](model())

@@ -21,9 +21,10 @@ from cgankd.config import ConfigError, config_from_dict
 from cgankd.data.store.banks import read_pool_images
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.gan.own_images import ImageDraw
+from cgankd.labels.task import CircleTask
 from cgankd.labels.vicinity import HardVicinity, Kernel
 from cgankd.rng import generator
-from cgankd.types import Split
+from cgankd.types import DatasetInfo, Split
 from pipelines.networks import own_generator
 from pipelines.networks.generator import load_draw
 from pipelines.project.doctor import look_at_generator
@@ -233,10 +234,16 @@ def test_blocks_remembered_by_the_search_are_those_of_the_stage(tmp_path: Path) 
     assert all(torch.equal(block, plain[shard]) for shard, block in blocks(scorer(), list(range(5))).items())
 
 
-def test_images_on_a_circle_of_labels_are_refused() -> None:
+def test_images_on_a_circle_of_labels_serve_across_its_seam() -> None:
     label_N = torch.linspace(0.0, 350.0, 36)
     kernel = Kernel(5.0, 5.0, 10.0, 10.0)
     cfg = config_from_dict(preset("chairs")).cgan
     assert own_generator._radius(cfg, HardVicinity(label_N, kernel, 0.0, 360.0)) == 5.0
-    with pytest.raises(ConfigError, match="data.label_period must be null where cgan.file is a set of images"):
-        own_generator._radius(cfg, HardVicinity(label_N, kernel, 0.0, 360.0, 360.0))
+    assert own_generator._radius(cfg, HardVicinity(label_N, kernel, 0.0, 360.0, 360.0)) == 5.0
+    info = DatasetInfo("scalar", "toy", "", 1, 4, (0.5,), (0.2,), (), 0.0, 360.0, 360.0, "circle")
+    images = torch.arange(36, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    own = own_generator.Own("images", "fakes", "", 6.0)
+    assert cfg.vicinity is not None
+    task = CircleTask(info, cfg.vicinity, 30.0, 36)
+    draw = own_generator._images({"images": images, "labels": label_N}, own, info, task, reuse=True)
+    assert draw(torch.tensor([357.0, 2.0, 183.0]), generator("z"))[:, 0, 0, 0].tolist() == [0, 0, 18]
