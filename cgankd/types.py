@@ -153,6 +153,9 @@ class Vicinity(Protocol):
     def targets(self, num: int, gen: torch.Generator) -> Tensor:
         """Draw target labels [num] in raw units from the smoothed training marginal."""
 
+    def asked(self, num: int, gen: torch.Generator) -> Tensor:
+        """Target labels [num] that lie in the label range, as those asked for a bank do."""
+
     def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
         """Draw one real partner for each target, with its weight."""
 
@@ -192,10 +195,10 @@ class Task(Protocol):
         """Labels as the outputs have them, [B]: int64 classes, or float32 normalised to [0, 1]."""
 
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
-        """Mean hard loss of a batch (cross-entropy, or absolute error on the normalised label)."""
+        """Mean hard loss of a batch (cross-entropy, or absolute or squared error on the normalised label)."""
 
     def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
-        """Mean Hinton loss of a batch: KL * T^2, or absolute difference on the normalised label."""
+        """Mean Hinton loss of a batch: KL * T^2, or absolute or squared difference on the normalised label."""
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Per-sample headline [B] whose mean is reported (0/100 error in %, or absolute error in raw units)."""
@@ -212,8 +215,8 @@ class Task(Protocol):
     def conditions(self, label_N: Tensor) -> Tensor:
         """Labels [K] to synthesise for."""
 
-    def vicinity(self, label_N: Tensor) -> Vicinity:
-        """How targets meet real images during GAN and ratio training."""
+    def vicinity(self, label_N: Tensor, targets: str = "marginal") -> Vicinity:
+        """How targets meet real images during GAN and ratio training; `targets` is their law (`cgan.targets`)."""
 
     def label_embed(self, dim: int) -> nn.Module:
         """A fresh module from raw labels [B] to h [B, dim] (see LabelEmbed)."""

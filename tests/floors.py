@@ -95,11 +95,24 @@ HALLS: dict[str, Part] = {
     "bank": Part("M1's rejection, M2's filter and labels, the pool they are cut from", (*BASE, "data.store.banks")),
     "ratio": Part(
         "M1's features and conditional density ratio",
-        (*BASE, "data", "nets", "nets.gans", "fit.device", "fit.loop", "fit.schedule", "labels.circle"),
+        (
+            *BASE,
+            "data",
+            "nets",
+            "nets.gans",
+            "fit.device",
+            "fit.loop",
+            "fit.schedule",
+            "labels.circle",
+            "labels.targets",
+        ),
     ),
     "gan": Part(
         "training the conditional GAN, and drawing from it or from the user's own",
-        (*BASE, "data", "nets.gans", "fit.device", "fit.ema", "fit.loop", "fit.schedule"),
+        (
+            *(*BASE, "data", "nets.gans", "nets.predictors.resnet"),
+            *("fit.device", "fit.ema", "fit.loop", "fit.schedule", "labels.circle", "labels.targets"),
+        ),
     ),
     "fit": Part("the loop that trains a teacher or student, and the plan of the device", (*BASE, "data")),
     "labels": Part(

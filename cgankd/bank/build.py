@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cgankd.bank.grouping import Grouping
 from cgankd.bank.scores import ScoreFn, Scorer, Scores
 from cgankd.bank.selections import SELECTIONS, Columns, Limits, bank_report, freeze, passes, select, selection_name
 from cgankd.config import BankConfig, ConfigError
@@ -25,6 +26,7 @@ __all__ = (
     "Columns",
     "Conditions",
     "EmptyBankError",
+    "Grouping",
     "Limits",
     "QuotaError",
     "ScoreFn",
@@ -37,6 +39,7 @@ __all__ = (
     "draw_burn_in",
     "freeze",
     "grow_pool",
+    "limits_of",
     "passes",
     "select",
     "selection_name",
@@ -61,6 +64,7 @@ class Conditions:
 
     labels: dict[int, Tensor]
     quota_G: Tensor
+    grouping: Grouping
 
     def ask(self, group: int, start: int, num: int) -> Tensor:
         """The start-th to (start + num)-th label to ask for in a group: its conditions, over and over."""
@@ -75,7 +79,8 @@ class Conditions:
 
 def arrange(task: Task, condition_K: Tensor, cfg: BankConfig, *, seed: int) -> Conditions:
     """Spread `bank.num_fakes` over the conditions [K] and sort them into filter groups."""
-    group_K = task.filter_groups(condition_K)
+    grouping = Grouping(task, condition_K if cfg.bound_scope == "label" else None)
+    group_K = grouping.groups(condition_K)
     edge = torch.arange(len(condition_K) + 1) * cfg.num_fakes // len(condition_K)
     quota_G = torch.zeros(int(group_K.max()) + 1, dtype=torch.int64).index_add(0, group_K, edge.diff())
     labels = {}
@@ -83,7 +88,7 @@ def arrange(task: Task, condition_K: Tensor, cfg: BankConfig, *, seed: int) -> C
         members = condition_K[group_K == group]
         # Shuffled, as a quota below the number of conditions would otherwise take the low end of the bin only.
         labels[group] = members[torch.randperm(len(members), generator=generator(seed, "conditions", group))]
-    return Conditions(labels, quota_G)
+    return Conditions(labels, quota_G, grouping)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,13 @@ class Source:
 
 def burn_in(source: Source, log: LogFn = silent) -> Limits:
     """Draw `bank.burn_in` fakes in every group, then freeze the bounds and the cutoffs (see `freeze`)."""
-    return freeze(draw_burn_in(source, log), len(source.conditions.quota_G), source.cfg)
+    return limits_of(draw_burn_in(source, log), source)
+
+
+def limits_of(burned: Columns, source: Source) -> Limits:
+    """Bounds and cutoffs that the scores of a burn-in imply."""
+    conditions = source.conditions
+    return freeze(burned, len(conditions.quota_G), source.cfg, conditions.grouping.bins())
 
 
 def draw_burn_in(source: Source, log: LogFn = silent) -> Columns:

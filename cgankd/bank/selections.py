@@ -46,7 +46,8 @@ class Limits:
     """What the burn-in fixed: the bound M [G], a cutoff [G] for each selection that filters, and what passed.
 
     passed[selection] [G] and tried [G] count burn-in draws; a bound of 0 marks a group in which every ratio was zero.
-    A running bound is that of the start: what is drawn then raises it, and in its columns rows are in draw order.
+    A running bound is that of the start: what is drawn then raises it, and in its columns rows are in draw order. With
+    `strict` a fake at the cutoff does not pass.
     """
 
     bound_G: Tensor
@@ -55,6 +56,7 @@ class Limits:
     passed: dict[str, Tensor]
     exceedance_share: float
     running: bool = False
+    strict: bool = False
 
     def bounds(self, columns: Columns) -> Tensor:
         """M [N], the bound that each fake is compared with."""
@@ -74,26 +76,27 @@ class Limits:
         return groups
 
 
-def freeze(columns: Columns, num_groups: int, cfg: BankConfig) -> Limits:
+def freeze(columns: Columns, num_groups: int, cfg: BankConfig, bin_G: Tensor | None = None) -> Limits:
     """The limits that the scores of a burn-in imply.
 
-    The cutoff of `filter` is taken from the fakes that subsampling accepts, that of `filter_only` from all of them.
+    The cutoff of `filter` is taken from the fakes that subsampling accepts, that of `filter_only` from all of them; within
+    the groups, or within the bins [G] that several groups share.
     """
     group_N = columns.group
     bound_G = m1_subsample.bound(columns.ratio, group_N, num_groups, cfg.bound_quantile)
     accepted_N = m1_subsample.accept(columns.ratio, bound_G[group_N], columns.uniform)
-    per_label = cfg.filter_scope == "label"
-    cutoff = {}
+    bin_G = torch.arange(num_groups) if bin_G is None else bin_G
+    if cfg.filter_scope == "global":
+        bin_G = torch.zeros_like(bin_G)
+    num_bins, cutoff = int(bin_G.max()) + 1, {}
     for name, (subsample, use_filter) in SELECTIONS.items():
         if use_filter:
             among_N = accepted_N if subsample else torch.ones_like(accepted_N)
-            scope = group_N[among_N] if per_label else torch.zeros_like(group_N[among_N])
-            found = m2_filter.cutoff(columns.error[among_N], scope, num_groups if per_label else 1, cfg.rho)
-            cutoff[name] = found.expand(num_groups).clone()
+            bin_N, error_N = bin_G[group_N[among_N]], columns.error[among_N]
+            cutoff[name] = m2_filter.cutoff(error_N, bin_N, num_bins, cfg.rho, strict=cfg.filter_strict)[bin_G]
     exceedance = m1_subsample.exceedances(columns.ratio, bound_G[group_N])
-    limits = Limits(
-        bound_G, cutoff, torch.bincount(group_N, minlength=num_groups), {}, exceedance, cfg.bound == "running"
-    )
+    tried_G, running = torch.bincount(group_N, minlength=num_groups), cfg.bound == "running"
+    limits = Limits(bound_G, cutoff, tried_G, {}, exceedance, running, cfg.filter_strict)
     for name in SELECTIONS:
         limits.passed[name] = torch.bincount(group_N[passes(name, columns, limits)], minlength=num_groups)
     return limits
@@ -106,7 +109,7 @@ def passes(selection: str, columns: Columns, limits: Limits) -> Tensor:
     if subsample:
         pass_N &= m1_subsample.accept(columns.ratio, limits.bounds(columns), columns.uniform)
     if use_filter:
-        pass_N &= m2_filter.keep(columns.error, columns.group, limits.cutoff[selection])
+        pass_N &= m2_filter.keep(columns.error, columns.group, limits.cutoff[selection], strict=limits.strict)
     return pass_N
 
 

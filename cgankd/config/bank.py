@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cgankd.config.data import check_augment
-from cgankd.config.settings import require
+from cgankd.config.settings import check_milestones, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class RatioConfig:
     """M1, first half: the features and the conditional density ratio r(x given y)."""
 
-    extractor: Literal["compact", "resnet34"] = "compact"
+    extractor: Literal[
+        "compact", "resnet18", "resnet34", "resnet50", "densenet121", "autoencoder", "autoencoder-v1"
+    ] = "compact"
     """The feature extractor: compact = the project's own, which is also the sparse auto-encoder of scalar labels; resnet34 =
-    the published one of class labels."""
+    the published one of class labels; densenet121 = that of the paper's first version; autoencoder = the published one of
+    scalar labels; autoencoder-v1 = that of the first version."""
     feature_width: int | None
     """Units of the feature map the ratio sees; null = C*H*W as in the paper."""
     feature_channels: int
-    """Channels of the first stage of the feature extractor (64 for resnet34)."""
+    """Channels of the first stage of the feature extractor (64 for the ResNets and densenet121)."""
     feature_steps: int
     """Optimiser steps of the feature extractor."""
     feature_batch_size: int
     """Images in each step of the feature extractor."""
     feature_learning_rate: float
-    """Adam's peak learning rate for the feature extractor, on a onecycle schedule."""
+    """Largest learning rate of the feature extractor."""
     feature_augment: str
     """Augmentation while the extractor is trained, names of AUGMENTS joined by "+"."""
     reconstruct_weight: float
@@ -55,7 +58,8 @@ class RatioConfig:
     penalty_per_label: bool
     """Take the penalty's mean within each filter group instead of over the batch."""
     vicinity_drop: float | None
-    """zeta in raw units, scalar labels only; null = 6 * largest label gap (and null for classes)."""
+    """zeta in raw units, scalar labels only; null = 6 * largest label gap (and null for classes); 0 = fakes of exactly the
+    real's label, whatever label is predicted for them (first version of the paper)."""
     max_redraws: int
     """Rounds in which fakes whose predicted label leaves the vicinity are redrawn."""
     pool_size: int
@@ -66,6 +70,35 @@ class RatioConfig:
     """Steps between evaluations of the loss on validation reals and fresh fakes; the best network is kept."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward passes: auto = bf16 where the device has units for it."""
+    extractor_style: Literal["plain", "published"] = field(default="plain", metadata={"left_out": True})
+    """ResNets: plain = a linear head; published = a head of two hidden layers with dropout, and from 128 px on a max pooling
+    after each of the first two stages."""
+    feature_optimizer: Literal["adam", "sgd"] = field(default="adam", metadata={"left_out": True})
+    """Of the extractor: adam, or sgd with a momentum of 0.9 (published)."""
+    feature_beta1: float = field(default=0.9, metadata={"left_out": True})
+    """Adam's beta1 for the extractor."""
+    feature_weight_decay: float = field(default=0.0, metadata={"left_out": True})
+    """Weight decay (L2) of the extractor; 1e-4 is the published one."""
+    feature_schedule: Literal["onecycle", "cosine", "constant", "multistep"] = field(
+        default="onecycle", metadata={"left_out": True}
+    )
+    """Learning rate of the extractor: up for a quarter of the steps, then down as a cosine; a cosine; constant; or a tenth
+    from each of feature_milestones on (published)."""
+    feature_milestones: tuple[float, ...] = field(default=(), metadata={"left_out": True})
+    """Shares of feature_steps at which a multistep rate falls."""
+    redraw: Literal["label", "latent"] = field(default="label", metadata={"left_out": True})
+    """What a fake outside the vicinity is drawn anew with: another label and latent, or another latent (published)."""
+    targets: Literal["marginal", "distinct"] = field(default="marginal", metadata={"left_out": True})
+    """Real images that the extractor and the ratio MLP are trained on: marginal = each equally often; distinct = each label that
+    occurs equally often, then any image of it (published for scalars)."""
+    scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
+    """Scalar labels: the label loss of the extractor, on the label normalised to [0, 1] (squared in the paper)."""
+    schedule: Literal["constant", "multistep"] = field(default="constant", metadata={"left_out": True})
+    """Factor of the ratio MLP's learning rate over the steps: constant; multistep = a tenth from each of the milestones on."""
+    milestones: tuple[float, ...] = field(default=(), metadata={"left_out": True})
+    """multistep only: shares of the steps after each of which the rate is a tenth (0.4 and 0.75 as published)."""
+    flip: bool = field(default=False, metadata={"left_out": True})
+    """Mirror each real image that the ratio MLP sees with probability 1/2; only where a mirrored image keeps its label."""
 
     def __post_init__(self) -> None:
         for name in ("feature_channels", "feature_steps", "num_steps", "eval_every_steps", "pool_size", "max_redraws"):
@@ -76,18 +109,14 @@ class RatioConfig:
             "multiples of 8, from 8",
             self.hidden,
         )
-        if self.extractor == "resnet34":
-            weight, channels = self.reconstruct_weight, self.feature_channels
-            rule = "0 for ratio.extractor resnet34, which has no decoder; the auto-encoder is ratio.extractor compact"
-            require(weight == 0, "ratio.reconstruct_weight", rule, weight)
-            require(channels == 64, "ratio.feature_channels", "64 for ratio.extractor resnet34", channels)
+        self._check_extractor()
         for name in ("feature_batch_size", "batch_size"):
             require(getattr(self, name) >= 2, f"ratio.{name}", "at least 2", getattr(self, name))
         for name in ("feature_learning_rate", "learning_rate"):
             require(getattr(self, name) > 0, f"ratio.{name}", "positive", getattr(self, name))
         width, drop = self.feature_width, self.vicinity_drop
         require(width is None or width >= 1, "ratio.feature_width", "null or at least 1", width)
-        require(drop is None or drop > 0, "ratio.vicinity_drop", "null or positive", drop)
+        require(drop is None or drop >= 0, "ratio.vicinity_drop", "null, zero or more", drop)
         require(0 <= self.dropout < 1, "ratio.dropout", "in [0, 1)", self.dropout)
         weights = ("reconstruct_weight", "l1_weight", "label_weight", "weight_decay", "ratio_penalty")
         for name in (*weights, "pool_refresh_steps"):
@@ -96,6 +125,26 @@ class RatioConfig:
             require(0 <= getattr(self, name) < 1, f"ratio.{name}", "in [0, 1)", getattr(self, name))
         require(self.pool_size >= self.batch_size, "ratio.pool_size", "at least ratio.batch_size", self.pool_size)
         check_augment(self.feature_augment, "ratio.feature_augment")
+        check_milestones(self.milestones, self.schedule, "ratio.milestones")
+
+    def _check_extractor(self) -> None:
+        name, weight, channels = self.extractor, self.reconstruct_weight, self.feature_channels
+        if name.startswith(("resnet", "densenet")):
+            rule = f"0 for ratio.extractor {name}, which has no decoder; the auto-encoder is ratio.extractor compact"
+            require(weight == 0, "ratio.reconstruct_weight", rule, weight)
+            require(channels == 64, "ratio.feature_channels", f"64 for ratio.extractor {name}", channels)
+        elif name != "compact":
+            require(weight > 0, "ratio.reconstruct_weight", f"positive for ratio.extractor {name}", weight)
+        if name == "autoencoder-v1":
+            width = self.feature_width
+            rule = "null or a multiple of 16 for ratio.extractor autoencoder-v1, whose features are a 4x4 map"
+            require(width is None or width % 16 == 0, "ratio.feature_width", rule, width)
+        style = self.extractor_style
+        has = style == "plain" or name.startswith("resnet")
+        require(has, "ratio.extractor_style", f"plain for ratio.extractor {name}", style)
+        require(self.feature_weight_decay >= 0, "ratio.feature_weight_decay", "zero or more", self.feature_weight_decay)
+        require(0 <= self.feature_beta1 < 1, "ratio.feature_beta1", "in [0, 1)", self.feature_beta1)
+        check_milestones(self.feature_milestones, self.feature_schedule, "ratio.feature_milestones")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +183,11 @@ class BankConfig:
     """Draw on until num_fakes are kept; false = draw num_fakes once and keep what passes (published for scalars)."""
     bound: Literal["frozen", "running"] = "frozen"
     """frozen = M stays as the burn-in left it; running = each larger ratio raises it (published; quantile 1)."""
+    bound_scope: Literal["group", "label"] = field(default="group", metadata={"left_out": True})
+    """Where burn-in and bound are taken: in each class or label bin; label = for each of the num_conditions labels (scalars,
+    published), which takes burn_in draws for each of them."""
+    filter_strict: bool = field(default=False, metadata={"left_out": True})
+    """Keep what is below the cutoff and not what is equal to it, and take the quantile between two errors (published)."""
 
     def __post_init__(self) -> None:
         require(0 < self.rho <= 1, "bank.rho", "in (0, 1]", self.rho)

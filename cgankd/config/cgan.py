@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from cgankd.config.settings import require
+from cgankd.config.data import check_augment
+from cgankd.config.settings import check_milestones, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,9 @@ class VicinityConfig:
     """Soft weights under this are cut (1e-3 in the paper)."""
     draw: Literal["proportional", "uniform"]
     """Partners of a soft vicinity drawn in proportion to their weights, or uniformly and weighted (as published)."""
+    ends: Literal["clip", "cut"] = field(default="clip", metadata={"left_out": True})
+    """At the ends of the label range: clip = what is drawn beyond an end becomes that end; cut = the interval that labels of
+    fakes are drawn from is cut there, and targets may lie beyond it (as published). No effect with data.label_period."""
 
     def __post_init__(self) -> None:
         for name in ("label_sigma", "kappa"):
@@ -49,15 +53,42 @@ class LabelInputConfig:
     batch_size: int
     """Images (net 1) or labels (net 2) in each step."""
     learning_rate: float
-    """Adam's learning rate for both nets."""
+    """Learning rate of both nets, the largest one of the schedule."""
     noise: float
     """Sd of the noise on normalised labels while net 2 is trained (0.2 in the paper)."""
+    net: Literal["compact", "resnet18", "resnet34", "resnet50"] = field(default="compact", metadata={"left_out": True})
+    """Net 1: the project's own, or the authors' ResNet, whose every stage halves the resolution and whose head has two
+    normed layers (ResNet-34 in the paper; its channels do not follow `width`)."""
+    optimizer: Literal["adam", "sgd"] = field(default="adam", metadata={"left_out": True})
+    """adam, or sgd with a momentum of 0.9 (published)."""
+    weight_decay: float = field(default=0.0, metadata={"left_out": True})
+    """Weight decay (L2) on both nets; 1e-4 is the published one."""
+    schedule: Literal["cosine", "multistep"] = field(default="cosine", metadata={"left_out": True})
+    """cosine, or a tenth of the rate from each milestone on (published)."""
+    image_milestones: tuple[float, ...] = field(default=(), metadata={"left_out": True})
+    """Shares of image_steps at which a multistep rate falls; 0.3 and 0.6 are epochs 60 and 120 of 200."""
+    label_milestones: tuple[float, ...] = field(default=(), metadata={"left_out": True})
+    """Shares of label_steps at which a multistep rate falls; 0.3, 0.5 and 0.7 are epochs 150, 250 and 350 of 500."""
+    scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
+    """What both nets learn by: the absolute or the squared error of the normalised label (published: squared)."""
+    augment: str = field(default="none", metadata={"left_out": True})
+    """Augmentation of the images of net 1, names of AUGMENTS joined by "+"; flip is published for UTKFace."""
+    label_batch_size: int | None = field(default=None, metadata={"left_out": True})
+    """Labels in each step of net 2; null = batch_size."""
+    spread: bool = field(default=True, metadata={"left_out": True})
+    """Scale h so that its live units have an sd of one over the labels; false = as net 1's head fixes it (published)."""
 
     def __post_init__(self) -> None:
         for name in ("width", "image_steps", "label_steps", "batch_size"):
             require(getattr(self, name) >= 1, f"cgan.label_input.{name}", "at least 1", getattr(self, name))
         require(self.learning_rate > 0, "cgan.label_input.learning_rate", "positive", self.learning_rate)
-        require(self.noise >= 0, "cgan.label_input.noise", "zero or more", self.noise)
+        for name in ("noise", "weight_decay"):
+            require(getattr(self, name) >= 0, f"cgan.label_input.{name}", "zero or more", getattr(self, name))
+        check_augment(self.augment, "cgan.label_input.augment")
+        for name in ("image_milestones", "label_milestones"):
+            check_milestones(getattr(self, name), self.schedule, f"cgan.label_input.{name}")
+        labels = self.label_batch_size
+        require(labels is None or labels >= 1, "cgan.label_input.label_batch_size", "null or at least 1", labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +131,14 @@ class CganConfig:
     """Which real labels count as near a label asked for. Scalar labels only; null for classes."""
     label_input: LabelInputConfig | None
     """The training of the label embedding h. Scalar labels only; null for classes."""
-    arch: Literal["compact", "sngan", "sagan", "biggan"] = "compact"
-    """Generator and discriminator: small nets for CPUs, or those of arXiv 1802.05957, 1805.08318 and 1809.11096."""
-    init: Literal["ortho", "n02"] = "ortho"
-    """First weights of both nets: orthogonal, or N(0, 0.02^2)."""
+    arch: Literal["compact", "sngan", "sagan", "biggan", "biggan-deep"] = "compact"
+    """Generator and discriminator: small nets for CPUs, or those of arXiv 1802.05957, 1805.08318 and 1809.11096 (biggan-deep:
+    its appendix)."""
+    init: Literal["ortho", "n02", "xavier"] = "ortho"
+    """First weights of both nets: orthogonal, N(0, 0.02^2), or uniform by Glorot and Bengio as in the authors' CcGAN nets."""
     attention: int | None = None
-    """Resolution in pixels of the self-attention; null = half the image, at most 32, for sagan, and none for biggan."""
+    """Resolution in pixels of the self-attention; null = half the image, at most 32, for sagan, and none for biggan and
+    biggan-deep."""
     shared_embed: bool = True
     """biggan: h and a part of z drive each norm (hierarchical latent); false = h alone does, and z enters at 4x4 only."""
     spectral_g: bool = True
@@ -120,6 +153,19 @@ class CganConfig:
     a folder of labelled images, or an HDF5 file with `images` and `labels`; null = train one."""
     file_radius: float | None = None
     """Scalar labels: images of cgan.file serve labels at most this far from their own (raw units); null = the kernel's kappa."""
+    targets: Literal["marginal", "distinct"] = field(default="marginal", metadata={"left_out": True})
+    """Which labels the GAN is trained for: marginal = those of training images, each image equally often; distinct = each label
+    that occurs equally often, however many images it has (published for scalars). Net 2 of the label input learns them too."""
+
+    d_style: Literal["pooled", "flat"] = field(default="pooled", metadata={"left_out": True})
+    """Discriminator of sngan and sagan: pooled = blocks that grow in their second convolution, and a sum over places (arXiv
+    1802.05637); flat = blocks that grow in their first one, and a head on every unit of the last map (the authors' CcGAN)."""
+    spectral_gains: bool = field(default=True, metadata={"left_out": True})
+    """Spectral norm in the gain and shift maps of the generator's norms too, where spectral_g has it in the rest."""
+    loss: Literal["hinge", "vanilla"] = field(default="hinge", metadata={"left_out": True})
+    """The adversarial loss, weighted by the vicinity: hinge (as published), or vanilla = cross-entropy of real and fake."""
+    ema_ramp: bool = field(default=True, metadata={"left_out": True})
+    """Keep the average's decay below (1 + t) / (10 + t), t steps after ema_start; false = `ema` from there on (published)."""
 
     def __post_init__(self) -> None:
         for name in ("width", "z_dim", "embed_dim", "num_steps", "d_steps", "accumulate"):
@@ -148,10 +194,15 @@ class CganConfig:
 
     def _check_nets(self) -> None:
         size = self.attention
-        attends = self.arch in ("sagan", "biggan")
+        attends = self.arch in ("sagan", "biggan", "biggan-deep")
+        rule = f"null with cgan.arch {self.arch} (sagan, biggan, biggan-deep have it)"
+        require(size is None or attends, "cgan.attention", rule, size)
+        flat = self.d_style == "flat"
         require(
-            size is None or attends, "cgan.attention", f"null with cgan.arch {self.arch} (sagan, biggan have it)", size
+            not flat or self.arch in ("sngan", "sagan"), "cgan.d_style", f"pooled with cgan.arch {self.arch}", "flat"
         )
+        shares = self.arch != "biggan-deep" or self.shared_embed
+        require(shares, "cgan.shared_embed", "true with cgan.arch biggan-deep", self.shared_embed)
         power = size is None or (size >= 8 and size & (size - 1) == 0)
         require(power, "cgan.attention", "null or a power of two from 8", size)
         # The latent is cut into at most seven parts, for the start and for each of the blocks of 256-pixel images.

@@ -21,7 +21,10 @@ MADE_HERE = ("digits", "chairs")
 LISTS = ("csv", "utkface", "steering-angle")
 """Sources whose labels come file by file."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
-AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
+AUGMENTS = (
+    *("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment"),
+    "resized_crop",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,9 @@ class DataConfig:
     imbalance: float | None = field(default=None, metadata={"left_out": True})
     """Class labels: how many times more training images the first class has than the last; from data.train_per_label of the
     first they fall geometrically in the order of the classes. Validation and test stay. null = each class alike."""
+    replicate_to: int | None = field(default=None, metadata={"left_out": True})
+    """Repeat the training images of each class or distinct label that has fewer, in their order, until it has so many (the
+    first version of the paper: 200 for UTKFace). Validation and test stay; all stages train on the repeats. null = none."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
     memory_budget_gb: float | None = None
@@ -101,6 +107,8 @@ class DataConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
         self._check_validation()
+        repeated = self.replicate_to
+        require(repeated is None or repeated >= 2, "data.replicate_to", "null or at least 2", repeated)
         ratio = self.imbalance
         require(ratio is None or ratio >= 1, "data.imbalance", "null or at least 1", ratio)
         if ratio is not None:

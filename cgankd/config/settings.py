@@ -24,6 +24,13 @@ def require(condition: bool, name: str, rule: str, value: object) -> None:
         raise ConfigError(f"{name} must be {rule}, but is {in_words(value)}")
 
 
+def check_milestones(shares: tuple[float, ...], schedule: str, name: str) -> None:
+    """Raise ConfigError unless the milestones are shares of the steps, given for the schedule multistep and no other."""
+    require(all(0 < share < 1 for share in shares), name, "between 0 and 1", list(shares))
+    rule = "given where the schedule is multistep, and empty otherwise"
+    require(bool(shares) == (schedule == "multistep"), name, rule, list(shares))
+
+
 def in_words(value: object) -> str:
     """A value as params.yaml shows it: a tuple is a list there, and a section is only said to be set."""
     if dataclasses.is_dataclass(value):
@@ -120,7 +127,7 @@ def check_finite(value: float, name: str) -> None:
 def to_dict(config: object) -> dict[str, Any]:
     """The nested dict of a config dataclass, tuples as lists, ready for YAML or JSON.
 
-    A field of its own with `left_out` in its metadata is not written while it has its default.
+    A field with `left_out` in its metadata is not written while it has its default; so are those of its sections.
     """
 
     def plain(value: Any) -> Any:
@@ -133,6 +140,9 @@ def to_dict(config: object) -> dict[str, Any]:
     result = plain(dataclasses.asdict(config))  # type: ignore[call-overload]
     assert isinstance(result, dict)
     for spec in dataclasses.fields(config):  # type: ignore[arg-type]
-        if "left_out" in spec.metadata and getattr(config, spec.name) == spec.default:
+        value = getattr(config, spec.name)
+        if "left_out" in spec.metadata and value == spec.default:
             del result[spec.name]
+        elif dataclasses.is_dataclass(value):
+            result[spec.name] = to_dict(value)
     return result

@@ -14,8 +14,8 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
-from cgankd.config.nets import OwnTeacherConfig, check_net
-from cgankd.config.settings import from_dict, require
+from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
+from cgankd.config.settings import check_milestones, from_dict, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class FitConfig:
     """How a predictor (teacher or student) is trained."""
 
     net: str
-    """Name in cgankd.nets.predictors.zoo, or torchvision:NAME or timm:NAME."""
+    """Name of a net of this project, torchvision:NAME or timm:NAME, or EXPERIMENT:NAME, which is the net that the paper's
+    authors had in that experiment (docs/nets.md)."""
     width: int | None = None
     """Channels of the first stage of convnet and plain-vgg; null for all other nets, whose channels are fixed."""
     num_steps: int
@@ -45,6 +46,9 @@ class FitConfig:
     """Arithmetic of the forward pass: auto = bf16 where the device has units for it."""
     milestones: tuple[float, ...] = ()
     """multistep only: shares of the steps after each of which the rate is a tenth."""
+    scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
+    """Scalar labels: the loss on the label normalised to [0, 1], and in arms with KD the one to the teacher's answer: absolute
+    difference, which is what the error is measured by, or its square (as published)."""
 
     def check(self, section: str) -> None:
         """Range checks; called by the sub-class that knows its section name."""
@@ -53,14 +57,7 @@ class FitConfig:
         require(self.learning_rate > 0, f"{section}.learning_rate", "positive", self.learning_rate)
         require(self.weight_decay >= 0, f"{section}.weight_decay", "zero or more", self.weight_decay)
         check_augment(self.augment, f"{section}.augment")
-        steps = self.milestones
-        require(all(0 < share < 1 for share in steps), f"{section}.milestones", "between 0 and 1", list(steps))
-        require(
-            bool(steps) == (self.schedule == "multistep"),
-            f"{section}.milestones",
-            "given where the schedule is multistep, and empty otherwise",
-            list(steps),
-        )
+        check_milestones(self.milestones, self.schedule, f"{section}.milestones")
         check_net(self.net, self.width, section)
 
 
@@ -243,11 +240,23 @@ class Config:
                 require(value is not None, name, "set for scalar labels (data.task is scalar)", value)
             else:
                 require(value is None, name, "null for class labels (data.task is class)", value)
+        for section, fit in (("teacher", self.teacher), ("student", self.student)):
+            check_fits(fit.net, self.data.image_size, self.data.task, section)
         check_augment(self.cgan.augment, "cgan.augment")
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
         require(attention is None or attention <= largest, "cgan.attention", rule, attention)
+        own = self.cgan.file is not None and self.bank.bound_scope == "label"
+        require(
+            not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label"
+        )
         if not scalar:
+            for section in ("teacher", "student", "ratio"):
+                loss = getattr(self, section).scalar_loss
+                rule = "absolute, or left out, for class labels (data.task is class)"
+                require(loss == "absolute", f"{section}.scalar_loss", rule, loss)
+            scope = self.bank.bound_scope
+            require(scope == "group", "bank.bound_scope", "group for class labels (data.task is class)", scope)
             radius = self.cgan.file_radius
             require(radius is None, "cgan.file_radius", "null for class labels (data.task is class)", radius)
             require(

@@ -21,6 +21,7 @@ MAX_SHEAR = math.tan(math.radians(8.0))
 MAX_TRANSLATE = 0.06
 MAX_ZOOM = 0.12
 CUTOUT_SHARE = 0.28
+CROP_AREA, CROP_RATIO, CROP_TRIES = (0.08, 1.0), 4 / 3, 10
 HALF = 0.5
 """Side of `cutout_half` as a share of the image: 16 of 32 pixels, as usual for CIFAR (arXiv 1708.04552)."""
 
@@ -140,6 +141,38 @@ def _flip(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
     return torch.where(mirrored_B[:, None, None, None], unit_BCHW.flip(3), unit_BCHW)
 
 
+def _resized_crop(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+    """A window of CROP_AREA of the image, CROP_RATIO as wide as high, enlarged to its size, as usual for ImageNet.
+
+    Area is uniform, the logarithm of the ratio too. The first of CROP_TRIES draws that fits counts, else the whole image.
+    """
+    num, _, height, width = unit_BCHW.shape
+    low, high = CROP_AREA
+    area_BT = height * width * (low + (high - low) * torch.rand(num, CROP_TRIES, generator=gen))
+    ratio_BT = torch.exp(math.log(CROP_RATIO) * (2 * torch.rand(num, CROP_TRIES, generator=gen) - 1))
+    wide_BT, high_BT = (area_BT * ratio_BT).sqrt().round(), (area_BT / ratio_BT).sqrt().round()
+    fits_BT = (wide_BT >= 1) & (wide_BT <= width) & (high_BT >= 1) & (high_BT <= height)
+    first_B1 = fits_BT.to(torch.uint8).argmax(dim=1, keepdim=True)
+    whole_B = ~fits_BT.any(dim=1)
+    place_B2 = torch.rand(num, 2, generator=gen)
+    rows_BH = _enlarged(high_BT.gather(1, first_B1)[:, 0].masked_fill(whole_B, height), place_B2[:, 0], height)
+    cols_BW = _enlarged(wide_BT.gather(1, first_B1)[:, 0].masked_fill(whole_B, width), place_B2[:, 1], width)
+    x_BHW, y_BHW = cols_BW[:, None, :].expand(-1, height, -1), rows_BH[:, :, None].expand(-1, -1, width)
+    grid_BHW2 = torch.stack([x_BHW, y_BHW], dim=3).to(unit_BCHW)
+    return F.grid_sample(unit_BCHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _enlarged(length_B: Tensor, place_B: Tensor, size: int) -> Tensor:
+    """Where each of `size` pixels looks, in grid_sample's axis: in a window of this length whose start is uniform.
+
+    Positions stop at the centres of the window's outer pixels, so that none outside of it is mixed in.
+    """
+    start_B1 = (place_B * (size - length_B + 1)).floor()[:, None]
+    length_B1 = length_B[:, None]
+    pixel_BS = (torch.arange(size) + 0.5) * length_B1 / size - 0.5
+    return (2 * (start_B1 + pixel_BS.clamp(min=0).minimum(length_B1 - 1)) + 1) / size - 1
+
+
 _AUGMENTS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "none": _none,
     "shift": _shift,
@@ -152,4 +185,5 @@ _AUGMENTS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "crop": _crop,
     "cutout_half": _cutout_half,
     "randaugment": rand_augment,
+    "resized_crop": _resized_crop,
 }

@@ -1,12 +1,16 @@
 """DiffAugment (Zhao et al., arXiv 2006.10738): differentiable augmentation of all that the discriminator sees.
 
-Every function takes float images [B, C, H, W] in [-1, 1] and an explicit generator, and draws anew for each image.
+Every function of it takes float images [B, C, H, W] in [-1, 1] and an explicit generator, and draws anew for each image.
+`real_images` is what comes before it: the augmentation of the real ones alone.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from cgankd.data.augment import augment
+from cgankd.data.pixels import to_signed, to_unit, unit_to_signed
 
 
 def diff_augment(x_BCHW: Tensor, policy: str, gen: torch.Generator, cutout_share: float) -> Tensor:
@@ -59,3 +63,10 @@ def cut_out(x_BCHW: Tensor, share: float, gen: torch.Generator) -> Tensor:
     inside_B2H = (offset_B2H >= 0) & (offset_B2H < side)
     hole_BHW = inside_B2H[:, 0, :, None] & inside_B2H[:, 1, None, :]
     return x_BCHW.masked_fill(hole_BHW[:, None].to(x_BCHW.device), 0.0)
+
+
+def real_images(images_BCHW: Tensor, spec: str, gen: torch.Generator) -> Tensor:
+    """The uint8 images as the GAN sees them, float32 in [-1, 1], after the augmentation that its fakes are to show too."""
+    if spec == "none":
+        return to_signed(images_BCHW)
+    return unit_to_signed(augment(to_unit(images_BCHW), spec, gen))

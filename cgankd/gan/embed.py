@@ -10,52 +10,18 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cgankd.config import LabelInputConfig
-from cgankd.data.pixels import to_signed
 from cgankd.fit.device import channels_last
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.gan.augment import real_images
+from cgankd.gan.label_nets import make_label_net
+from cgankd.labels.circle import wrapped
+from cgankd.labels.targets import base_labels
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
 from cgankd.types import Diverged, Split, Task
-
-
-class LabelNet(nn.Module):
-    """Net 1 of the improved label input: a small residual net whose penultimate layer h ends in a ReLU."""
-
-    def __init__(self, channels: int, width: int, embed_dim: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(channels, width, 3, stride=2, padding=1)
-        self.blocks = nn.Sequential(DownStage(width, 2 * width), DownStage(2 * width, 4 * width))
-        self.to_h = nn.Linear(4 * width * 4, embed_dim)
-        self.head = nn.Linear(embed_dim, 1)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images in [-1, 1] to normalised labels [B, 1]; h is pooled to 2x2, as a label may sit in where things are."""
-        features = F.adaptive_avg_pool2d(F.relu(self.blocks(self.stem(x_BCHW))), 2)
-        out_BO: Tensor = self.head(F.relu(self.to_h(features.flatten(1))))
-        return out_BO
-
-
-class DownStage(nn.Module):
-    """A residual block with group norms that halves the resolution."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-        self.norm1 = nn.GroupNorm(1, outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.norm2 = nn.GroupNorm(1, outputs)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', H / 2, W / 2]."""
-        x_BCHW = F.relu(x_BCHW)
-        inner = F.relu(self.norm1(self.conv1(x_BCHW)))
-        out: Tensor = self.norm2(self.conv2(inner)) + self.shortcut(x_BCHW)
-        return out
 
 
 def noisy_units(unit_N: Tensor, num: int, noise: float, gen: torch.Generator) -> Tensor:
@@ -89,10 +55,26 @@ def spread_units(embed: ScalarEmbed, num: int = 201) -> None:
         last.bias.mul_(scale)
 
 
+def make_optimizer(net: nn.Module, cfg: LabelInputConfig) -> torch.optim.Optimizer:
+    """Adam, or SGD with a momentum of 0.9."""
+    if cfg.optimizer == "sgd":
+        return torch.optim.SGD(net.parameters(), cfg.learning_rate, momentum=0.9, weight_decay=cfg.weight_decay)
+    return torch.optim.Adam(net.parameters(), cfg.learning_rate, weight_decay=cfg.weight_decay)
+
+
+def label_loss(out_BO: Tensor, unit_B: Tensor, task: Task, cfg: LabelInputConfig) -> Tensor:
+    """The task's soft loss (absolute error), or the mean squared error of the normalised label, the short way round a circle."""
+    if cfg.scalar_loss == "absolute":
+        return task.soft_loss(out_BO, unit_B[:, None], temperature=1.0)
+    return wrapped(out_BO[:, 0].float() - unit_B, task.period).square().mean()
+
+
 def fit_label_embed(
-    embed: nn.Module, task: Task, train: Split, cfg: LabelInputConfig | None, loop: Loop
+    embed: nn.Module, task: Task, train: Split, cfg: LabelInputConfig | None, loop: Loop, targets: str = "marginal"
 ) -> dict[str, float]:
-    """Fit a label embedding in place, scale it and freeze it; one that the GAN trains is left alone and returns {}.
+    """Fit a label embedding in place, scale it (`spread`) and freeze it; one that the GAN trains is left alone and returns {}.
+
+    Net 1 sees the images as often as they come, net 2 the labels by the law of `cgan.targets`.
 
     Returns image_loss (last batches of net 1, normalised units), label_error_mean and label_error_max
     (normalised units). Raises Diverged where the loss is not finite.
@@ -101,21 +83,22 @@ def fit_label_embed(
         return {}
     assert isinstance(embed, ScalarEmbed) and cfg is not None, "Config asks for cgan.label_input with scalar labels"
     unit_N = ((train.labels - embed.label_min) / (embed.label_max - embed.label_min)).clamp(0, 1)
+    target_N = base_labels(unit_N, targets, task.period)
     embed_dim = embed.from_unit(unit_N[:1]).shape[1]
     seed, device = loop.seed, loop.plan.device
     seed_all(seed, "label_input", "init")
-    net = LabelNet(train.images.shape[1], cfg.width, embed_dim)
+    net = make_label_net(cfg, train.images.shape[1], embed_dim)
     channels_last(net).to(device)
     embed.to(device)
-    opt_net = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate)
-    opt_embed = torch.optim.Adam(embed.parameters(), lr=cfg.learning_rate)
-    parts: dict[str, nn.Module | torch.optim.Adam] = {
+    opt_net, opt_embed = make_optimizer(net, cfg), make_optimizer(embed, cfg)
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
         "net": net,
         "embed": embed,
         "opt_net": opt_net,
         "opt_embed": opt_embed,
     }
     total = cfg.image_steps + cfg.label_steps
+    num_labels = cfg.label_batch_size or cfg.batch_size
     start, image_loss = 0, 0.0
     state = loop.state()
     if state is not None:
@@ -128,14 +111,15 @@ def fit_label_embed(
         on_images = step < cfg.image_steps
         optimizer = opt_net if on_images else opt_embed
         if on_images:
-            schedule = make_schedule("cosine", cfg.image_steps)(step)
+            schedule = make_schedule(cfg.schedule, cfg.image_steps, cfg.image_milestones)(step)
             index_B = torch.randint(len(train), (cfg.batch_size,), generator=gen)
-            image_BCHW, unit_B = to_signed(train.images[index_B].to(device)), unit_N[index_B].to(device)
-            loss = task.soft_loss(net(image_BCHW), unit_B[:, None], temperature=1.0)
+            image_BCHW = real_images(train.images[index_B].to(device), cfg.augment, gen)
+            unit_B = unit_N[index_B].to(device)
+            loss = label_loss(net(image_BCHW), unit_B, task, cfg)
         else:
-            schedule = make_schedule("cosine", cfg.label_steps)(step - cfg.image_steps)
-            unit_B = noisy_units(unit_N, cfg.batch_size, cfg.noise, gen).to(device)
-            loss = task.soft_loss(net.head(embed.from_unit(unit_B)), unit_B[:, None], temperature=1.0)
+            schedule = make_schedule(cfg.schedule, cfg.label_steps, cfg.label_milestones)(step - cfg.image_steps)
+            unit_B = noisy_units(target_N, num_labels, cfg.noise, gen).to(device)
+            loss = label_loss(net.head(embed.from_unit(unit_B)), unit_B, task, cfg)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate")
@@ -155,6 +139,7 @@ def fit_label_embed(
 
     embed.to("cpu")
     metrics = {"image_loss": image_loss, **label_error(embed, net.head.to("cpu"))}
-    spread_units(embed)
+    if cfg.spread:
+        spread_units(embed)
     embed.requires_grad_(False)
     return metrics

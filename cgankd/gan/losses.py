@@ -20,6 +20,23 @@ def hinge_g(fake_B: Tensor, weight_B: Tensor | None = None) -> Tensor:
     return -fake_B.mean() if weight_B is None else -(weight_B * fake_B).mean()
 
 
+def vanilla_d(real_B: Tensor, fake_B: Tensor, weight_real_B: Tensor, weight_fake_B: Tensor) -> Tensor:
+    """Weighted cross-entropy of the discriminator: -mean w_r log s(D(real)) - mean w_f log(1 - s(D(fake))), s = sigmoid.
+
+    Goodfellow et al., arXiv 1406.2661, with the weights of HVDL and SVDL (arXiv 2011.07466).
+    """
+    return (weight_real_B * F.softplus(-real_B)).mean() + (weight_fake_B * F.softplus(fake_B)).mean()
+
+
+def vanilla_g(fake_B: Tensor) -> Tensor:
+    """Generator's side of it, the one that does not saturate: -mean log s(D(fake))."""
+    return F.softplus(-fake_B).mean()
+
+
+LOSSES = {"hinge": (hinge_d, hinge_g), "vanilla": (vanilla_d, vanilla_g)}
+"""`cgan.loss` to the losses of discriminator and generator."""
+
+
 def mean_distance(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
     """Mean absolute pixel difference of two batches, a scalar."""
     return (a_BCHW - b_BCHW).abs().mean()

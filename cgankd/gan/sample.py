@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from cgankd.data.pixels import signed_to_u8
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
-from cgankd.nets.gans.generator import Generator
-from cgankd.nets.gans.residual import ResidualGenerator
 from cgankd.nets.gans.spectral import fold_spectral
+from cgankd.nets.gans.zoo import AnyGenerator
 from cgankd.types import Draw
 
 
@@ -31,7 +30,7 @@ def make_draw(
     The latents are drawn at once, so the images do not depend on how they are cut into batches. Spectral norms are
     folded into the copy's weights. `expected` images are to come, by which `plan` decides whether to compile.
     """
-    assert isinstance(generator, Generator | ResidualGenerator)
+    assert isinstance(generator, AnyGenerator)
     device = plan.device
     frozen = fold_spectral(channels_last(copy.deepcopy(generator).eval().requires_grad_(False)).to(device))
     frozen_embed = copy.deepcopy(embed).eval().requires_grad_(False).to(device)

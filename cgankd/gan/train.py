@@ -1,6 +1,6 @@
 """Training of the conditional GAN: one flat loop for classes and scalars, as exact matching is a vicinity of zero width.
 
-Hinge loss with the weights of the vicinity, projection discriminator, DiffAugment on every image the discriminator
+Hinge or vanilla loss with the weights of the vicinity, projection discriminator, DiffAugment on every image the discriminator
 sees, and a floor under the distance of fakes that share a label (losses.diversity_floor).
 """
 
@@ -15,14 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config import CganConfig
-from cgankd.data.augment import augment
-from cgankd.data.pixels import to_signed, to_unit, unit_to_signed
 from cgankd.fit.device import Plan, autocast, channels_last, device_of
 from cgankd.fit.ema import update_ema
 from cgankd.fit.loop import Loop
-from cgankd.gan.augment import diff_augment
+from cgankd.gan.augment import diff_augment, real_images
 from cgankd.gan.diversity import real_diversity
-from cgankd.gan.losses import diversity_floor, hinge_d, hinge_g, mean_distance
+from cgankd.gan.losses import LOSSES, diversity_floor, mean_distance
 from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.gans.spectral import hold_spectral
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
@@ -67,7 +65,7 @@ def train_cgan(
         "ema_g": ema_g, "ema_embed": ema_embed, "opt_g": opt_g, "opt_d": opt_d,
     }  # fmt: skip
     start, values = resume(parts, loop.state())
-    num = cfg.batch_size
+    num, (d_loss, g_loss) = cfg.batch_size, LOSSES[cfg.loss]
     run_g, run_d = compile_both(plan, net_g, net_d, cfg, (channels, size))
 
     for step in range(start, cfg.num_steps):
@@ -91,7 +89,7 @@ def train_cgan(
                 with autocast(cfg.precision, device):
                     score_2B = run_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE]))
                 real_B, fake_B = score_2B.chunk(2)
-                loss = hinge_d(real_B, fake_B, weight_B[rows], fake_weight_B[rows])
+                loss = d_loss(real_B, fake_B, weight_B[rows], fake_weight_B[rows])
                 loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
                 scores.append(score_2B.detach().clone().reshape(2, -1))
             opt_d.step()
@@ -109,7 +107,7 @@ def train_cgan(
                 fake_BCHW = run_g(z_BZ[rows], embed_labels(embed_g, label_B[rows]))
             seen_BCHW = diff_augment(fake_BCHW, cfg.diffaugment, gen, cfg.cutout_share)
             with autocast(cfg.precision, device):
-                loss = hinge_g(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
+                loss = g_loss(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
             loss_g += float(loss.detach()) / cfg.accumulate
             if tau > 0:
                 one_BCHW, other_BCHW = fake_BCHW.chunk(2)
@@ -143,13 +141,6 @@ def train_cgan(
 
     settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
     return ema_g.eval().to("cpu"), ema_embed.eval().to("cpu"), {**values, "real_diversity": tau}
-
-
-def real_images(images_BCHW: Tensor, spec: str, gen: torch.Generator) -> Tensor:
-    """The uint8 images as the GAN sees them, float32 in [-1, 1], after the augmentation that its fakes are to show too."""
-    if spec == "none":
-        return to_signed(images_BCHW)
-    return unit_to_signed(augment(to_unit(images_BCHW), spec, gen))
 
 
 def compile_both(
@@ -213,9 +204,11 @@ def freeze(net_d: nn.Module, embed_d: nn.Module, *, frozen: bool, learned: bool)
 
 
 def ema_decay(step: int, cfg: CganConfig) -> float:
-    """Decay at a step: 0 (a plain copy) before ema_start, then min(ema, (1 + t) / (10 + t)) t steps after it."""
+    """Decay at a step: 0 (a plain copy) before ema_start; t steps after it ema, with ema_ramp at most (1 + t) / (10 + t)."""
     since = step - cfg.ema_start
-    return 0.0 if since < 0 else min(cfg.ema, (1 + since) / (10 + since))
+    if since < 0:
+        return 0.0
+    return min(cfg.ema, (1 + since) / (10 + since)) if cfg.ema_ramp else cfg.ema
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.labels.answers import Answer, Margin, Reading
 from cgankd.labels.circle import onto_range, wrapped
-from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity, kernel_rules
+from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, Kernel, SoftVicinity, kernel_rules
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.types import DatasetInfo, Headline, Task, Vicinity
 
@@ -65,8 +65,8 @@ class ClassTask:
         """Every class, [K]."""
         return torch.arange(self.num_outputs)
 
-    def vicinity(self, label_N: Tensor) -> Vicinity:
-        return ExactMatch(label_N)
+    def vicinity(self, label_N: Tensor, targets: str = "marginal") -> Vicinity:
+        return ExactMatch(label_N).with_targets(targets)
 
     def label_embed(self, dim: int) -> nn.Module:
         return ClassEmbed(self.num_outputs, dim)
@@ -86,7 +86,9 @@ class ScalarTask:
         vicinity: VicinityConfig,
         label_bin: float,
         num_conditions: int,
+        scalar_loss: str = "absolute",
     ) -> None:
+        self.squared = scalar_loss == "squared"
         self.label_min, self.label_max = info.label_min, info.label_max
         self.span = info.label_max - info.label_min
         self.headline = Headline("test MAE", info.label_unit, higher_is_better=False)
@@ -116,15 +118,19 @@ class ScalarTask:
         return out_BO[:, 0].float() * self.span + self.label_min
 
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
-        """Absolute error on the normalised label, the short way round a circle, mean over the batch."""
-        return wrapped(out_BO[:, 0].float() - self.normalise(label_B), self.period).abs().mean()
+        """Absolute or squared error on the normalised label, the short way round a circle, mean over the batch."""
+        return self.size(wrapped(out_BO[:, 0].float() - self.normalise(label_B), self.period)).mean()
+
+    def size(self, gap_B: Tensor) -> Tensor:
+        """|gap| or gap^2, by `scalar_loss`."""
+        return gap_B.square() if self.squared else gap_B.abs()
 
     def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
-        """Absolute difference to the teacher on the normalised label, mean over the batch; a scalar has no temperature.
+        """Difference to the teacher on the normalised label, absolute or squared, mean over the batch; no temperature.
 
         The same scale as `loss`, so that `soft_weight` means what it says (see CONTRIBUTING, "Decisions").
         """
-        return wrapped(out_BO[:, 0].float() - teacher_BO[:, 0].float(), self.period).abs().mean()
+        return self.size(wrapped(out_BO[:, 0].float() - teacher_BO[:, 0].float(), self.period)).mean()
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, the short way round a circle, [B]."""
@@ -148,20 +154,31 @@ class ScalarTask:
             return torch.linspace(self.label_min, self.label_max, self.num_conditions + 1)[:-1]
         return torch.linspace(self.label_min, self.label_max, self.num_conditions)
 
-    def vicinity(self, label_N: Tensor) -> Vicinity:
-        kernel = kernel_rules(label_N, self.vicinity_cfg, self.span if self.label_period == self.span else None)
+    def vicinity(self, label_N: Tensor, targets: str = "marginal") -> Vicinity:
+        kernel, ends = self.kernel(label_N), self.vicinity_cfg.ends
         if self.vicinity_cfg.kind == "hard":
-            return HardVicinity(label_N, kernel, self.label_min, self.label_max, self.label_period)
+            hard = HardVicinity(label_N, kernel, self.label_min, self.label_max, self.label_period)
+            return hard.with_targets(targets, ends)
         kind = DrawnVicinity if self.vicinity_cfg.draw == "proportional" else SoftVicinity
         floor = self.vicinity_cfg.weight_floor
-        return kind(label_N, kernel, self.label_min, self.label_max, floor, self.label_period)
+        soft = kind(label_N, kernel, self.label_min, self.label_max, floor, self.label_period)
+        return soft.with_targets(targets, ends)
+
+    def kernel(self, label_N: Tensor) -> Kernel:
+        """CcGAN's widths from the training labels."""
+        return kernel_rules(label_N, self.vicinity_cfg, self.span if self.label_period == self.span else None)
 
     def label_embed(self, dim: int) -> nn.Module:
-        return ScalarEmbed(dim, self.label_min, self.label_max)
+        # Targets beyond the ends of the range are labels of their own, as published.
+        beyond = self.vicinity_cfg.ends == "cut" and self.label_period is None
+        return ScalarEmbed(dim, self.label_min, self.label_max, clamped=not beyond)
 
 
-def make_task(info: DatasetInfo, cfg: Config) -> Task:
-    """The task of a data set. Raises ConfigError where the data set and the params are of different kinds."""
+def make_task(info: DatasetInfo, cfg: Config, scalar_loss: str = "absolute") -> Task:
+    """The task of a data set; `scalar_loss` is that of the section whose net is trained.
+
+    Raises ConfigError where the data set and the params are of different kinds.
+    """
     if info.kind != cfg.data.task:
         raise ConfigError(
             f"data.task is {cfg.data.task}, but artifacts/dataset.h5 holds {info.kind} labels; run `cgankd prepare` again"
@@ -174,7 +191,7 @@ def make_task(info: DatasetInfo, cfg: Config) -> Task:
             f"data.label_period is {cfg.data.label_period}, but artifacts/dataset.h5 was made with {info.label_period};"
             " run `cgankd prepare` again"
         )
-    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions)
+    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions, scalar_loss)
 
 
 class ClassAnswer(nn.Module):

@@ -6,14 +6,17 @@ are in raw units. The labels are sorted once; every search is a binary search ov
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from cgankd.config import VicinityConfig
 from cgankd.labels.circle import onto_range, wrapped
+from cgankd.labels.targets import base_labels, truncated_normal, uniform_index
 from cgankd.types import Pairing
 
 
@@ -56,13 +59,23 @@ class ExactMatch:
     period: float | None = None
 
     def __init__(self, label_N: Tensor) -> None:
-        self.label_N = label_N
+        self.label_N = self.base_N = label_N
         self.order_N = torch.argsort(label_N, stable=True)
         self.sorted_N = label_N[self.order_N]
 
+    def with_targets(self, targets: str, ends: str = "clip") -> Self:
+        """This vicinity with targets by `cgan.targets`; classes have no ends."""
+        other = copy.copy(self)
+        other.base_N = base_labels(self.label_N, targets)
+        return other
+
     def targets(self, num: int, gen: torch.Generator) -> Tensor:
-        """Labels [num] drawn from the training marginal."""
-        return self.label_N[torch.randint(len(self.label_N), (num,), generator=gen)]
+        """Labels [num] drawn from the training marginal, or from its distinct labels."""
+        return self.base_N[torch.randint(len(self.base_N), (num,), generator=gen)]
+
+    def asked(self, num: int, gen: torch.Generator) -> Tensor:
+        """The targets."""
+        return self.targets(num, gen)
 
     def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
         """A uniformly drawn image of each class. Raises AssertionError on a class without training images."""
@@ -83,6 +96,7 @@ class ExactMatch:
 class ScalarVicinity:
     """Scalars: what HVDL and SVDL share. Targets are training labels plus N(0, sigma^2), clipped to the label range.
 
+    `with_targets` takes distinct labels in place of all, and cuts at the ends of the range in place of clipping.
     On a circle of length `period` labels go round it, and every label stands in the sorted list three times, once a turn.
     """
 
@@ -91,7 +105,9 @@ class ScalarVicinity:
     ) -> None:
         self.kernel, self.period = kernel, period
         self.label_min, self.label_max = label_min, label_max
-        self.label_N = label_N
+        self.label_N = self.base_N = label_N
+        self.cut = False
+        self.radius = self.reach(kernel.kappa)
         turns = label_N if period is None else torch.cat([label_N - period, label_N, label_N + period])
         order = torch.argsort(turns, stable=True)
         self.sorted_N = turns[order].contiguous()
@@ -104,14 +120,35 @@ class ScalarVicinity:
     def clip(self, label_B: Tensor) -> Tensor:
         return onto_range(label_B, self.label_min, self.label_max, self.period)
 
+    def with_targets(self, targets: str, ends: str = "clip") -> Self:
+        """This vicinity with targets by `cgan.targets` and `cgan.vicinity.ends`; labels that go round have no ends."""
+        other = copy.copy(self)
+        other.base_N = base_labels(self.label_N, targets, self.period)
+        other.cut = ends == "cut" and self.period is None
+        return other
+
     def targets(self, num: int, gen: torch.Generator) -> Tensor:
-        """Labels [num]: a training label + N(0, sigma^2), clipped to the range."""
-        base = self.label_N[torch.randint(len(self.label_N), (num,), generator=gen)]
-        return self.clip(base + self.kernel.label_sigma * torch.randn(num, generator=gen))
+        """Labels [num]: a training label + N(0, sigma^2), clipped to the range.
+
+        Where ends are cut the noise is, so that the vicinity of a target meets the range: the published redraws, in one draw.
+        """
+        base = self.base_N[torch.randint(len(self.base_N), (num,), generator=gen)]
+        if not self.cut:
+            return self.clip(base + self.kernel.label_sigma * torch.randn(num, generator=gen))
+        low, high = self.label_min - self.radius, self.label_max + self.radius
+        level = torch.rand(num, generator=gen, dtype=torch.float64)
+        return truncated_normal(base, self.kernel.label_sigma, low, high, level).to(base.dtype)
+
+    def asked(self, num: int, gen: torch.Generator) -> Tensor:
+        """Targets [num] clipped to the range."""
+        return self.clip(self.targets(num, gen))
 
     def neighbours(self, label_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
-        """Labels [B] uniform within +-radius of each label, clipped to the range."""
-        return self.clip(label_B + radius * (2 * torch.rand(len(label_B), generator=gen) - 1))
+        """Labels [B] uniform within +-radius of each label, clipped to the range, or uniform in what the range leaves of it."""
+        if not self.cut:
+            return self.clip(label_B + radius * (2 * torch.rand(len(label_B), generator=gen) - 1))
+        low_B, high_B = self.clip(label_B - radius), self.clip(label_B + radius)
+        return self.clip(low_B + (high_B - low_B) * torch.rand(len(label_B), generator=gen))
 
     def draw_within(self, target_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
         """Row numbers [B], uniform among |y_i - y| <= radius; the nearest row where that interval is empty."""
@@ -218,20 +255,11 @@ class DrawnVicinity(SoftVicinity):
 
     def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         """Labels from N(target, kappa^2 / 2) cut to the radius and, but for a whole circle, the label range, weight one."""
-        sd = self.kernel.kappa * math.sqrt(0.5)
         centre_B = target_B.double()
         low_B, high_B = centre_B - self.radius, centre_B + self.radius
         if self.period is None or self.period > self.label_max - self.label_min:
             low_B, high_B = low_B.clamp(min=self.label_min), high_B.clamp(max=self.label_max)
-        p_low_B, p_high_B = (torch.special.ndtr((edge_B - centre_B) / sd) for edge_B in (low_B, high_B))
         level_B = torch.rand(len(target_B), generator=gen, dtype=torch.float64)
-        label_B = centre_B + sd * torch.special.ndtri(p_low_B + level_B * (p_high_B - p_low_B))
+        label_B = truncated_normal(centre_B, self.kernel.kappa * math.sqrt(0.5), low_B, high_B, level_B)
         # Rounding to the labels' type may step over an edge of the range.
         return self.clip(label_B.to(target_B.dtype)), torch.ones(len(target_B))
-
-
-def uniform_index(low_B: Tensor, high_B: Tensor, gen: torch.Generator) -> Tensor:
-    """Integers [B], each uniform in [low, high)."""
-    span_B = high_B - low_B
-    offset_B = (torch.rand(len(low_B), generator=gen, dtype=torch.float64) * span_B).long()
-    return low_B + torch.minimum(offset_B, span_B - 1)

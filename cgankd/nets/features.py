@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cgankd.nets.predictors.resnet import ResNet
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_body
 
@@ -131,27 +132,82 @@ class FeatureNet(Extractor):
 
 
 class ResNetFeatures(Extractor):
-    """The published extractor of class labels: ResNet-34 -> a linear map to the features -> batch norm, ReLU, linear head.
+    """The published extractor of class labels: a ResNet -> a linear map to the features -> batch norm, ReLU, linear head.
 
-    The features are what stands before that norm, so of both signs. The published head has two hidden layers more.
+    The features are what stands before that norm, so of both signs. The `published` head has two hidden layers more, each
+    with a dropout of one half, and the published trunk pools twice more from 128 px on.
     """
 
     decoder = None
 
-    def __init__(self, channels: int, image_size: int, feature_width: int, num_outputs: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        feature_width: int,
+        num_outputs: int,
+        name: str = "resnet34",
+        published: bool = False,
+    ) -> None:
         super().__init__()
-        self.trunk = make_body("resnet34", NetShape(num_outputs, channels, image_size), width=None)
-        last = self.trunk.head
-        assert isinstance(last, nn.Linear)
-        self.trunk.head = nn.Identity()  # so that the trunk gives its last map, averaged over places
-        self.to_features = nn.Linear(last.in_features, feature_width)
-        self.head = nn.Sequential(nn.BatchNorm1d(feature_width), nn.ReLU(), nn.Linear(feature_width, num_outputs))
+        self.trunk, inputs = headless(name, NetShape(num_outputs, channels, image_size))
+        self.pools = published and image_size >= 128
+        self.to_features = nn.Linear(inputs, feature_width)
+        layers: list[nn.Module] = [nn.BatchNorm1d(feature_width), nn.ReLU()]
+        if published:
+            for c_in, c_out in ((feature_width, 1024), (1024, 256)):
+                layers += [nn.Dropout(0.5), nn.Linear(c_in, c_out), nn.BatchNorm1d(c_out), nn.ReLU()]
+            layers += [nn.Dropout(0.5), nn.Linear(256, num_outputs)]
+        else:
+            layers.append(nn.Linear(feature_width, num_outputs))
+        self.head = nn.Sequential(*layers)
         self.scale = FeatureScale(feature_width)
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] to raw features [B, F] of both signs."""
-        features_BF: Tensor = self.to_features(self.trunk(x_BCHW)).float()
+        pooled_BC = self.pooled(x_BCHW) if self.pools else self.trunk(x_BCHW)
+        features_BF: Tensor = self.to_features(pooled_BC).float()
         return features_BF
+
+    def pooled(self, x_BCHW: Tensor) -> Tensor:
+        """The mean of the last map where the first two stages are each followed by a 2x2 max pooling."""
+        trunk = self.trunk
+        assert isinstance(trunk, ResNet)
+        x_BCHW = F.relu(trunk.bn1(trunk.conv1(x_BCHW)))
+        for number in range(1, trunk.num_stages + 1):
+            x_BCHW = trunk.get_submodule(f"layer{number}")(x_BCHW)
+            if number <= 2:
+                x_BCHW = F.max_pool2d(x_BCHW, 2)
+        return x_BCHW.mean((2, 3))
+
+
+class DenseNetFeatures(Extractor):
+    """That of cGAN-KD's first version: a DenseNet -> a linear map, batch norm and ReLU to the features -> linear head."""
+
+    decoder = None
+
+    def __init__(
+        self, channels: int, image_size: int, feature_width: int, num_outputs: int, name: str = "densenet121"
+    ) -> None:
+        super().__init__()
+        self.trunk, inputs = headless(name, NetShape(num_outputs, channels, image_size))
+        self.to_features = nn.Linear(inputs, feature_width)
+        self.feature_norm = nn.BatchNorm1d(feature_width)
+        self.head = nn.Linear(feature_width, num_outputs)
+        self.scale = FeatureScale(feature_width)
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to raw features [B, F] >= 0."""
+        return F.relu(self.feature_norm(self.to_features(self.trunk(x_BCHW)))).float()
+
+
+def headless(name: str, shape: NetShape) -> tuple[nn.Module, int]:
+    """A net of the zoo that gives its last map averaged over places, and that one's channels."""
+    trunk = make_body(name, shape, width=None)
+    last = trunk.head
+    assert isinstance(last, nn.Linear)
+    trunk.head = nn.Identity()
+    return trunk, last.in_features
 
 
 def decoder_layers(widths: list[int], channels: int) -> list[nn.Module]:

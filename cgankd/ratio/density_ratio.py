@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cgankd.config import RatioConfig
 from cgankd.fit.device import autocast, device_of
 from cgankd.fit.loop import Loop
+from cgankd.fit.schedule import make_schedule
 from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.features import FeatureFn, Reals, feature_rows
@@ -56,6 +57,20 @@ class RatioNets:
     embed: nn.Module
 
 
+class Mirrored:
+    """Images [N, C, H, W] turned left to right, as they are asked for."""
+
+    def __init__(self, images_NCHW: Images) -> None:
+        self.images_NCHW = images_NCHW
+        self.shape, self.dtype, self.ndim = images_NCHW.shape, images_NCHW.dtype, images_NCHW.ndim
+
+    def __len__(self) -> int:
+        return len(self.images_NCHW)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        return self.images_NCHW[rows].flip(-1)
+
+
 def train_ratio(
     nets: RatioNets, source: FakeSource, reals: Reals, task: Task, cfg: RatioConfig, loop: Loop
 ) -> dict[str, float]:
@@ -68,15 +83,19 @@ def train_ratio(
     mlp, embed, train, val = nets.mlp, nets.embed, reals.train, reals.val
     total, seed, device = cfg.num_steps, loop.seed, loop.plan.device
     real_NF, val_NF = feature_rows(source.features, train.images, reals.rows), source.features(val.images)
+    mirrored_NF = feature_rows(source.features, Mirrored(train.images), reals.rows) if cfg.flip else None
     num_eval = max(EVAL_FAKES, len(val))
     held = draw_pool(source, val.labels, num_eval, generator(seed, "ratio evaluation"))
     held_label_P = val.labels[held.partner]
+    # Reals and fakes of the loss that chooses have one law of labels.
+    judged_M = held.partner if source.targets == "distinct" else torch.arange(len(val))
     mlp.to(device)
     embed.to(device)
     learned = list(mlp.parameters()) + (list(embed.parameters()) if embed.trained_with_gan else [])
     betas = (cfg.beta1, cfg.beta2)
     optimizer = torch.optim.Adam(learned, lr=cfg.learning_rate, betas=betas, weight_decay=cfg.weight_decay, fused=True)
     both = nn.ModuleDict({"mlp": mlp, "embed": embed})
+    factor = make_schedule(cfg.schedule, total, cfg.milestones)
     start, best_loss, best_step, best = 0, float("inf"), 0, copy.deepcopy(both.state_dict())
     val_loss = FLAT_LOSS  # of the ratio before the first evaluation, about 1 everywhere
     state = loop.state()
@@ -97,7 +116,13 @@ def train_ratio(
         row_B = torch.randperm(len(pool), generator=generator(seed, "ratio batch", step))[: cfg.batch_size]
         real_B = pool.partner[row_B]
         label_B = train.labels[real_B]
-        features_2BF = torch.cat([real_NF[real_B], pool.features[row_B]]).to(device)
+        real_BF = real_NF[real_B]
+        if mirrored_NF is not None:
+            flipped_B = torch.rand(len(real_B), generator=generator(seed, "ratio flip", step)) < 0.5
+            real_BF = torch.where(flipped_B[:, None], mirrored_NF[real_B], real_BF)
+        features_2BF = torch.cat([real_BF, pool.features[row_B]]).to(device)
+        for settings in optimizer.param_groups:
+            settings["lr"] = cfg.learning_rate * factor(step)
         with autocast(cfg.precision, device):
             h_BE = embed_labels(embed, label_B)
             r_2B = mlp(torch.cat([h_BE, h_BE]), features_2BF)
@@ -115,10 +140,10 @@ def train_ratio(
 
         done = step + 1
         if done % cfg.eval_every_steps == 0 or done == total:
-            r_val_N = ratio_of(nets, val_NF, val.labels)
+            r_val_M = ratio_of(nets, val_NF[judged_M], val.labels[judged_M])
             r_held_P = ratio_of(nets, held.features, held_label_P)
             held_group_P = task.filter_groups(held_label_P) if cfg.penalty_per_label else None
-            val_loss = float(ratio_loss(r_val_N, r_held_P, cfg.ratio_penalty, held_group_P))
+            val_loss = float(ratio_loss(r_val_M, r_held_P, cfg.ratio_penalty, held_group_P))
             if val_loss < best_loss:
                 best_loss, best_step, best = val_loss, done, copy.deepcopy(both.state_dict())
         if done % max(1, total // 100) == 0 or done == total:

@@ -17,6 +17,7 @@ from cgankd.data.batches import chunks
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.labels.targets import Rows
 from cgankd.nets.features import Extractor
 from cgankd.rng import generator
 from cgankd.types import Diverged, Images, Split, Task
@@ -49,7 +50,7 @@ class Reals:
 def feature_loss(
     net: Callable[..., Any], x_BCHW: Tensor, label_B: Tensor, task: Task, cfg: RatioConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """label_weight * hard loss + reconstruct_weight * pixel MSE + l1_weight * mean |features|, and its parts.
+    """label_weight * label loss + reconstruct_weight * pixel MSE + l1_weight * mean |features|, and its parts.
 
     x_BCHW is in [-1, 1]; the pixel term is left out where the net has no decoder.
     """
@@ -60,6 +61,15 @@ def feature_loss(
         parts["reconstruct"] = F.mse_loss(recon_BCHW, x_BCHW)
         loss = loss + cfg.reconstruct_weight * parts["reconstruct"]
     return loss, parts
+
+
+def make_optimizer(net: Extractor, cfg: RatioConfig) -> torch.optim.Optimizer:
+    """Adam, or SGD with a momentum of 0.9."""
+    rate, decay = cfg.feature_learning_rate, cfg.feature_weight_decay
+    if cfg.feature_optimizer == "sgd":
+        return torch.optim.SGD(net.parameters(), rate, momentum=0.9, weight_decay=decay)
+    betas = (cfg.feature_beta1, 0.999)
+    return torch.optim.Adam(net.parameters(), rate, betas, weight_decay=decay, fused=True)
 
 
 def train_features(
@@ -79,8 +89,8 @@ def train_features(
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
     plan, device = loop.plan, loop.plan.device
     channels_last(net).to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.feature_learning_rate, fused=True)
-    schedule = make_schedule("onecycle", total)
+    optimizer = make_optimizer(net, cfg)
+    schedule = make_schedule(cfg.feature_schedule, total, cfg.feature_milestones)
     start, best_score, best_step, best_net = 0, float("inf"), 0, copy.deepcopy(net.state_dict())
     state = loop.state()
     if state is not None:
@@ -89,10 +99,11 @@ def train_features(
         start, best_score, best_step, best_net = (state[k] for k in ("step", "best_score", "best_step", "best_net"))
 
     net.train()
+    rows = Rows(task.targets(train.labels), cfg.targets, task.period)
     run: Callable[..., Any] | None = None
     for step in range(start, total):
         gen = generator(loop.seed, "features", step)
-        row_B = torch.randint(len(train), (cfg.feature_batch_size,), generator=gen)
+        row_B = rows.draw(cfg.feature_batch_size, gen)
         x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B].to(device)), gen))
         plan.step()
         for group in optimizer.param_groups:

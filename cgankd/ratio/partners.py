@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cgankd.labels.circle import wrapped
+from cgankd.labels.targets import Rows
 from cgankd.ratio.features import FeatureFn, JudgeFn
 from cgankd.types import Draw, Vicinity
 
@@ -20,7 +21,8 @@ CHUNK = 1024
 class FakeSource:
     """Where fakes come from and the rule they must pass.
 
-    zeta is `vicinity_drop` in raw label units, infinite for exact matching (no fake leaves an infinite vicinity).
+    zeta is `vicinity_drop` in raw label units, infinite for exact matching (no fake leaves an infinite vicinity). With 0 the
+    fakes of scalars have exactly the real's label, and none is left out.
     """
 
     draw: Draw
@@ -29,6 +31,10 @@ class FakeSource:
     vicinity: Vicinity
     zeta: float
     max_redraws: int
+    new_labels: bool = True
+    """Whether a redrawn fake gets another label too, and not another latent alone (`ratio.redraw`)."""
+    targets: str = "marginal"
+    """Which real images have fakes as partners: `ratio.targets`."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,12 @@ class Pool:
 def draw_pool(source: FakeSource, label_N: Tensor, num: int, gen: torch.Generator) -> Pool:
     """Draw `num` fakes, each for one real image: its label uniform within +-zeta of the real's label.
 
-    Partners run through a fresh permutation of the real images, over and over, so they are spread evenly.
+    Partners run through a fresh permutation of the real images, or of their distinct labels (`source.targets`), over and over,
+    so they are spread evenly.
     A fake whose predicted label is more than zeta from the real's label is redrawn; what still fails after
     max_redraws rounds is dropped together with its partner. Raises ValueError where nothing is left.
     """
-    order_N = torch.randperm(len(label_N), generator=gen)
-    partner_P = order_N[torch.arange(num) % len(label_N)]
+    partner_P = Rows(label_N, source.targets, source.vicinity.period).spread(num, gen)
     kept, features, redrawn = [], [], 0
     for chunk in torch.split(partner_P, CHUNK):
         features_BF, inside_B, num_redrawn = draw_inside(source, label_N[chunk], gen)
@@ -72,8 +78,9 @@ def draw_pool(source: FakeSource, label_N: Tensor, num: int, gen: torch.Generato
 
 def draw_inside(source: FakeSource, label_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor, int]:
     """Features [B, F] of fakes for the labels, which of them [B] are inside the vicinity, and how many were redrawn."""
-    images_BCHW = source.draw(source.vicinity.neighbours(label_B, source.zeta, gen), gen)
-    if math.isinf(source.zeta):
+    asked_B = source.vicinity.neighbours(label_B, source.zeta, gen)
+    images_BCHW = source.draw(asked_B, gen)
+    if math.isinf(source.zeta) or source.zeta == 0:
         return source.features(images_BCHW), torch.ones(len(label_B), dtype=torch.bool), 0
     features_BF, inside_B = within(source, images_BCHW, label_B)
     redrawn = 0
@@ -82,8 +89,10 @@ def draw_inside(source: FakeSource, label_B: Tensor, gen: torch.Generator) -> tu
             break
         outside = torch.nonzero(~inside_B)[:, 0]
         redrawn += len(outside)
-        fresh_BCHW = source.draw(source.vicinity.neighbours(label_B[outside], source.zeta, gen), gen)
-        features_BF[outside], inside_B[outside] = within(source, fresh_BCHW, label_B[outside])
+        again_B = asked_B[outside]
+        if source.new_labels:
+            again_B = source.vicinity.neighbours(label_B[outside], source.zeta, gen)
+        features_BF[outside], inside_B[outside] = within(source, source.draw(again_B, gen), label_B[outside])
     return features_BF, inside_B, redrawn
 
 

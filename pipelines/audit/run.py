@@ -32,6 +32,7 @@ from pipelines.audit.images import (
     label_findings,
     variety_findings,
 )
+from pipelines.audit.natural import natural_findings
 from pipelines.audit.numbers import Sets, Space, by_label, by_label_findings, fidelity_findings
 from pipelines.files.artifacts import file_digest
 from pipelines.files.made_with import changed_since
@@ -88,7 +89,8 @@ def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
         found += fidelity_findings(sets, space) + label_distances(ctx, sets, space, info)
     close = closeness(sets, spaces[0], ctx.progress("nearest training images"))
     found += label_findings(sets, (outputs, val_BO), task.headline.unit)
-    found += variety_findings(sets, close) + copy_findings(close) + duplicate_findings(sets, close)
+    found += natural_findings(sets) + variety_findings(sets, close)
+    found += copy_findings(close) + duplicate_findings(sets, close)
     gap = next(f.value for f in found if f.name == "tv_at_least.teacher")
     error = next(f.value for f in found if f.name == "teacher_error")
     span = info.label_max - info.label_min if window is not None else None

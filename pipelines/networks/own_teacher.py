@@ -16,6 +16,7 @@ from cgankd.config import ConfigError, TeacherConfig
 from cgankd.data.pixels import to_unit
 from cgankd.nets.predictors.external import External
 from cgankd.nets.predictors.program import Program, kind_of
+from cgankd.nets.predictors.staged import PositiveLinear
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines.files.artifacts import file_digest
@@ -132,7 +133,8 @@ def from_state(
     if (shift, scale) != (0.0, 1.0):
         probe = torch.zeros(1, info.channels, info.image_size, info.image_size)
         head = net.eval().outputs(probe).head
-        if not isinstance(head, nn.Linear) or head.bias is None:
+        bent = isinstance(head, PositiveLinear) and shift != 0.0  # a ReLU before the shift cannot be put after it
+        if bent or not isinstance(head, nn.Linear) or head.bias is None:
             raise ConfigError(
                 f"teacher.output_unit raw needs a net whose last layer is linear, and {config['net']} has none;"
                 " export the teacher as a program instead"

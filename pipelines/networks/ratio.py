@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from cgankd.fit.device import PLAIN, Plan
-from cgankd.nets.features import Extractor, FeatureNet, ResNetFeatures
+from cgankd.nets.autoencoders import AutoEncoder, FirstAutoEncoder
+from cgankd.nets.features import DenseNetFeatures, Extractor, FeatureNet, ResNetFeatures
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.density_ratio import RatioNets, make_ratio
 from cgankd.ratio.features import FrozenExtractor
@@ -21,8 +22,15 @@ from pipelines.networks.origin import check_origin
 def build_extractor(ratio: dict[str, Any], info: DatasetInfo, task: Task) -> Extractor:
     """A fresh feature extractor of M1, by `ratio.extractor`; settings of older artifacts do not name it."""
     width = ratio["feature_width"] or info.channels * info.image_size**2
-    if ratio.get("extractor", "compact") == "resnet34":
-        return ResNetFeatures(info.channels, info.image_size, width, task.num_outputs)
+    name = ratio.get("extractor", "compact")
+    sizes = (info.channels, info.image_size, width, task.num_outputs)
+    if name.startswith("resnet"):
+        return ResNetFeatures(*sizes, name, ratio.get("extractor_style") == "published")
+    if name.startswith("densenet"):
+        return DenseNetFeatures(*sizes, name)
+    if name != "compact":
+        kind = FirstAutoEncoder if name == "autoencoder-v1" else AutoEncoder
+        return kind(info.channels, info.image_size, ratio["feature_channels"], width, task.num_outputs)
     return FeatureNet(
         info.channels,
         info.image_size,

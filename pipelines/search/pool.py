@@ -108,7 +108,7 @@ def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Pat
     # Twice over the blocks, from the folder the second time: their scores are small, all their images are not.
     kept = [(block.asked, block.ratio, block.teacher_error, block.uniform) for block in blocks()]
     asked, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
-    columns = build.Columns(task.filter_groups(asked), ratio, error, uniform)
+    columns = build.Columns(conditions.grouping.groups(asked), ratio, error, uniform)
     rows = build.select(selection, columns, limits, conditions.quota_G)
     path = ctx.path("search") / "cuts" / f"{os.getpid()}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cgankd.bank import build
+from cgankd.bank import build, m2_filter
 from cgankd.bank.m2_replace import replace
 from cgankd.config import BANK_UNSAID, ArmConfig, BankConfig, ConfigError, DataConfig, to_dict
 from cgankd.data.store.banks import BankWriter, read_pool_images, read_pool_scores, write_bank
@@ -82,7 +82,7 @@ def run(ctx: Context) -> None:
         lambda: build.draw_burn_in(source, ctx.progress("burn_in")),
         ctx.say,
     )
-    limits = build.freeze(burned, len(conditions.quota_G), cfg)
+    limits = build.limits_of(burned, source)
     if any(build.SELECTIONS[name][0] for name in selections):
         refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
 
@@ -98,7 +98,7 @@ def run(ctx: Context) -> None:
             writer.append(s.rows())
             kept.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))
         asked, predicted, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
-        columns = build.Columns(task.filter_groups(asked), ratio, error, uniform)
+        columns = build.Columns(conditions.grouping.groups(asked), ratio, error, uniform)
         rows = {name: build.select(name, columns, limits, conditions.quota_G) for name in selections}
         flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
         writer.set_columns({f"in_{name}": flag.numpy() for name, flag in flags.items()})
@@ -117,7 +117,7 @@ def run(ctx: Context) -> None:
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
     for line in in_words(cfg, report, selections, float(val_error.mean())):
         ctx.say(line)
-    draw_pictures(ctx, task, pool_path, (train, val_error), limits, labels)
+    draw_pictures(ctx, conditions.grouping, pool_path, (train, val_error), limits, labels)
 
 
 def kept_settings(cfg: BankConfig) -> dict[str, Any]:
@@ -196,17 +196,21 @@ def in_words(cfg: BankConfig, report: dict[str, float], selections: list[str], v
 
 
 def draw_pictures(
-    ctx: Context, task: Task, pool: Path, data: tuple[Split, Tensor], limits: build.Limits, bank_labels: Tensor
+    ctx: Context,
+    grouping: build.Grouping,
+    pool: Path,
+    data: tuple[Split, Tensor],
+    limits: build.Limits,
+    bank_labels: Tensor,
 ) -> None:
     """Kept and dropped fakes with their scores, the two histograms with their limits, and the label marginals."""
     train, val_error = data
     scores = read_pool_scores(pool, but=("teacher_output",))
     columns = build.Columns(
-        task.filter_groups(scores["asked"]), scores["ratio"], scores["teacher_error"], scores["uniform"]
+        grouping.groups(scores["asked"]), scores["ratio"], scores["teacher_error"], scores["uniform"]
     )
     accepted = build.passes("subsample", columns, limits)
-    cutoff = limits.cutoff["filter"][columns.group]
-    small = scores["teacher_error"] <= cutoff
+    small = m2_filter.keep(columns.error, columns.group, limits.cutoff["filter"], strict=limits.strict)
     shown = {
         "kept": accepted & small,
         "dropped by M1 (ratio)": ~accepted,

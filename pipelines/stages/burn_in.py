@@ -20,7 +20,9 @@ NAMES = [field.name for field in dataclasses.fields(Columns)]
 
 def burn_in_mark(cfg: BankConfig, plan: Plan, seed: int, digests: dict[str, str]) -> str:
     """Digest of all that the draws of a burn-in depend on: its size and labels, the networks, the code, the arithmetic."""
-    facts = {name: getattr(cfg, name) for name in ("burn_in", "batch_size", "label_bin", "num_conditions")}
+    facts = {
+        name: getattr(cfg, name) for name in ("burn_in", "batch_size", "label_bin", "num_conditions", "bound_scope")
+    }
     facts |= {"seed": seed, "torch": torch.__version__, "threads": torch.get_num_threads()}
     return fingerprint(facts | {"device": plan.device, "compile": plan.compile}, digests | {"code": source_digest()})
 

@@ -34,7 +34,7 @@ def run(ctx: Context) -> None:
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     train = read_split(path, "train", memory)
-    vicinity = task.vicinity(train.labels)
+    vicinity = task.vicinity(train.labels, cfg.targets)
     kernel = _check_kernel(ctx, vicinity)
 
     seed = derive(ctx.seed, "cgan")
@@ -50,6 +50,7 @@ def run(ctx: Context) -> None:
             train,
             cfg.label_input,
             Loop(seed, ctx.plan, ctx.progress("label_input"), ctx.checkpoint("label_input")),
+            cfg.targets,
         )
     )
     if cfg.file is None:
@@ -60,7 +61,7 @@ def run(ctx: Context) -> None:
     else:
         draw, tensors, own = own_generator.take_in(ctx, info, task, vicinity, seed, memory)
         tensors = tensors | {f"embed.{name}": value for name, value in embed.state_dict().items()}
-    labels = vicinity.targets(2000, generator(seed, "diversity labels"))
+    labels = vicinity.asked(2000, generator(seed, "diversity labels"))
     fake = fake_diversity(draw, labels, generator(seed, "fake diversity"))
     ctx.metrics({"diversity.fake": fake})
     if real is not None:

@@ -38,6 +38,9 @@ def run(ctx: Context) -> None:
     )
     for line in (*_taken(dataset), *dataset.account.lines):
         ctx.say(line)
+    repeated = int(dataset.notes.get("images_repeated", 0))
+    if repeated:
+        ctx.say(f"{repeated} of the training images are repeats of others (data.replicate_to)")
     missing = int(dataset.notes.get("images_missing", 0))
     if missing:
         ctx.say(

@@ -32,7 +32,7 @@ def drop_radius(cfg: RatioConfig, vicinity: Vicinity) -> float:
     """zeta in raw units: the setting, else 6 * largest label gap; infinite where labels match exactly."""
     if not isinstance(vicinity, ScalarVicinity):
         return math.inf
-    return cfg.vicinity_drop or 6 * vicinity.kernel.largest_gap
+    return 6 * vicinity.kernel.largest_gap if cfg.vicinity_drop is None else cfg.vicinity_drop
 
 
 def run(ctx: Context) -> None:
@@ -40,11 +40,11 @@ def run(ctx: Context) -> None:
     cfg = ctx.cfg.ratio
     dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
     info = info_of(dataset, ctx.cfg.data)
-    task = make_task(info, ctx.cfg)
+    task = make_task(info, ctx.cfg, cfg.scalar_loss)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(dataset, "val", memory), read_split(dataset, "train", memory)
     reals = Reals(train, val, roomy(ctx.path("resume/ratio/scratch"), memory))
-    vicinity = task.vicinity(train.labels)
+    vicinity = task.vicinity(train.labels, cfg.targets)
     turns = 1 + (cfg.num_steps - 1) // cfg.pool_refresh_steps if cfg.pool_refresh_steps else 1
     fakes = cfg.pool_size * turns
     draw, embed, embed_dim = load_source(cgan_path, info, task, reuse=True, plan=ctx.plan, expected=fakes)
@@ -68,7 +68,8 @@ def run(ctx: Context) -> None:
     nets["embed"].requires_grad_(bool(nets["embed"].trained_with_gan))
     frozen = FrozenExtractor(features, cfg.precision, ctx.plan, fakes + len(train))
     judge, zeta = partial(frozen.judge, task=task), drop_radius(cfg, vicinity)
-    source, ratio_nets = FakeSource(draw, frozen, judge, vicinity, zeta, cfg.max_redraws), RatioNets(mlp, nets["embed"])
+    source = FakeSource(draw, frozen, judge, vicinity, zeta, cfg.max_redraws, cfg.redraw == "label", cfg.targets)
+    ratio_nets = RatioNets(mlp, nets["embed"])
     loop = Loop(seed, ctx.plan, ctx.progress("ratio"), ctx.checkpoint("ratio"))
     report = train_ratio(ratio_nets, source, reals, task, cfg, loop)
     ctx.metrics({f"ratio.{name}": value for name, value in report.items()})
@@ -84,7 +85,7 @@ def run(ctx: Context) -> None:
 
     ratio = make_ratio(ratio_nets, frozen)
     gen = generator(seed, "histogram")
-    asked = vicinity.targets(2000, gen)
+    asked = vicinity.asked(2000, gen)
     shown = {
         "fakes": ratio(draw(asked, gen), asked),
         "validation reals": ratio(val.images, val.labels),

@@ -33,7 +33,7 @@ def run(ctx: Context) -> None:
     cfg = ctx.cfg.teacher
     (path,) = ctx.inputs("dataset.h5")
     info = info_of(path, ctx.cfg.data)
-    task = make_task(info, ctx.cfg)
+    task = make_task(info, ctx.cfg, cfg.scalar_loss)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)
     if cfg.file is None:

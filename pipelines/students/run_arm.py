@@ -174,7 +174,7 @@ def train_job(job: Job) -> list[str]:
     cfg, said = job.config.student.for_arm(job.arm), list[str]()
     plan = Plan(job.device, job.compile, said.append)
     info = read_info(job.dataset)
-    task = make_task(info, job.config)
+    task = make_task(info, job.config, job.config.student.scalar_loss)
     memory = MemoryBudget(job.memory_bytes)
     val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
     bank = bank_split(job.pool, job.arm, memory) if job.arm.bank else None

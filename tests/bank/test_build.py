@@ -127,6 +127,28 @@ def test_limits_are_those_of_the_burn_in_by_numpy() -> None:
         assert limits.exceedance_share == pytest.approx((r > bound[group]).mean())
 
 
+@pytest.mark.parametrize("scope", ["label", "global"])
+def test_bounds_of_single_labels_share_the_cutoff_of_their_bin(scope: str) -> None:
+    rng = np.random.default_rng(1)
+    task = scalar_task(num_conditions=8, label_bin=5.0)  # two bins of four labels
+    cfg = bank_config(bound_scope="label", rho=0.6, filter_scope=scope, label_bin=5.0, num_conditions=8, num_fakes=64)
+    label_K = task.conditions(torch.tensor([0.0, 10.0]))
+    conditions = arrange(task, label_K, cfg, seed=0)
+    assert sorted(conditions.labels) == list(range(8)) and conditions.quota_G.tolist() == [8] * 8
+    assert all(conditions.labels[g].tolist() == [float(label_K[g])] for g in range(8))
+    asked = label_K[torch.from_numpy(rng.integers(0, 8, 800))]
+    group = conditions.grouping.groups(asked)
+    assert torch.equal(label_K[group], asked)
+    r, error, u = rng.exponential(size=800), rng.exponential(size=800), rng.random(800)
+    limits = freeze(Columns(group, *map(torch.from_numpy, (r, error, u))), 8, cfg, conditions.grouping.bins())
+    g = group.numpy()
+    bound = np.array([r[g == k].max() for k in range(8)])
+    assert limits.bound_G.numpy() == pytest.approx(bound)
+    accepted, bins = u <= r / bound[g], g // 4 if scope == "label" else np.zeros(800, int)
+    cut = [np.quantile(error[accepted & (bins == b)], 0.6, method="higher") for b in range(int(bins.max()) + 1)]
+    assert limits.cutoff["filter"].numpy() == pytest.approx([cut[k // 4 if scope == "label" else 0] for k in range(8)])
+
+
 def test_scalar_quota_is_even_over_the_bins_and_labels_are_spread_within_a_bin() -> None:
     task, cfg = scalar_task(num_conditions=400, label_bin=2.5), bank_config(num_fakes=80)
     condition_K = task.conditions(torch.empty(0))

@@ -80,3 +80,17 @@ def test_an_empty_group_takes_the_quantile_over_all_groups() -> None:
 def test_no_errors_at_all_keep_nothing() -> None:
     nothing = cutoff(torch.empty(0), torch.empty(0, dtype=torch.int64), 2, 0.5)
     assert not keep(torch.zeros(2), torch.tensor([0, 1]), nothing).any()
+
+
+def test_the_strict_filter_is_the_authors() -> None:
+    """np.quantile between two errors, and only what is below it: even rho = 1 drops the largest."""
+    rng = np.random.default_rng(3)
+    error, group = rng.exponential(size=90), rng.integers(0, 3, 90)
+    columns_ = torch.from_numpy(error), torch.from_numpy(group)
+    for rho in (0.5, 0.7, 0.93, 1.0):
+        cut = np.array([np.quantile(error[group == g], rho) for g in range(3)])
+        found = cutoff(*columns_, 3, rho, strict=True)
+        assert found.numpy() == pytest.approx(cut)
+        assert keep(*columns_, found, strict=True).numpy().tolist() == (error < cut[group]).tolist()
+    assert int(keep(*columns_, cutoff(*columns_, 3, 1.0, strict=True), strict=True).sum()) == 87
+    assert int(keep(*columns_, cutoff(*columns_, 3, 1.0)).sum()) == 90

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cgankd.config import ConfigError, config_from_dict
-from cgankd.config.nets import FIXED_NETS, from_library
+from cgankd.config.nets import FIXED_NETS, ZOOS, check_fits, check_net, from_library
 
 
 @pytest.mark.parametrize("net", [*FIXED_NETS, "torchvision:resnet50", "timm:resnet18.a1_in1k"])
@@ -35,6 +35,10 @@ def test_scaled_nets_need_a_width(digits: dict[str, Any], width: int | None) -> 
         ("wrn16-3", "did you mean 'wrn16-"),
         ("torchvison:resnet18", "did you mean 'torchvision'?"),
         ("torchvision:", "torchvision:NAME or timm:NAME"),
+        ("utkfaces:resnet20", "EXPERIMENT:NAME of the paper, but is 'utkfaces:resnet20'; did you mean 'utkface"),
+        ("utkface:resnet21", "teacher.net utkface:NAME must be one of resnet8, "),
+        ("utkface:", "teacher.net utkface:NAME must be one of"),
+        ("rc49:wrn16-1", "teacher.net rc49:NAME must be one of resnet18, "),
     ],
 )
 def test_unknown_names(digits: dict[str, Any], net: str, words: str) -> None:
@@ -42,6 +46,42 @@ def test_unknown_names(digits: dict[str, Any], net: str, words: str) -> None:
     with pytest.raises(ConfigError, match=r"teacher\.net") as error:
         config_from_dict(digits)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "words"),
+    [
+        (
+            "utkface:resnet20",
+            16,
+            "student.net utkface:resnet20 is for images of 64 px, but data.image_size is 16; take resnet20, which has any"
+            " size and both kinds of labels, or one of torchvision:NAME",
+        ),
+        (
+            "utkface:resnet20",
+            64,
+            "student.net utkface:resnet20 is for labels that are numbers, but data.task is class; take resnet20",
+        ),
+    ],
+)
+def test_nets_of_an_experiment_need_its_kind_of_data(digits: dict[str, Any], net: str, size: int, words: str) -> None:
+    digits["student"] |= {"net": net, "width": None}
+    digits["data"]["image_size"] = size
+    with pytest.raises(ConfigError) as error:
+        config_from_dict(digits)
+    assert str(error.value).startswith(words)
+
+
+@pytest.mark.parametrize("zoo", sorted(ZOOS))
+def test_nets_of_an_experiment(zoo: str) -> None:
+    for net in ZOOS[zoo].nets:
+        check_net(f"{zoo}:{net}", None, "student")
+        check_fits(f"{zoo}:{net}", ZOOS[zoo].image_size, ZOOS[zoo].task, "student")
+    with pytest.raises(ConfigError, match="student.width must be null"):
+        check_net(f"{zoo}:vgg11", 8, "student")
+    with pytest.raises(ConfigError, match="labels that are"):
+        other = "scalar" if ZOOS[zoo].task == "class" else "class"
+        check_fits(f"{zoo}:vgg11", ZOOS[zoo].image_size, other, "student")
 
 
 def test_the_defaults_train_a_teacher(digits: dict[str, Any]) -> None:

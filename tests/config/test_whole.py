@@ -113,7 +113,7 @@ def test_params_of_the_other_task(chairs: dict[str, Any], dotted: str) -> None:
 
 @pytest.mark.parametrize(
     ("dotted", "value"),
-    [("bank.num_conditions", 0), ("cgan.label_input.batch_size", 0), ("ratio.vicinity_drop", 0.0)],
+    [("bank.num_conditions", 0), ("cgan.label_input.batch_size", 0), ("ratio.vicinity_drop", -1.0)],
 )
 def test_scalar_settings_have_ranges(chairs: dict[str, Any], dotted: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=dotted.replace(".", r"\.")):
@@ -229,3 +229,49 @@ def test_natural_sampling_is_not_written(digits: dict[str, Any]) -> None:
     even = config_from_dict(digits).student
     assert to_dict(even)["sampling"] == "balanced" and all(even.balances(arm) for arm in even.arms.values())
     assert not any(student.balances(arm) for arm in student.arms.values())
+
+
+PUBLISHED = {
+    "cgan.targets": "distinct",
+    "cgan.vicinity.ends": "cut",
+    "ratio.targets": "distinct",
+    "ratio.scalar_loss": "squared",
+    "ratio.schedule": "multistep",
+    "ratio.milestones": [0.4, 0.75],
+    "ratio.flip": True,
+    "teacher.scalar_loss": "squared",
+    "student.scalar_loss": "squared",
+}
+
+
+def test_published_settings_are_written_only_where_they_are_not_the_default(chairs: dict[str, Any]) -> None:
+    """Files of GAN, ratio and students are as they were before these settings, those of sections within sections too."""
+
+    def found(values: dict[str, Any], dotted: str) -> Any:
+        for key in dotted.split("."):
+            values = values.get(key, {})
+        return values
+
+    default = to_dict(config_from_dict(chairs))
+    assert not any(found(default, name) for name in PUBLISHED)
+    assert "ends" not in to_dict(config_from_dict(chairs).cgan)["vicinity"]
+    for name, value in PUBLISHED.items():
+        change(chairs, name, value)
+    written = to_dict(config_from_dict(chairs))
+    assert {name: found(written, name) for name in PUBLISHED} == PUBLISHED
+    assert config_from_dict(written) == config_from_dict(chairs)
+
+
+@pytest.mark.parametrize("section", ["teacher", "student", "ratio"])
+def test_classes_have_no_scalar_loss(digits: dict[str, Any], section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.scalar_loss must be absolute, or left out, for class labels"):
+        config_from_dict(change(digits, f"{section}.scalar_loss", "squared"))
+
+
+@pytest.mark.parametrize(("schedule", "shares"), [("multistep", []), ("constant", [0.5]), ("multistep", [0.5, 1.0])])
+def test_milestones_of_the_ratio_go_with_its_schedule(
+    digits: dict[str, Any], schedule: str, shares: list[float]
+) -> None:
+    digits["ratio"] |= {"schedule": schedule, "milestones": shares}
+    with pytest.raises(ConfigError, match=r"ratio\.milestones must be (given where|between)"):
+        config_from_dict(digits)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from cgankd.config import AUGMENTS, ConfigError
 from cgankd.data.augment import augment, shift_pixels
@@ -55,6 +56,34 @@ def test_shift_is_an_integer_move_with_repeated_edges(size: int, most: int) -> N
         assert len(hits) == 1
         moves.add(hits[0])
     assert {0, 2 * most} <= {dy for dy, _ in moves} and {0, 2 * most} <= {dx for _, dx in moves}
+
+
+def test_resized_crop_enlarges_a_window_as_torchvision_does() -> None:
+    """Windows by torchvision's rule from the same draws, image by image, and torch's own enlargement of each."""
+    x, size, found = images(200, 3, 32), 32, []
+    out, gen = augment(x, "resized_crop", generator(5)), generator(5)
+    areas = 0.08 + 0.92 * torch.rand(200, 10, generator=gen)
+    ratios = (4 / 3) ** (2 * torch.rand(200, 10, generator=gen) - 1)
+    places = torch.rand(200, 2, generator=gen)
+    for before, after, area_T, ratio_T, (y, x_) in zip(x, out, areas, ratios, places, strict=True):
+        sides = (
+            (round(size * float(area * ratio) ** 0.5), round(size * float(area / ratio) ** 0.5))
+            for area, ratio in zip(area_T, ratio_T, strict=True)
+        )
+        width, height = next(((w, h) for w, h in sides if 0 < w <= size and 0 < h <= size), (size, size))
+        top, left = int(y * (size - height + 1)), int(x_ * (size - width + 1))
+        window = before[None, :, top : top + height, left : left + width]
+        want = F.interpolate(window, size=(size, size), mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(after, want, rtol=1e-4, atol=1e-5)
+        found.append((width * height / size**2, width / height))
+    shares = np.array(found)
+    assert shares[:, 0].min() < 0.15 and shares[:, 0].max() > 0.9
+    assert 0.7 < shares[:, 1].min() < 0.8 and 1.25 < shares[:, 1].max() < 1.45
+
+
+def test_resized_crop_leaves_a_flat_image_as_it_is() -> None:
+    x = torch.rand(50, 3, 1, 1).expand(-1, -1, 16, 16).contiguous()
+    torch.testing.assert_close(augment(x, "resized_crop", generator(6)), x)
 
 
 def test_flip_mirrors_about_half_of_the_images() -> None:

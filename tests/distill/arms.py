@@ -11,6 +11,7 @@ import torch
 from cgankd.config import ArmConfig, Config, config_from_dict, to_dict
 from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import write_dataset
+from cgankd.distill.methods import METHODS
 from cgankd.labels.task import make_task
 from cgankd.rng import generator
 from pipelines.files.artifacts import save_weights
@@ -31,7 +32,13 @@ def settings(scalar: bool, **student: Any) -> Config:
         "batch_size": 6,
         "net": "convnet",
         "precision": "fp32",
-    } | student
+    }
+    method = METHODS.get(student.get("distiller", ""))
+    if method is not None and method.needs.views != {"plain"}:
+        values["student"]["teacher_view"] = (
+            "augmented"  # What the program says to set, as the teacher sees these views.
+        )
+    values["student"] |= student
     return config_from_dict(values)
 
 

@@ -51,6 +51,15 @@ USUAL: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("kdexplainer", {}, {"label_weight": 0.1, "soft_weight": 0.9, "temperature": 4, "first_sharpness": 10}),
     ("vam", {}, {"soft_weight": 0.9, "temperature": 4, "task_weight": 0.1}),
     ("soap_kd", {}, {"feature_weight": 100, "relation_weight": 0, "distance_weight": 25, "angle_weight": 50}),
+    ("cc", {}, {"congruence_weight": 0.02, "embed_dim": 128, "task_weight": 1}),
+    ("cc", {"form": "paper"}, {"congruence_weight": 0.003, "gamma": 0.4, "order": 2}),
+    ("nst", {}, {"selectivity_weight": 50, "degree": 2, "offset": 0}),
+    ("fsp", {}, {"flow_weight": 1, "flow_share": 30 / 240, "training_form": "first", "task_weight": 1}),
+    ("fsp", {"training": "joint"}, {"flow_weight": 50}),
+    ("kdsvd", {}, {"singular_weight": 1, "num_vectors": 1, "bandwidth": 8}),
+    ("uda", {}, {"soft_weight": 0.5, "temperature": 5, "task_weight": 0.25, "label_weight": 0.25}),
+    ("uda", {"form": "self"}, {"task_weight": 0.5, "consistency_weight": 1, "sharpen": 0.4, "confidence": 0.8}),
+    ("kd", {}, {"reduction": "batch"}),
     ("reg_kd", {}, {"soft_weight": 0.5, "bound_weight": 0.5, "bound_margin": 0, "reject_deviations": 3}),
 ]
 

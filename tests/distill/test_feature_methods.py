@@ -11,29 +11,49 @@ from cgankd.distill.base import Distiller, TaskNotSupported, describe
 from cgankd.distill.losses import (
     attention,
     boundaries,
+    congruence,
     contrast,
     explain,
+    flow,
     hints,
     information,
     regression,
     relations,
     review,
+    selectivity,
     selfsupervision,
     simkd,
+    singular,
     virtual_attention,
 )
 from tests.distill import feature_toys as toys
 
 FAMILIES = (
-    attention, boundaries, contrast, explain, hints, information, regression, relations, review, selfsupervision, simkd,
-    virtual_attention,
+    attention, boundaries, congruence, contrast, explain, flow, hints, information, regression, relations, review,
+    selectivity, selfsupervision, simkd, singular, virtual_attention,
 )  # fmt: skip
 METHODS: dict[str, type[Distiller]] = {k: v for family in FAMILIES for k, v in family.METHODS.items()}
 ON_CLASSES = sorted(set(METHODS) - {"reg_kd"})
 ON_SCALARS = sorted(name for name, method in METHODS.items() if method.scalar)
 CASES = [(name, 3) for name in ON_CLASSES] + [(name, 0) for name in ON_SCALARS]
 # What a loss is where both nets agree, if not zero: an own variance, own random embeddings or projections.
-NOT_ZERO = {"vid", "crd", "fitnet", "ft", "ofd", "reviewkd", "simkd", "soap_kd", "kdexplainer", "sskd", "vam", "ifm"}
+NOT_ZERO = {
+    "vid",
+    "crd",
+    "fitnet",
+    "ft",
+    "ofd",
+    "reviewkd",
+    "simkd",
+    "soap_kd",
+    "kdexplainer",
+    "sskd",
+    "vam",
+    "ifm",
+    "cc",
+}
+EARLY = {"ab": "boundaries", "fsp": "flow"}
+"""Losses that do their work on the student in a phase of their own."""
 
 
 def pair(name: str, classes: int, **options: object) -> tuple[Distiller, torch.nn.Module, torch.nn.Module]:
@@ -57,8 +77,8 @@ def test_finite_gradients_reach_the_student_and_never_the_teacher(name: str, cla
     view = view_of(method)
     before = copy.deepcopy(teacher.eval().state_dict())
     b = toys.batch(classes=classes, view=view)
-    if name == "ab":
-        terms = method.phase_losses("boundaries", toys.shown(student, b, view), toys.frozen(teacher, b, view), b)
+    if name in EARLY:
+        terms = method.phase_losses(EARLY[name], toys.shown(student, b, view), toys.frozen(teacher, b, view), b)
     else:
         terms = method.losses(toys.shown(student, b, view), toys.shown(teacher.eval(), b, view), b)
     toys.total(terms).backward()
@@ -100,7 +120,7 @@ def test_a_net_is_at_no_distance_from_itself(name: str, classes: int) -> None:
     assert float(toys.total(method.losses(out, out, b)).detach().abs()) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["sp", "rkd", "pkt", "at", "ab", "reg_kd"])
+@pytest.mark.parametrize("name", ["sp", "rkd", "pkt", "at", "ab", "reg_kd", "nst"])
 def test_a_loss_without_modules_works_without_build(name: str) -> None:
     method = METHODS[name]()
     b = toys.batch(classes=0)
@@ -155,6 +175,16 @@ def test_reg_kd_refuses_classes() -> None:
         ("kdexplainer", {"levels": ()}),
         ("reg_kd", {"mode": "hard"}),
         ("soap_kd", {"feature_weight": -1.0}),
+        ("cc", {"embed_dim": 0}),
+        ("cc", {"form": "program"}),
+        ("cc", {"gamma": 0.0}),
+        ("nst", {"degree": 0}),
+        ("nst", {"selectivity_weight": -1.0}),
+        ("fsp", {"training": "last"}),
+        ("fsp", {"flow_share": 0.0}),
+        ("kdsvd", {"num_vectors": 0}),
+        ("kdsvd", {"gap_floor": 0.0}),
+        ("kdsvd", {"bandwidth": 0.0}),
     ],
 )
 def test_bad_options_are_named(name: str, options: dict[str, object]) -> None:

@@ -63,7 +63,7 @@ def built(name: str, scalar: bool, **options: object) -> tuple[Distiller, Pair]:
     return distiller, both
 
 
-UNUSED = {("takd", "train"), ("ab", "train"), ("ifm", "train"), ("ifm", "auxiliary_start")}
+UNUSED = {("takd", "train"), ("ab", "train"), ("fsp", "train"), ("ifm", "train"), ("ifm", "auxiliary_start")}
 """Trainings in which nothing of the teacher is looked at."""
 
 
@@ -132,12 +132,13 @@ COMPARES = [
 @pytest.mark.parametrize(("name", "scalar"), COMPARES)
 def test_between_equals_a_loss_is_at_its_least(name: str, scalar: bool) -> None:
     """Strictly below a mixed-up student, and zero where the loss is a distance."""
-    options = {"strong_label_weight": 0.0} if name == "mlkd" else {}
+    options = {"mlkd": {"strong_label_weight": 0.0}, "uda": {"soft_weight": 1.0}}.get(name, {})
     distiller, both = built(name, scalar, **options)
     distiller.eval()
     batch, x = both.batch(distiller)
     noise = torch.randn(len(x), both.teacher.num_outputs, generator=torch.Generator().manual_seed(7))
-    knows = batch.y[:, None] if scalar else 3.0 * torch.eye(3)[batch.y.repeat(len(x) // 6)]
+    y = batch.y.repeat(len(x) // 6)
+    knows = y[:, None] if scalar else 3.0 * torch.eye(3)[y]
     teacher = with_pred(outputs_of(both.teacher, x, distiller), knows + (0.01 if scalar else 0.3) * noise)
 
     def total(order: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -145,9 +146,9 @@ RELATED = {("mlkd", False), ("sskd", False), ("dist", False), ("cmkd", True), ("
 
 @pytest.mark.parametrize(("name", "scalar"), [kind for kind in WEIGHED if kind not in RELATED])
 def test_fakes_of_no_weight_say_nothing(name: str, scalar: bool) -> None:
-    # ab does its work in its phase unless asked otherwise; batch norms of connectors relate rows in training mode.
-    options = {"fake_weight": 0.0} | ({"train_weight": 1.0} if name == "ab" else {})
-    distiller, both = ready(name, scalar, **options)
+    # ab and fsp do their work in their phase unless asked otherwise; batch norms of connectors relate rows in training mode.
+    options: dict[str, Any] = {"ab": {"train_weight": 1.0}, "fsp": {"training": "joint"}}.get(name, {})
+    distiller, both = ready(name, scalar, fake_weight=0.0, **options)
     distiller.eval()
     batch, x = both.batch(distiller)
     student, teacher = shown_to(distiller, both, x)

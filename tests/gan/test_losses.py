@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cgankd.gan.losses import diversity_floor, hinge_d, hinge_g
+from cgankd.gan.losses import LOSSES, diversity_floor, hinge_d, hinge_g
 
 scores = arrays(np.float32, 6, elements=st.floats(-5, 5, width=32))
 weights = arrays(np.float32, 6, elements=st.floats(0, 1, width=32))
@@ -53,3 +53,15 @@ def test_the_floor_pushes_twins_apart() -> None:
     a = torch.full((1, 1, 2, 2), 0.05, requires_grad=True)
     diversity_floor(a, torch.zeros(1, 1, 2, 2), 0.2).backward()
     assert a.grad is not None and bool((a.grad < 0).all())
+
+
+def test_vanilla_loss_is_the_weighted_cross_entropy() -> None:
+    rng = np.random.default_rng(5)
+    real, fake = rng.normal(size=7), rng.normal(size=7)
+    w_r, w_f = rng.uniform(size=7), rng.uniform(size=7)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    loss_d, loss_g = LOSSES["vanilla"]
+    expected = -np.mean(w_r * np.log(sigmoid(real))) - np.mean(w_f * np.log(1 - sigmoid(fake)))
+    got = loss_d(*(torch.from_numpy(a.copy()) for a in (real, fake, w_r, w_f)))
+    assert float(got) == pytest.approx(float(expected), abs=1e-12)
+    assert float(loss_g(torch.from_numpy(fake))) == pytest.approx(float(-np.mean(np.log(sigmoid(fake)))), abs=1e-12)

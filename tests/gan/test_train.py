@@ -189,6 +189,17 @@ def test_ema_decay_starts_late_and_warms_up() -> None:
     assert [ema_decay(s, cfg) for s in (0, 9, 10, 18, 1000)] == pytest.approx([0, 0, 0.1, 0.5, 0.9])
 
 
+def test_ema_without_a_ramp_has_its_decay_from_the_start_on() -> None:
+    cfg = gan_config(ema=0.9, ema_start=10, ema_ramp=False)
+    assert [ema_decay(s, cfg) for s in (0, 9, 10, 11, 1000)] == [0, 0, 0.9, 0.9, 0.9]
+    # Written out: t steps after the start the weights of step 9 still count 0.9^t.
+    average, share = 1.0, []
+    for step in range(10, 14):
+        average *= ema_decay(step, cfg)
+        share.append(average)
+    assert share == pytest.approx([0.9, 0.81, 0.729, 0.6561])
+
+
 def test_ema_is_the_recursion() -> None:
     seed_all("ema")
     net, average = nn.BatchNorm1d(3), nn.BatchNorm1d(3)

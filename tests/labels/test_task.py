@@ -64,6 +64,23 @@ def test_scalar_losses(chairs_config: Config) -> None:
     assert task.soft_loss(out, other, temperature=7.0).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("period", [None, 90.0])
+def test_squared_losses_and_their_gradients(chairs_config: Config, period: float | None) -> None:
+    """Of the label and of the teacher's answer; d/do mean (o - u)^2 = 2 (o - u) / B, and the error stays absolute."""
+    info = replace(YAW, label_period=period)
+    cfg = replace(chairs_config, data=replace(chairs_config.data, label_period=period)) if period else chairs_config
+    task, plain = make_task(info, cfg, "squared"), make_task(info, cfg)
+    out = torch.rand(40, 1, generator=generator("s")).requires_grad_(True)
+    y, other = 10 + 90 * torch.rand(40, generator=generator("t")), out.detach().flip(0)
+    for loss, unit in ((task.loss(out, y), (y - 10) / 90), (task.soft_loss(out, other, temperature=3.0), other[:, 0])):
+        gap = out.detach()[:, 0].double().numpy() - unit.double().numpy()
+        gap = gap if period is None else (gap + 0.5) % 1 - 0.5
+        assert loss.item() == pytest.approx((gap**2).mean(), rel=1e-4)
+        (grad,) = torch.autograd.grad(loss, out)
+        np.testing.assert_allclose(grad[:, 0].numpy(), 2 * gap / 40, atol=1e-6)
+    assert torch.equal(task.score(out, y), plain.score(out, y)) and torch.equal(task.error(out, y), plain.error(out, y))
+
+
 def test_scalar_predictions_are_clipped_and_never_truncated(chairs_config: Config) -> None:
     task = make_task(YAW, chairs_config)
     predicted = task.predict(torch.tensor([[-0.5], [0.3456], [1.7]]))

@@ -23,3 +23,15 @@ def test_a_group_norm_of_eight_groups_follows_every_hidden_layer() -> None:
     mlp = RatioMLP(4, 4, (16, 8), dropout=0.1)
     assert [m.num_groups for m in mlp.modules() if isinstance(m, torch.nn.GroupNorm)] == [8, 8]
     assert "scale" in mlp.state_dict()
+
+
+def test_the_widths_of_the_published_code_for_scalars_give_13_million_weights() -> None:
+    """128 + 12,288 inputs and 1024-512-256-128-64 hidden units, a gain and a shift for each; 28.2 M with the paper's."""
+    sizes = []
+    for hidden in ((1024, 512, 256, 128, 64), (2048, 1024, 512, 256, 128)):
+        widths = [128 + 3 * 64**2, *hidden]
+        by_hand = sum(a * b + 3 * b for a, b in zip(widths, widths[1:], strict=False)) + hidden[-1] + 1
+        mlp = RatioMLP(128, 3 * 64**2, hidden, dropout=0.5)
+        assert sum(p.numel() for p in mlp.parameters()) == by_hand
+        sizes.append(by_hand)
+    assert sizes == [13_416_321, 28_225_281]

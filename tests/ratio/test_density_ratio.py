@@ -200,6 +200,72 @@ def test_the_learned_embedding_moves_and_the_published_pool_works() -> None:
     assert logged == list(range(1, 21))
 
 
+class Rates(torch.optim.Adam):
+    """Adam that remembers the rate of each of its steps."""
+
+    seen: list[float]
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        type(self).seen.append(self.param_groups[0]["lr"])
+        super().step()
+
+
+@pytest.mark.parametrize(("shares", "drops"), [((), ()), ((0.4, 0.75), (40, 75))])
+def test_the_rate_is_a_tenth_from_each_milestone_on(
+    monkeypatch: pytest.MonkeyPatch, shares: tuple[float, ...], drops: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(torch.optim, "Adam", Rates)
+    Rates.seen = []
+    schedule = {"schedule": "multistep", "milestones": shares} if shares else {}
+    small_fit(None, learning_rate=1e-3, num_steps=100, **schedule)
+    np.testing.assert_allclose(Rates.seen, [1e-3 * 0.1 ** sum(step >= at for at in drops) for step in range(100)])
+
+
+def test_a_schedule_is_taken_up_where_a_killed_fit_was() -> None:
+    schedule = {"schedule": "multistep", "milestones": (0.3, 0.8), "flip": True}
+    whole, killed = MemoryCheckpoint(), MemoryCheckpoint(kill_at=50)
+    _, _, report = small_fit(whole, **schedule)
+    with pytest.raises(Interrupted):
+        small_fit(killed, **schedule)
+    assert small_fit(killed, **schedule)[2] == report
+
+
+def test_half_of_the_real_images_are_mirrored() -> None:
+    """Images of two pixels, bright on the left: the net sees the features of both sides, equally often, of reals alone."""
+    seen: list[Tensor] = []
+
+    class Spy(RatioMLP):
+        def forward(self, h_BE: Tensor, features_BF: Tensor) -> Tensor:
+            if self.training:
+                seen.append(features_BF.detach().clone())
+            return super().forward(h_BE, features_BF)
+
+    label_N = torch.arange(40) % 2
+    images = torch.tensor([200, 10], dtype=torch.uint8).expand(40, 1, 1, 2).contiguous()
+    sides = lambda images: images[slice(None)][:, 0, 0].float() / 255  # noqa: E731
+    fakes = lambda label_B, gen: images[: len(label_B)]  # noqa: E731
+    source = FakeSource(fakes, sides, never, class_task(2).vicinity(label_N), float("inf"), 1)
+    split = Split(images, label_N)
+    cfg = ratio_config(num_steps=50, batch_size=20, pool_size=40, flip=True)
+    nets = RatioNets(Spy(8, 2, (8,), 0.0), ClassEmbed(2, 8))
+    train_ratio(nets, source, Reals(split, split), class_task(2), cfg, Loop(2))
+    both = torch.stack(seen)
+    assert bool((both[:, 20:, 0] > 0.5).all()), "fakes are not mirrored"
+    left = (both[:, :20, 0] > 0.5).double()
+    assert float(left.mean()) == pytest.approx(0.5, abs=0.05) and 0.05 < float(left[0].mean()) < 0.95
+    assert torch.equal((both[:, :20, 1] > 0.5).double(), 1 - left)
+
+
+def test_distinct_partners_have_every_label_equally_often_in_training_and_in_the_loss_that_chooses() -> None:
+    label_N = torch.cat([torch.full((30,), 2.0), torch.full((6,), 5.0), torch.full((1,), 8.0)])
+    source = replace(scalar_source(float("inf"), 1)[0], features=grey, targets="distinct")
+    pool = draw_pool(source, label_N, 300, torch.Generator().manual_seed(0))
+    assert torch.bincount(label_N[pool.partner].long())[[2, 5, 8]].tolist() == [100, 100, 100]
+    assert torch.bincount(pool.partner, minlength=37)[:30].max() < 15, "any image of a label"
+    even = replace(source, targets="marginal")
+    assert torch.bincount(draw_pool(even, label_N, 370, torch.Generator().manual_seed(0)).partner).tolist() == [10] * 37
+
+
 def test_a_loss_that_is_not_finite_names_the_cure() -> None:
     with pytest.raises(ValueError, match=r"ratio\.learning_rate"):
         small_fit(None, ratio_penalty=float("inf"))
@@ -240,6 +306,21 @@ def test_scalar_fakes_outside_the_vicinity_are_redrawn_and_the_rest_dropped_with
     assert 0.1 < dropped[0] < 0.6 and dropped[1] < 0.01
 
 
+@pytest.mark.parametrize("new_labels", [True, False])
+def test_a_redrawn_fake_may_keep_the_label_that_was_asked(new_labels: bool) -> None:
+    source, label_N = scalar_source(0.4, 20)
+    asked: list[Tensor] = []
+
+    def draw(label_B: Tensor, gen: torch.Generator) -> Tensor:
+        asked.append(label_B)
+        return draw_scalar(label_B, gen)
+
+    draw_pool(replace(source, draw=draw, new_labels=new_labels), label_N, 300, torch.Generator().manual_seed(0))
+    assert len(asked) > 2
+    again = [bool(torch.isin(labels, asked[0]).all()) for labels in asked[1:]]
+    assert all(again) == (not new_labels)
+
+
 def test_a_fake_is_looked_at_once_for_its_label_and_its_features() -> None:
     source, label_N = scalar_source(0.4, 20)
     seen, drawn = [0], [0]
@@ -255,6 +336,20 @@ def test_a_fake_is_looked_at_once_for_its_label_and_its_features() -> None:
     once = replace(source, draw=counted_draw, judge=counted_judge, features=never)
     pool = draw_pool(once, label_N, 300, torch.Generator().manual_seed(0))
     assert seen == drawn and drawn[0] == 300 + round(300 * pool.redrawn_share) > 300
+
+
+def test_a_vicinity_of_no_width_is_the_label_itself_and_no_fake_is_judged() -> None:
+    source, label_N = scalar_source(zeta=0.0, max_redraws=3)
+    asked = []
+
+    def noted(label_B: Tensor, gen: torch.Generator) -> Tensor:
+        asked.append(label_B)
+        return source.draw(label_B, gen)
+
+    exact = replace(source, draw=noted, judge=never)
+    pool = draw_pool(exact, label_N, 50, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat(asked), label_N[pool.partner]) and len(pool.partner) == 50
+    assert (pool.redrawn_share, pool.dropped_share) == (0.0, 0.0)
 
 
 def test_fakes_across_the_seam_of_a_circle_are_inside() -> None:

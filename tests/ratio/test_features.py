@@ -8,12 +8,14 @@ from torch import Tensor
 from cgankd.data.pixels import to_signed
 from cgankd.fit.device import Plan, autocast
 from cgankd.fit.loop import Loop
+from cgankd.nets.autoencoders import AutoEncoder
 from cgankd.nets.features import FeatureNet, FeatureScale
 from cgankd.ratio.features import (
     CHUNK,
     FrozenExtractor,
     Reals,
     feature_loss,
+    make_optimizer,
     raw_features,
     reconstruction_error,
     signed_input,
@@ -205,3 +207,69 @@ def test_a_loss_that_is_not_finite_names_the_cure() -> None:
     net, cfg = FeatureNet(1, 16, 8, 32, 2, decode=False), ratio_config(label_weight=float("inf"))
     with pytest.raises(ValueError, match=r"ratio\.feature_learning_rate"):
         train_features(net, Reals(patches(16, 0), patches(16, 1)), class_task(2), cfg, plain, Loop(0))
+
+
+def test_the_extractor_is_trained_by_the_optimiser_that_is_named() -> None:
+    """SGD by hand: v := 0.9 v + g + decay w, w := w - rate v, a tenth of the rate from a milestone on."""
+    net = FeatureNet(1, 16, 8, 32, 2, decode=False)
+    cfg = ratio_config(feature_optimizer="sgd", feature_weight_decay=0.1, feature_learning_rate=0.5)
+    optimizer, weight = make_optimizer(net, cfg), net.head.bias
+    assert isinstance(weight, torch.nn.Parameter)
+    by_hand, speed = weight.detach().clone(), torch.zeros(2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        weight.sum().backward()
+        optimizer.step()
+        speed = 0.9 * speed + 1 + 0.1 * by_hand
+        by_hand = by_hand - 0.5 * speed
+    torch.testing.assert_close(weight.detach(), by_hand)
+    adam = make_optimizer(net, ratio_config(feature_beta1=0.5))
+    assert isinstance(adam, torch.optim.Adam) and adam.defaults["betas"] == (0.5, 0.999)
+
+
+@pytest.mark.parametrize("kill_at", [None, 5])
+def test_a_published_fit_learns_and_resumes(kill_at: int | None) -> None:
+    def fit(checkpoint: MemoryCheckpoint | None) -> AutoEncoder:
+        seed_all(0, "net")
+        net = AutoEncoder(1, 16, 8, 32, 1)
+        cfg = ratio_config(
+            feature_steps=40,
+            reconstruct_weight=1.0,
+            l1_weight=1e-3,
+            scalar_loss="squared",
+            feature_optimizer="sgd",
+            feature_learning_rate=0.01,
+            feature_weight_decay=1e-4,
+            feature_schedule="multistep",
+            feature_milestones=(0.25, 0.5, 0.75),
+        )
+        loop = Loop(4, checkpoint=checkpoint, save_every=10)
+        train_features(net, Reals(bars(64, 0), bars(40, 1)), scalar_task(), cfg, plain, loop)
+        return net
+
+    whole = fit(None)
+    if kill_at is not None:
+        checkpoint = MemoryCheckpoint(kill_at)
+        with pytest.raises(Interrupted):
+            fit(checkpoint)
+        for name, value in fit(checkpoint).state_dict().items():
+            assert torch.equal(value, whole.state_dict()[name]), name
+
+
+def test_the_extractor_sees_distinct_labels_equally_often() -> None:
+    """One image in 41 is bright; by distinct labels every other image of a batch is."""
+    label_N = torch.cat([torch.full((40,), 2.0), torch.tensor([8.0])])
+    images = torch.full((41, 1, 16, 16), 20, dtype=torch.uint8)
+    images[40] = 250
+    train = Split(images, label_N)
+    for targets, share in (("marginal", 1 / 41), ("distinct", 0.5)):
+        seen: list[Tensor] = []
+
+        def spy(unit_BCHW: Tensor, gen: torch.Generator, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(unit_BCHW[:, 0, 0, 0])
+            return unit_BCHW
+
+        cfg = ratio_config(feature_steps=40, targets=targets)
+        net = FeatureNet(1, 16, 8, 32, 1, decode=False)
+        train_features(net, Reals(train, train), scalar_task(), cfg, spy, Loop(0))
+        assert float((torch.cat(seen) > 0.5).double().mean()) == pytest.approx(share, abs=0.06)

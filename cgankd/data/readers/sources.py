@@ -14,6 +14,7 @@ from cgankd.data.readers.csv_list import load_csv_classes, load_csv_scalars
 from cgankd.data.readers.digits import load_digits
 from cgankd.data.readers.hdf5_sets import load_hdf5_classes, load_hdf5_scalars, load_rc49
 from cgankd.data.readers.image_folder import load_image_folder
+from cgankd.data.readers.repeats import replicated
 from cgankd.data.readers.scalar_files import load_steering_angle, load_utkface
 from cgankd.data.readers.tiny_imagenet import load_imagenet100, load_tiny_imagenet
 from cgankd.data.store.room import Room, in_memory
@@ -62,4 +63,4 @@ def load(
     kinds = READERS[cfg.source]
     if cfg.task not in kinds:
         raise ConfigError(f"data.task must be {' or '.join(kinds)} for data.source {cfg.source}, but is {cfg.task!r}")
-    return kinds[cfg.task](cfg, seed, log=log, cache=cache, room=room)
+    return replicated(kinds[cfg.task](cfg, seed, log=log, cache=cache, room=room), cfg.replicate_to, room)

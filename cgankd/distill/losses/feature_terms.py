@@ -53,6 +53,26 @@ def pair_specs(student: ModelSpec, teacher: ModelSpec, method: str) -> Pairs:
     return pair_heights([s[1] for s in student.stages], [s[1] for s in teacher.stages], method)
 
 
+def pair_chain(student: ModelSpec, teacher: ModelSpec, method: str) -> Pairs:
+    """`pair_specs` of a loss on neighbouring stages. Raises ValueError where there are less than two pairs."""
+    pairs = pair_specs(student, teacher, method)
+    if len(pairs) < 2:
+        raise ValueError(
+            f"{method} compares how one stage goes with the next, but student.net and teacher.net have one stage in"
+            " common; choose nets with two or more, or another KD loss"
+        )
+    return pairs
+
+
+def adapters(student: ModelSpec, teacher: ModelSpec, pairs: Pairs) -> nn.ModuleList:
+    """For each pair what takes the student's map to the teacher's number of channels: nothing, or a connector."""
+
+    def one(c_s: int, c_t: int) -> nn.Module:
+        return nn.Identity() if c_s == c_t else connector(c_s, c_t)
+
+    return nn.ModuleList(one(student.stages[i][0], teacher.stages[j][0]) for i, j in pairs)
+
+
 def pair_maps(student: Sequence[Tensor], teacher: Sequence[Tensor], method: str) -> list[tuple[Tensor, Tensor]]:
     """Student maps and the teacher maps [B, C, H, W] they are compared with, in float32, the teacher's cut off."""
     pairs = pair_heights([m.shape[2] for m in student], [m.shape[2] for m in teacher], method)

@@ -13,16 +13,16 @@ class SelfAttention(nn.Module):
     """x + gamma * W_o(softmax(q k^T) v) with gamma starting at zero (arXiv 1805.08318, Eqs. 1 to 3).
 
     Keys and values are max-pooled 2x2, as in the authors' nets: a quarter of the memory of the attention map.
-    Queries and keys have C / 8 channels, values C / 2.
+    Queries and keys have C / 8 channels, values C / 2; BigGAN-deep's have no `bias`.
     """
 
-    def __init__(self, channels: int, spectral: bool = True) -> None:
+    def __init__(self, channels: int, spectral: bool = True, bias: bool = True) -> None:
         super().__init__()
         narrow, half = max(1, channels // 8), max(1, channels // 2)
-        self.query = SNConv2d(channels, narrow, 1, spectral=spectral)
-        self.key = SNConv2d(channels, narrow, 1, spectral=spectral)
-        self.value = SNConv2d(channels, half, 1, spectral=spectral)
-        self.out = SNConv2d(half, channels, 1, spectral=spectral)
+        self.query = SNConv2d(channels, narrow, 1, bias=bias, spectral=spectral)
+        self.key = SNConv2d(channels, narrow, 1, bias=bias, spectral=spectral)
+        self.value = SNConv2d(channels, half, 1, bias=bias, spectral=spectral)
+        self.out = SNConv2d(half, channels, 1, bias=bias, spectral=spectral)
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

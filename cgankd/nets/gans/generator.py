@@ -34,11 +34,11 @@ class UpBlock(nn.Module):
     The first convolution, both norms and the shortcut run before the upsampling, which halves the time of the block.
     """
 
-    def __init__(self, inputs: int, outputs: int, cond_dim: int, spectral: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, cond_dim: int, spectral: bool, gains: bool = True) -> None:
         super().__init__()
-        self.norm1 = ConditionalNorm(inputs, cond_dim, spectral)
+        self.norm1 = ConditionalNorm(inputs, cond_dim, spectral and gains)
         self.conv1 = SNConv2d(inputs, outputs, 3, spectral=spectral)
-        self.norm2 = ConditionalNorm(outputs, cond_dim, spectral)
+        self.norm2 = ConditionalNorm(outputs, cond_dim, spectral and gains)
         self.conv2 = SNConv2d(outputs, outputs, 3, spectral=spectral)
         self.shortcut = SNConv2d(inputs, outputs, 1, spectral=spectral)
 
@@ -61,14 +61,22 @@ class Generator(nn.Module):
     """Latent and label embedding to an image: linear to 4x4, log2(size / 4) residual blocks, tanh."""
 
     def __init__(
-        self, z_dim: int, embed_dim: int, width: int, channels: int, image_size: int, *, spectral: bool = True
+        self,
+        z_dim: int,
+        embed_dim: int,
+        width: int,
+        channels: int,
+        image_size: int,
+        *,
+        spectral: bool = True,
+        gains: bool = True,
     ) -> None:
         super().__init__()
         self.channels, self.image_size = channels, image_size
         widths = stage_widths(width, image_size)
         cond_dim = z_dim + embed_dim
         self.start = SNLinear(cond_dim, widths[0] * 16, spectral=spectral)
-        self.blocks = nn.ModuleList(UpBlock(a, b, cond_dim, spectral) for a, b in itertools.pairwise(widths))
+        self.blocks = nn.ModuleList(UpBlock(a, b, cond_dim, spectral, gains) for a, b in itertools.pairwise(widths))
         self.norm = nn.BatchNorm2d(widths[-1])
         self.to_pixels = SNConv2d(widths[-1], channels, 3, spectral=spectral)
 

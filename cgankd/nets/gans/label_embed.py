@@ -24,14 +24,15 @@ class ClassEmbed(nn.Module):
 class ScalarEmbed(nn.Module):
     """Net 2 of the improved label input (arXiv 2011.07466, section on ILI): an MLP y -> h ending in a ReLU.
 
-    It is fitted on its own before the GAN (cgankd.gan.embed) and frozen; raw labels are normalised and clamped to [0, 1].
+    It is fitted on its own before the GAN (cgankd.gan.embed) and frozen; raw labels are normalised, and clamped to [0, 1]
+    where `clamped`.
     """
 
     trained_with_gan = False
 
-    def __init__(self, dim: int, label_min: float, label_max: float) -> None:
+    def __init__(self, dim: int, label_min: float, label_max: float, *, clamped: bool = True) -> None:
         super().__init__()
-        self.label_min, self.label_max = label_min, label_max
+        self.label_min, self.label_max, self.clamped = label_min, label_max, clamped
         # Groups of at least 16 units: normalised in twos, h would forget the label.
         layers: list[nn.Module] = []
         width = 1
@@ -41,8 +42,8 @@ class ScalarEmbed(nn.Module):
         self.body = nn.Sequential(*layers, nn.Linear(dim, dim), nn.ReLU())
 
     def from_unit(self, unit_B: Tensor) -> Tensor:
-        """Normalised labels [B] in [0, 1] to h [B, E]."""
-        h_BE: Tensor = self.body(unit_B.clamp(0, 1)[:, None])
+        """Normalised labels [B] to h [B, E]."""
+        h_BE: Tensor = self.body((unit_B.clamp(0, 1) if self.clamped else unit_B)[:, None])
         return h_BE
 
     def forward(self, label_B: Tensor) -> Tensor:

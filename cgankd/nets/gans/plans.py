@@ -47,6 +47,7 @@ class Plan:
 
     `hierarchical`: each norm reads h and a part of z; otherwise h alone, and z enters at 4x4. `wide`: the blocks of the
     discriminator grow in their first convolution, otherwise in the second. `attention`: resolution in pixels, or None.
+    `flat`: the discriminator's head reads every unit of the last map and not their sum over places.
     """
 
     image_size: int
@@ -55,6 +56,7 @@ class Plan:
     hierarchical: bool
     wide: bool
     attention: int | None
+    flat: bool = False
 
     @property
     def down_blocks(self) -> int:
@@ -62,11 +64,12 @@ class Plan:
         return self.image_size.bit_length() - (4 if self.image_size <= 32 else 3)
 
 
-def make_plan(arch: str, image_size: int, attention: int | None, shared_embed: bool) -> Plan:
-    """The plan of sngan, sagan or biggan for square images of a size in pixels (16 to 256, a power of two)."""
-    if arch == "biggan":
+def make_plan(arch: str, image_size: int, attention: int | None, shared_embed: bool, d_style: str = "pooled") -> Plan:
+    """The plan of a residual GAN for square images of a size in pixels (16 to 256, a power of two)."""
+    if arch in ("biggan", "biggan-deep"):
         return Plan(image_size, BIGGAN_G[image_size], BIGGAN_D[image_size], shared_embed, True, attention)
     assert arch in ("sngan", "sagan"), arch
     if arch == "sagan":
         attention = attention or min(32, image_size // 2)
-    return Plan(image_size, SNGAN_G[image_size], SNGAN_D[image_size], False, False, attention)
+    flat = d_style == "flat"
+    return Plan(image_size, SNGAN_G[image_size], SNGAN_D[image_size], False, flat, attention, flat)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from cgankd.nets.gans.attention import SelfAttention
 from cgankd.nets.gans.generator import ConditionalNorm
 from cgankd.nets.gans.plans import Plan
+from cgankd.nets.gans.projection import ProjectionDiscriminator
 from cgankd.nets.gans.spectral import SNConv2d, SNLinear
 
 
@@ -20,11 +21,11 @@ class GrowBlock(nn.Module):
     The 1x1 shortcut runs before the upsampling: the two commute, and so it costs a quarter.
     """
 
-    def __init__(self, inputs: int, outputs: int, cond_dim: int, spectral: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, cond_dim: int, spectral: bool, gains: bool) -> None:
         super().__init__()
-        self.norm1 = ConditionalNorm(inputs, cond_dim, spectral)
+        self.norm1 = ConditionalNorm(inputs, cond_dim, spectral and gains)
         self.conv1 = SNConv2d(inputs, outputs, 3, spectral=spectral)
-        self.norm2 = ConditionalNorm(outputs, cond_dim, spectral)
+        self.norm2 = ConditionalNorm(outputs, cond_dim, spectral and gains)
         self.conv2 = SNConv2d(outputs, outputs, 3, spectral=spectral)
         self.shortcut = SNConv2d(inputs, outputs, 1, spectral=spectral)
 
@@ -69,7 +70,17 @@ class ResidualGenerator(nn.Module):
     (BigGAN, arXiv 1809.11096); otherwise each norm is driven by h and the whole z starts (arXiv 1802.05637).
     """
 
-    def __init__(self, z_dim: int, embed_dim: int, width: int, channels: int, plan: Plan, *, spectral: bool) -> None:
+    def __init__(
+        self,
+        z_dim: int,
+        embed_dim: int,
+        width: int,
+        channels: int,
+        plan: Plan,
+        *,
+        spectral: bool,
+        gains: bool = True,
+    ) -> None:
         super().__init__()
         self.channels, self.image_size, self.attention_at = channels, plan.image_size, plan.attention
         widths = [width * factor for factor in plan.generator]
@@ -79,7 +90,7 @@ class ResidualGenerator(nn.Module):
         extra = [*self.parts[1:], *[0] * (len(widths) - num_parts)]
         self.start = SNLinear(self.parts[0], widths[0] * 16, spectral=spectral)
         self.blocks = nn.ModuleList(
-            GrowBlock(a, b, embed_dim + more, spectral)
+            GrowBlock(a, b, embed_dim + more, spectral, gains)
             for (a, b), more in zip(itertools.pairwise(widths), extra, strict=True)
         )
         if plan.attention is not None:
@@ -100,8 +111,8 @@ class ResidualGenerator(nn.Module):
         return torch.tanh(x_BCHW.float())
 
 
-class ResidualDiscriminator(nn.Module):
-    """Image and h to a score: residual blocks, ReLU, a sum over positions, D = psi(phi) + <V h, phi> (arXiv 1802.05637)."""
+class ResidualDiscriminator(ProjectionDiscriminator):
+    """Image and h to a score: residual blocks, then the head; with a flat plan it reads every unit of the last map."""
 
     def __init__(self, embed_dim: int, width: int, channels: int, plan: Plan) -> None:
         super().__init__()
@@ -115,13 +126,4 @@ class ResidualDiscriminator(nn.Module):
             if down and size == plan.attention:
                 layers.append(SelfAttention(b))
         self.blocks = nn.Sequential(*layers)
-        self.psi = SNLinear(widths[-1], 1)
-        self.project = SNLinear(embed_dim, widths[-1], bias=False)
-
-    def forward(self, x_BCHW: Tensor, h_BE: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] and h [B, E] to scores float32 [B]; the head runs in fp32."""
-        phi_BCHW = self.blocks(x_BCHW.contiguous(memory_format=torch.channels_last))
-        with torch.autocast(x_BCHW.device.type, enabled=False):
-            phi_BF = F.relu(phi_BCHW.float()).sum(dim=(2, 3))
-            score_B: Tensor = self.psi(phi_BF)[:, 0] + (self.project(h_BE.float()) * phi_BF).sum(dim=1)
-        return score_B
+        self.build_head(embed_dim, widths[-1], size if plan.flat else None)

@@ -46,11 +46,13 @@ class SpectralWeight(nn.Module):
 class SNConv2d(nn.Conv2d, SpectralWeight):
     """A convolution that keeps the image size at stride 1, with the largest singular value of its weight held at one."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, spectral: bool = True) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, bias: bool = True, spectral: bool = True
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
         nn.init.orthogonal_(self.weight)
-        assert self.bias is not None
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         self.start(spectral)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

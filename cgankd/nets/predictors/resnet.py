@@ -1,18 +1,18 @@
 """Residual nets (He et al., arXiv 1512.03385) for small images: 6n+2 layers in three stages, and the ImageNet ones.
 
-All have a 3x3 stem of stride 1 and no max pooling. `resnet8x4` and `resnet32x4` are those of the KD literature (Tian et
-al., arXiv 1910.10699): stem of 32 channels, stages of 64, 128 and 256.
+Without another `Stem` all have a 3x3 stem of stride 1 and no max pooling. `resnet8x4` and `resnet32x4` are those of the
+KD literature (Tian et al., arXiv 1910.10699): stem of 32 channels, stages of 64, 128 and 256.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.nets.predictors.staged import Staged, conv_norm, start_weights
+from cgankd.nets.predictors.staged import LINEAR, SMALL, End, Staged, Stem, conv_norm, pool_after, start_weights
 
 
 class Residual(nn.Module, ABC):
@@ -73,40 +73,60 @@ class Bottleneck(Residual):
         return out
 
 
-class ResNet(Staged):
-    """Stem, then one stage for each of `counts`, all but the first halving the resolution.
+@dataclass(frozen=True)
+class ResNetPlan:
+    """The stages of a residual net: blocks of each, channels of the stem and of each; a bottleneck has four times as many."""
 
-    `widths` holds the channels of the stem and of each stage; a bottleneck's stage has four times as many.
-    """
+    block: type[BasicBlock] | type[Bottleneck]
+    counts: tuple[int, ...]
+    widths: tuple[int, ...]
+    stem: Stem = SMALL
+    first_stride: int = 1
+    """Stride of the first stage; all others halve the resolution."""
+
+
+IMAGENET_WIDTHS = (64, 64, 128, 256, 512)
+PLANS = {
+    **{
+        f"resnet{depth}": ResNetPlan(BasicBlock, (depth // 6,) * 3, (16, 16, 32, 64))
+        for depth in (8, 14, 20, 32, 44, 56, 110)
+    },
+    "resnet8x4": ResNetPlan(BasicBlock, (1, 1, 1), (32, 64, 128, 256)),
+    "resnet32x4": ResNetPlan(BasicBlock, (5, 5, 5), (32, 64, 128, 256)),
+    "resnet18": ResNetPlan(BasicBlock, (2, 2, 2, 2), IMAGENET_WIDTHS),
+    "resnet34": ResNetPlan(BasicBlock, (3, 4, 6, 3), IMAGENET_WIDTHS),
+    "resnet50": ResNetPlan(Bottleneck, (3, 4, 6, 3), IMAGENET_WIDTHS),
+}
+"""Residual nets by name."""
+
+
+class ResNet(Staged):
+    """Stem, then the stages of a plan."""
 
     def __init__(
-        self,
-        num_outputs: int,
-        channels: int,
-        image_size: int,
-        *,
-        block: type[BasicBlock] | type[Bottleneck],
-        counts: Sequence[int],
-        widths: Sequence[int],
+        self, num_outputs: int, channels: int, image_size: int, *, plan: ResNetPlan, end: End = LINEAR
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+        block, counts, widths = plan.block, plan.counts, plan.widths
+        self.stem = stem = plan.stem
+        padding = (stem.kernel - 1) // 2
+        self.conv1 = nn.Conv2d(channels, widths[0], stem.kernel, stem.stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         c_in = widths[0]
         for number, (count, width) in enumerate(zip(counts, widths[1:], strict=True), 1):
-            strides = [2 if number > 1 else 1] + [1] * (count - 1)
+            strides = [2 if number > 1 else plan.first_stride] + [1] * (count - 1)
             inputs = [c_in] + [width * block.expansion] * count
             layers = [block(c, width, stride) for c, stride in zip(inputs, strides, strict=False)]
             c_in = inputs[-1]
             self.add_module(f"layer{number}", nn.Sequential(*layers))
         self.num_stages = len(counts)
-        self.head = nn.Linear(c_in, num_outputs)
+        self.end_in(c_in, num_outputs, end)
         start_weights(self)
 
     def walk(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Preacts of the last block of each stage, and the last stage after its ReLU."""
         preacts = []
-        x_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)))
+        x_BCHW = pool_after(self.stem, F.relu(self.bn1(self.conv1(x_BCHW))))
         for number in range(1, self.num_stages + 1):
             *blocks, last = self.get_submodule(f"layer{number}").children()
             for block in blocks:

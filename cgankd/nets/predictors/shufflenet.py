@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.nets.predictors.staged import Staged, conv_norm, start_weights
+from cgankd.nets.predictors.staged import LINEAR, End, Staged, Stem, conv_norm, pool_after, start_weights
+
+TINY = Stem(kernel=1)
+"""A 1x1 convolution at full resolution, as the KD literature has it for images of 32 px."""
 
 
 def shuffle(x_BCHW: Tensor, groups: int) -> Tensor:
@@ -45,15 +48,18 @@ class GroupedUnit(nn.Module):
 
 
 class ShuffleNetV1(Staged):
-    """Three groups: a 1x1 stem of 24 channels, stages of 240, 480 and 960 channels with 4, 8 and 4 units.
+    """Three groups: a stem of 24 channels, stages of 240, 480 and 960 channels with 4, 8 and 4 units.
 
     949,258 numbers at 100 classes, as in the KD literature (Tian et al., arXiv 1910.10699); the first unit's 1x1
     convolution has one group, because it has only 24 channels to take.
     """
 
-    def __init__(self, num_outputs: int, channels: int, image_size: int) -> None:
+    def __init__(
+        self, num_outputs: int, channels: int, image_size: int, *, stem: Stem = TINY, end: End = LINEAR
+    ) -> None:
         super().__init__()
-        self.stem = conv_norm(channels, 24, 1)
+        self.how = stem
+        self.stem = conv_norm(channels, 24, stem.kernel, stem.stride)
         self.stages = nn.ModuleList()
         c_in = 24
         for c_out, count in ((240, 4), (480, 8), (960, 4)):
@@ -61,13 +67,13 @@ class ShuffleNetV1(Staged):
             units += [GroupedUnit(c_out, c_out, 1, 3, 3) for _ in range(count - 1)]
             self.stages.append(nn.ModuleList(units))
             c_in = c_out
-        self.head = nn.Linear(c_in, num_outputs)
+        self.end_in(c_in, num_outputs, end)
         start_weights(self)
 
     def walk(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Each stage before its last ReLU, and the last one after it."""
         preacts = []
-        x_BCHW = F.relu(self.stem(x_BCHW))
+        x_BCHW = pool_after(self.how, F.relu(self.stem(x_BCHW)))
         for stage in self.stages:
             for unit in stage.children():
                 assert isinstance(unit, GroupedUnit)
@@ -105,14 +111,17 @@ class SplitUnit(nn.Module):
 
 
 class ShuffleNetV2(Staged):
-    """Size 1: a 1x1 stem of 24 channels, stages of 116, 232 and 464 channels, a 1x1 convolution to 1024.
+    """Size 1: a stem of 24 channels, stages of 116, 232 and 464 channels, a 1x1 convolution to 1024.
 
     1,355,528 numbers at 100 classes, as in the KD literature (Tian et al., arXiv 1910.10699).
     """
 
-    def __init__(self, num_outputs: int, channels: int, image_size: int) -> None:
+    def __init__(
+        self, num_outputs: int, channels: int, image_size: int, *, stem: Stem = TINY, end: End = LINEAR
+    ) -> None:
         super().__init__()
-        self.stem = conv_norm(channels, 24, 1)
+        self.how = stem
+        self.stem = conv_norm(channels, 24, stem.kernel, stem.stride)
         self.stages = nn.ModuleList()
         c_in = 24
         for c_out, count in ((116, 3), (232, 7), (464, 3)):
@@ -120,13 +129,13 @@ class ShuffleNetV2(Staged):
             self.stages.append(nn.ModuleList(units))
             c_in = c_out
         self.last = conv_norm(c_in, 1024, 1)
-        self.head = nn.Linear(1024, num_outputs)
+        self.end_in(1024, num_outputs, end)
         start_weights(self)
 
     def walk(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Each stage before its last ReLU, and the map of 1024 channels."""
         preacts = []
-        x_BCHW = F.relu(self.stem(x_BCHW))
+        x_BCHW = pool_after(self.how, F.relu(self.stem(x_BCHW)))
         for stage in self.stages:
             for unit in stage.children():
                 assert isinstance(unit, SplitUnit)

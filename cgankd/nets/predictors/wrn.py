@@ -5,7 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.nets.predictors.staged import Staged, start_weights
+from cgankd.nets.predictors.staged import LINEAR, End, Staged, Stem, conv_norm, pool_after, start_weights
+
+SIZES = {f"wrn{depth}-{factor}": (depth, factor) for depth in (16, 40) for factor in (1, 2)}
+"""Depth and factor, by name."""
 
 
 class PreactBlock(nn.Module):
@@ -32,14 +35,27 @@ class PreactBlock(nn.Module):
 class WideResNet(Staged):
     """A 3x3 stem of 16 channels, three stages of 16k, 32k and 64k, batch norm and ReLU.
 
-    The last ReLU of a stage is the first of the next one, since a block begins with its ReLU.
+    The last ReLU of a stage is the first of the next one, since a block begins with its ReLU. A `stem` of one's own, for
+    larger images, has batch norm and ReLU.
     """
 
-    def __init__(self, num_outputs: int, channels: int, image_size: int, *, depth: int, factor: int) -> None:
-        assert depth % 6 == 4, "6n + 4 layers"
+    def __init__(
+        self,
+        num_outputs: int,
+        channels: int,
+        image_size: int,
+        *,
+        size: tuple[int, int],
+        stem: Stem | None = None,
+        end: End = LINEAR,
+    ) -> None:
         super().__init__()
+        depth, factor = size
+        assert depth % 6 == 4, "6n + 4 layers"
         count = (depth - 4) // 6
-        self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.stem = stem
+        plain = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.conv1 = plain if stem is None else conv_norm(channels, 16, stem.kernel, stem.stride)
         self.blocks = nn.ModuleList()
         c_in = 16
         for stage in range(3):
@@ -49,13 +65,15 @@ class WideResNet(Staged):
                 c_in = c_out
         self.ends = {count, 2 * count}
         self.bn1 = nn.BatchNorm2d(c_in)
-        self.head = nn.Linear(c_in, num_outputs)
+        self.end_in(c_in, num_outputs, end)
         start_weights(self)
 
     def walk(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Normed maps at the end of each stage, and the last one after its ReLU."""
         preacts = []
         x_BCHW = self.conv1(x_BCHW)
+        if self.stem is not None:
+            x_BCHW = pool_after(self.stem, F.relu(x_BCHW))
         for number, block in enumerate(self.blocks):
             assert isinstance(block, PreactBlock)
             normed_BCHW = block.bn1(x_BCHW)

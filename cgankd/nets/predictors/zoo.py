@@ -8,17 +8,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from cgankd.config.nets import from_library
+from cgankd.config.nets import ZOOS, from_library, in_zoo
 from cgankd.config.settings import nearest
 from cgankd.nets.predictors.convnet import ConvNet, PlainVGG
-from cgankd.nets.predictors.densenet import DenseNet
+from cgankd.nets.predictors.densenet import SIZES, DenseNet
 from cgankd.nets.predictors.efficientnet import EfficientNetB0
 from cgankd.nets.predictors.external import make_external
 from cgankd.nets.predictors.mobilenet import MobileNetV2
-from cgankd.nets.predictors.resnet import BasicBlock, Bottleneck, ResNet
+from cgankd.nets.predictors.paper import OWN
+from cgankd.nets.predictors.resnet import PLANS, ResNet
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.shufflenet import ShuffleNetV1, ShuffleNetV2
-from cgankd.nets.predictors.vgg import VGG
+from cgankd.nets.predictors.vgg import COUNTS, VGG
+from cgankd.nets.predictors.wrn import SIZES as WIDE
 from cgankd.nets.predictors.wrn import WideResNet
 from cgankd.types import Outputs
 
@@ -49,34 +51,16 @@ class Predictor(nn.Module):
         return out
 
 
-RESNET18, RESNET50 = (64, 64, 128, 256, 512), (3, 4, 6, 3)
 SCALED: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "plain-vgg": PlainVGG}
 """Constructors from (num_outputs, channels, image_size, width)."""
 FIXED: dict[str, Callable[[int, int, int], nn.Module]] = {
-    **{
-        f"resnet{depth}": partial(ResNet, block=BasicBlock, counts=(depth // 6,) * 3, widths=(16, 16, 32, 64))
-        for depth in (8, 14, 20, 32, 44, 56, 110)
-    },
-    "resnet8x4": partial(ResNet, block=BasicBlock, counts=(1, 1, 1), widths=(32, 64, 128, 256)),
-    "resnet32x4": partial(ResNet, block=BasicBlock, counts=(5, 5, 5), widths=(32, 64, 128, 256)),
-    "resnet18": partial(ResNet, block=BasicBlock, counts=(2, 2, 2, 2), widths=RESNET18),
-    "resnet34": partial(ResNet, block=BasicBlock, counts=RESNET50, widths=RESNET18),
-    "resnet50": partial(ResNet, block=Bottleneck, counts=RESNET50, widths=RESNET18),
-    **{
-        f"wrn{depth}-{factor}": partial(WideResNet, depth=depth, factor=factor)
-        for depth in (16, 40)
-        for factor in (1, 2)
-    },
-    "vgg8": partial(VGG, counts=(1, 1, 1, 1, 1)),
-    "vgg11": partial(VGG, counts=(1, 1, 2, 2, 2)),
-    "vgg13": partial(VGG, counts=(2, 2, 2, 2, 2)),
-    "vgg16": partial(VGG, counts=(2, 2, 3, 3, 3)),
-    "vgg19": partial(VGG, counts=(2, 2, 4, 4, 4)),
+    **{name: partial(ResNet, plan=plan) for name, plan in PLANS.items()},
+    **{name: partial(WideResNet, size=size) for name, size in WIDE.items()},
+    **{name: partial(VGG, counts=counts) for name, counts in COUNTS.items()},
     "mobilenetv2": MobileNetV2,
     "shufflenetv1": ShuffleNetV1,
     "shufflenetv2": ShuffleNetV2,
-    "densenet121": partial(DenseNet, growth=32, counts=(6, 12, 24, 16)),
-    "densenet161": partial(DenseNet, growth=48, counts=(6, 12, 36, 24)),
+    **{name: partial(DenseNet, size=size) for name, size in SIZES.items()},
     "efficientnet-b0": EfficientNetB0,
 }
 """Constructors from (num_outputs, channels, image_size); their channels are those of the papers."""
@@ -88,20 +72,35 @@ def make_body(name: str, shape: NetShape, *, width: int | None, pretrained: bool
 
     With `pretrained` a net of torchvision or timm starts from the library's weights, which are downloaded.
 
-    Raises ValueError on an unknown name, a width that does not go with it, and a library's net that cannot be built.
+    Raises ValueError on an unknown name, a width that does not go with it, a library's net that cannot be built, and
+    a net of the paper for images of another size.
     """
     if from_library(name):
         return make_external(name, shape, pretrained=pretrained)
+    if in_zoo(name):
+        return make_of_zoo(name, shape)
     if name not in NETS:
         raise ValueError(
-            f"net {name!r} is not known; choose one of {', '.join(sorted(NETS))}, torchvision:NAME or timm:NAME"
-            f"{nearest(name, NETS)}"
+            f"net {name!r} is not known; choose one of {', '.join(sorted(NETS))}, torchvision:NAME, timm:NAME"
+            f" or EXPERIMENT:NAME{nearest(name, NETS)}"
         )
     if name in SCALED:
         if width is None:
             raise ValueError(f"net {name} needs a width")
         return SCALED[name](shape.num_outputs, shape.channels, shape.image_size, width)
     return FIXED[name](shape.num_outputs, shape.channels, shape.image_size)
+
+
+def make_of_zoo(name: str, shape: NetShape) -> nn.Module:
+    """A net of one of the paper's experiments, by EXPERIMENT:NAME. Raises ValueError."""
+    experiment, _, short = name.partition(":")
+    zoo = ZOOS[experiment]
+    if short not in zoo.nets:
+        raise ValueError(f"the nets of {experiment} are {', '.join(zoo.nets)}, not {short!r}{nearest(short, zoo.nets)}")
+    if shape.image_size != zoo.image_size:
+        raise ValueError(f"net {name} is for images of {zoo.image_size} px, not {shape.image_size}; {zoo.cure(short)}")
+    make = OWN[experiment].get(short) or FIXED[short]
+    return make(shape.num_outputs, shape.channels, shape.image_size)
 
 
 def make_predictor(

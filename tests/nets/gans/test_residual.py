@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cgankd.nets.gans.attention import SelfAttention
+from cgankd.nets.gans.deep import DeepGrowBlock, DeepShrinkBlock
 from cgankd.nets.gans.generator import ConditionalNorm
 from cgankd.nets.gans.plans import BIGGAN_D, BIGGAN_G, SNGAN_D, SNGAN_G, make_plan
 from cgankd.nets.gans.residual import GrowBlock
@@ -27,6 +28,8 @@ ARCHS: list[dict[str, Any]] = [
     {"arch": "sagan"},
     {"arch": "biggan"},
     {"arch": "biggan", "shared_embed": False, "attention": 8},
+    {"arch": "sagan", "d_style": "flat", "spectral_gains": False, "init": "xavier"},
+    {"arch": "biggan-deep", "attention": 8},
 ]
 
 
@@ -145,6 +148,111 @@ def test_parameter_counts_are_those_of_the_published_nets() -> None:
     # At 32 px the generator has 128 channels and the discriminator 64.
     assert count(net_g) - count(plain_g) == expected_attention(128)
     assert count(net_d) - count(plain_d) == expected_attention(64)
+
+
+def test_the_flat_discriminators_have_the_size_of_the_authors_nets() -> None:
+    """Both convolutions of a block are as wide as its output, and the head reads 4 x 4 x 1024 units: 21.66 M weights."""
+    widths = [3, 64, 128, 256, 512, 1024]
+    blocks = sum(conv(a, b, 3) + conv(b, b, 3) + conv(a, b, 1) for a, b in itertools.pairwise(widths))
+    units = 4 * 4 * 1024
+    _, net_d = published("sngan", 64, d_style="flat")
+    assert count(net_d) == blocks + units + 1 + 128 * units == 21_655_233
+    _, net_d = published("sagan", 64, d_style="flat")
+    assert count(net_d) == 21_655_233 + expected_attention(64)
+    _, pooled = published("sngan", 64)
+    assert count(pooled) == pytest.approx(10.27e6, rel=1e-3)
+
+
+def test_a_flat_discriminator_reads_every_place() -> None:
+    """D(x, h) = psi(phi) + <V h, phi> with phi all units of the last map, written out."""
+    seed_all("flat")
+    _, net_d = pair(64, arch="sngan", d_style="flat")
+    net_d.eval()
+    x, h = torch.randn(2, 3, 64, 64), torch.randn(2, E)
+    phi = torch.relu(net_d.blocks(x)).flatten(1)
+    assert phi.shape == (2, 32 * 16)
+    expected = net_d.psi(phi)[:, 0] + (net_d.project(h) * phi).sum(1)
+    torch.testing.assert_close(net_d(x, h), expected)
+
+
+def expected_deep_g(widths: list[int], cond: int) -> int:
+    """Two blocks a resolution, a quarter of the channels inside, four norms of gain and shift each."""
+    total = cond * widths[0] * 16 + widths[0] * 16
+    for a, b in itertools.pairwise(widths):
+        for out in (a, b):
+            inner = a // 4
+            total += conv(a, inner, 1) + 2 * conv(inner, inner, 3) + conv(inner, out, 1)
+            total += 2 * cond * (a + 3 * inner)
+    return total + 2 * widths[-1] + conv(widths[-1], 3, 3)
+
+
+def test_biggan_deep_has_the_published_size() -> None:
+    """arXiv 1809.11096: at 128 px, ch = 128 and 1000 classes about 50.4 M weights and 34.6 M; the sums are exact."""
+    cfg = gan_config(arch="biggan-deep", width=128, z_dim=128, embed_dim=128, attention=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.init, "orthogonal_", lambda weight: weight)
+        net_g, net_d = make_generator(cfg, 3, 128), make_discriminator(cfg, 3, 128)
+    c = 256
+    attention = 2 * c * c // 8 + 2 * c * c // 2 + 1
+    g = expected_deep_g([128 * n for n in (16, 16, 8, 4, 2, 1)], 256) + attention
+    assert count(net_g) == g
+    assert g + 1000 * 128 == pytest.approx(50.4e6, rel=0.005)
+    widths = [128 * n for n in (1, 2, 4, 8, 16, 16)]
+    d = conv(3, 128, 3) + attention + 2049
+    for a, b in itertools.pairwise(widths):
+        inner = b // 4
+        for inputs in (a, b):
+            d += conv(inputs, inner, 1) + 2 * conv(inner, inner, 3) + conv(inner, b, 1)
+        d += conv(a, b - a, 1) if b > a else 0
+    assert count(net_d) == d + 128 * 2048
+    # The published one has a table of 1000 classes where ours projects h.
+    assert d + 1000 * 2048 == pytest.approx(34.6e6, rel=0.005)
+
+
+def test_blocks_of_biggan_deep_are_the_formulas() -> None:
+    seed_all("deep")
+    grow = DeepGrowBlock(8, 4, 3, up=True, spectral=False, gains=True)
+    x, cond = torch.randn(5, 8, 4, 4), torch.randn(5, 3)
+    inner = x
+    for number, (norm, layer) in enumerate(zip(grow.norms, grow.convs, strict=True)):
+        inner = torch.relu(norm(inner, cond))
+        inner = inner.repeat_interleave(2, 2).repeat_interleave(2, 3) if number == 1 else inner
+        inner = layer(inner)
+    kept = x[:, :4].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(grow(x, cond), inner + kept)
+    assert [layer.kernel_size[0] for layer in grow.convs] == [1, 3, 3, 1]
+    shrink = DeepShrinkBlock(4, 8, down=True).eval()
+    x = torch.randn(2, 4, 8, 8)
+    inner = shrink.conv3(torch.relu(shrink.conv2(torch.relu(shrink.conv1(torch.relu(x))))))
+    half = x.reshape(2, 4, 4, 2, 4, 2).mean((3, 5))
+    branch = shrink.conv4(torch.relu(inner).reshape(2, 2, 4, 2, 4, 2).mean((3, 5)))
+    expected = branch + torch.cat([half, shrink.shortcut(half)], 1)
+    torch.testing.assert_close(shrink(x), expected)
+
+
+def test_gain_and_shift_maps_may_stay_without_spectral_norm() -> None:
+    for arch in ("compact", "sagan", "biggan-deep"):
+        net_g, _ = pair(16, arch=arch, spectral_gains=False)
+        for name, layer in net_g.named_modules():
+            if isinstance(layer, SpectralWeight):
+                assert layer.spectral == ("gain_shift" not in name), name
+
+
+def test_xavier_weights_have_the_spread_of_the_authors_nets() -> None:
+    """Uniform with sd gain * sqrt(2 / (fan in + fan out)); SNGAN's gain maps have sd sqrt(1 / (3 fan in))."""
+    cfg = gan_config(arch="sagan", width=32, z_dim=64, embed_dim=128, init="xavier", spectral_gains=False)
+    seed_all("xavier")
+    net_g = make_generator(cfg, 3, 64)
+    norm = net_g.blocks[0].norm1
+    assert float(norm.gain_shift.weight.detach().std()) == pytest.approx((2 / (128 + 512)) ** 0.5, rel=0.02)
+    assert float(net_g.start.weight.detach().std()) == pytest.approx((2 / (64 + 8192)) ** 0.5, rel=0.02)
+    assert float(net_g.blocks[0].conv1.weight.detach().std()) == pytest.approx((2 / (9 * (512 + 256))) ** 0.5, rel=0.02)
+    sngan = make_generator(gan_config(arch="sngan", width=32, z_dim=64, embed_dim=128, init="xavier"), 3, 64)
+    assert float(sngan.blocks[0].norm1.gain_shift.weight.detach().std()) == pytest.approx(
+        (1 / (3 * 128)) ** 0.5, rel=0.02
+    )
+    assert float(sngan.blocks[0].conv1.weight.detach().std()) == pytest.approx((4 / (9 * (512 + 256))) ** 0.5, rel=0.02)
+    assert float(sngan.blocks[0].shortcut.weight.detach().std()) == pytest.approx((2 / (512 + 256)) ** 0.5, rel=0.02)
 
 
 def test_biggan_32_costs_what_it_should() -> None:

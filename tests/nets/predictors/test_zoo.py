@@ -40,6 +40,8 @@ PUBLISHED = {
     "resnet34": 21_328_292,
     "densenet121": 7_048_548,
     "densenet161": 26_681_188,
+    "densenet169": 12_643_172,
+    "densenet201": 18_277_220,
     "efficientnet-b0": 4_135_648,
 }
 
@@ -95,6 +97,8 @@ def test_sizes_of_residual_nets_in_closed_form(depth: int) -> None:
         ("resnet50", "resnet50", 3 * 64 * (49 - 9)),
         ("densenet121", "densenet121", 3 * 64 * (49 - 9) + 2 * 64),  # no batch norm after the stem
         ("densenet161", "densenet161", 3 * 96 * (49 - 9) + 2 * 96),
+        ("densenet169", "densenet169", 3 * 64 * (49 - 9) + 2 * 64),
+        ("densenet201", "densenet201", 3 * 64 * (49 - 9) + 2 * 64),
         ("efficientnet-b0", "efficientnet_b0", 0),
     ],
 )

@@ -87,6 +87,7 @@ def test_an_audit_is_numbers_pictures_a_table_and_a_tagged_run(digits_bank: Path
     # A generator of 12 steps makes nothing like a digit.
     assert found["kid.teacher"] > found["kid.teacher.reference"]
     assert found["auc.teacher"] > found["auc.teacher.reference"]
+    assert found["niqe"] > found["niqe.reference"] > 0
     assert "metrics/audit.json (commit it with the other metrics)" in done.output
     assert "not Inception's" in done.output and "too few" not in done.output.split("kid.teacher")[-1]
     pictures = {p.name for p in (digits_bank / "plots/audit").iterdir()}

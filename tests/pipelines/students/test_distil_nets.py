@@ -133,8 +133,8 @@ def on_outputs(name: str) -> bool:
 
 
 FEATURES = (
-    *("ab", "at", "cat_kd", "crd", "fitnet", "ft", "ifm", "ofd", "pkt", "reviewkd", "rkd", "sdd", "simkd", "soap_kd"),
-    *("sp", "sskd", "vid"),
+    *("ab", "at", "cat_kd", "cc", "crd", "fitnet", "fsp", "ft", "ifm", "kdsvd", "nst", "ofd", "pkt", "reviewkd", "rkd"),
+    *("sdd", "simkd", "soap_kd", "sp", "sskd", "vid"),
 )
 OTHERS = ("teacher_adaptation", "takd", "reg_kd")
 """A program has no batch norms to adapt and no width; reg_kd is for scalars."""
