@@ -73,6 +73,8 @@ class DatasetInfo:
     label_max: float = 1.0
     label_period: float | None = field(default=None, metadata={"left_out": True})
     """Scalar labels on a circle: its length in raw units, at least the label range; None, a line, is not written."""
+    label_answer: str = field(default="scalar", metadata={"left_out": True})
+    """What nets answer with: scalar, the label itself, or circle, the (cos, sin) of a label on a circle."""
     fit: str = field(default="refuse", metadata={"left_out": True})
     """How image files that are not square were made so, and are by `predict`: the settings of `data` by these names."""
     enlarge: bool = field(default=False, metadata={"left_out": True})
@@ -115,7 +117,8 @@ class Bank:
 class Outputs:
     """What a predictor shows of itself to a KD loss; a part it does not have is None or empty.
 
-    pred [B, O]: logits, or the label normalised to [0, 1]. pooled [B, F]: input of the last linear layer.
+    pred [B, O]: logits, the label normalised to [0, 1], or (cos, sin) of a label on a circle.
+    pooled [B, F]: input of the last linear layer.
     stages: one map [B, C, H, W] a stage, after its last ReLU, from fine to coarse; preacts: the same before that ReLU.
     head: the last linear layer, pred = head(pooled).
     """

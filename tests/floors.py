@@ -84,7 +84,7 @@ HALLS: dict[str, Part] = {
         (*BASE, "data.pixels", "labels.answers", "labels.circle"),
         ("onnx", "onnxruntime"),
     ),
-    "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data", "labels.answers")),
+    "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data", "labels.answers", "labels.circle")),
     "distill": Part(
         "what runs a KD loss: engine, options, composites",
         (*BASE, "data", "distill.losses", "fit.device", "labels.circle"),

@@ -24,8 +24,7 @@ from cgankd.export import (
     write_onnx,
     write_torch_export,
 )
-from cgankd.labels.answers import Margin
-from cgankd.labels.task import make_answer
+from cgankd.labels.answers import Margin, make_answer
 from cgankd.measure.conformal import conformal_margin
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
@@ -40,7 +39,7 @@ def model(info: DatasetInfo) -> ShippedModel:
     answer = make_answer(info)
     net = make_predictor(
         "convnet",
-        NetShape(answer.num_answers, info.channels, info.image_size),
+        NetShape(2 if info.label_answer == "circle" else answer.num_answers, info.channels, info.image_size),
         width=4,
         mean=info.pixel_mean,
         std=info.pixel_std,
@@ -49,7 +48,7 @@ def model(info: DatasetInfo) -> ShippedModel:
         if isinstance(module, nn.BatchNorm2d):  # as after training
             module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-        if isinstance(module, nn.Linear) and answer.num_answers == 1:  # so that nothing is clipped
+        if isinstance(module, nn.Linear) and module.out_features == 1:  # so that nothing is clipped
             module.weight.data *= 0.2
             module.bias.data.fill_(0.5)
     return ShippedModel(net, answer).eval().requires_grad_(False)
@@ -76,9 +75,10 @@ def test_scalar_answers_are_raw_labels_inside_the_range() -> None:
 
 
 ANGLES = replace(SCALARS, label_min=0.0, label_max=360.0, label_period=360.0)
+POINTS = replace(ANGLES, label_answer="circle")
 
 
-@pytest.mark.parametrize("info", [CLASSES, SCALARS, ANGLES], ids=["classes", "scalars", "angles"])
+@pytest.mark.parametrize("info", [CLASSES, SCALARS, ANGLES, POINTS], ids=["classes", "scalars", "angles", "points"])
 def test_every_format_gives_the_answers_of_the_net(info: DatasetInfo, tmp_path: Path) -> None:
     shipped, x = model(info), images(info, 101)
     want, graph = shipped.run(x), program(model(info), images(info, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def cutoff(error_N: Tensor, group_N: Tensor, num_groups: int, rho: float, *, str
     """
     if rho >= 1 and not strict:
         return torch.full((num_groups,), float("inf"), dtype=torch.float64)
-    between = "linear" if strict else "higher"
+    between: Literal["linear", "higher"] = "linear" if strict else "higher"
     cutoff_G = group_quantile(error_N, group_N, num_groups, rho, between)
     whole_1 = group_quantile(error_N, torch.zeros_like(group_N), 1, rho, between)
     return torch.where(cutoff_G.isnan(), whole_1, cutoff_G)

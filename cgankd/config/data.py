@@ -61,7 +61,11 @@ class DataConfig:
     """Scalar labels: upper end of the range in raw units; null = largest training label (utkface: 60 years,
     steering-angle: 80 degrees)."""
     label_period: float | None = None
-    """Scalar labels on a circle, such as angles: its length in raw units; null = a line."""
+    """Scalar labels that go round, such as angles, headings or hours: the length of a turn in raw units (360, 24); labels
+    outside the turn that begins at data.label_min are brought back to it. null = a line."""
+    label_answer: Literal["scalar", "circle"] | None = field(default=None, metadata={"left_out": True})
+    """What nets answer with where data.label_period is set: circle = two numbers, the cosine and sine of the label's angle;
+    scalar = one, the label, which has to jump where a turn ends. null = circle with a period, scalar without."""
     path_column: str | None = None
     """csv: name (or number, from 1) of the column with the images; null = found."""
     label_column: str | None = None
@@ -144,14 +148,31 @@ class DataConfig:
         require(rising, "data.pixel_range", "null or two numbers, the smaller one first", ends)
         period = self.label_period
         require(period is None or period > 0, "data.label_period", "null or positive", period)
+        if period is not None and self.label_min is not None and self.label_max is not None:
+            span = self.label_max - self.label_min
+            require(
+                span <= period * (1 + 1e-6),
+                "data.label_period",
+                f"at least data.label_max - label_min ({span:g})",
+                period,
+            )
+        if period is None:
+            require(
+                self.label_answer != "circle", "data.label_answer", "null or scalar without data.label_period", "circle"
+            )
         if self.task == "class":
-            for name in ("label_min", "label_max", "label_period"):
+            for name in ("label_min", "label_max", "label_period", "label_answer"):
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", "null for class labels (data.task is class)", value)
         else:
             for name in ("val_share", "imbalance"):
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", "null for scalar labels (data.task is scalar)", value)
+
+    @property
+    def answer(self) -> Literal["scalar", "circle"]:
+        """What nets answer with: data.label_answer, or what null stands for."""
+        return self.label_answer or ("scalar" if self.label_period is None else "circle")
 
     def _check_validation(self) -> None:
         """One of three settings says how many images validate."""

@@ -9,6 +9,7 @@ import torch
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.batches import chunks
+from cgankd.data.turns import on_one_turn
 from cgankd.types import DatasetInfo, Images, Split
 
 STATS_ROWS = 1024
@@ -73,6 +74,7 @@ def make_dataset(
 ) -> Dataset:
     """Assemble a data set from its "train", "val" and "test" splits; without class names the labels are scalars.
 
+    Labels that go round are brought to one turn of data.label_period, which the account says.
     Raises ConfigError where a split is empty or a scalar label lies outside the label range of the config.
     """
     for name, split in splits.items():
@@ -82,6 +84,7 @@ def make_dataset(
                 " (data.num_val, data.val_per_label, data.test_share)"
             )
         assert split.images.shape[1:] == (cfg.channels, cfg.image_size, cfg.image_size), "readers give one shape"
+    cfg, splits, said = on_one_turn(cfg, splits)
     low, high = (0.0, 1.0) if class_names else label_range(cfg, splits)
     mean, std = pixel_stats(splits["train"].images)
     info = DatasetInfo(
@@ -96,13 +99,15 @@ def make_dataset(
         label_min=low,
         label_max=high,
         label_period=cfg.label_period,
+        label_answer=cfg.answer,
         fit=cfg.fit,
         enlarge=cfg.enlarge,
         pad_colour=cfg.pad_colour,
         background=cfg.background,
         pixel_range=cfg.pixel_range,
     )
-    return Dataset(splits["train"], splits["val"], splits["test"], info, dict(notes or {}))
+    account = Account(lines=tuple(said))
+    return Dataset(splits["train"], splits["val"], splits["test"], info, dict(notes or {}), account)
 
 
 def label_range(cfg: DataConfig, splits: Mapping[str, Split]) -> tuple[float, float]:
@@ -113,10 +118,6 @@ def label_range(cfg: DataConfig, splits: Mapping[str, Split]) -> tuple[float, fl
     train = splits["train"].labels
     low = float(train.min()) if cfg.label_min is None else cfg.label_min
     high = float(train.max()) if cfg.label_max is None else cfg.label_max
-    if cfg.label_period is not None and cfg.label_period < high - low:
-        raise ConfigError(
-            f"data.label_period must be at least the label range, {low:g} to {high:g}, but is {cfg.label_period:g}"
-        )
     if not low < high:
         raise ConfigError(f"data.root {cfg.root!r}: training labels run from {low:g} to {high:g} only")
     for name, split in splits.items():

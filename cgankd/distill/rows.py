@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_label, miss
 from cgankd.types import Outputs
 
 
 def hard_labels(pred_BO: Tensor, y_B: Tensor, period: float | None = None) -> Tensor:
-    """The task's loss of each sample, [B]: cross-entropy, or for a single output the absolute label error."""
-    if pred_BO.shape[1] == 1:
-        return wrapped(pred_BO[:, 0] - y_B, period).abs()
+    """The task's loss of each sample, [B]: cross-entropy, or of scalar labels the absolute error (`circle.miss`)."""
+    if is_label(pred_BO, period):
+        return miss(pred_BO, y_B, period)
     return F.cross_entropy(pred_BO, y_B, reduction="none")
 
 

@@ -1,7 +1,8 @@
 """The improved label input of CcGAN (ILI, arXiv 2011.07466): a label embedding fitted before the GAN, then frozen.
 
 Net 1 learns image -> h -> label; net 2, the embedding, learns label -> h so that net 1's frozen head gives the label
-back. Labels here are normalised to [0, 1]. A class table needs none of this: the GAN's own optimiser moves it.
+back. Labels here are normalised to [0, 1]; those on a circle are its points (cos, sin).
+A class table needs none of this: the GAN's own optimiser moves it.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
 from cgankd.gan.augment import real_images
 from cgankd.gan.label_nets import make_label_net
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_whole, label_of, miss, onto_range, wrapped
 from cgankd.labels.targets import base_labels
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
 from cgankd.types import Diverged, Split, Task
 
 
-def noisy_units(unit_N: Tensor, num: int, noise: float, gen: torch.Generator) -> Tensor:
-    """Training labels plus N(0, noise^2), clamped to [0, 1], [num]."""
+def noisy_units(unit_N: Tensor, num: int, noise: float, gen: torch.Generator, period: float | None = None) -> Tensor:
+    """Training labels plus N(0, noise^2), clamped to [0, 1], [num]; round a whole circle they go on to its other end."""
     base_B = unit_N[torch.randint(len(unit_N), (num,), generator=gen)]
-    return (base_B + noise * torch.randn(num, generator=gen)).clamp(0, 1)
+    return onto_range(base_B + noise * torch.randn(num, generator=gen), 0.0, 1.0, period)
 
 
 @torch.no_grad()
 def label_error(embed: ScalarEmbed, head: nn.Module, num: int = 201) -> dict[str, float]:
-    """Mean and largest |head(embed(u)) - u| on an even grid of normalised labels u."""
+    """Mean and largest |head(embed(u)) - u| on an even grid of normalised labels u, the short way round a circle."""
     unit_B = torch.linspace(0, 1, num)
-    error_B = (head(embed.from_unit(unit_B))[:, 0] - unit_B).abs()
+    error_B = wrapped(label_of(head(embed.from_unit(unit_B)), embed.period) - unit_B, embed.period).abs()
     return {"label_error_mean": float(error_B.mean()), "label_error_max": float(error_B.max())}
 
 
@@ -47,7 +48,8 @@ def spread_units(embed: ScalarEmbed, num: int = 201) -> None:
     """
     last = embed.body[-2]
     assert isinstance(last, nn.Linear) and isinstance(embed.body[-1], nn.ReLU)
-    sd_E = embed.from_unit(torch.linspace(0, 1, num)).std(dim=0)
+    whole = is_whole(0.0, 1.0, embed.period)  # whose two ends are one label
+    sd_E = embed.from_unit(torch.linspace(0, 1, num + 1)[:-1] if whole else torch.linspace(0, 1, num)).std(dim=0)
     live = sd_E > 1e-3 * sd_E.max()
     if bool(live.any()):
         scale = 1.0 / sd_E[live].mean()
@@ -62,11 +64,10 @@ def make_optimizer(net: nn.Module, cfg: LabelInputConfig) -> torch.optim.Optimiz
     return torch.optim.Adam(net.parameters(), cfg.learning_rate, weight_decay=cfg.weight_decay)
 
 
-def label_loss(out_BO: Tensor, unit_B: Tensor, task: Task, cfg: LabelInputConfig) -> Tensor:
-    """The task's soft loss (absolute error), or the mean squared error of the normalised label, the short way round a circle."""
-    if cfg.scalar_loss == "absolute":
-        return task.soft_loss(out_BO, unit_B[:, None], temperature=1.0)
-    return wrapped(out_BO[:, 0].float() - unit_B, task.period).square().mean()
+def label_loss(out_BO: Tensor, unit_B: Tensor, cfg: LabelInputConfig, period: float | None) -> Tensor:
+    """Mean absolute or squared error of answers [B, O] to normalised labels [B]; of points of the circle, that of the chord."""
+    gap_B = miss(out_BO.float(), unit_B, period)
+    return (gap_B.square() if cfg.scalar_loss == "squared" else gap_B).mean()
 
 
 def fit_label_embed(
@@ -85,9 +86,10 @@ def fit_label_embed(
     unit_N = ((train.labels - embed.label_min) / (embed.label_max - embed.label_min)).clamp(0, 1)
     target_N = base_labels(unit_N, targets, task.period)
     embed_dim = embed.from_unit(unit_N[:1]).shape[1]
+    period, num_outputs = embed.period, embed.seen(unit_N[:1]).shape[1]
     seed, device = loop.seed, loop.plan.device
     seed_all(seed, "label_input", "init")
-    net = make_label_net(cfg, train.images.shape[1], embed_dim)
+    net = make_label_net(cfg, train.images.shape[1], embed_dim, num_outputs)
     channels_last(net).to(device)
     embed.to(device)
     opt_net, opt_embed = make_optimizer(net, cfg), make_optimizer(embed, cfg)
@@ -115,11 +117,11 @@ def fit_label_embed(
             index_B = torch.randint(len(train), (cfg.batch_size,), generator=gen)
             image_BCHW = real_images(train.images[index_B].to(device), cfg.augment, gen)
             unit_B = unit_N[index_B].to(device)
-            loss = label_loss(net(image_BCHW), unit_B, task, cfg)
+            loss = label_loss(net(image_BCHW), unit_B, cfg, period)
         else:
             schedule = make_schedule(cfg.schedule, cfg.label_steps, cfg.label_milestones)(step - cfg.image_steps)
-            unit_B = noisy_units(target_N, num_labels, cfg.noise, gen).to(device)
-            loss = label_loss(net.head(embed.from_unit(unit_B)), unit_B, task, cfg)
+            unit_B = noisy_units(target_N, num_labels, cfg.noise, gen, period).to(device)
+            loss = label_loss(net.head(embed.from_unit(unit_B)), unit_B, cfg, period)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate")

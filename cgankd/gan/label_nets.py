@@ -40,15 +40,18 @@ class LabelNet(nn.Module):
 
     head: nn.Module
 
-    def __init__(self, channels: int, width: int, embed_dim: int) -> None:
+    def __init__(self, channels: int, width: int, embed_dim: int, num_outputs: int = 1) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, stride=2, padding=1)
         self.blocks = nn.Sequential(DownStage(width, 2 * width), DownStage(2 * width, 4 * width))
         self.to_h = nn.Linear(4 * width * 4, embed_dim)
-        self.head = nn.Linear(embed_dim, 1)
+        self.head = nn.Linear(embed_dim, num_outputs)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images in [-1, 1] to normalised labels [B, 1]; h is pooled to 2x2, as a label may sit in where things are."""
+        """Images in [-1, 1] to normalised labels [B, 1], or points of the circle [B, 2].
+
+        h is pooled to 2x2, as a label may sit in where things are.
+        """
         features = F.adaptive_avg_pool2d(F.relu(self.blocks(self.stem(x_BCHW))), 2)
         out_BO: Tensor = self.head(F.relu(self.to_h(features.flatten(1))))
         return out_BO
@@ -57,12 +60,12 @@ class LabelNet(nn.Module):
 class ResNetLabelNet(nn.Module):
     """The authors': a ResNet whose every stage halves the resolution, a mean over places, two normed layers to h.
 
-    The head from h to the label ends in a ReLU.
+    The head from h to the label ends in a ReLU, but not that to a point of the circle.
     """
 
     head: nn.Module
 
-    def __init__(self, name: str, channels: int, embed_dim: int) -> None:
+    def __init__(self, name: str, channels: int, embed_dim: int, num_outputs: int = 1) -> None:
         super().__init__()
         block, counts = RESNETS[name]
         layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
@@ -76,16 +79,19 @@ class ResNetLabelNet(nn.Module):
             *(nn.Linear(width, 512), nn.BatchNorm1d(512), nn.ReLU()),
             *(nn.Linear(512, embed_dim), nn.BatchNorm1d(embed_dim), nn.ReLU()),
         )
-        self.head = nn.Sequential(nn.Linear(embed_dim, 1), nn.ReLU())
+        last: list[nn.Module] = [nn.Linear(embed_dim, num_outputs)]
+        self.head = nn.Sequential(*last, *([nn.ReLU()] if num_outputs == 1 else []))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images in [-1, 1] to normalised labels [B, 1]."""
+        """Images in [-1, 1] to normalised labels [B, 1], or points of the circle [B, 2]."""
         out_BO: Tensor = self.head(self.to_h(self.trunk(x_BCHW).mean((2, 3))))
         return out_BO
 
 
-def make_label_net(cfg: LabelInputConfig, channels: int, embed_dim: int) -> LabelNet | ResNetLabelNet:
+def make_label_net(
+    cfg: LabelInputConfig, channels: int, embed_dim: int, num_outputs: int = 1
+) -> LabelNet | ResNetLabelNet:
     """A fresh net 1 by `cgan.label_input.net`."""
     if cfg.net == "compact":
-        return LabelNet(channels, cfg.width, embed_dim)
-    return ResNetLabelNet(cfg.net, channels, embed_dim)
+        return LabelNet(channels, cfg.width, embed_dim, num_outputs)
+    return ResNetLabelNet(cfg.net, channels, embed_dim, num_outputs)

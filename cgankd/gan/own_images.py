@@ -17,12 +17,20 @@ class ImageDraw:
     With `reuse` a call is a function of labels and generator alone: each image within the radius is as likely, none
     comes twice in a call before all have come. Without, images are dealt: none comes twice until `restart`, and an
     image serves labels of its own group only (`group_of`: labels [B] to numbers [B]), so that groups do not compete.
+    Labels on a circle of length `period` (raw units) are near each other round it.
     """
 
     def __init__(
-        self, fakes: Split, group_of: Callable[[Tensor], Tensor], radius: float, *, reuse: bool, source: str
+        self,
+        fakes: Split,
+        group_of: Callable[[Tensor], Tensor],
+        radius: float,
+        *,
+        reuse: bool,
+        source: str,
+        period: float | None = None,
     ) -> None:
-        self.fakes, self.group_of, self.radius = fakes, group_of, radius
+        self.fakes, self.group_of, self.radius, self.period = fakes, group_of, radius, period
         self.reuse, self.source = reuse, source
         # Rows are numbered by label; the images stay in their own order, for they may be more than memory holds.
         self.order = torch.argsort(fakes.labels, stable=True)
@@ -60,9 +68,12 @@ class ImageDraw:
 
     def near(self, value: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Rows of the images that may serve a label. Raises ValueError where there are none."""
-        low = np.searchsorted(self.labels, value - self.radius, "left")
-        high = np.searchsorted(self.labels, value + self.radius, "right")
-        rows = np.arange(low, high)
+        if self.period is None:
+            low = np.searchsorted(self.labels, value - self.radius, "left")
+            high = np.searchsorted(self.labels, value + self.radius, "right")
+            rows = np.arange(low, high)
+        else:
+            rows = np.flatnonzero(self._away(value) <= self.radius)
         if not self.reuse:
             asked = self.group_of(torch.tensor([value], dtype=self.fakes.labels.dtype))
             rows = rows[self.groups[rows] == int(asked)]
@@ -71,6 +82,14 @@ class ImageDraw:
             bins = "" if self.reuse or not self.radius else " and in its label bin"
             raise ValueError(f"cgan.file {self.source!r} has no image of label {value:g}{reach}{bins}; add some")
         return rows
+
+    def _away(self, value: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """How far the label of each row is from a value, the short way round a circle."""
+        away: np.ndarray[tuple[int], np.dtype[np.float64]] = np.abs(self.labels - value)
+        if self.period is None:
+            return away
+        away %= self.period
+        return np.minimum(away, self.period - away)
 
     def _asked(self, label_B: Tensor) -> list[tuple[float, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
         """Each label asked for, in ascending order, with the places in the batch that ask for it."""
@@ -90,7 +109,7 @@ class ImageDraw:
                     f" where {len(places)} more are asked for; add images, or lower bank.num_fakes, bank.burn_in or"
                     " bank.block_size"
                 )
-            nearest = np.argsort(np.abs(self.labels[free] - value), kind="stable")
+            nearest = np.argsort(self._away(value)[free], kind="stable")
             rows[places] = free[nearest[: len(places)]]
             self.used[rows[places]] = 1
         return torch.from_numpy(rows)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
-from cgankd.labels.answers import Answer, Margin, Reading
-from cgankd.labels.circle import onto_range, wrapped
+from cgankd.labels.circle import is_whole, label_of, miss, onto_range, wrapped
 from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, Kernel, SoftVicinity, kernel_rules
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.types import DatasetInfo, Headline, Task, Vicinity
@@ -97,6 +96,7 @@ class ScalarTask:
         self.num_conditions = num_conditions
         self.label_period = info.label_period
         self.period = None if info.label_period is None else info.label_period / self.span
+        self.whole = is_whole(self.label_min, self.label_max, info.label_period)
         self.num_bins = max(1, round(self.span / label_bin))
 
     @property
@@ -118,19 +118,19 @@ class ScalarTask:
         return out_BO[:, 0].float() * self.span + self.label_min
 
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
-        """Absolute or squared error on the normalised label, the short way round a circle, mean over the batch."""
-        return self.size(wrapped(out_BO[:, 0].float() - self.normalise(label_B), self.period)).mean()
+        """Absolute or squared error on the normalised label (on a circle: `circle.miss`), mean over the batch."""
+        return self.size(miss(out_BO.float(), self.normalise(label_B), self.period)).mean()
 
     def size(self, gap_B: Tensor) -> Tensor:
-        """|gap| or gap^2, by `scalar_loss`."""
-        return gap_B.square() if self.squared else gap_B.abs()
+        """The miss or its square, by `scalar_loss`."""
+        return gap_B.square() if self.squared else gap_B
 
     def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
-        """Difference to the teacher on the normalised label, absolute or squared, mean over the batch; no temperature.
+        """`loss` with the label that the teacher answers, mean over the batch; a scalar has no temperature.
 
         The same scale as `loss`, so that `soft_weight` means what it says (see CONTRIBUTING, "Decisions").
         """
-        return self.size(wrapped(out_BO[:, 0].float() - teacher_BO[:, 0].float(), self.period)).mean()
+        return self.size(miss(out_BO.float(), label_of(teacher_BO.float(), self.period), self.period)).mean()
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, the short way round a circle, [B]."""
@@ -145,12 +145,13 @@ class ScalarTask:
         return onto_range(self.raw(out_BO), self.label_min, self.label_max, self.label_period)
 
     def filter_groups(self, label_B: Tensor) -> Tensor:
-        """Number of the label bin of width `bank.label_bin`, [B]."""
-        return (self.normalise(label_B) * self.num_bins).long().clamp(0, self.num_bins - 1)
+        """Number of the label bin of width `bank.label_bin`, [B]; the bins of a whole circle go round it."""
+        bin_B = (self.normalise(label_B) * self.num_bins).floor().long()
+        return bin_B % self.num_bins if self.whole else bin_B.clamp(0, self.num_bins - 1)
 
     def conditions(self, label_N: Tensor) -> Tensor:
         """`bank.num_conditions` evenly spaced labels over the range, [K]; both its ends are one label of a whole circle."""
-        if self.label_period == self.span:
+        if self.whole:
             return torch.linspace(self.label_min, self.label_max, self.num_conditions + 1)[:-1]
         return torch.linspace(self.label_min, self.label_max, self.num_conditions)
 
@@ -166,12 +167,25 @@ class ScalarTask:
 
     def kernel(self, label_N: Tensor) -> Kernel:
         """CcGAN's widths from the training labels."""
-        return kernel_rules(label_N, self.vicinity_cfg, self.span if self.label_period == self.span else None)
+        return kernel_rules(label_N, self.vicinity_cfg, self.label_period, whole=self.whole)
 
     def label_embed(self, dim: int) -> nn.Module:
         # Targets beyond the ends of the range are labels of their own, as published.
         beyond = self.vicinity_cfg.ends == "cut" and self.label_period is None
-        return ScalarEmbed(dim, self.label_min, self.label_max, clamped=not beyond)
+        return ScalarEmbed(dim, self.label_min, self.label_max, self.label_period, clamped=not beyond)
+
+
+class CircleTask(ScalarTask):
+    """Scalar labels on a circle of length P; the two outputs are a point (c, s), read as the angle of atan2(s, c).
+
+    Angles are counted from `label_min`. Unlike a single output it has no seam that a net would have to jump over.
+    """
+
+    num_outputs = 2
+
+    def raw(self, out_BO: Tensor) -> Tensor:
+        """Outputs [B, 2] to raw units [B], less than half a turn from `label_min`."""
+        return label_of(out_BO.float(), self.label_period) + self.label_min
 
 
 def make_task(info: DatasetInfo, cfg: Config, scalar_loss: str = "absolute") -> Task:
@@ -191,88 +205,10 @@ def make_task(info: DatasetInfo, cfg: Config, scalar_loss: str = "absolute") -> 
             f"data.label_period is {cfg.data.label_period}, but artifacts/dataset.h5 was made with {info.label_period};"
             " run `cgankd prepare` again"
         )
-    return ScalarTask(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions, scalar_loss)
-
-
-class ClassAnswer(nn.Module):
-    """Logits [B, O] to class probabilities [B, O]."""
-
-    def __init__(self, info: DatasetInfo) -> None:
-        super().__init__()
-        self.names = info.class_names
-        self.num_answers, self.scale = len(info.class_names), 1.0
-
-    def forward(self, out_BO: Tensor) -> Tensor:
-        """Softmax, in float32."""
-        return F.softmax(out_BO.float(), dim=1)
-
-    def score(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
-        """100 where the most probable class is wrong, else 0, [B]."""
-        return 100.0 * (answer_BA.argmax(dim=1) != label_B).float()
-
-    def miss(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
-        """1 - probability of the label, [B]."""
-        return 1.0 - answer_BA.gather(1, label_B[:, None])[:, 0]
-
-    def read(self, answer_BA: Tensor, margin: Margin | None) -> list[Reading]:
-        """The most probable class with its probability; the region is every class the margin does not rule out."""
-        readings = []
-        for row_A in answer_BA:
-            order = row_A.argsort(descending=True).tolist()
-            kept = [i for i in order if margin is not None and 1.0 - float(row_A[i]) <= margin.width]
-            best = order[0]
-            readings.append(Reading(self.names[best], float(row_A[best]), tuple(self.names[i] for i in kept)))
-        return readings
-
-
-class ScalarAnswer(nn.Module):
-    """The normalised output [B, 1] to the label in raw units [B, 1], clipped to the label range or taken round its circle."""
-
-    num_answers = 1
-
-    def __init__(self, info: DatasetInfo) -> None:
-        super().__init__()
-        self.names: tuple[str, ...] = (f"label ({info.label_unit})" if info.label_unit else "label",)
-        self.label_min, self.label_max = info.label_min, info.label_max
-        self.scale = info.label_max - info.label_min
-        self.period = info.label_period
-
-    def forward(self, out_BO: Tensor) -> Tensor:
-        """Raw units, in float32."""
-        return onto_range(out_BO.float() * self.scale + self.label_min, self.label_min, self.label_max, self.period)
-
-    def score(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
-        """Absolute error in raw units, [B]."""
-        return wrapped(answer_BA[:, 0] - label_B, self.period).abs()
-
-    def miss(self, answer_BA: Tensor, label_B: Tensor) -> Tensor:
-        """Absolute error in raw units, [B]."""
-        return self.score(answer_BA, label_B)
-
-    def read(self, answer_BA: Tensor, margin: Margin | None) -> list[Reading]:
-        """The label; the region is the interval of the margin around it, cut to the label range.
-
-        On a circle it goes on beyond an end of the range, so that its first end may be the larger number.
-        """
-        readings = []
-        for value in answer_BA[:, 0].tolist():
-            ends = () if margin is None else self.region(value, margin.width)
-            readings.append(Reading(value, margin.level if margin else None, ends))
-        return readings
-
-    def region(self, value: float, width: float) -> tuple[float, float]:
-        """First and last label at most `width` from a value; the whole range where they meet behind it."""
-        low, high = value - width, value + width
-        if self.period is not None:
-            if 2 * width >= self.period:
-                return self.label_min, self.label_max
-            if low < self.label_min and low + self.period <= self.label_max:
-                low += self.period
-            elif high > self.label_max and high - self.period >= self.label_min:
-                high -= self.period
-        return max(self.label_min, low), min(self.label_max, high)
-
-
-def make_answer(info: DatasetInfo) -> Answer:
-    """What a model of this data set says to its users."""
-    return ClassAnswer(info) if info.kind == "class" else ScalarAnswer(info)
+    if info.label_answer != cfg.data.answer:
+        raise ConfigError(
+            f"data.label_answer is {cfg.data.answer}, but artifacts/dataset.h5 was made with {info.label_answer};"
+            " run `cgankd prepare` again"
+        )
+    kind = CircleTask if info.label_answer == "circle" else ScalarTask
+    return kind(info, cfg.cgan.vicinity, cfg.bank.label_bin, cfg.bank.num_conditions, scalar_loss)

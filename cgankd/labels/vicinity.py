@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cgankd.config import VicinityConfig
-from cgankd.labels.circle import onto_range, wrapped
+from cgankd.labels.circle import is_whole, onto_range, spread, wrapped
 from cgankd.labels.targets import base_labels, truncated_normal, uniform_index
 from cgankd.types import Pairing
 
@@ -35,10 +35,11 @@ class Kernel:
         return 1.0 / self.kappa**2
 
 
-def kernel_rules(label_N: Tensor, cfg: VicinityConfig, circle: float | None = None) -> Kernel:
+def kernel_rules(label_N: Tensor, cfg: VicinityConfig, period: float | None = None, *, whole: bool = True) -> Kernel:
     """Rule-of-thumb widths: sigma = 1.06 sd(y) N^(-1/5), kappa = m_k * (quantile of the gaps of distinct labels).
 
-    Labels that go round a whole circle of this length have one gap more, from the last to the first.
+    On a circle of length `period` sd is `circle.spread`, and where the labels go all the way round (`whole`) there is one gap
+    more, from the last to the first.
     Raises ValueError where all labels are equal.
     """
     label_N = label_N.double()
@@ -46,9 +47,9 @@ def kernel_rules(label_N: Tensor, cfg: VicinityConfig, circle: float | None = No
     if len(distinct) < 2:
         raise ValueError("data: all training labels are equal, so a scalar label has no vicinity; give more labels")
     gaps = distinct.diff()
-    if circle is not None:
-        gaps = torch.cat([gaps, distinct[:1] + circle - distinct[-1:]])
-    sigma = cfg.label_sigma or 1.06 * float(label_N.std()) * len(label_N) ** -0.2
+    if period is not None and whole:
+        gaps = torch.cat([gaps, distinct[:1] + period - distinct[-1:]])
+    sigma = cfg.label_sigma or 1.06 * spread(label_N, period) * len(label_N) ** -0.2
     kappa = cfg.kappa or cfg.kappa_multiplier * float(torch.quantile(gaps, cfg.gap_quantile))
     return Kernel(sigma, kappa, float(gaps.max()), float(gaps.median()))
 
@@ -145,6 +146,7 @@ class ScalarVicinity:
 
     def neighbours(self, label_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
         """Labels [B] uniform within +-radius of each label, clipped to the range, or uniform in what the range leaves of it."""
+        radius = self.reach(radius)
         if not self.cut:
             return self.clip(label_B + radius * (2 * torch.rand(len(label_B), generator=gen) - 1))
         low_B, high_B = self.clip(label_B - radius), self.clip(label_B + radius)
@@ -257,7 +259,7 @@ class DrawnVicinity(SoftVicinity):
         """Labels from N(target, kappa^2 / 2) cut to the radius and, but for a whole circle, the label range, weight one."""
         centre_B = target_B.double()
         low_B, high_B = centre_B - self.radius, centre_B + self.radius
-        if self.period is None or self.period > self.label_max - self.label_min:
+        if not is_whole(self.label_min, self.label_max, self.period):
             low_B, high_B = low_B.clamp(min=self.label_min), high_B.clamp(max=self.label_max)
         level_B = torch.rand(len(target_B), generator=gen, dtype=torch.float64)
         label_B = truncated_normal(centre_B, self.kernel.kappa * math.sqrt(0.5), low_B, high_B, level_B)

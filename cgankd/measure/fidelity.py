@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cgankd.labels.circle import wrapped
+
 CHUNK = 4096
 """Rows of a feature set held in float64 at a time."""
 Distance = Callable[[Tensor, Tensor], float]
@@ -166,15 +168,22 @@ def by_group(real: Labelled, fake: Labelled, distance: Distance, least: int = 2)
 
 
 def sliding(
-    real: Labelled, fake: Labelled, centres: Tensor, radius: float, distance: Distance, least: int = 2
+    real: Labelled,
+    fake: Labelled,
+    window: tuple[Tensor, float],
+    distance: Distance,
+    least: int = 2,
+    period: float | None = None,
 ) -> dict[float, float]:
     """A distance of the images whose label is within +-radius of each centre (sliding FID of arXiv 2011.07466).
 
-    Centres whose window holds fewer than `least` rows on a side are left out. Labels, centres, radius in raw units.
+    `window` is the centres [K] and the radius, like the labels and the `period` of a circle in raw units. Centres whose window
+    holds fewer than `least` rows on a side are left out.
     """
     found = {}
+    centres, radius = window
     for centre in centres.tolist():
-        real_RF, fake_RF = (side.where((side.label - centre).abs() <= radius) for side in (real, fake))
+        real_RF, fake_RF = (side.where(wrapped(side.label - centre, period).abs() <= radius) for side in (real, fake))
         if min(len(real_RF), len(fake_RF)) >= least:
             found[centre] = distance(real_RF, fake_RF)
     return found

@@ -17,9 +17,25 @@ def total_variation(group_N: Tensor, group_M: Tensor) -> float:
     return float((a - b).abs().sum() / 2)
 
 
-def label_distance(label_N: Tensor, label_M: Tensor) -> float:
-    """Wasserstein-1 distance of two sets of scalar labels, the area between their distribution functions, in raw units."""
-    return float(wasserstein_distance(label_N.double().numpy(), label_M.double().numpy()))
+def label_distance(label_N: Tensor, label_M: Tensor, period: float | None = None) -> float:
+    """Wasserstein-1 distance of two sets of scalar labels, the area between their distribution functions, in raw units.
+
+    On a circle of this length it is the least area over all heights by which one of the functions is moved, as mass may go
+    either way round: the height is the median of their difference along the circle (Rabin et al., 2011).
+    """
+    if period is None:
+        return float(wasserstein_distance(label_N.double().numpy(), label_M.double().numpy()))
+    sides = [torch.remainder(label.double(), period) for label in (label_N, label_M)]
+    place, order = torch.cat(sides).sort()
+    step = torch.cat(
+        [torch.full((len(side),), sign / len(side)).double() for side, sign in zip(sides, (1, -1), strict=True)]
+    )
+    gap = step[order].cumsum(0)
+    length = torch.cat([place[1:], place[:1] + period]) - place
+    gap, order = gap.sort()
+    length = length[order]
+    middle = int(torch.searchsorted(length.cumsum(0), length.sum() / 2).clamp(max=len(gap) - 1))
+    return float((length * (gap - gap[middle]).abs()).sum())
 
 
 def entropy(category_N: Tensor) -> float:

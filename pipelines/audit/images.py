@@ -237,7 +237,9 @@ def label_findings(sets: Sets, outputs: tuple[Tensor, Tensor], unit: str) -> lis
         ),
     ]
     if sets.window is not None:
-        moved = pair(lambda y: labels.label_distance(sets.train.labels, y), sets.bank.labels, sets.val.labels)
+        moved = pair(
+            lambda y: labels.label_distance(sets.train.labels, y, sets.period), sets.bank.labels, sets.val.labels
+        )
         text = f"the same as a mean way in {unit} (Wasserstein-1)"
         found.append(Finding("label_marginal.w1", *moved, text, over(*moved, FAR, sets.window[1])))
     return found
@@ -281,7 +283,8 @@ def bound_findings(sets: Sets, gap: float, span: float | None, error: float, acc
     }
     found = [Finding(f"bound.{name}", values[name], None, text) for name, text in says.items()]
     if span is not None:
-        text = "label part where labels are replaced, L = 1: teacher error over the label range"
+        over_what = "the label range" if sets.period is None else "half a turn"
+        text = f"label part where labels are replaced, L = 1: teacher error over {over_what}"
         found.append(Finding("bound.label_part", error / span, None, text))
     if acceptance is not None:
         text = "share of draws that passed M1 and M2, as this bank is set"

@@ -9,7 +9,7 @@ from cgankd.measure.findings import Finding
 from cgankd.measure.niqe import fit_natural, niqe
 from cgankd.rng import generator
 from cgankd.types import Images, Split
-from pipelines.audit.numbers import Sets, pair
+from pipelines.audit.numbers import Sets, mean, pair
 
 MOST_NATURAL, LEAST_NATURAL = 1000, 10
 """Images of each side whose NIQE is taken, and the fewest training images of a group that a model is fitted to."""
@@ -34,11 +34,11 @@ def natural_findings(sets: Sets) -> list[Finding]:
     ]
     usable = [group for group in groups if min(len(group[0]), len(group[1])) >= 1 and len(group[2]) >= LEAST_NATURAL]
     if usable:
-        inside = []
-        for fakes, held, real in usable:
-            model = fit_natural(real)
-            inside.append([float(niqe(images, model).mean()) for images in (fakes, held)])
-        means = torch.tensor(inside, dtype=torch.float64).mean(0).tolist()
+        fake, real = [], []
+        for fakes, held, images in usable:
+            model = fit_natural(images)
+            fake.append(float(niqe(fakes, model).mean()))
+            real.append(float(niqe(held, model).mean()))
         text = f"the same within a class or label bin, mean over {len(usable)} of them"
-        found.append(Finding("niqe.intra_label", *means, text))
+        found.append(Finding("niqe.intra_label", mean(fake), mean(real), text))
     return found

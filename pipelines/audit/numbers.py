@@ -52,6 +52,8 @@ class Sets:
     asked: Tensor
     window: tuple[Tensor, float] | None
     seed: int
+    period: float | None = None
+    """Length of the circle in raw units where labels lie on one."""
 
     @property
     def equal_size(self) -> int:
@@ -176,8 +178,7 @@ def by_label(sets: Sets, space: Space) -> tuple[Curves, Curves]:
             found = fidelity.by_group(grouped(val), grouped(other), distance)
             binned.setdefault(measure, {})[name] = {float(group): value for group, value in found.items()}
             if sets.window is not None:
-                centres, radius = sets.window
-                found_at = fidelity.sliding(val, other, centres, radius, distance)
+                found_at = fidelity.sliding(val, other, sets.window, distance, period=sets.period)
                 sliding.setdefault(measure, {})[name] = found_at
     return binned, sliding
 

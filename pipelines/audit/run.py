@@ -18,6 +18,7 @@ from cgankd.config import ConfigError
 from cgankd.data.batches import chunks
 from cgankd.data.store.banks import read_attributes, read_pool_images, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
+from cgankd.labels.circle import is_whole
 from cgankd.labels.task import make_task
 from cgankd.measure.features import make_features
 from cgankd.measure.findings import Finding, flat
@@ -71,7 +72,16 @@ def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
     teacher = make_features(load_predictor(teacher_path, info, task)[0])
     images, features, outputs, more = read_bank(ctx, bank_path, len(scores["labels"]), info, teacher, extra)
     window = sliding_window(info, task, ctx.cfg.bank.label_bin)
-    sets = Sets(task, train, val, Split(images, scores["labels"]), scores["asked"], window, derive(ctx.seed, "audit"))
+    sets = Sets(
+        task,
+        train,
+        val,
+        Split(images, scores["labels"]),
+        scores["asked"],
+        window,
+        derive(ctx.seed, "audit"),
+        info.label_period,
+    )
     (train_NF, _), (val_NF, val_BO) = teacher(train.images), teacher(val.images)
     # The kernel of KID has a scale of its own, near which Inception features lie; those of a teacher may be anywhere.
     scale = train_NF.square().mean().sqrt().clamp(min=1e-12)
@@ -93,7 +103,7 @@ def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
     found += copy_findings(close) + duplicate_findings(sets, close)
     gap = next(f.value for f in found if f.name == "tv_at_least.teacher")
     error = next(f.value for f in found if f.name == "teacher_error")
-    span = info.label_max - info.label_min if window is not None else None
+    span = None if window is None else largest_miss(info)
     found += bound_findings(sets, gap, span, error, acceptance_rate(bank_path))
 
     counts = {"num_train": len(train), "num_val": len(val), "num_bank": len(sets.bank), "equal_size": sets.equal_size}
@@ -156,12 +166,24 @@ def read_bank(
 
 
 def sliding_window(info: DatasetInfo, task: Task, label_bin: float | None) -> tuple[Tensor, float] | None:
-    """Centres a quarter of a label bin apart and half a bin as radius, in raw units; None where labels are classes."""
+    """Centres a quarter of a label bin apart and half a bin as radius, in raw units; None where labels are classes.
+
+    On a whole circle the windows go all the way round it.
+    """
     if not task.label_dtype.is_floating_point or label_bin is None:
         return None
     radius = min(label_bin, info.label_max - info.label_min) / 2
+    if is_whole(info.label_min, info.label_max, info.label_period):
+        around = max(2, round((info.label_max - info.label_min) / (radius / 2)))
+        return torch.linspace(info.label_min, info.label_max, around + 1)[:-1], radius
     steps = max(1, round((info.label_max - info.label_min - 2 * radius) / (radius / 2)))
     return torch.linspace(info.label_min + radius, info.label_max - radius, steps + 1), radius
+
+
+def largest_miss(info: DatasetInfo) -> float:
+    """How far a scalar answer can be off in raw units: the label range, on a circle at most half a turn."""
+    span = info.label_max - info.label_min
+    return span if info.label_period is None else min(span, info.label_period / 2)
 
 
 def label_distances(ctx: Context, sets: Sets, space: Space, info: DatasetInfo) -> list[Finding]:

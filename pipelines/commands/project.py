@@ -27,6 +27,10 @@ def init(
         typer.Option("--csv", help="A list of images with labels, CSV or JSON lines; paths relative to it."),
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="class or scalar, where the labels do not tell.")] = None,
+    label_period: Annotated[
+        float | None,
+        typer.Option("--label-period", help="Length of a turn of labels that go round: 360 for degrees, 24 for hours."),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", help="Pixels a side; without it near the median, at most 64.")
     ] = None,
@@ -62,6 +66,7 @@ def init(
 
         wish = Wish(
             task=task,
+            label_period=label_period,
             size=image_size,
             fit=square,
             enlarge=enlarge,

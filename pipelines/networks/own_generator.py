@@ -81,7 +81,7 @@ def take_in(
     gen = generator(seed, "own generator")
     label_K = task.conditions(vicinity.targets(1000, gen))
     if own.kind == "images":
-        found = _supply(_images(tensors, own, task, reuse=False), label_K)
+        found = _supply(_images(tensors, own, info, task, reuse=False), label_K)
     else:
         found = _range(check_program(_program(tensors, own), label_K, cfg.z_dim, info, gen, own.file))
     ctx.say(f"cgan.file {cfg.file}: {found}; no GAN is trained")
@@ -101,14 +101,14 @@ def make_draw(
             " (`dvc repro -f cgan` in a DVC project)"
         )
     if own.kind == "images":
-        return _images(tensors, own, task, reuse=reuse)
+        return _images(tensors, own, info, task, reuse=reuse)
     return make_program_draw(_program(tensors, own), z_dim=cfg.z_dim, shape=info)
 
 
-def _images(tensors: Mapping[str, Tensor], own: Own, task: Task, *, reuse: bool) -> ImageDraw:
+def _images(tensors: Mapping[str, Tensor], own: Own, info: DatasetInfo, task: Task, *, reuse: bool) -> ImageDraw:
     """The user's images as a generator."""
     fakes = Split(tensors["images"], tensors["labels"])
-    return ImageDraw(fakes, task.filter_groups, own.radius, reuse=reuse, source=own.file)
+    return ImageDraw(fakes, task.filter_groups, own.radius, reuse=reuse, source=own.file, period=info.label_period)
 
 
 def _program(tensors: Mapping[str, Tensor], own: Own) -> Program:
@@ -147,9 +147,4 @@ def _radius(cfg: CganConfig, vicinity: Vicinity) -> float:
     """How far a label may be off: the setting, else kappa; 0 where labels match exactly."""
     if not isinstance(vicinity, ScalarVicinity):
         return 0.0
-    if vicinity.period is not None:
-        raise ConfigError(
-            "data.label_period must be null where cgan.file is a set of images, which are looked up on a line of labels;"
-            " give a generator's program, or use null"
-        )
     return cfg.file_radius or vicinity.kernel.kappa

@@ -20,7 +20,7 @@ from cgankd.nets.predictors.staged import PositiveLinear
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines.files.artifacts import file_digest
-from pipelines.networks.predictor import build_predictor, plain_pixels
+from pipelines.networks.predictor import answer_period, build_predictor, plain_pixels
 
 HEADS = ("fc", "linear", "classifier", "classifier.0", "head.fc")
 """Names that the last layer of a net has elsewhere; here it is `head`."""
@@ -70,7 +70,7 @@ def load_own_teacher(
         shift, scale = info.label_min, info.label_max - info.label_min
     if kind := kind_of(data):
         try:
-            body = Program(torch.frombuffer(bytearray(data), dtype=torch.uint8), shift, scale)
+            body = Program(torch.frombuffer(bytearray(data), dtype=torch.uint8), shift, scale, answer_period(info))
         except ValueError as error:
             raise ConfigError(f"{name} cannot be used: {error}; export it again") from error
         config["program"] = kind
@@ -130,7 +130,7 @@ def from_state(
     net = build_predictor(config, info, task.num_outputs)
     fill(name, net.body, state, str(config["net"]))
     shift, scale = unit
-    if (shift, scale) != (0.0, 1.0):
+    if (shift, scale) != (0.0, 1.0) and answer_period(info) is None:  # cosine and sine have no unit
         probe = torch.zeros(1, info.channels, info.image_size, info.image_size)
         head = net.eval().outputs(probe).head
         bent = isinstance(head, PositiveLinear) and shift != 0.0  # a ReLU before the shift cannot be put after it
@@ -164,7 +164,8 @@ def fill(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> None
         if value.shape != wanted[key].shape:
             raise ConfigError(
                 f"{name} does not fit teacher.net {net} on this data set: {key} is {list(value.shape)} in the file and"
-                f" must be {list(wanted[key].shape)}; the number of classes, the channels or the width differ"
+                f" must be {list(wanted[key].shape)}; the number of classes or outputs (data.label_answer), the channels or"
+                " the width differ"
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ConfigError(f"{name} holds numbers that are not finite, first in {key}; give a file of a sound run")
@@ -202,7 +203,13 @@ def check_outputs(name: str, net: Predictor, task: Task, images_NCHW: Tensor) ->
         ) from error
     for images, out in zip((images_NCHW, images_NCHW[:1]), parts, strict=True):
         if out.shape != (len(images), task.num_outputs):
-            what = "value" if task.num_outputs == 1 else "class scores"
+            what = (
+                "class scores"
+                if task.num_classes
+                else "value"
+                if task.num_outputs == 1
+                else "values (or one, the label)"
+            )
             raise ConfigError(
                 f"{name} must give {task.num_outputs} {what} an image, but gives the shape {list(out.shape)} for"
                 f" {len(images)} images; use a teacher of this data set"
@@ -215,8 +222,8 @@ def check_outputs(name: str, net: Predictor, task: Task, images_NCHW: Tensor) ->
 
 def other_unit(unit: str, info: DatasetInfo, task: Task, predict: PredictFn, val: Split) -> str | None:
     """One sentence where a scalar teacher would be four times as good on validation, were its output in the other unit."""
-    if not task.label_dtype.is_floating_point:
-        return None
+    if not task.label_dtype.is_floating_point or answer_period(info) is not None:
+        return None  # of points of a circle nothing tells what the number was that they were made of
     out_BO = predict(val.images)
     span, low = info.label_max - info.label_min, info.label_min
     other, turned = ("normalised", out_BO * span + low) if unit == "raw" else ("raw", (out_BO - low) / span)

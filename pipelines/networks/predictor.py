@@ -34,6 +34,13 @@ def plain_pixels(config: dict[str, Any], info: DatasetInfo) -> tuple[list[float]
     return config.get("mean", [0.0] * info.channels), config.get("std", [1.0] * info.channels)
 
 
+def answer_period(info: DatasetInfo) -> float | None:
+    """Length of the circle in normalised units where nets answer with points of it; None where they do not."""
+    if info.label_period is None or info.label_answer != "circle":
+        return None
+    return info.label_period / (info.label_max - info.label_min)
+
+
 def restore_predictor(
     weights: dict[str, Tensor], config: dict[str, Any], info: DatasetInfo, num_outputs: int
 ) -> nn.Module:
@@ -44,7 +51,8 @@ def restore_predictor(
     if "program" in config:
         if "body.program" not in weights:
             raise ValueError("the config tells of a program that the weights do not hold")
-        body = Program(weights["body.program"], float(weights["body.shift"]), float(weights["body.scale"]))
+        unit = float(weights["body.shift"]), float(weights["body.scale"])
+        body = Program(weights["body.program"], *unit, answer_period(info))
         net: nn.Module = Predictor(body, *plain_pixels(config, info))
     else:
         assert config.get("distilled") is None, "networks.distilled restores such a student"

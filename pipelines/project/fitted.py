@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 
 from cgankd.config import ConfigError
+from cgankd.data.turns import covered
 from pipelines.project.own_data import OwnData
 
 LARGEST_SIZE = 64
@@ -96,10 +98,16 @@ def _effort(data: OwnData, size: int) -> dict[str, Any]:
 def _labels(data: OwnData, num_train: int) -> dict[str, Any]:
     """Range, bins and radii in the label's own unit. Null is kept where CcGAN's rules give what the checks accept."""
     labels = np.array(data.numbers, dtype=np.float32).astype(np.float64)  # as the data set will hold them
-    low, high = label_range(float(labels[0]), float(labels[-1]))
+    period = data.label_period
+    low, high = label_range(float(labels[0]), float(labels[-1])) if period is None else covering(data)
     span = high - low
+    if period is not None:
+        labels = low + (labels - low) % period
     gaps = np.diff(np.unique(labels))
-    values: dict[str, Any] = {
+    if period is not None and math.isclose(span, period):
+        gaps = np.append(gaps, labels.min() + period - labels.max())
+    values: dict[str, Any] = {} if period is None else {"data.label_period": period}
+    values |= {
         "data.label_min": low,
         "data.label_max": high,
         "bank.label_bin": _round(span / min(max(num_train // 25, 3), 18)),
@@ -111,6 +119,12 @@ def _labels(data: OwnData, num_train: int) -> dict[str, Any]:
     if 6 * float(gaps.max()) / span > DROP_SHARE:
         values["ratio.vicinity_drop"] = _round(DROP_SHARE * span)
     return values
+
+
+def covering(data: OwnData) -> tuple[float, float]:
+    """The stretch of their circle that labels which go round cover: a whole turn, or a part of it."""
+    assert data.label_period is not None
+    return covered(torch.tensor(data.numbers, dtype=torch.float32), data.label_period)
 
 
 def label_range(low: float, high: float) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import string
 from collections import Counter
@@ -22,10 +23,11 @@ from pipelines.files.params import preset_text, set_values, write_text
 from pipelines.files.pinned import template, write_pin
 from pipelines.project.appearing import appearing
 from pipelines.project.dvc_file import project_stages
-from pipelines.project.fitted import fitted
+from pipelines.project.fitted import covering, fitted
 from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_folder
 from pipelines.project.own_images import FITS, Rules, Wanted, about_images, few_lines, looked_over
 from pipelines.project.repository import check_git, make_repository
+from pipelines.project.whole_turn import question
 from pipelines.search.config import load_searched
 
 PRESETS = {True: "own-scalar", False: "own-classes"}
@@ -38,6 +40,8 @@ class Wish(Wanted):
 
     task: str | None = None
     """class or scalar, of a list whose labels do not tell."""
+    label_period: float | None = None
+    """Length of a turn of labels that go round, which then are measured."""
     copying: bool = False
     """Whether the project gets copies even where nothing has to be changed."""
     columns: Columns = Columns()
@@ -80,6 +84,7 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
         raise ConfigError("name your images with one of --images FOLDER or --csv FILE")
     if task not in (None, *KINDS.values()):
         raise ConfigError(f"--task must be one of {', '.join(KINDS.values())}, but is {task!r}")
+    _check_period(wish, listed=csv is not None)
     if fit is not None and fit not in FITS:
         raise ConfigError(f"--square must be crop, pad or stretch, but is {fit!r}")
     if COLOUR.fullmatch(wish.background) is None:
@@ -101,10 +106,28 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     return Plan(folder, data, rules, wish.copying or (wish.skip_broken and csv is not None), skipped)
 
 
+def _check_period(wish: Wish, *, listed: bool) -> None:
+    """Raise ConfigError where labels that go round make no sense."""
+    period = wish.label_period
+    if period is None:
+        return
+    if not (math.isfinite(period) and period > 0):
+        raise ConfigError(f"--label-period must be a positive number, the length of a turn, but is {period:g}")
+    if not listed or wish.task == KINDS[False]:
+        raise ConfigError("--label-period is for measured labels, which come from --csv FILE; leave it out for classes")
+
+
 def _looked_at(given: Path, wish: Wish, *, listed: bool) -> OwnData:
-    if listed:
-        return look_at_csv(given, wish.task, wish.columns, skip_missing=wish.skip_broken)
-    return look_at_folder(given, wish.task)
+    if not listed:
+        return look_at_folder(given, wish.task)
+    period = wish.label_period
+    task = wish.task if period is None else KINDS[True]
+    data = look_at_csv(given, task, wish.columns, skip_missing=wish.skip_broken)
+    if not data.scalar:
+        return data
+    if period is None:
+        return replace(data, said=(*data.said, *question(data.numbers)))
+    return replace(data, label_period=period, why=f"--label-period {period:g}" if wish.task is None else data.why)
 
 
 def _outside(folder: Path, tops: set[Path]) -> None:
@@ -125,11 +148,22 @@ def summary(plan: Plan) -> list[str]:
     ]
     if data.scalar:
         lines.append(f"labels from {data.numbers[0]:g} to {data.numbers[-1]:g}")
+        lines += _turn(data)
     else:
         lines.append(f"images by class: {by_class(Counter(data.labels))}")
     if plan.skipped:
         lines += [f"{len(plan.skipped)} files skipped (--skip-broken):", *few_lines(plan.skipped)]
     return [*lines, *about_images(data.survey, plan.rules), *data.said]
+
+
+def _turn(data: OwnData) -> list[str]:
+    """Where a turn of labels that go round begins and ends, and what becomes of labels beyond it."""
+    if data.label_period is None:
+        return []
+    low, high, numbers = *covering(data), data.numbers
+    beyond = sum(not low <= value < low + data.label_period for value in numbers)
+    moved = f"; {beyond} labels of other turns are brought to it" if beyond else ""
+    return [f"labels go round in {data.label_period:.9g}: a turn is taken from {low:.9g} to {high:.9g}{moved}"]
 
 
 def init(plan: Plan, say: Callable[[str], None]) -> None:

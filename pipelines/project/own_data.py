@@ -40,6 +40,8 @@ class OwnData:
     """How to have the other kind of labels, where these are numbers and could be either."""
     columns: Columns = FOUND
     """The columns of a list as the user named them."""
+    label_period: float | None = None
+    """Length of a turn of labels that go round."""
 
     def without(self, rows: frozenset[int]) -> OwnData:
         """The data without the images of these numbers. Raises ConfigError where too little is left."""

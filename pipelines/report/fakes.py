@@ -120,7 +120,8 @@ def read_fakes(workdir: Path, cfg: Config) -> Fakes | None:
     flags = {name: column.bool() for name, column in scores.items() if name.startswith("in_")}
     labels = read_pool_scores(bank)["labels"] if bank.exists() else None
     per_label = cfg.bank.bound_scope == "label"
-    groups = scores["asked"].unique(return_inverse=True)[1] if per_label else task.filter_groups(scores["asked"])
+    asked = scores["asked"]
+    groups = torch.unique(asked, return_inverse=True)[1] if per_label else task.filter_groups(asked)
     fate = fates(groups, flags)
     return Fakes(info, task, scores, fate, labels, read_split(dataset, "train", MemoryBudget(0)))
 

@@ -121,7 +121,11 @@ def _use(student: Package, margin: Margin | None) -> str:
         f" normalisation is inside. {image_rules(info)}\n"
         f"- **Out:** float32 `[batch, {student.answer.num_answers}]`: {names}"
     )
-    text += " (probabilities).\n" if info.class_names else f", from {info.label_min:g} to {info.label_max:g}.\n"
+    text += (
+        " (probabilities).\n"
+        if info.class_names
+        else f", from {info.label_min:g} to {info.label_max:g}{_round(info)}.\n"
+    )
     if margin is None:
         return text + "- **Confidence:** no margin; there are too few validation images for its level.\n"
     what = "every class whose probability is at least" if info.class_names else "the answer plus or minus"
@@ -131,6 +135,11 @@ def _use(student: Package, margin: Margin | None) -> str:
         f" {info.label_unit}".rstrip()
         + f" (from {margin.num} validation images, on which the student was also chosen: a little optimistic).\n"
     )
+
+
+def _round(info: DatasetInfo) -> str:
+    """Of labels that go round, after which length."""
+    return "" if info.label_period is None else f"; it goes round, so that labels {info.label_period:g} apart are one"
 
 
 def image_rules(info: DatasetInfo) -> str:

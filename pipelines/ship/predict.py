@@ -24,8 +24,7 @@ from cgankd.data.readers.image_files import read_images
 from cgankd.data.readers.walk import left_out_lines, walk
 from cgankd.data.store.datasets import read_split
 from cgankd.export import open_onnx, open_torch_export
-from cgankd.labels.answers import Answer, Margin, Reading
-from cgankd.labels.task import make_answer
+from cgankd.labels.answers import Answer, Margin, Reading, make_answer
 from cgankd.measure.conformal import images_needed
 from cgankd.types import DatasetInfo, silent
 from pipelines.files.artifacts import config_path
@@ -178,7 +177,10 @@ def label_files(predictor: Predictor, files: list[Path]) -> list[Labelled]:
 
 
 def as_csv(labelled: list[Labelled], margin: Margin | None) -> str:
-    """Lines path,label,confidence,region,error; a region is a JSON list of the names of classes, or low..high."""
+    """Lines path,label,confidence,region,error; a region is a JSON list of the names of classes, or low..high.
+
+    Of labels that go round low may be the larger number: 355..5 are the angles from 355 up to 360 and from 0 up to 5.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["path", "label", "confidence", "region", "error"])
@@ -211,6 +213,8 @@ def labels_table(labelled: list[Labelled], margin: Margin | None) -> Table:
     for entry in labelled:
         if entry.reading is not None:
             label, confidence, region = reading_cells(entry.reading)
+            if entry.reading.seam is not None:
+                region += f" (over {entry.reading.seam:g})"
             table.add_row(
                 *map(escape, (str(entry.path), label, confidence, *([region or "none fits"] if margin else [])))
             )

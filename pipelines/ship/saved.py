@@ -14,8 +14,7 @@ from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
 from cgankd.data.store.datasets import read_split
 from cgankd.export import ShippedModel
-from cgankd.labels.answers import Answer, Margin
-from cgankd.labels.task import make_answer
+from cgankd.labels.answers import Answer, Margin, make_answer
 from cgankd.measure.conformal import conformal_margin
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import load_weights

@@ -9,6 +9,7 @@ import pytest
 
 from cgankd.config import ConfigError, config_from_dict, to_dict
 from cgankd.config.data import SOURCES
+from cgankd.config.settings import from_dict
 from cgankd.data.readers.sources import READERS
 from tests.conftest import ROOT, preset
 
@@ -113,11 +114,68 @@ def test_params_of_the_other_task(chairs: dict[str, Any], dotted: str) -> None:
 
 @pytest.mark.parametrize(
     ("dotted", "value"),
-    [("bank.num_conditions", 0), ("cgan.label_input.batch_size", 0), ("ratio.vicinity_drop", -1.0)],
+    [
+        ("bank.num_conditions", 0),
+        ("cgan.label_input.batch_size", 0),
+        ("ratio.vicinity_drop", -1.0),
+        ("cgan.label_input.weight_decay", -1.0),
+        ("cgan.label_input.image_milestones", [0.5]),
+        ("cgan.label_input.label_batch_size", 0),
+        ("cgan.label_input.augment", "flop"),
+    ],
 )
 def test_scalar_settings_have_ranges(chairs: dict[str, Any], dotted: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=dotted.replace(".", r"\.")):
         config_from_dict(change(chairs, dotted, value))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"feature_milestones": [0.5]},
+            r"ratio\.feature_milestones must be rising shares .* schedule is not multistep",
+        ),
+        (
+            {"feature_schedule": "multistep", "feature_milestones": [0.5, 0.3]},
+            r"ratio\.feature_milestones must be rising",
+        ),
+        ({"feature_schedule": "multistep", "feature_milestones": [1.0]}, r"ratio\.feature_milestones must be rising"),
+        ({"feature_weight_decay": -1.0}, r"ratio\.feature_weight_decay must be zero or more"),
+        ({"feature_beta1": 1.0}, r"ratio\.feature_beta1 must be in \[0, 1\)"),
+        ({"extractor_style": "published"}, r"ratio\.extractor_style must be plain for ratio\.extractor compact"),
+        ({"extractor": "autoencoder", "reconstruct_weight": 0.0}, r"ratio\.reconstruct_weight must be positive"),
+        (
+            {"extractor": "autoencoder-v1", "feature_width": 40},
+            r"ratio\.feature_width must be null or a multiple of 16",
+        ),
+        ({"extractor": "densenet121"}, r"ratio\.reconstruct_weight must be 0 for ratio\.extractor densenet121"),
+    ],
+)
+def test_the_training_of_the_extractor_is_checked(chairs: dict[str, Any], settings: dict[str, Any], words: str) -> None:
+    chairs["ratio"] |= settings
+    with pytest.raises(ConfigError, match=words):
+        config_from_dict(chairs)
+
+
+def test_settings_of_scalars_alone(digits: dict[str, Any], chairs: dict[str, Any]) -> None:
+    for dotted, value in (("bank.bound_scope", "label"), ("ratio.scalar_loss", "squared")):
+        assert config_from_dict(change(chairs, dotted, value))
+        with pytest.raises(ConfigError, match=rf"{dotted} must be .*data\.task is class"):
+            config_from_dict(change(digits, dotted, value))
+    both = change(change(chairs, "bank.bound_scope", "label"), "cgan.file", "fakes")
+    with pytest.raises(ConfigError, match=r"bank\.bound_scope must be group where cgan\.file is set"):
+        config_from_dict(both)
+
+
+def test_later_settings_of_the_label_input_are_written_where_they_are_set(chairs: dict[str, Any]) -> None:
+    """In a file of the section; the whole configuration always shows them, so that a search may name them."""
+    plain = config_from_dict(chairs)
+    assert "net" not in to_dict(plain.cgan)["label_input"] and "loss" not in to_dict(plain.cgan)
+    assert to_dict(plain)["cgan"]["label_input"]["net"] == "compact"
+    changed = config_from_dict(change(chairs, "cgan.label_input.net", "resnet34"))
+    assert to_dict(changed.cgan)["label_input"]["net"] == "resnet34"
+    assert from_dict(type(plain.cgan), to_dict(changed.cgan), "cgan.") == changed.cgan
 
 
 def test_the_published_extractor_of_classes_is_no_auto_encoder(chairs: dict[str, Any]) -> None:
@@ -160,6 +218,8 @@ def test_configs_are_frozen(digits: dict[str, Any]) -> None:
         ("cgan.file", " ", "null or a path"),
         ("cgan.augment", "shift+hu", "joined by .*did you mean 'hue'"),
         ("cgan.file_radius", 1.0, r"data\.task is class"),
+        ("cgan.d_style", "flat", "pooled with cgan.arch compact"),
+        ("cgan.loss", "vanila", "did you mean 'vanilla'"),
     ],
 )
 def test_settings_of_the_generator_are_checked(digits: dict[str, Any], dotted: str, value: Any, words: str) -> None:

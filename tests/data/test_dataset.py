@@ -49,7 +49,11 @@ def test_label_range_is_that_of_training_unless_set() -> None:
         ((5.0, 5.0), {}, "training labels run from 5 to 5"),
         ((5.0, 6.0), {"label_min": 1.5}, "data.label_min 1.5 is above the test label 1"),
         ((2.0, 3.0), {"label_max": 3.5}, "data.label_max 3.5 is below the test label 4"),
-        ((1.0, 9.0), {"label_period": 5.0}, "data.label_period must be at least the label range, 1 to 9, but is 5"),
+        (
+            (1.0, 9.0),
+            {"label_period": 360.0, "label_min": 2.0, "label_max": 90.0},
+            "data.label_max 90 is below the train label 361; raise it",
+        ),
         ((), {}, "leaves no train images"),
     ],
 )

@@ -49,10 +49,10 @@ class Pair:
         return batch, inputs
 
 
-def pair(scalar: bool) -> Pair:
+def pair(scalar: bool, num_outputs: int | None = None) -> Pair:
     """A student and a wider teacher on random weights, both in eval mode, the teacher frozen."""
     torch.manual_seed(3)
-    num = 1 if scalar else 3
+    num = num_outputs or (1 if scalar else 3)
     student, teacher = net("convnet", num).eval(), net("convnet", num, 8).eval().requires_grad_(False)
     labels = torch.linspace(0, 1, ROWS) if scalar else torch.arange(ROWS) % 3
     data = DataSpec(ROWS, 0 if scalar else 3, SHAPE, labels, torch.arange(ROWS) >= ROWS / 2, None, 3, 6)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from cgankd_docs import commands, files, library, links, mathml, pages, presets, settings
 from docutils import nodes
@@ -17,11 +18,15 @@ from docutils import nodes
 import cgankd
 from cgankd.config import AUGMENTS, NETS, to_dict
 from cgankd.config.data import SOURCES
+from cgankd.config.nets import FIXED_NETS, ZOOS
+from cgankd.nets.predictors.shape import NetShape
+from cgankd.nets.predictors.zoo import make_body
 from pipelines.commands.app import app
 from pipelines.files.layout import OUTPUTS, STAGES
 from pipelines.files.params import flatten, load_config, preset_names
 from pipelines.search.config import SearchedConfig
 from tests.conftest import ROOT
+from tests.nets.predictors.layers import measured
 
 REFERENCE = ROOT / "docs/reference"
 SETTINGS = settings.settings()
@@ -135,6 +140,22 @@ def test_names_of_augmentations_and_nets_are_told() -> None:
     page = made("settings")
     assert all(f"\n| `{name}` |" in page for name in AUGMENTS)
     assert all(f"`{name}`" in settings.entry(BY_NAME["student.net"]) for name in NETS)
+
+
+def test_the_page_of_nets_states_their_numbers_and_operations() -> None:
+    page = (ROOT / "docs/nets.md").read_text(encoding="utf-8")
+    assert all(f"\n| `{name}` |" in page for name in FIXED_NETS) and all(f"`{zoo}`" in page for zoo in ZOOS)
+    columns = (("", 32, 100), ("imagenet100:", 128, 100), ("utkface:", 64, 1), ("cifar10:", 32, 10))
+    columns += (("tiny-imagenet:", 64, 200), ("rc49:", 64, 1))  # type: ignore[assignment]
+    for name in ("resnet20", "vgg11", "mobilenetv2", "shufflenetv2"):
+        cells = []
+        for zoo, size, outputs in columns:
+            cells.append("")
+            if not zoo or name in ZOOS[zoo[:-1]].nets:
+                with torch.device("meta"):
+                    numbers, macs = measured(make_body(zoo + name, NetShape(outputs, 3, size), width=None), size)
+                cells[-1] = f" {numbers / 1e6:.2f} / {macs / 1e6:,.1f}"
+        assert f"\n| `{name}` |{' |'.join(cells)} |\n" in page, name
 
 
 def test_every_source_of_images_has_its_layout() -> None:

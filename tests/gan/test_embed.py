@@ -137,7 +137,7 @@ def test_published_label_nets_have_their_size_and_halve_every_stage(net: str, si
 
 def test_squared_loss_and_sgd_are_the_formulas() -> None:
     out, unit = torch.tensor([[0.2], [0.9], [0.5]]), torch.tensor([0.1, 0.4, 0.5])
-    squared = label_loss(out, unit, scalar_toy()[1], label_input(scalar_loss="squared"))
+    squared = label_loss(out, unit, label_input(scalar_loss="squared"), None)
     assert float(squared) == pytest.approx((0.01 + 0.25) / 3)
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 2.0)

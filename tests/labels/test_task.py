@@ -12,8 +12,8 @@ from sklearn.metrics import log_loss, mean_absolute_error, zero_one_loss
 
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.config.settings import from_dict
-from cgankd.labels.answers import Margin
-from cgankd.labels.task import ScalarTask, make_answer, make_task
+from cgankd.labels.answers import Margin, make_answer
+from cgankd.labels.task import ScalarTask, make_task
 from cgankd.labels.vicinity import ExactMatch, HardVicinity, SoftVicinity
 from cgankd.rng import generator
 from cgankd.types import DatasetInfo
@@ -68,7 +68,8 @@ def test_scalar_losses(chairs_config: Config) -> None:
 def test_squared_losses_and_their_gradients(chairs_config: Config, period: float | None) -> None:
     """Of the label and of the teacher's answer; d/do mean (o - u)^2 = 2 (o - u) / B, and the error stays absolute."""
     info = replace(YAW, label_period=period)
-    cfg = replace(chairs_config, data=replace(chairs_config.data, label_period=period)) if period else chairs_config
+    data = replace(chairs_config.data, label_period=period, label_answer=None if period is None else "scalar")
+    cfg = replace(chairs_config, data=data)
     task, plain = make_task(info, cfg, "squared"), make_task(info, cfg)
     out = torch.rand(40, 1, generator=generator("s")).requires_grad_(True)
     y, other = 10 + 90 * torch.rand(40, generator=generator("t")), out.detach().flip(0)
@@ -176,4 +177,9 @@ def test_a_period_that_the_data_set_was_not_made_with_is_named(chairs_config: Co
         ConfigError, match=r"data.label_period is 360.0, but .* was made with None; run `cgankd prepare`"
     ):
         make_task(YAW, cfg)
-    assert make_task(replace(YAW, label_period=360.0), cfg).period == pytest.approx(4.0)
+    round_ = replace(YAW, label_period=360.0, label_answer="circle")
+    assert make_task(round_, cfg).period == pytest.approx(4.0) and make_task(round_, cfg).num_outputs == 2
+    with pytest.raises(ConfigError, match="data.label_answer is circle, but .* was made with scalar; run"):
+        make_task(replace(YAW, label_period=360.0), cfg)
+    plain = replace(cfg, data=replace(cfg.data, label_answer="scalar"))
+    assert make_task(replace(YAW, label_period=360.0), plain).num_outputs == 1

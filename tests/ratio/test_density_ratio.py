@@ -243,7 +243,7 @@ def test_half_of_the_real_images_are_mirrored() -> None:
     label_N = torch.arange(40) % 2
     images = torch.tensor([200, 10], dtype=torch.uint8).expand(40, 1, 1, 2).contiguous()
     sides = lambda images: images[slice(None)][:, 0, 0].float() / 255  # noqa: E731
-    fakes = lambda label_B, gen: images[: len(label_B)]  # noqa: E731
+    fakes = lambda label_B, gen: images[:1].expand(len(label_B), 1, 1, 2)  # noqa: E731
     source = FakeSource(fakes, sides, never, class_task(2).vicinity(label_N), float("inf"), 1)
     split = Split(images, label_N)
     cfg = ratio_config(num_steps=50, batch_size=20, pool_size=40, flip=True)

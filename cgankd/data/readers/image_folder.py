@@ -101,4 +101,4 @@ def read_rows(files: LabelledFiles, rows: dict[str, Tensor], cfg: DataConfig, lo
     data = make_dataset(cfg, splits, label_unit=unit, class_names=files.class_names, notes=notes)
     done = {name: float(counts[name]) for name in SAID if counts[name] and name != "images_resized"}
     lines = tuple(f"{count:.0f} of {len(paths)} images {SAID[name]}" for name, count in done.items())
-    return replace(data, account=joined(files.account, Account(done, lines)))
+    return replace(data, account=joined(files.account, data.account, Account(done, lines)))

@@ -15,6 +15,7 @@ from cgankd.data.readers.label_text import label_number, same_class, tidy
 from cgankd.data.readers.walk import same_form, visible_folders, walk
 from cgankd.data.store.files import WRITE_AGAIN, all_rows, column, opening, same_length, slabs
 from cgankd.data.store.room import Room, in_memory
+from cgankd.data.turns import brought
 from cgankd.types import DatasetInfo, LogFn, Split, silent
 
 LIST = "labels.csv"
@@ -74,7 +75,7 @@ def _numbers(label_N: Tensor, info: DatasetInfo, path: Path) -> Tensor:
         label_N = label_N.float()
         if not bool(label_N.isfinite().all()):
             raise ConfigError(f"cgan.file {str(path)!r} has labels that are NaN or infinite; correct or remove them")
-        return label_N
+        return _on_one_turn(label_N, info)
     whole_N = label_N.long()
     if bool((whole_N != label_N).any()) or bool((whole_N < 0).any()) or bool((whole_N >= len(info.class_names)).any()):
         raise ConfigError(
@@ -98,7 +99,13 @@ def _listed(listing: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
     if info.class_names:
         known = {text: _class_number(text, info, where) for _, text, where in reversed(entries)}
         return paths, torch.tensor([known[text] for _, text, _ in entries])
-    return paths, torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
+    numbers = torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
+    return paths, _on_one_turn(numbers, info)
+
+
+def _on_one_turn(label_N: Tensor, info: DatasetInfo) -> Tensor:
+    """Labels that go round brought to the turn of the data set."""
+    return label_N if info.label_period is None else brought(label_N, info.label_min, info.label_period)
 
 
 def _sorted_by_class(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:

@@ -16,6 +16,7 @@ from cgankd.data.readers.image_folder import LabelledFiles, middle_squares, read
 from cgankd.data.readers.splits import split_scalars
 from cgankd.data.readers.walk import is_hidden, is_image, walk
 from cgankd.data.store.room import Room, in_memory
+from cgankd.data.turns import brought
 from cgankd.types import LogFn, silent
 
 FACE_NAME = re.compile(r"(\d{1,3})_[01]_[0-4]_\d{8,}(\.jpg)?(\.chip)?\.jpe?g", re.IGNORECASE)
@@ -79,6 +80,9 @@ def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float])
     low = usual[0] if cfg.label_min is None else cfg.label_min
     high = usual[1] if cfg.label_max is None else cfg.label_max
     cfg = replace(cfg, label_min=low, label_max=high)
+    if cfg.label_period is not None:
+        label_N = brought(torch.tensor([label for _, label in entries]), low, cfg.label_period)
+        entries = [(path, label) for (path, _), label in zip(entries, label_N.tolist(), strict=True)]
     kept = [entry for entry in entries if low <= entry[1] <= high]
     return cfg, kept, len(entries) - len(kept)
 

@@ -171,12 +171,15 @@ def split_scalars(
 ) -> dict[str, Tensor]:
     """Row numbers of "train", "val" and "test", spread evenly over the labels: in label order, test and then
     validation take one row out of each equal stretch of what `part_of` [N] calls "train" (null = all rows); parts that
-    the source has itself stay.
+    the source has itself stay. Labels that go round are put in order from that of the first row on, so that turning all of
+    them changes no split.
 
     Raises ConfigError where `num_val` or `test_share` is null, or set against the source, or too little is left.
     """
     if cfg.num_val is None:
         raise ConfigError("data.num_val must be set for scalar labels, and data.val_per_label null")
+    if cfg.label_period is not None:
+        label_N = torch.remainder(label_N.double() - float(label_N[0]), cfg.label_period)
     own = _own_rows(part_of or [PARTS[0]] * len(label_N))
     if len(own["test"]) and cfg.test_share is not None:
         raise ConfigError(

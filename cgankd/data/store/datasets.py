@@ -58,7 +58,7 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
         else:
             attributes |= {"label_min": info.label_min, "label_max": info.label_max}
         if info.label_period is not None:
-            attributes["label_period"] = info.label_period
+            attributes |= {"label_period": info.label_period, "label_answer": info.label_answer}
         put_attributes(file, attributes | _rules(info))
 
 
@@ -86,12 +86,19 @@ def read_info(path: Path) -> DatasetInfo:
             label_min=float(values.get("label_min", 0.0)),
             label_max=float(values.get("label_max", 1.0)),
             label_period=float(values["label_period"]) if "label_period" in values else None,
+            label_answer=_one_of(str(values.get("label_answer", "scalar"))),
             **_read_rules(str(values.get("rules", "{}"))),
         )
     except KeyError as problem:
         raise ValueError(f"{path}: attribute {problem} is missing, so this is no data set file of cgankd") from None
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{path}: an attribute cannot be read ({problem}); write the file again") from None
+
+
+def _one_of(answer: str) -> str:
+    if answer not in ("scalar", "circle"):
+        raise ValueError(f"label_answer {answer!r}")
+    return answer
 
 
 def _read_rules(text: str) -> dict[str, Any]:

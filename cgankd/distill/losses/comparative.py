@@ -10,14 +10,13 @@ from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
     both,
-    is_one_number,
     kl_terms,
     not_negative,
     nothing,
     row_weights,
     weighted_mean,
 )
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_label, label_of, wrapped
 from cgankd.types import Outputs
 
 
@@ -81,8 +80,9 @@ class Comparative(Distiller):
         """{"relation"}, and {"labels"} of classes."""
         student_BO, teacher_BO = both(student, teacher)
         weight_B = row_weights(batch.is_fake, self.fake_weight, student_BO)
-        if is_one_number(student_BO):
-            return {"relation": self.relation_weight * self.pairs(student_BO[:, 0], teacher_BO[:, 0], weight_B)}
+        if is_label(student_BO, self.period):
+            student_B, teacher_B = label_of(student_BO, self.period), label_of(teacher_BO, self.period)
+            return {"relation": self.relation_weight * self.pairs(student_B, teacher_B, weight_B)}
         y_B = batch.y.long()
         if self.fake_weight == 0 and batch.is_fake is not None:  # A group would count for nothing with one fake in it.
             real_B = ~batch.is_fake

@@ -13,13 +13,12 @@ from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
     both,
-    is_one_number,
     not_negative,
     one_of,
     row_mean,
     soft_cross_entropy,
 )
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_label, label_of, miss, wrapped
 from cgankd.types import Outputs
 
 
@@ -73,8 +72,8 @@ class ConfidenceConditioned(Distiller):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"confidence"}."""
         student_BO, teacher_BO = both(student, teacher)
-        if is_one_number(student_BO):
-            term_B, keep_B = self.scalar_rows(student_BO[:, 0], teacher_BO[:, 0], batch.y.to(student_BO), epoch)
+        if is_label(student_BO, self.period):
+            term_B, keep_B = self.scalar_rows(student_BO, teacher_BO, batch.y.to(student_BO), epoch)
         else:
             term_B, keep_B = self.class_rows(student_BO, teacher_BO, batch.y.long(), epoch)
         kept_B = keep_B if self.self_regulated else None
@@ -91,16 +90,17 @@ class ConfidenceConditioned(Distiller):
         unsure_B = two_B2[:, 0] - two_B2[:, 1] < -math.expm1(-self.regulation_rate * epoch)
         return term_B, (student_BO.argmax(dim=1) != y_B) | unsure_B
 
-    def scalar_rows(self, student_B: Tensor, teacher_B: Tensor, y_B: Tensor, epoch: float) -> tuple[Tensor, Tensor]:
+    def scalar_rows(self, student_BO: Tensor, teacher_BO: Tensor, y_B: Tensor, epoch: float) -> tuple[Tensor, Tensor]:
         """The same for scalar labels."""
+        teacher_B = label_of(teacher_BO, self.period)
         error_B = wrapped(teacher_B - y_B, self.period)
         spread = error_B.abs().mean().clamp_min(1e-3) if self.scalar_spread is None else self.scalar_spread
         trust_B = torch.exp(-error_B.abs() / spread)
-        miss_B = wrapped(student_B - y_B, self.period).abs()
+        miss_B = miss(student_BO, y_B, self.period)
         if self.form == "L":
-            term_B = trust_B * wrapped(student_B - teacher_B, self.period).abs() + (1 - trust_B) * miss_B
+            term_B = trust_B * miss(student_BO, teacher_B, self.period) + (1 - trust_B) * miss_B
         else:
-            term_B = wrapped(student_B - (y_B + trust_B * error_B), self.period).abs()
+            term_B = miss(student_BO, y_B + trust_B * error_B, self.period)
         return term_B, miss_B.detach() > spread * math.exp(-self.regulation_rate * epoch)
 
 

@@ -13,7 +13,6 @@ from cgankd.distill.losses.logit_terms import (
     a_share,
     above_zero,
     both,
-    is_one_number,
     kl_terms,
     not_negative,
     nothing,
@@ -23,7 +22,7 @@ from cgankd.distill.losses.logit_terms import (
     weighted_mean,
 )
 from cgankd.distill.rows import hard_labels
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_label, label_of, miss
 from cgankd.types import Outputs
 
 FORMS = ("teacher", "self")
@@ -104,8 +103,8 @@ class DataAugmentation(Distiller):
 
     def soft(self, student_BO: Tensor, teacher_BO: Tensor) -> Tensor:
         """T^2 KL summands [B, O], or absolute differences [B, 1] of scalars."""
-        if is_one_number(student_BO):
-            return wrapped(student_BO - teacher_BO, self.period).abs()
+        if is_label(student_BO, self.period):
+            return miss(student_BO, label_of(teacher_BO, self.period), self.period)[:, None]
         return kl_terms(student_BO, teacher_BO, self.temperature) * self.temperature**2
 
     def consistency(self, plain_BO: Tensor, strong_BO: Tensor, is_fake: Tensor | None) -> Tensor:
@@ -116,8 +115,8 @@ class DataAugmentation(Distiller):
         if not bool(asked.any()):
             return nothing(strong_BO)
         target_BO = plain_BO.detach()
-        if is_one_number(plain_BO):
-            miss_B = wrapped(strong_BO - target_BO, self.period).abs()[:, 0]
+        if is_label(plain_BO, self.period):
+            miss_B = miss(strong_BO, label_of(target_BO, self.period), self.period)
         else:
             wanted = F.softmax(target_BO / self.sharpen, dim=1)
             miss_B = F.kl_div(F.log_softmax(strong_BO, dim=1), wanted, reduction="none").sum(1)

@@ -13,7 +13,6 @@ from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
     both,
-    is_one_number,
     not_negative,
     nothing,
     one_of,
@@ -22,6 +21,7 @@ from cgankd.distill.losses.logit_terms import (
     scopes,
     standardized,
 )
+from cgankd.labels.circle import is_label, points
 from cgankd.types import Outputs
 
 
@@ -88,6 +88,11 @@ def soft_ranks(x_BO: Tensor, softness: float) -> Tensor:
     return 0.5 + torch.sigmoid((x_BO[:, :, None] - x_BO[:, None, :]) / softness).sum(dim=2)
 
 
+def joint(rows_RB: Tensor) -> Tensor:
+    """Rows as one centred row [1, R B]: of cosines and sines one correlation, which turning all labels does not change."""
+    return rows_RB if len(rows_RB) == 1 else (rows_RB - rows_RB.mean(dim=1, keepdim=True)).flatten()[None]
+
+
 class CorrelationMatching(Distiller):
     """w mean_n [a_n (1 - Pearson) + (1 - a_n) (1 - Spearman)] over the classes of each image (CMKD, reconstruction).
 
@@ -97,8 +102,9 @@ class CorrelationMatching(Distiller):
     2410.06561); its formula of the weights, rank operator and constants were not available, so these are our own.
     Ranks cost O^2 a row and those of near-zero probabilities are noise: only the teacher's best `top_classes` count.
 
-    Scalars (reconstruction): both correlations over the batch, half each; cosine and sine each where labels lie on a
-    circle. They do not fix offset and scale: the task's own loss does. `fake_weight` says nothing there.
+    Scalars (reconstruction): both correlations over the batch, half each; on a circle those of cosines and sines: one
+    Pearson correlation of both, and two of ranks, which depend a little on where the angles begin. They do not fix offset
+    and scale: the task's own loss does. `fake_weight` says nothing there.
     """
 
     name = "cmkd"
@@ -137,8 +143,8 @@ class CorrelationMatching(Distiller):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"pearson", "spearman"}."""
         student_BO, teacher_BO = both(student, teacher)
-        if is_one_number(student_BO):
-            return self.over_batch(student_BO[:, 0], teacher_BO[:, 0])
+        if is_label(student_BO, self.period):
+            return self.over_batch(student_BO, teacher_BO)
         student_BO, teacher_BO = standardized(student_BO), standardized(teacher_BO)
         share_B = self.pearson_share(teacher_BO)
         values_B = pearson(F.softmax(student_BO / self.temperature, 1), F.softmax(teacher_BO / self.temperature, 1))
@@ -163,22 +169,19 @@ class CorrelationMatching(Distiller):
             student_BO, teacher_BO = student_BO.gather(1, best_BO), teacher_BO.gather(1, best_BO)
         return pearson(soft_ranks(student_BO, self.rank_softness), ranks(teacher_BO))
 
-    def over_batch(self, student_B: Tensor, teacher_B: Tensor) -> dict[str, Tensor]:
+    def over_batch(self, student_BO: Tensor, teacher_BO: Tensor) -> dict[str, Tensor]:
         """Both terms of scalar labels, the batch in the place of the classes."""
-        if len(student_B) < 2:
-            return {"pearson": nothing(student_B), "spearman": nothing(student_B)}
-        student_RB, teacher_RB = (torch.stack(self.coordinates(label_B)) for label_B in (student_B, teacher_B))
-        values = 1 - pearson(student_RB, teacher_RB).mean()
+        if len(student_BO) < 2:
+            return {"pearson": nothing(student_BO), "spearman": nothing(student_BO)}
+        student_RB, teacher_RB = (self.coordinates(out_BO).T for out_BO in (student_BO, teacher_BO))
+        values = 1 - pearson(joint(student_RB), joint(teacher_RB)).mean()
         student_RB, teacher_RB = standardized(student_RB), standardized(teacher_RB)
         orders = 1 - pearson(soft_ranks(student_RB, self.rank_softness), ranks(teacher_RB)).mean()
         return {"pearson": self.loss_weight / 2 * values, "spearman": self.loss_weight / 2 * orders}
 
-    def coordinates(self, label_B: Tensor) -> list[Tensor]:
-        """The labels themselves, or cosine and sine of labels on a circle."""
-        if self.period is None:
-            return [label_B]
-        angle_B = label_B * (2 * math.pi / self.period)
-        return [angle_B.cos(), angle_B.sin()]
+    def coordinates(self, out_BO: Tensor) -> Tensor:
+        """The labels themselves [B, 1], or cosine and sine [B, 2] of labels on a circle, as a net that answers so gives them."""
+        return out_BO if self.period is None or out_BO.shape[1] == 2 else points(out_BO[:, 0], self.period)
 
 
 METHODS: dict[str, type[Distiller]] = {m.name: m for m in (DistKD, CorrelationMatching)}

@@ -12,14 +12,13 @@ from cgankd.distill.losses.logit_terms import (
     above_zero,
     both,
     decoupled,
-    is_one_number,
     not_negative,
     row_mean,
     split,
     standardized,
     wide,
 )
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_label, label_of, miss, wrapped
 from cgankd.types import Outputs
 
 
@@ -133,9 +132,10 @@ class AdaptiveTeaching(Distiller):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"easy", "hard"}."""
         student_BO, teacher_BO = both(student, teacher)
-        if is_one_number(student_BO):
-            unsure_B = wrapped(teacher_BO[:, 0] - batch.y, self.period).abs()
-            label_B = wrapped(student_BO[:, 0] - teacher_BO[:, 0], self.period).abs()
+        if is_label(student_BO, self.period):
+            teacher_B = label_of(teacher_BO, self.period)
+            unsure_B = wrapped(teacher_B - batch.y, self.period).abs()
+            label_B = miss(student_BO, teacher_B, self.period)
             rest_B = distance_misses(student, teacher)
         else:
             unsure_B = split(teacher_BO / self.uncertainty_temperature, batch.y).log_rest_B

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.feature_terms import evaluating
-from cgankd.distill.losses.logit_terms import above_zero, both, is_one_number, kl_terms, not_negative, row_mean, wide
-from cgankd.labels.circle import wrapped
+from cgankd.distill.losses.logit_terms import above_zero, both, kl_terms, not_negative, row_mean, wide
+from cgankd.labels.circle import is_label, label_of, miss
 from cgankd.types import Outputs
 
 NO_NET = ModelSpec(0, 0, ())
@@ -72,8 +72,8 @@ class InputGradient(Distiller):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"soft", "input_gradient"}."""
         student_BO, teacher_BO = both(student, teacher)
-        if is_one_number(student_BO):
-            soft = wrapped(student_BO[:, 0] - teacher_BO[:, 0], self.period).abs()
+        if is_label(student_BO, self.period):
+            soft = miss(student_BO, label_of(teacher_BO, self.period), self.period)
         else:
             soft = kl_terms(student_BO, teacher_BO, self.temperature) * self.temperature**2
         return {
@@ -89,13 +89,13 @@ class InputGradient(Distiller):
         is_fake = None if batch.is_fake is None else batch.is_fake[rows_B]
         student_net, teacher_net = (getattr(self, f"{role}_spec", NO_NET).net for role in ("student", "teacher"))
         with torch.autocast(x_BCHW.device.type, enabled=False), torch.enable_grad():
-            teacher_BCHW = graph_gradient(teacher.pred, batch, rows_B, keep_graph=False)
+            teacher_BCHW = graph_gradient(teacher.pred, batch, rows_B, self.period, keep_graph=False)
             if teacher_BCHW is None:
                 teacher_BCHW = self._of_net(teacher_net, batch, rows_B, keep_graph=False)
             if student_net is not None:
                 student_BCHW = self._of_net(student_net, batch, rows_B, keep_graph=True)
             else:
-                found = graph_gradient(student.pred, batch, rows_B, keep_graph=True)
+                found = graph_gradient(student.pred, batch, rows_B, self.period, keep_graph=True)
                 student_BCHW = self._of_net(None, batch, rows_B, keep_graph=True) if found is None else found
         squared_B = (student_BCHW - teacher_BCHW.detach()).flatten(1).square().sum(dim=1)
         distance_B = (squared_B + SOFTENING**2).sqrt() - SOFTENING
@@ -107,30 +107,38 @@ class InputGradient(Distiller):
                 f"{self.name} differentiates both nets: call build with the nets, or give outputs of batch.x['plain'] with"
                 " requires_grad set, made with gradients enabled"
             )
-        return image_gradient(net, wide(batch.x["plain"][rows_B]).detach(), batch.y[rows_B], keep_graph=keep_graph)
+        return image_gradient(
+            net, wide(batch.x["plain"][rows_B]).detach(), batch.y[rows_B], self.period, keep_graph=keep_graph
+        )
 
 
-def loss_sum(pred_BO: Tensor, y_B: Tensor) -> Tensor:
+def loss_sum(pred_BO: Tensor, y_B: Tensor, period: float | None = None) -> Tensor:
     """What is differentiated: the summed cross-entropy, or a scalar's summed predictions."""
-    return pred_BO.sum() if is_one_number(pred_BO) else F.cross_entropy(pred_BO, y_B, reduction="sum")
+    if is_label(pred_BO, period):
+        return label_of(pred_BO, period).sum()
+    return F.cross_entropy(pred_BO, y_B, reduction="sum")
 
 
-def graph_gradient(pred_BO: Tensor, batch: Batch, rows_B: Tensor, *, keep_graph: bool) -> Tensor | None:
+def graph_gradient(
+    pred_BO: Tensor, batch: Batch, rows_B: Tensor, period: float | None, *, keep_graph: bool
+) -> Tensor | None:
     """`image_gradient` of some rows from a run that was made already; None where it hangs on no graph with the image."""
     x_BCHW = batch.x["plain"]
     if not (pred_BO.requires_grad and x_BCHW.requires_grad):
         return None
-    total = loss_sum(wide(pred_BO[rows_B]), batch.y[rows_B])
+    total = loss_sum(wide(pred_BO[rows_B]), batch.y[rows_B], period)
     (found,) = torch.autograd.grad(total, x_BCHW, create_graph=keep_graph, retain_graph=True, allow_unused=True)
     return None if found is None else found[rows_B]
 
 
-def image_gradient(net: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, keep_graph: bool) -> Tensor:
+def image_gradient(
+    net: nn.Module, x_BCHW: Tensor, y_B: Tensor, period: float | None = None, *, keep_graph: bool
+) -> Tensor:
     """d/dx [B, C, H, W] of `loss_sum` with the net in eval mode."""
     x_BCHW = x_BCHW.clone().requires_grad_(True)
     with evaluating(net):
         pred_BO = net(x_BCHW)
-    (gradient_BCHW,) = torch.autograd.grad(loss_sum(pred_BO, y_B), x_BCHW, create_graph=keep_graph)
+    (gradient_BCHW,) = torch.autograd.grad(loss_sum(pred_BO, y_B, period), x_BCHW, create_graph=keep_graph)
     return gradient_BCHW
 
 

@@ -12,7 +12,7 @@ from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Nee
 from cgankd.distill.losses.feature_terms import Scope, in_range, one_of, over_sources, pooled_pair, probe, unit_rows
 from cgankd.distill.losses.relations import SCOPES
 from cgankd.distill.spec import another_net, check_named
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import miss
 from cgankd.types import Outputs
 
 
@@ -124,7 +124,7 @@ class InformationFlow(Distiller):
     def _label_loss(self, pred_BO: Tensor, y_B: Tensor) -> Tensor:
         if self.data_spec.num_classes:
             return F.cross_entropy(pred_BO, y_B)
-        return wrapped(pred_BO[:, 0] - y_B, self.period).abs().mean()
+        return miss(pred_BO, y_B, self.period).mean()
 
     def _flow(self, s: Tensor, t: Tensor, batch: Batch) -> Tensor:
         return over_sources(flow_gap, s, t, batch, self.scope, self.normalize)

@@ -10,14 +10,13 @@ from cgankd.distill.base import Batch, Distiller, Flow, Needs
 from cgankd.distill.losses.logit_terms import (
     above_zero,
     both,
-    is_one_number,
     kl_terms,
     not_negative,
     one_of,
     row_mean,
     standardized,
 )
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_label, label_of, miss
 from cgankd.types import Outputs
 
 
@@ -64,8 +63,8 @@ class KD(Distiller):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"soft"}."""
         student_BO, teacher_BO = both(student, teacher)
-        if is_one_number(student_BO):
-            miss_B = wrapped(student_BO[:, 0] - teacher_BO[:, 0], self.period).abs()
+        if is_label(student_BO, self.period):
+            miss_B = miss(student_BO, label_of(teacher_BO, self.period), self.period)
             return {"soft": self.soft_weight * row_mean(miss_B, batch.is_fake, self.fake_weight)}
         if self.standardize:
             student_BO, teacher_BO = standardized(student_BO), standardized(teacher_BO)

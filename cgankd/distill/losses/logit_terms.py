@@ -26,11 +26,6 @@ def both(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
     return wide(student.pred), wide(teacher.pred).detach()
 
 
-def is_one_number(pred_BO: Tensor) -> bool:
-    """Whether a net predicts a scalar label; class logits are two or more."""
-    return pred_BO.shape[1] == 1
-
-
 def nothing(pred_BO: Tensor) -> Tensor:
     """A zero attached to the graph, for a term no row of the batch takes part in."""
     return (pred_BO * 0).sum()

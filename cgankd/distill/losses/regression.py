@@ -22,7 +22,7 @@ from cgankd.distill.losses.feature_terms import (
 )
 from cgankd.distill.losses.logit_terms import row_mean
 from cgankd.distill.losses.relations import SCOPES, angle_gap, distance_gap
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import label_of, miss, wrapped
 from cgankd.types import Outputs
 
 DISTANCES = ("l1", "l2", "smooth_l1")
@@ -89,52 +89,52 @@ class RegressionKD(Distiller):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:
         """{"response"}."""
-        s_B, t_B = student.pred.float()[:, 0], teacher.pred.detach().float()[:, 0]
+        s_BO, t_B = student.pred.float(), label_of(teacher.pred.detach().float(), self.period)
         y_B = batch.y.float()
         loss_B = {
             "soft": self._soft,
             "bounded": self._bounded,
             "attentive": self._attentive,
             "outlier_reject": self._outlier_reject,
-        }[self.mode](s_B, t_B, y_B, batch.is_fake)
+        }[self.mode](s_BO, t_B, y_B, batch.is_fake)
         return {"response": row_mean(loss_B, batch.is_fake, self.fake_weight)}
 
     def _gap(self, a_B: Tensor, b_B: Tensor) -> Tensor:
         return wrapped(a_B - b_B, self.period)
 
-    def _distance(self, a_B: Tensor, b_B: Tensor) -> Tensor:
-        gap_B = self._gap(a_B, b_B)
+    def _distance(self, s_BO: Tensor, b_B: Tensor) -> Tensor:
+        gap_B = miss(s_BO, b_B, self.period)
         if self.distance == "l1":
-            return gap_B.abs()
+            return gap_B
         if self.distance == "l2":
             return gap_B.square()
         return F.smooth_l1_loss(gap_B, torch.zeros_like(gap_B), reduction="none")
 
-    def _soft(self, s_B: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
-        return self.soft_weight * self._distance(s_B, t_B)
+    def _soft(self, s_BO: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
+        return self.soft_weight * self._distance(s_BO, t_B)
 
-    def _bounded(self, s_B: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
-        own_B, bound_B = self._gap(s_B, y_B).square(), self._gap(t_B, y_B).square()
+    def _bounded(self, s_BO: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
+        own_B, bound_B = miss(s_BO, y_B, self.period).square(), self._gap(t_B, y_B).square()
         return self.bound_weight * torch.where(own_B + self.bound_margin > bound_B, own_B, 0.0)
 
-    def _attentive(self, s_B: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
+    def _attentive(self, s_BO: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
         miss_B = self._gap(t_B, y_B).square()
         if self.training and not self.fixed_scale:
             self.largest.copy_(torch.maximum(self.largest, miss_B.max()))
         # A teacher that never misses has a scale of zero and is trusted fully.
         trust_B = (1 - miss_B / self.largest.clamp_min(1e-12)).clamp_min(0)
-        return self.soft_weight * trust_B * self._distance(s_B, t_B)
+        return self.soft_weight * trust_B * self._distance(s_BO, t_B)
 
-    def _outlier_reject(self, s_B: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
+    def _outlier_reject(self, s_BO: Tensor, t_B: Tensor, y_B: Tensor, fake_B: Tensor | None) -> Tensor:
         residual_B = self._gap(y_B, t_B)
         # Fakes whose label is the teacher's answer have no residual; counted in, they would make every real an outlier.
         judged = residual_B if fake_B is None or bool(fake_B.all()) else residual_B[~fake_B]
         if len(judged) < 3:  # Two residuals are equally far from their middle: nothing tells an outlier.
-            return self._distance(s_B, y_B)
+            return self._distance(s_BO, y_B)
         middle = judged.quantile(0.5)
         deviation = (judged - middle).abs().quantile(0.5)
         far_B = (residual_B - middle).abs() > self.reject_deviations * deviation
-        return self._distance(s_B, torch.where(far_B, t_B, y_B))
+        return self._distance(s_BO, torch.where(far_B, t_B, y_B))
 
 
 class SoapGuidance(Distiller):

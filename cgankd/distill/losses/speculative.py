@@ -19,7 +19,7 @@ from cgankd.distill.base import Batch, DataSpec, Flow, ModelSpec
 from cgankd.distill.composite import chooses
 from cgankd.distill.rows import hard_labels
 from cgankd.distill.wrapper import Wrapper
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_label, label_of, wrapped
 from cgankd.types import Outputs
 
 
@@ -189,9 +189,9 @@ class SpeculativeKD(Wrapper):
 
     def propose(self, student_BO: Tensor, teacher_BO: Tensor) -> Tensor:
         """Labels [B]: the student's where the teacher accepts them, else the teacher's; global generator."""
-        if student_BO.shape[1] == 1:
-            accepted_B = self.verified(teacher_BO, student_BO[:, 0])
-            return torch.where(accepted_B, student_BO[:, 0], teacher_BO[:, 0])
+        if is_label(student_BO, self.period):
+            student_B, teacher_B = (label_of(out_BO, self.period) for out_BO in (student_BO, teacher_BO))
+            return torch.where(self.verified(teacher_BO, student_B), student_B, teacher_B)
         mine_B = torch.multinomial(F.softmax(student_BO / self.proposal_temperature, 1), 1)[:, 0]
         theirs_B = torch.multinomial(F.softmax(teacher_BO / self.teacher_temperature, 1), 1)[:, 0]
         return torch.where(self.verified(teacher_BO, mine_B), mine_B, theirs_B)
@@ -199,8 +199,8 @@ class SpeculativeKD(Wrapper):
     def verified(self, teacher_BO: Tensor, label_B: Tensor) -> Tensor:
         """True [B] where the label is among the teacher's top_k classes (null: 5 % of them, at least 1), or near its own."""
         num = teacher_BO.shape[1]
-        if num == 1:
-            return wrapped(teacher_BO[:, 0] - label_B, self.period).abs() <= self.tolerance
+        if is_label(teacher_BO, self.period):
+            return wrapped(label_of(teacher_BO, self.period) - label_B, self.period).abs() <= self.tolerance
         top_k = max(1, -(-num // 20)) if self.top_k is None else min(self.top_k, num)
         return (teacher_BO.topk(top_k, dim=1).indices == label_B[:, None]).any(1)
 
@@ -213,7 +213,7 @@ class SpeculativeKD(Wrapper):
 
         Raises ConfigError where the first choice is empty. A later empty one keeps the rows of the choice before it.
         """
-        scalar = student_MO.shape[1] == 1
+        scalar = is_label(student_MO, self.period)
         group_M = torch.zeros(len(y_M), dtype=torch.long) if scalar else y_M
         rule = self.accept or ("quantile" if scalar else "top_k")
         error_M = hard_labels(teacher_MO, y_M, self.period)

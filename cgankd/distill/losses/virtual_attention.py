@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cgankd.distill.base import Batch, DataSpec, Distiller, Flow, ModelSpec, Needs
 from cgankd.distill.losses.feature_terms import evaluating, in_range
 from cgankd.distill.losses.logit_terms import kl_terms, row_mean
-from cgankd.labels.circle import wrapped
+from cgankd.labels.circle import is_label, label_of, miss
 from cgankd.types import Outputs
 
 
@@ -95,10 +95,10 @@ class VirtualAttentionKD(Distiller):
 
 
 def soft_rows(student_BO: Tensor, teacher_BO: Tensor, temperature: float, period: float | None = None) -> Tensor:
-    """T^2 KL [B] of the softened classes, or for one output the absolute difference, round the circle where there is one."""
+    """T^2 KL [B] of the softened classes, or of scalar labels the absolute difference (`circle.miss`)."""
     s_BO, t_BO = student_BO.float(), teacher_BO.detach().float()
-    if s_BO.shape[1] == 1:
-        return wrapped(s_BO[:, 0] - t_BO[:, 0], period).abs()
+    if is_label(s_BO, period):
+        return miss(s_BO, label_of(t_BO, period), period)
     return temperature**2 * kl_terms(s_BO, t_BO, temperature).sum(1)
 
 

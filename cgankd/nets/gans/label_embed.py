@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -26,16 +28,20 @@ class ScalarEmbed(nn.Module):
 
     It is fitted on its own before the GAN (cgankd.gan.embed) and frozen; raw labels are normalised, and clamped to [0, 1]
     where `clamped`.
+    On a circle of length `label_period` (raw units) it takes (cos, sin) of the label's angle, so that h has no seam.
     """
 
     trained_with_gan = False
 
-    def __init__(self, dim: int, label_min: float, label_max: float, *, clamped: bool = True) -> None:
+    def __init__(
+        self, dim: int, label_min: float, label_max: float, label_period: float | None = None, *, clamped: bool = True
+    ) -> None:
         super().__init__()
         self.label_min, self.label_max, self.clamped = label_min, label_max, clamped
+        self.period = None if label_period is None else label_period / (label_max - label_min)
         # Groups of at least 16 units: normalised in twos, h would forget the label.
         layers: list[nn.Module] = []
-        width = 1
+        width = 1 if label_period is None else 2
         for _ in range(4):
             layers += [nn.Linear(width, dim), nn.GroupNorm(max(1, dim // 16), dim), nn.ReLU()]
             width = dim
@@ -43,8 +49,15 @@ class ScalarEmbed(nn.Module):
 
     def from_unit(self, unit_B: Tensor) -> Tensor:
         """Normalised labels [B] to h [B, E]."""
-        h_BE: Tensor = self.body((unit_B.clamp(0, 1) if self.clamped else unit_B)[:, None])
+        h_BE: Tensor = self.body(self.seen(unit_B))
         return h_BE
+
+    def seen(self, unit_B: Tensor) -> Tensor:
+        """What the MLP sees of normalised labels: themselves [B, 1], or their (cos, sin) [B, 2]."""
+        if self.period is None:
+            return (unit_B.clamp(0, 1) if self.clamped else unit_B)[:, None]
+        angle_B = unit_B * (2 * math.pi / self.period)
+        return torch.stack([angle_B.cos(), angle_B.sin()], dim=1)
 
     def forward(self, label_B: Tensor) -> Tensor:
         """Raw labels float [B] to h [B, E]."""

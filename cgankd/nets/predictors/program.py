@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -65,17 +66,20 @@ def quiet() -> Iterator[None]:
 class Program(nn.Module):
     """A program as a frozen body: outputs [B, O] in float32, in the unit of the task, and no features.
 
-    The label y of a scalar program becomes (y - shift) / scale. Its weights are those of the file, which is kept whole
-    as the uint8 tensor `program`: so the module's state is complete, and its file needs no other file. It runs on the
-    processor wherever its images are: constants and devices written into a program do not move with it.
+    The label y of a scalar program becomes u = (y - shift) / scale, and with a `period` (the length of the labels' circle in
+    units of u) the pair (cos, sin) of 2 pi u / period; a program that gives such pairs itself is taken as it is. Its
+    weights are those of the file, which is kept whole as the uint8 tensor `program`: so the module's state is complete, and
+    its file needs no other file. It runs on the processor wherever its images are: constants and devices written into a
+    program do not move with it.
     """
 
     program: Tensor
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, program: Tensor, shift: float = 0.0, scale: float = 1.0) -> None:
+    def __init__(self, program: Tensor, shift: float = 0.0, scale: float = 1.0, period: float | None = None) -> None:
         super().__init__()
+        self.period = period
         assert program.dtype == torch.uint8 and program.ndim == 1, "the bytes of a file"
         self.register_buffer("program", program)
         self.register_buffer("shift", torch.tensor(float(shift)))
@@ -89,8 +93,18 @@ class Program(nn.Module):
         with torch.autocast("cpu", enabled=False):
             here = x_BCHW.device.type == "cpu"
             out: Tensor = self.inner((x_BCHW if here else x_BCHW.cpu()).float().contiguous()).float()
-            out_BO = ((out[:, None] if out.ndim == 1 else out) - self.shift) / self.scale
+            out_BO = self.in_units(out[:, None] if out.ndim == 1 else out)
             return out_BO if here else out_BO.to(x_BCHW.device)
+
+    def in_units(self, out_BO: Tensor) -> Tensor:
+        """The program's answers in the unit of the task."""
+        if self.period is not None and out_BO.ndim == 2 and out_BO.shape[1] == 2:
+            return out_BO
+        unit_BO = (out_BO - self.shift) / self.scale
+        if self.period is None or unit_BO.shape[1:] != (1,):
+            return unit_BO
+        angle_B1 = unit_BO * (2 * math.pi / self.period)
+        return torch.cat([angle_B1.cos(), angle_B1.sin()], dim=1)
 
     def outputs(self, x_BCHW: Tensor) -> Outputs:
         """What the program says; its inside is not open to a KD loss."""

@@ -308,7 +308,16 @@ def test_the_circle_of_labels_is_kept_where_there_is_one(tmp_path: Path) -> None
         write_dataset(path, data)
         assert read_info(path) == data.info and data.info.label_period == period
         with h5py.File(path) as file:
-            assert ("label_period" in file.attrs) == (period is not None)
+            assert ("label_period" in file.attrs) == (period is not None) == ("label_answer" in file.attrs)
+    # A file of an earlier version, whose nets answered with the label itself.
+    with h5py.File(tmp_path / "360.0.h5", "a") as file:
+        assert file.attrs["label_answer"] == "circle"
+        del file.attrs["label_answer"]
+    assert read_info(tmp_path / "360.0.h5").label_answer == "scalar"
+    with h5py.File(tmp_path / "360.0.h5", "a") as file:
+        file.attrs["label_answer"] = "square"
+    with pytest.raises(ValueError, match="label_answer 'square'"):
+        read_info(tmp_path / "360.0.h5")
 
 
 @given(rows=st.integers(1, 40), most=st.integers(1, 20), size=st.integers(1, 5000), chunk=st.integers(0, 15))

@@ -49,7 +49,7 @@ def test_its_nets_can_be_built(name: str) -> None:
         make_generator(cfg.cgan, channels, size)
         make_discriminator(cfg.cgan, channels, size)
         extractor = build_extractor(to_dict(cfg.ratio), info, ClassTask(info))
-        assert isinstance(extractor, ResNetFeatures) == (cfg.ratio.extractor == "resnet34")
+        assert isinstance(extractor, ResNetFeatures) == cfg.ratio.extractor.startswith("resnet")
         assert extractor.feature_width == (cfg.ratio.feature_width or channels * size**2)
         for fit in (cfg.teacher, cfg.student):
             make_body(fit.net, NetShape(10, channels, size), width=fit.width)
