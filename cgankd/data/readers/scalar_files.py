@@ -58,7 +58,7 @@ def load_steering_angle(
 ) -> Dataset:
     """Frames of a drive (Chen 2016): data.txt with lines `file.jpg angle[,date]`, the files beside it or in data/.
 
-    Angles in degrees outside data.label_min..label_max (null = -80..80, as in arXiv 2104.03164) are left out. The
+    Angles in degrees outside data.label_min..label_max (null = -80..80, the range of arXiv 2011.07466) are left out. The
     middle square of a frame is brought to data.image_size. There is no test part: `test_share` of the frames is set
     aside, evenly over the angles. Check: every line has this form, names a file that is there, and none twice; every
     image has a line. Raises ConfigError with the line at fault.
