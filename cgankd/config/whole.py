@@ -47,8 +47,8 @@ class FitConfig:
     milestones: tuple[float, ...] = ()
     """multistep only: shares of the steps after each of which the rate is a tenth."""
     scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
-    """Scalar labels: the loss on the label normalised to [0, 1], and in arms with KD the one to the teacher's answer: absolute
-    difference, which is what the error is measured by, or its square (as published)."""
+    """Scalar labels: the loss to the label, normalised to [0, 1]: absolute difference, which is what the error is measured by,
+    or its square (as published). The term to the teacher's answer is that of the KD loss, absolute in `kd`."""
 
     def check(self, section: str) -> None:
         """Range checks; called by the sub-class that knows its section name."""
