@@ -156,6 +156,16 @@ def test_by_group_measures_like_with_like() -> None:
     assert found[1] == fidelity.fid(real[rows[0]], fake[rows[1]])
 
 
+def test_sliding_windows_go_over_the_seam_of_a_circle() -> None:
+    real, fake = features(50), features(50, seed=1)
+    y = torch.arange(50) / 5
+    found = fidelity.sliding(
+        Labelled(real, y), Labelled(fake, y), (torch.tensor([0.0]), 1.0), fidelity.fid, period=10.0
+    )
+    inside = (y <= 1.0) | (y >= 9.0)
+    assert int(inside.sum()) == 11 and found == {0.0: fidelity.fid(real[inside], fake[inside])}
+
+
 def test_sliding_windows_hold_the_labels_around_their_middle() -> None:
     real, fake = features(50), features(80, seed=1)
     y_real, y_fake = torch.linspace(0, 10, 50), torch.linspace(0, 6, 80)

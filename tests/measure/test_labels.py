@@ -63,3 +63,17 @@ def test_pixel_diversity_is_the_mean_over_all_pairs_of_a_group() -> None:
     same = images[:1].expand(6, -1, -1, -1)
     assert labels.pixel_diversity(same, torch.zeros(6).long(), generator("pairs")) == 0.0
     assert labels.pixel_diversity(images[:3], torch.arange(3), generator("pairs")) is None
+
+
+def test_the_distance_on_a_circle_takes_the_shorter_way() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.uniform(0, 10, 6), rng.uniform(0, 10, 6)
+    # Equal weights: mass goes from sorted place i to i + k round the circle, for the best k.
+    sides = np.sort(left), np.concatenate([np.sort(right) - 10, np.sort(right), np.sort(right) + 10])
+    best = min(np.abs(sides[0] - sides[1][k : k + 6]).mean() for k in range(13))
+    found = labels.label_distance(torch.tensor(left), torch.tensor(right), 10.0)
+    assert found == pytest.approx(best)
+    a, b = torch.tensor([9.9, 9.8]), torch.tensor([0.1, 0.2])
+    assert labels.label_distance(a, b, 10.0) == pytest.approx(0.3, abs=1e-6)
+    assert labels.label_distance(a, b) == pytest.approx(9.7, abs=1e-5)
+    assert labels.label_distance(a, a, 10.0) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,10 @@ from cgankd.config import ConfigError, to_dict
 from cgankd.data.store.datasets import read_split
 from cgankd.labels.answers import Margin, Reading
 from cgankd.measure.conformal import conformal_margin, images_needed
+from cgankd.types import DatasetInfo
 from pipelines.commands.app import app
+from pipelines.files.artifacts import save_weights
+from pipelines.networks.predictor import build_predictor
 from pipelines.ship import export as module
 from pipelines.ship.card import image_rules
 from pipelines.ship.export import export
@@ -272,6 +276,28 @@ def test_names_of_classes_come_whole_out_of_the_table(tmp_path: Path) -> None:
     assert list(csv.reader(as_csv([Labelled(Path("a.png"), Reading("b", 0.9, ()))], MARGIN).splitlines()))[1][3] == "[]"
     assert list(csv.reader(as_csv([Labelled(Path("a.png"), Reading("b", 0.9, ()))], None).splitlines()))[1][3] == ""
     assert ",1.5..2.5," in as_csv([Labelled(Path("a.png"), Reading(2.0, 0.9, (1.5, 2.5)))], MARGIN)
+
+
+def test_a_student_that_answers_with_a_point_is_rebuilt(tmp_path: Path) -> None:
+    info = DatasetInfo("scalar", "csv", "degrees", 1, 16, (0.5,), (0.2,), (), 0.0, 360.0, 360.0, "circle")
+    net, path = build_predictor({"net": "convnet", "width": 4}, info, 2), tmp_path / "student.safetensors"
+    save_weights(path, net, {"net": "convnet", "width": 4, "precision": "fp32", "info": to_dict(info)})
+    package, images = load_package(path), torch.randint(256, (9, 1, 16, 16), dtype=torch.uint8)
+    net.eval()
+    with torch.no_grad():
+        out = net(images / 255).numpy()
+    expected = np.degrees(np.arctan2(out[:, 1], out[:, 0])) % 360
+    np.testing.assert_allclose(package.model.run(images)[:, 0], expected, atol=1e-3)
+
+
+def test_an_interval_over_the_end_of_a_turn_reads_right() -> None:
+    over = [Labelled(Path("a.png"), Reading(9.5, 0.9, (8.75, 0.25), 10.0))]
+    assert as_csv(over, MARGIN).splitlines()[1] == "a.png,9.5,0.9000,8.75..0.25,"
+    console = Console(width=200, file=io.StringIO())
+    console.print(labels_table(over, MARGIN))
+    assert "8.75..0.25 (over 10)" in console.file.getvalue()  # type: ignore[attr-defined]
+    console.print(labels_table([Labelled(Path("a.png"), Reading(2.0, 0.9, (1.5, 2.5)))], MARGIN))
+    assert console.file.getvalue().count("over") == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
