@@ -112,6 +112,8 @@ class StudentConfig(FitConfig):
     """Weight of the task's own loss in arms with `kd`; null = the method's own."""
     base_milestones: tuple[float, ...] | None = None
     """finetune only: the milestones of that real-only student; null = those of the fine-tuning."""
+    base_batch_size: int | None = field(default=None, metadata={"left_out": True})
+    """finetune only: images in each step of that real-only student; null = batch_size."""
     keep_best: bool = False
     """Also keep each student as it was at its best validation point, for `evaluate` to report; the last one ships."""
     sampling: Literal["natural", "balanced"] = field(default="natural", metadata={"left_out": True})
@@ -135,7 +137,8 @@ class StudentConfig(FitConfig):
     def base(self) -> StudentConfig:
         """These settings for the real-only student that fine-tuning starts from."""
         milestones = self.milestones if self.base_milestones is None else self.base_milestones
-        return replace(self, num_steps=self.base_steps, learning_rate=self.base_learning_rate, milestones=milestones)
+        base = replace(self, num_steps=self.base_steps, learning_rate=self.base_learning_rate, milestones=milestones)
+        return replace(base, batch_size=self.base_batch_size or self.batch_size)
 
     def for_arm(self, arm: ArmConfig) -> StudentConfig:
         """These settings with the arm's own KD loss and options in place of the section's."""
@@ -162,6 +165,8 @@ class StudentConfig(FitConfig):
         check_list(self.distillers, self.distiller_options, self.task_weight)
         require(self.base_steps >= 1, "student.base_steps", "at least 1", self.base_steps)
         require(self.base_learning_rate > 0, "student.base_learning_rate", "positive", self.base_learning_rate)
+        size = self.base_batch_size
+        require(size is None or size >= 1, "student.base_batch_size", "null or at least 1", size)
         self._check_base()
         share = self.real_share
         require(share is None or 0 < share < 1, "student.real_share", "null or between 0 and 1", share)

@@ -189,7 +189,7 @@ def train_job(job: Job) -> list[str]:
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
     more: Mapping[str, list[tuple[int, float]]] = {}
     even = task.filter_groups if cfg.balances(job.arm) else None
-    data = Mixture(train, bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed, groups=even)
+    data = Mixture(train, bank, real_share=cfg.real_share, batch_size=fit.batch_size, seed=seed, groups=even)
     objective: Objective = Plain(task)
     inference: nn.Module = net
     feed = Feed(data.batch, lambda unit, gen: augment(unit, spec, gen))

@@ -123,13 +123,19 @@ FIGURES: dict[str, Figures] = {
     "cifar100": NEW_CLASSES
     | under("cgan", BIGGAN, {"num_steps": 38_000})
     | under("bank", {"burn_in": 5000, "batch_size": 600})
-    | {"student.batch_size": 128, "teacher.net": "resnet32x4", "teacher.batch_size": 64, "data.image_size": 32}
+    | {
+        "student.batch_size": 128,
+        "teacher.net": "resnet32x4",
+        "teacher.batch_size": 64,
+        "student.base_batch_size": 64,
+        "data.image_size": 32,
+    }
     | {"teacher.augment": "crop+flip", "ratio.feature_augment": "crop+flip"},
     "imagenet100": NEW_CLASSES
     | under("cgan", BIGGAN_128)
     | under("bank", {"burn_in": 1000, "batch_size": 500})
     | {"student.batch_size": 256, "teacher.batch_size": 128, "data.image_size": 128, "ratio.feature_augment": "flip"}
-    | {"teacher.net": "imagenet100:densenet161", "student.net": "imagenet100:resnet8x4"}
+    | {"student.base_batch_size": 128, "teacher.net": "imagenet100:densenet161", "student.net": "imagenet100:resnet8x4"}
     | {"teacher.augment": "resized_crop+flip", "student.augment": "resized_crop+flip"},
     "steering-angle": NEW_SCALARS
     | under("bank", {"num_fakes": 50_000, "burn_in": 500, "num_conditions": 2000})
@@ -172,7 +178,7 @@ def classes(reals: int, teacher_batch: int, student_batch: int) -> Epochs:
     """Of an experiment of the published version with classes."""
     teacher, student = (240, reals, teacher_batch), (240, reals + 100_000, student_batch)
     ratio = {"ratio.num_steps": (200, reals, 256), "ratio.feature_steps": (350, reals, 256)}
-    return ratio | {"teacher.num_steps": teacher, "student.num_steps": student}
+    return ratio | {"teacher.num_steps": teacher, "student.base_steps": teacher, "student.num_steps": student}
 
 
 def scalars(reals: int, fakes: int, epochs: int) -> Epochs:

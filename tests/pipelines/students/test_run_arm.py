@@ -32,3 +32,5 @@ def test_the_base_student_is_trained_by_its_own_settings(tmp_path: Path) -> None
     assert equal(own, base(place, "same", milestones=(0.25, 0.5), num_steps=5, learning_rate=0.1))
     assert not equal(own, base(place, "other"))
     assert not equal(own, base(place, "longer", base_milestones=(0.25, 0.5), base_steps=9))
+    small = base(place, "small", base_batch_size=8)
+    assert equal(small, base(place, "small too", batch_size=8)) and not equal(small, base(place, "plain"))
