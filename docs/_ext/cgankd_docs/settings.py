@@ -140,7 +140,7 @@ CHOICES = {
     "student.net": ("Those of this project:", NETS),
 }
 """Names that the code checks against a list, which neither type nor words show."""
-FILE = re.compile(r"docs/(\w+\.md)")
+FILE = re.compile(r"docs/((?:[\w-]+/)*[\w-]+\.md)")
 """A page of this site in the words beside a field."""
 
 
