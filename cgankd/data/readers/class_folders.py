@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.walk import HIDDEN, LeftOut, is_hidden, is_image, no_image, same_form, visible_folders, walk
+from cgankd.data.readers.walk import LeftOut, beside, is_image, same_form, visible_folders, walk
 
 PARTS = {
     "train": "train",
@@ -68,7 +68,7 @@ def list_folder(text: str) -> Listing:
     part_of: list[str] = []
     deeper: Counter[Path] = Counter()
     for part, folder in folders.items():
-        left += _beside(folder) if folder != root else []
+        left += beside(folder) if folder != root else []
         for place in visible_folders(folder):
             name = same_form(place.name)
             if name not in class_names:
@@ -100,8 +100,8 @@ def list_folder(text: str) -> Listing:
 def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
     """Folder of each split, what lies beside them, and what to say. Raises ConfigError."""
     folders = visible_folders(root)
-    beside = _beside(root)
-    loose = sum(is_image(entry.path) and not entry.hidden for entry in beside)
+    around = beside(root)
+    loose = sum(is_image(entry.path) and not entry.hidden for entry in around)
     if not folders:
         if loose:
             raise ConfigError(
@@ -112,7 +112,7 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
     named = [path for path in folders if path.name.lower() in PARTS]
     splits = [path for path in named if _holds_classes(path)]
     if not any(PARTS[path.name.lower()] == "train" for path in splits):
-        return {"train": root}, beside, _no_splits(root, folders, splits)
+        return {"train": root}, around, _no_splits(root, folders, splits)
     parts: dict[str, Path] = {}
     for path in splits:
         part = PARTS[path.name.lower()]
@@ -132,14 +132,14 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
         why = f"images in {path.name}, which has no class folders"
         if path not in named:
             why = f"images in {path.name}, which is no split"
-        beside += [LeftOut(image, why) for image in walk(path).images] or [LeftOut(path, "folders without images")]
-    return {part: parts[part] for part in ("train", "test", "val") if part in parts}, beside, []
+        around += [LeftOut(image, why) for image in walk(path).images] or [LeftOut(path, "folders without images")]
+    return {part: parts[part] for part in ("train", "test", "val") if part in parts}, around, []
 
 
 def _holds_classes(folder: Path) -> bool:
     """Whether a folder named as a split is one: at least two class folders, which hold more images than lie beside them."""
     classes = [path for path in visible_folders(folder) if walk(path).images]
-    loose = sum(is_image(entry.path) and not entry.hidden for entry in _beside(folder))
+    loose = sum(is_image(entry.path) and not entry.hidden for entry in beside(folder))
     inside = sum(len(walk(path).images) for path in classes) if loose else 1
     return bool(classes) and inside > loose and (len(classes) > 1 or not loose)
 
@@ -169,17 +169,6 @@ def _names_tell(folder: Path) -> bool:
     """Whether file names such as cat.1.jpg and dog.7.jpg say the class, so that the folder is none."""
     words = Counter(match[1].lower() for path in walk(folder).images if (match := NUMBERED.fullmatch(path.stem)))
     return sum(count > 1 for count in words.values()) > 1
-
-
-def _beside(folder: Path) -> list[LeftOut]:
-    """What lies in a folder beside its visible sub-folders."""
-    left = []
-    for path in sorted(folder.iterdir()):
-        if is_hidden(path.name):
-            left.append(LeftOut(path, HIDDEN, hidden=True))
-        elif not path.is_dir():
-            left.append(LeftOut(path, "images outside of a class folder" if is_image(path) else no_image(path)))
-    return left
 
 
 def _same_within(classes: Sequence[Path]) -> Iterator[str]:

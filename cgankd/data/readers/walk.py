@@ -99,6 +99,17 @@ def walk(folder: Path) -> Found:
     return Found(sorted(images), sorted(left, key=lambda entry: entry.path))
 
 
+def beside(folder: Path) -> list[LeftOut]:
+    """What lies in a folder beside its visible sub-folders."""
+    left = []
+    for path in sorted(folder.iterdir()):
+        if is_hidden(path.name):
+            left.append(LeftOut(path, HIDDEN, hidden=True))
+        elif not path.is_dir():
+            left.append(LeftOut(path, "images outside of a class folder" if is_image(path) else no_image(path)))
+    return left
+
+
 def visible_folders(folder: Path) -> list[Path]:
     """Sub-folders that are not hidden, in order."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
