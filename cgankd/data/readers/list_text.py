@@ -127,11 +127,13 @@ def _from_mapping(value: dict[str, Any], path: Path, said: list[str]) -> Table |
     if len(value) > 1 and all(isinstance(cells, list) for cells in columns):
         plain = not any(isinstance(cell, dict | list) for cells in columns for cell in cells)
         if plain and len({len(cells) for cells in columns}) == 1:
-            rows = [(number, list(map(_word, cells))) for number, cells in enumerate(zip(*columns, strict=True), start=1)]
+            rows = [
+                (number, list(map(_word, cells))) for number, cells in enumerate(zip(*columns, strict=True), start=1)
+            ]
             return Table(rows, tuple(map(tidy, value)), (*said, "JSON, a list a column"))
         raise ConfigError(
             f"{path} has several tables ({', '.join(list(value)[:4])}); write one line of JSON for each image, with its"
-            ' file_name and label, or a CSV file'
+            " file_name and label, or a CSV file"
         )
     if sum(like_image(Path(key)) for key in value) > len(value) / 2 and not any(
         isinstance(cell, dict | list) for cell in columns
