@@ -14,7 +14,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from cgankd.config.data import COLOUR
-from cgankd.data.readers.class_folders import by_class
+from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.decode import copy_image
 from cgankd.data.readers.list_columns import Columns
 from cgankd.data.readers.survey import WHITE

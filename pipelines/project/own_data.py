@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.class_folders import list_folder, untested
+from cgankd.data.readers.class_folders import list_folder
+from cgankd.data.readers.class_words import untested
 from cgankd.data.readers.csv_list import Entry, Listed, read_list, unmeasured, wild_labels
 from cgankd.data.readers.label_text import check_digits, class_names, number, plain
 from cgankd.data.readers.list_columns import FOUND, Columns

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from cgankd.data.dataset import Dataset, class_counts, gaps
-from cgankd.data.readers.class_folders import by_class
+from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
 from pipelines.pictures import stages as pictures

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.class_folders import Listing, by_class, list_folder, untested
+from cgankd.data.readers.class_folders import Listing, list_folder
+from cgankd.data.readers.class_words import by_class, untested
 from tests.data.builders import save_picture
 
 
