@@ -148,7 +148,7 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
             around += [
                 LeftOut(image, f"images in {path.name}, which is no split")
                 for path in folders
-                if path not in called.values()
+                if not any(place.is_relative_to(path) for place in called.values())
                 for image in walk(path).images
             ]
             return called, around, [f"taken for splits of one set: {said}"]
@@ -176,13 +176,22 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
     return {part: parts[part] for part in ("train", "test", "val") if part in parts}, around, []
 
 
+def _split_word(name: str) -> tuple[str, tuple[str, ...]]:
+    """The split that a folder's name has as one of its words, empty where there is none or several, and the other words."""
+    words = tuple(word for word in WORDS.split(name.lower()) if word)
+    found = [word for word in words if word in PARTS or word in SHORT]
+    part = {**PARTS, **SHORT}[found[0]] if len(found) == 1 else ""
+    return part, tuple(word for word in words if word not in found)
+
+
 def _called_alike(folders: Sequence[Path]) -> dict[str, Path]:
     """Folders such as train_set and test_set, birds-train and birds-val, whose class folders have the same names, by the
     split that each is; nothing where they do not tell."""
     found: dict[str, Path] = {}
     for path in folders:
-        words = [word for word in WORDS.split(path.name.lower()) if word in PARTS or word in SHORT]
-        part = {**PARTS, **SHORT}[words[0]] if len(words) == 1 else ""
+        part, _ = _split_word(path.name)
+        inner = visible_folders(path)
+        path = inner[0] if len(inner) == 1 and visible_folders(inner[0]) else path  # as some archives are wrapped
         if part and _holds_classes(path):
             if part in found:
                 return {}
@@ -212,6 +221,11 @@ def _no_splits(root: Path, folders: Sequence[Path], splits: Sequence[Path]) -> l
         )
     like = [path for path in folders if LIKE_A_SPLIT.fullmatch(path.name.lower())]
     flat = next((path for path in like if PARTS.get(path.name.lower()) == "train"), None)
+    if flat is None:  # birds_train beside birds_test
+        trains = {rest: path for path in folders for part, rest in [_split_word(path.name)] if part == "train"}
+        others = [(path, trains.get(rest)) for path in folders for part, rest in [_split_word(path.name)] if part]
+        pairs = [(path, train) for path, train in others if train not in (None, path)]
+        flat, like = (pairs[0][1], [path for pair in pairs for path in pair if path]) if pairs else (None, like)
     if flat is None or len(like) < 2:
         return []
     names = {same_form(path.name.lower()) for path in folders}
