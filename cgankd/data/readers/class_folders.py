@@ -222,8 +222,9 @@ def _no_splits(root: Path, folders: Sequence[Path], splits: Sequence[Path]) -> l
     like = [path for path in folders if LIKE_A_SPLIT.fullmatch(path.name.lower())]
     flat = next((path for path in like if PARTS.get(path.name.lower()) == "train"), None)
     if flat is None:  # birds_train beside birds_test
-        trains = {rest: path for path in folders for part, rest in [_split_word(path.name)] if part == "train"}
-        others = [(path, trains.get(rest)) for path in folders for part, rest in [_split_word(path.name)] if part]
+        named = [(path, *_split_word(path.name)) for path in folders if not _holds_classes(path)]
+        trains = {rest: path for path, part, rest in named if part == "train"}
+        others = [(path, trains.get(rest)) for path, part, rest in named if part]
         pairs = [(path, train) for path, train in others if train not in (None, path)]
         flat, like = (pairs[0][1], [path for pair in pairs for path in pair if path]) if pairs else (None, like)
     if flat is None or len(like) < 2:

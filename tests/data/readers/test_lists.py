@@ -309,7 +309,9 @@ def test_all_wrong_lines_are_counted(top: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         pairs(path)
     path = write(top, rows([*NAMES, *NAMES[:3]], [*HALVES, "9", "9", "9"]))
-    with pytest.raises(ConfigError, match=r"list.csv:13: 'p00.png' is listed before, .* \(2 more lines are wrong: 14, 15\)"):
+    with pytest.raises(
+        ConfigError, match=r"list.csv:13: 'p00.png' is listed before, .* \(2 more lines are wrong: 14, 15\)"
+    ):
         pairs(path)
     found = read_list(str(path), skip_broken=True)
     assert [entry.path.name for entry in found.entries] == NAMES[3:] and len(found.skipped()) == 3
