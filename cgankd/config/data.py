@@ -18,8 +18,8 @@ DOWNLOADS = ("cifar10", "cifar100")
 MADE_HERE = ("digits", "chairs")
 """Sources that read no files; their data.root is the code that makes them, for DVC to watch."""
 
-LISTS = ("csv", "utkface", "steering-angle")
-"""Sources whose labels come file by file."""
+LISTS = ("utkface", "steering-angle")
+"""Public sets whose labels come file by file, each counted."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 AUGMENTS = (
     *("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment"),
@@ -83,7 +83,8 @@ class DataConfig:
     """Grey image files of more than 8 bits a channel: the two values that become black and white, the same for all of
     them; null = 0 and 65535 for 16 bits, and other kinds are refused. Files of 8 bits are taken as they are."""
     skip_broken: bool = False
-    """Folders of images: leave out files that cannot be read or used, and say which, in place of stopping at the first."""
+    """Folders and lists of images: leave out files that cannot be read or used, and lines without a label or without their
+    image, and say which, in place of stopping."""
     val_share: float | None = field(default=None, metadata={"left_out": True})
     """Class labels: share of each class that validates, of what test leaves, in place of val_per_label and num_val; null = use
     those."""

@@ -109,7 +109,10 @@ def run(ctx: Context, extra: Callable[[Tensor], Tensor] | None = None) -> None:
     counts = {"num_train": len(train), "num_val": len(val), "num_bank": len(sets.bank), "equal_size": sets.equal_size}
     ctx.metrics({name: float(n) for name, n in counts.items()} | flat(found))
     show_pairs(ctx, sets, close)
-    ctx.picture("labels", pictures.label_marginal(train.labels, scores["labels"], unit=info.label_unit))
+    ctx.picture(
+        "labels",
+        pictures.label_marginal(train.labels, scores["labels"], unit=info.label_unit, class_names=info.class_names),
+    )
     report(ctx, found, counts)
 
 

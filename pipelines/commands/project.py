@@ -45,7 +45,7 @@ def init(
         bool,
         typer.Option(
             "--skip-broken",
-            help="Leave out files that are no good, and say which (of a list: in copies).",
+            help="Leave out files, and lines of a list, that are no good, and say which.",
         ),
     ] = False,
     copy: Annotated[

@@ -71,7 +71,7 @@ def take_in(
         def order(num: int) -> Tensor:
             return torch.randperm(num, generator=gen)
 
-        fakes = load_own_fakes(path, info, log=ctx.progress("images"), room=room, order=order)
+        fakes = load_own_fakes(path, info, log=ctx.progress("images"), say=ctx.say, room=room, order=order)
         tensors = {"images": fakes.images[:], "labels": fakes.labels}
     else:
         blob = path.read_bytes()

@@ -123,8 +123,8 @@ def error_histogram(errors: Mapping[str, Tensor], cutoffs: Tensor | Sequence[flo
     return figure
 
 
-def label_marginal(real_N: Tensor, bank_M: Tensor, *, unit: str = "") -> Figure:
-    """How often each label occurs in the training images and in the bank: bars for whole numbers, else a histogram."""
+def label_marginal(real_N: Tensor, bank_M: Tensor, *, unit: str = "", class_names: Sequence[str] = ()) -> Figure:
+    """How often each label occurs in the training images and in the bank: bars for classes, else a histogram."""
     groups = {"training images": array(real_N), "bank": array(bank_M)}
     with rc_context(STYLE):
         figure, axes = one_axes()
@@ -132,7 +132,7 @@ def label_marginal(real_N: Tensor, bank_M: Tensor, *, unit: str = "") -> Figure:
             everything = np.concatenate(list(groups.values()))
             draw_histograms(axes, groups, np.linspace(everything.min(), everything.max() + 1e-6, 41))
         else:
-            draw_bars(axes, groups)
+            draw_bars(axes, groups, class_names)
         axes.set_xlabel(f"label{f' ({unit})' if unit else ''}")
         axes.set_ylabel("share of the set (%)")
         axes.set_title("Labels of the training images and of the bank")

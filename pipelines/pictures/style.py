@@ -38,6 +38,10 @@ STYLE: dict[Any, Any] = {
     "legend.edgecolor": "none",
     "text.parse_math": False,
 }
+LONGEST = 13
+"""Letters of a name beside a small picture."""
+MOST_BARS, TICK_LETTERS = 40, 90
+"""Bars that are named one by one, and letters that have room below them; longer names stand upright."""
 Array = NDArray[Any]
 
 
@@ -97,16 +101,29 @@ def draw_histograms(axes: Axes, groups: Mapping[str, Array], edges: Array) -> No
     axes.set_ylabel("share of the group (%)")
 
 
-def draw_bars(axes: Axes, groups: Mapping[str, Array]) -> None:
-    """Bars side by side of the share (%) of each whole-number label."""
+def label_texts(labels: Tensor, class_names: Sequence[str] = (), *, digits: int = 4) -> list[str]:
+    """Labels as they stand beside a small picture: names of classes, cut where they are long, or numbers."""
+    return [shortened(class_names[round(y)]) if class_names else f"{y:.{digits}g}" for y in labels.tolist()]
+
+
+def shortened(text: str) -> str:
+    """A name in one line that fits below a small picture."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def draw_bars(axes: Axes, groups: Mapping[str, Array], class_names: Sequence[str] = ()) -> None:
+    """Bars side by side of the share (%) of each whole-number label, or class by its name."""
     present = np.unique(np.concatenate(list(groups.values())))
     width = 0.8 / max(1, len(groups))
     for i, (name, values) in enumerate(groups.items()):
         share = [100.0 * float(np.mean(values == label)) if values.size else 0.0 for label in present]
         place = np.arange(len(present)) + (i - (len(groups) - 1) / 2) * width
         axes.bar(place, share, width, color=SERIES[i % len(SERIES)], label=f"{name} ({values.size:,})")
-    if len(present) <= 40:
-        axes.set_xticks(np.arange(len(present)), [f"{label:g}" for label in present])
+    if len(present) <= MOST_BARS:
+        texts = [shortened(class_names[int(label)]) if class_names else f"{label:g}" for label in present]
+        lying = sum(map(len, texts)) + 2 * len(texts) > TICK_LETTERS
+        axes.set_xticks(np.arange(len(present)), texts, rotation=90 if lying else 0)
 
 
 def mark_range(axes: Axes, marks: Array, text: str) -> None:

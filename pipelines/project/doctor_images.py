@@ -13,6 +13,7 @@ from pipelines.files.params import load_config
 from pipelines.project.finding import Finding
 from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
 
+PARTS = ("train", "val", "test")
 KIND = ("class", "classes")
 
 
@@ -32,18 +33,18 @@ def look_at_images(workdir: Path) -> list[Finding]:
 
 
 def _labels(path: Path) -> list[Finding]:
-    """A warning for each kind of class that has too few images to be judged; nothing before `prepare`. The test images
-    are left to `prepare` and `evaluate`."""
+    """A warning for each kind of class that has too few images to be judged; nothing before `prepare`. Labels alone are
+    read, those of the test images among them, which say how many there are and choose nothing."""
     try:
         names = read_info(path).class_names
-        splits = {"train": read_split(path, "train", MemoryBudget(0)), "val": read_split(path, "val", MemoryBudget(0))}
+        splits = {part: read_split(path, part, MemoryBudget(0)) for part in PARTS}
     except ValueError:
         return []
     if not names:
         return []
     counts = {part: split.labels.bincount(minlength=len(names)).tolist() for part, split in splits.items()}
     cure = "add images of them, or see docs/howto/imbalance.md"
-    return [Finding("labels", "warning", gap, cure) for gap in gaps(names, counts | {"test": counts["train"]}, KIND)]
+    return [Finding("labels", "warning", gap, cure) for gap in gaps(names, counts, KIND)]
 
 
 def _fit(path: Path, cfg: DataConfig, workers: int | None, budget: float) -> str:

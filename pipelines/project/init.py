@@ -15,7 +15,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from cgankd.config.data import COLOUR
-from cgankd.data.readers.class_folders import by_class
+from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.decode import copy_image
 from cgankd.data.readers.list_columns import Columns
 from cgankd.data.readers.survey import WHITE
@@ -100,10 +100,9 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     _outside(folder, {given} if images else set())
     data = _looked_at(given, wish, listed=csv is not None)
     # Beside a list is where a project may well lie, and nothing but the list tells what an image is.
-    _outside(folder, {path.resolve().parent for path in data.paths} - {given.parent})
+    _outside(folder, {Path(os.path.realpath(path)).parent for path in data.paths} - {given.parent})
     data, rules, skipped = looked_over(data, wish)
-    # A list goes on naming what is left out, so that a project needs a list and copies of its own.
-    return Plan(folder, data, rules, wish.copying or (wish.skip_broken and csv is not None), skipped)
+    return Plan(folder, data, rules, wish.copying or data.own_list, (*data.skipped, *skipped))
 
 
 def _check_period(wish: Wish, *, listed: bool) -> None:
@@ -122,7 +121,7 @@ def _looked_at(given: Path, wish: Wish, *, listed: bool) -> OwnData:
         return look_at_folder(given, wish.task)
     period = wish.label_period
     task = wish.task if period is None else KINDS[True]
-    data = look_at_csv(given, task, wish.columns, skip_missing=wish.skip_broken)
+    data = look_at_csv(given, task, wish.columns, skip_broken=wish.skip_broken)
     if not data.scalar:
         return data
     if period is None:
@@ -152,7 +151,8 @@ def summary(plan: Plan) -> list[str]:
     else:
         lines.append(f"images by class: {by_class(Counter(data.labels))}")
     if plan.skipped:
-        lines += [f"{len(plan.skipped)} files skipped (--skip-broken):", *few_lines(plan.skipped)]
+        what = "files or lines" if data.skipped else "files"
+        lines += [f"{len(plan.skipped)} {what} skipped (--skip-broken):", *few_lines(plan.skipped)]
     return [*lines, *about_images(data.survey, plan.rules), *data.said]
 
 
@@ -235,7 +235,7 @@ def _data_files(plan: Plan, project: Path, say: Callable[[str], None]) -> tuple[
 
 def _image_folder(data: OwnData, project: Path) -> list[str]:
     """The folder of a list's images, where it holds hardly more than them; DVC reads every file of it."""
-    top = Path(os.path.commonpath([path.resolve().parent for path in data.paths]))
+    top = Path(os.path.commonpath([Path(os.path.realpath(path)).parent for path in data.paths]))
     if project == top or project.is_relative_to(top):
         return []
     most, count = 2 * len(data.paths) + 10, 0

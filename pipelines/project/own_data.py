@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.class_folders import list_folder, untested
-from cgankd.data.readers.csv_list import Entry, read_list, wild_labels
+from cgankd.data.readers.class_folders import list_folder
+from cgankd.data.readers.class_words import untested
+from cgankd.data.readers.csv_list import Entry, Listed, read_list, unmeasured, wild_labels
 from cgankd.data.readers.label_text import check_digits, class_names, number, plain
 from cgankd.data.readers.list_columns import FOUND, Columns
 from cgankd.data.readers.survey import Survey, survey_images
@@ -18,6 +21,9 @@ KINDS = {False: "class", True: "scalar"}
 """Whether labels are measured numbers -> the word for it in params.yaml."""
 FEW_LABELS, IMAGES_A_LABEL = 20, 5
 """Whole numbers are classes where there are at most so many different ones, each with so many images on average."""
+PADDED = re.compile(r"0\d+", re.ASCII)
+"""A number as a person writes a name, a code or a row: 007."""
+MOST_NAMED = 10
 LEAST_A_CLASS, LEAST_SCALARS = 5, 40
 """Fewer images leave too little to train, validate and test on."""
 
@@ -42,6 +48,10 @@ class OwnData:
     """The columns of a list as the user named them."""
     label_period: float | None = None
     """Length of a turn of labels that go round."""
+    skipped: tuple[str, ...] = ()
+    """Lines of a list that are left out because they are no good, with the reason."""
+    own_list: bool = False
+    """Whether the project needs a list of its own, as the user's goes on naming what is left out."""
 
     def without(self, rows: frozenset[int]) -> OwnData:
         """The data without the images of these numbers. Raises ConfigError where too little is left."""
@@ -84,18 +94,22 @@ def look_at_folder(root: Path, task: str | None) -> OwnData:
     return _enough(OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said))
 
 
-def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_missing: bool = False) -> OwnData:
+def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_broken: bool = False) -> OwnData:
     """A list of path,label; the kind of label is read off the labels unless `task` names it.
 
-    `skip_missing` leaves out lines whose image is not there and says so. Raises ConfigError.
+    `skip_broken` leaves out lines that cannot be used and says so. Raises ConfigError with all that is wrong with them, and
+    with the files.
     """
-    found = read_list(str(path), columns=columns, skip_missing=skip_missing)
+    found = read_list(str(path), columns=columns, skip_broken=True)
     entries, said = found.entries, found.said
-    if found.missing:
-        said.append(f"{len(found.missing)} lines left out, as their image does not exist: {_first(found.missing)}")
+    slips = [] if task == KINDS[False] else _slips(entries)
+    survey = survey_images([entry.path for entry in entries])
+    if not skip_broken:
+        _refuse(found, slips, len(entries), survey, task)
+    lines = [*found.skipped(), *(f"{entry.where}: {entry.label!r} is no finite number" for entry in slips)]
+    rows = frozenset(row for row, entry in enumerate(entries) if entry in slips)
+    entries = [entry for row, entry in enumerate(entries) if row not in rows]
     labels = [entry.label for entry in entries]
-    if task is None:
-        _no_slip(entries)
     scalar, why = measured(labels)
     if task is not None:
         scalar, why = task == KINDS[True], f"--task {task}"
@@ -110,28 +124,38 @@ def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_
         labels, more = class_names(labels)
         said += more
     paths = [entry.path for entry in entries]
-    data = OwnData("csv", path, scalar, why, paths, labels, ["train"] * len(paths), survey_images(paths))
+    data = OwnData("csv", path, scalar, why, paths, labels, ["train"] * len(paths), survey.without(rows))
     switch = ""
     if task is None and all(map(_is_number, labels)):
         switch = f"; if they are {'names' if scalar else 'measured'} add --task {KINDS[not scalar]}"
-    return _enough(replace(data, switch=switch, said=tuple(said), columns=columns))
+    # A class may be called nan in another list, so that only a list of its own keeps such a line out of this project.
+    own_list = bool(slips) and not scalar
+    skipped = tuple(lines)
+    return _enough(replace(data, switch=switch, said=tuple(said), columns=columns, skipped=skipped, own_list=own_list))
 
 
-def _first(entries: list[Entry]) -> str:
-    """The names of the first ten."""
-    return ", ".join(entry.path.name for entry in entries[:10]) + (", ..." if len(entries) > 10 else "")
+def _slips(entries: list[Entry]) -> list[Entry]:
+    """Lines whose label is no number where those of most are: one slip would make classes of numbers."""
+    wrong = unmeasured(entries)
+    return wrong if len(wrong) < len(entries) / 2 else []
 
 
-def _no_slip(entries: list[Entry]) -> None:
-    """Raise ConfigError at the first label that is no number where most are: one slip would make classes of numbers."""
-    wrong = [(entry.label, entry.where) for entry in entries if not _is_number(entry.label)]
-    if wrong and len(wrong) < len(entries) / 2:
-        text, where = wrong[0]
-        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise ConfigError(
-            f"{where}: label {text!r} is not a finite number{more}, but {len(entries) - len(wrong)} of {len(entries)}"
-            " labels are; correct or remove the line, or add --task class if the labels are names"
+def _refuse(found: Listed, slips: list[Entry], num: int, survey: Survey, task: str | None) -> None:
+    """Raise ConfigError where lines or their files cannot be used, with all of it."""
+    said = [found.problem] if found.problem else []
+    if slips:
+        more = f", and {len(slips) - 1} more" if len(slips) > 1 else ""
+        names = "" if task else ", or add --task class if the labels are names"
+        said.append(
+            f"{slips[0].where}: label {slips[0].label!r} is not a finite number{more}, but {num - len(slips)} of {num}"
+            f" labels are; correct or remove the line{names}"
         )
+    if not said:
+        return
+    if survey.broken:
+        broken = list(survey.broken.values())
+        said.append(f"{len(broken)} of {num} files cannot be used: {'; '.join(broken[:MOST_NAMED])}")
+    raise ConfigError("; and ".join(said) + " (--skip-broken leaves out what cannot be used)")
 
 
 def _is_number(text: str) -> bool:
@@ -143,8 +167,11 @@ def measured(labels: list[str]) -> tuple[bool, str]:
     word = next((label for label in labels if not _is_number(label)), None)
     if word is not None:
         return False, f"the label {word!r} is not a number"
-    different = set(map(float, map(plain, labels)))
-    if not all(value.is_integer() for value in different):
+    padded = next((label for label in labels if PADDED.fullmatch(label)), None)
+    if padded is not None:
+        return False, f"labels such as {padded!r} have zeros in front, as numbers that are names have"
+    different = set(map(Decimal, map(plain, labels)))
+    if not all(value == value.to_integral_value() for value in different):
         return True, "the labels are numbers with fractions"
     if len(different) <= FEW_LABELS and len(labels) >= IMAGES_A_LABEL * len(different):
         return False, f"the labels are {len(different)} different whole numbers"
@@ -169,6 +196,17 @@ def _enough(data: OwnData) -> OwnData:
         raise ConfigError(
             f"class {name!r} of {data.root} has {least} images; a project needs {LEAST_A_CLASS} or more of each class:"
             " add some, or remove the class"
-            + ("; if the labels are measured numbers, add --task scalar" if _is_number(name) else "")
+            + ("; if the labels are measured numbers, add --task scalar" if _is_number(name) else _like_numbers(data))
         )
     return data
+
+
+def _like_numbers(data: OwnData) -> str:
+    """A hint where labels of a list seem to be numbers with something around them."""
+    odd = [label for label in data.labels if any(map(str.isdigit, label)) and not _is_number(label)]
+    if data.source != "csv" or 2 * len(set(odd)) < len(data.labels):
+        return ""
+    return (
+        f"; if labels such as {odd[0]!r} are measured, write them as plain numbers alone (digits, sign, decimal point,"
+        " exponent; no unit, date or mark between thousands)"
+    )

@@ -16,9 +16,10 @@ import torch
 from filelock import FileLock
 
 from cgankd.config import Config, ConfigError, to_dict
+from cgankd.types import Diverged
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, load_weights, source_digest, write_json
 from pipelines.files.layout import missing
-from pipelines.files.params import flatten, settings_of
+from pipelines.files.params import flatten, settings_of, write_text
 from pipelines.runtime.context import Context
 from pipelines.stages.bank import Inputs
 
@@ -64,7 +65,10 @@ def inputs_of(ctx: Context, base: Config) -> Inputs:
 
 
 def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
-    """Run a stage in the folder of its fingerprint unless it is done; returns its weights."""
+    """Run a stage in the folder of its fingerprint unless it is done; returns its weights.
+
+    A training that diverges does so again under the same settings: later trials are told without trying. Raises Diverged.
+    """
     facts: dict[str, Any] = {
         "settings": settings_of(ctx.cfg, stage),
         "code": source_digest(),
@@ -74,10 +78,13 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
     key = fingerprint(facts, {name: file_digest(path) for name, path in needs.items()})
     folder = ctx.path("search") / "stages" / f"{stage}-{key}"
     done, weights = folder / "done.json", folder / "artifacts" / f"{stage}.safetensors"
+    diverged = folder / "diverged.txt"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         if done.exists() and weights.exists():
             return weights
+        if diverged.exists():
+            raise Diverged(f"{diverged.read_text(encoding='utf-8')} (as before, under the same settings)")
         for path in needs.values():
             for source in (path, config_path(path)):
                 link = folder / "artifacts" / source.name
@@ -87,7 +94,11 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
                     link.symlink_to(source.resolve())
         ctx.say(f"running {stage} under the settings of this trial")
         tracker = ctx.tracker.child(stage, settings_of(ctx.cfg, stage), {"trial.stage": stage, "level": "part"})
-        with Context(stage, ctx.cfg, folder, tracker, ctx.console) as inner:
-            importlib.import_module(f"pipelines.stages.{stage}").run(inner)
+        try:
+            with Context(stage, ctx.cfg, folder, tracker, ctx.console) as inner:
+                importlib.import_module(f"pipelines.stages.{stage}").run(inner)
+        except Diverged as error:
+            write_text(diverged, str(error))
+            raise
         write_json(done, json.loads(json.dumps(facts)))
     return weights

@@ -18,7 +18,7 @@ from pipelines.search.config import SearchedConfig
 from pipelines.search.pool import cut
 from pipelines.stages.bank import Inputs
 from pipelines.stages.student import Runner
-from pipelines.students.run_arm import Job, train_job
+from pipelines.students.run_arm import Job, score_key, train_job
 from pipelines.tracking.journal import FanOut, Tracker
 
 Alive = Callable[[], None]
@@ -49,8 +49,10 @@ def quiet_context(cfg: SearchedConfig, workdir: Path, tracker: Tracker | None = 
 
 
 def train_seeds(runner: Runner, name: str, arm: ArmConfig, seeds: Sequence[int], alive: Alive) -> list[float]:
-    """Validation scores of an arm, one a seed; a student trained before under equal settings is not trained again."""
-    return [run_job(job, alive).result()["val"] for job in jobs(runner, name, arm, seeds, alive)]
+    """Validation scores of an arm as evaluate.headline counts them, one a seed; a student trained before under equal
+    settings is not trained again."""
+    by = score_key(runner.ctx.cfg.evaluate.headline)
+    return [run_job(job, alive).result()[by] for job in jobs(runner, name, arm, seeds, alive)]
 
 
 def jobs(runner: Runner, name: str, arm: ArmConfig, seeds: Sequence[int], alive: Alive) -> Iterator[Job]:

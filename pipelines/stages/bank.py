@@ -35,6 +35,7 @@ from pipelines.networks.generator import load_draw
 from pipelines.networks.predictor import load_predictor
 from pipelines.networks.ratio import load_ratio
 from pipelines.pictures import stages as pictures
+from pipelines.pictures.style import label_texts
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
@@ -117,7 +118,7 @@ def run(ctx: Context) -> None:
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
     for line in in_words(cfg, report, selections, float(val_error.mean())):
         ctx.say(line)
-    draw_pictures(ctx, conditions.grouping, pool_path, (train, val_error), limits, labels)
+    draw_pictures(ctx, conditions.grouping, pool_path, (train, val_error), limits, Shown(labels, info))
 
 
 def kept_settings(cfg: BankConfig) -> dict[str, Any]:
@@ -195,13 +196,21 @@ def in_words(cfg: BankConfig, report: dict[str, float], selections: list[str], v
         )
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Labels [M] of the bank, and the data set, which knows their names and unit."""
+
+    labels: Tensor
+    info: DatasetInfo
+
+
 def draw_pictures(
     ctx: Context,
     grouping: build.Grouping,
     pool: Path,
     data: tuple[Split, Tensor],
     limits: build.Limits,
-    bank_labels: Tensor,
+    bank: Shown,
 ) -> None:
     """Kept and dropped fakes with their scores, the two histograms with their limits, and the label marginals."""
     train, val_error = data
@@ -220,8 +229,10 @@ def draw_pictures(
     for title, mask in shown.items():
         rows = mask.nonzero()[:, 0]
         rows = rows[torch.linspace(0, len(rows) - 1, min(24, len(rows))).long()] if len(rows) else rows
+        asked = label_texts(scores["asked"][rows], bank.info.class_names, digits=3)
         captions = [
-            f"y {scores['asked'][i]:.3g}  r {scores['ratio'][i]:.2f}\ne {scores['teacher_error'][i]:.1g}" for i in rows
+            f"y {label}  r {scores['ratio'][i]:.2f}\ne {scores['teacher_error'][i]:.1g}"
+            for label, i in zip(asked, rows, strict=True)
         ]
         panels.append((f"{title}: {100 * mask.float().mean():.0f} %", read_pool_images(pool, rows), captions))
     ctx.picture("accepted_rejected", pictures.accepted_rejected(panels))
@@ -233,4 +244,7 @@ def draw_pictures(
             {"fakes": scores["teacher_error"], "validation reals": val_error}, limits.cutoff["filter"]
         ),
     )
-    ctx.picture("label_marginal", pictures.label_marginal(train.labels, bank_labels))
+    ctx.picture(
+        "label_marginal",
+        pictures.label_marginal(train.labels, bank.labels, class_names=bank.info.class_names),
+    )

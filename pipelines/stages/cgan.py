@@ -21,6 +21,7 @@ from cgankd.rng import derive, generator, seed_all
 from cgankd.types import Draw, Split, Task, Vicinity
 from pipelines.networks import own_generator
 from pipelines.pictures import stages as pictures
+from pipelines.pictures.style import label_texts
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.same_data import info_of
@@ -78,7 +79,7 @@ def run(ctx: Context) -> None:
     ctx.picture(
         "samples",
         pictures.sample_grid(
-            grid, [f"{value:.3g}" for value in shown.tolist()], "Fakes, one label a row, one z a column", columns=10
+            grid, label_texts(shown, info.class_names, digits=3), "Fakes, one label a row, one z a column", columns=10
         ),
         step=cfg.num_steps if own is None else 0,
     )

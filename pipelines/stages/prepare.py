@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import torch
 
 from cgankd.data.dataset import Dataset, class_counts, gaps
-from cgankd.data.readers.class_folders import by_class
+from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
 from pipelines.pictures import stages as pictures
+from pipelines.pictures.style import label_texts
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.runtime.scratch import image_room
@@ -19,7 +20,6 @@ from pipelines.stages.downloads import fetch
 
 ALL_SHOWN, SHOWN, MOST_SHOWN = 60, 40, 120
 """Images on the contact sheet: all of so many, else about so many, and no more classes than that."""
-LONGEST = 13
 
 
 def run(ctx: Context) -> None:
@@ -82,15 +82,9 @@ def sheet(dataset: Dataset) -> tuple[torch.Tensor, list[str], str]:
             title += f"; the first {MOST_SHOWN} of {len(groups)} classes"
     else:
         shown = order[spread(len(order), SHOWN)]
-    texts = [names[label] if names else f"{label:.4g}" for label in labels[shown].tolist()]
-    return shown, [shortened(text) for text in texts], title
+    return shown, label_texts(labels[shown], names), title
 
 
 def spread(count: int, num: int) -> torch.Tensor:
     """At most `num` of the places 0 to count - 1, evenly over all of them, both ends among them."""
     return torch.linspace(0, count - 1, min(num, count)).round().long()
-
-
-def shortened(text: str) -> str:
-    """A name that fits below a small picture."""
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

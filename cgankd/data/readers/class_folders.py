@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.walk import HIDDEN, LeftOut, is_hidden, is_image, no_image, same_form, visible_folders, walk
+from cgankd.data.readers.label_text import loosely, number
+from cgankd.data.readers.walk import LeftOut, beside, holds_image, same_form, visible_folders, walk
 
 PARTS = {
     "train": "train",
@@ -22,13 +24,18 @@ PARTS = {
     "dev": "val",
 }
 """Sub-folders of a set that is split already, in small letters, and the split that each one is."""
+SHORT = {"trn": "train", "tst": "test", "eval": "test", "evaluation": "test", "holdout": "test"}
+"""Further words by which folders are known as splits where all of them hold the same class folders."""
+WORDS = re.compile(r"[\W\d_]+")
 LIKE_A_SPLIT = re.compile(
     rf"({'|'.join(PARTS)}|eval|evaluation|holdout|unlabel+ed)([ _-]?(set|data|images?|imgs?|pics|split|\d+))*"
 )
+DEEPEST = 3
+"""Levels below at which class folders are looked for."""
 NUMBERED = re.compile(r"([^\W\d_]+)[ ._-]*\d+")
 """A file name that says what is on the picture, such as cat.12."""
-FEW, NAMED = 3, 20
-"""Folders, and classes, that are named one by one."""
+FEW, MOST_WRONG = 3, 10
+"""Folders, and faults, that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +74,32 @@ def list_folder(text: str) -> Listing:
     labels: list[int] = []
     part_of: list[str] = []
     deeper: Counter[Path] = Counter()
+    wrong: list[str] = []
     for part, folder in folders.items():
-        left += _beside(folder) if folder != root else []
+        left += beside(folder) if folder != root else []
         for place in visible_folders(folder):
             name = same_form(place.name)
             if name not in class_names:
-                raise ConfigError(
+                wrong.append(
                     f"{place} is a class that the training folder {train} lacks; add it there{_spelt(name, class_names)}"
                 )
+                continue
             found = walk(place)
             if not found.images:
                 kinds = Counter(entry.reason for entry in found.left if not entry.hidden)
                 only = "".join(f", only {count} {kind}" for kind, count in kinds.most_common(1))
-                raise ConfigError(
+                wrong.append(
                     f"{place} has no images that can be read, such as .png or .jpg{only}; add some or remove it"
                 )
+                continue
             left += found.left
             deeper.update(path.parent for path in found.images if path.parent != place)
             paths += found.images
             labels += [class_names.index(name)] * len(found.images)
             part_of += [part] * len(found.images)
+    wrong += _in_two_classes(paths, labels, class_names)
+    if wrong:
+        raise ConfigError("; and ".join(wrong[:MOST_WRONG]) + _more(len(wrong) - MOST_WRONG))
     if deeper:
         first = next(iter(deeper)).relative_to(root)
         lines.append(
@@ -97,11 +110,29 @@ def list_folder(text: str) -> Listing:
     return Listing(paths, labels, part_of, class_names, tuple(left), tuple(lines))
 
 
+def _in_two_classes(paths: Sequence[Path], labels: Sequence[int], class_names: Sequence[str]) -> Iterator[str]:
+    """Files that are in folders of two classes by way of links."""
+    seen: dict[str, int] = {}
+    real: dict[Path, str] = {}
+    for row, path in enumerate(paths):
+        if path.parent not in real:
+            real[path.parent] = os.path.realpath(path.parent)
+        place = os.path.realpath(path) if path.is_symlink() else f"{real[path.parent]}/{path.name}"
+        before = seen.setdefault(place, row)
+        if labels[before] != labels[row]:
+            names = " and of ".join(repr(class_names[labels[own]]) for own in (before, row))
+            yield f"{path} is by a link the same file as {paths[before]}, so that it is of class {names}; remove one of them"
+
+
+def _more(count: int) -> str:
+    return f"; and {count} more" if count > 0 else ""
+
+
 def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
     """Folder of each split, what lies beside them, and what to say. Raises ConfigError."""
     folders = visible_folders(root)
-    beside = _beside(root)
-    loose = sum(is_image(entry.path) and not entry.hidden for entry in beside)
+    around = beside(root)
+    loose = sum(holds_image(entry.path) and not entry.hidden for entry in around)
     if not folders:
         if loose:
             raise ConfigError(
@@ -112,7 +143,16 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
     named = [path for path in folders if path.name.lower() in PARTS]
     splits = [path for path in named if _holds_classes(path)]
     if not any(PARTS[path.name.lower()] == "train" for path in splits):
-        return {"train": root}, beside, _no_splits(root, folders, splits)
+        if not splits and (called := _called_alike(folders)):
+            said = ", ".join(f"{path.name} as {part}" for part, path in called.items())
+            around += [
+                LeftOut(image, f"images in {path.name}, which is no split")
+                for path in folders
+                if not any(place.is_relative_to(path) for place in called.values())
+                for image in walk(path).images
+            ]
+            return called, around, [f"taken for splits of one set: {said}"]
+        return {"train": root}, around, _no_splits(root, folders, splits)
     parts: dict[str, Path] = {}
     for path in splits:
         part = PARTS[path.name.lower()]
@@ -132,14 +172,42 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
         why = f"images in {path.name}, which has no class folders"
         if path not in named:
             why = f"images in {path.name}, which is no split"
-        beside += [LeftOut(image, why) for image in walk(path).images] or [LeftOut(path, "folders without images")]
-    return {part: parts[part] for part in ("train", "test", "val") if part in parts}, beside, []
+        around += [LeftOut(image, why) for image in walk(path).images] or [LeftOut(path, "folders without images")]
+    return {part: parts[part] for part in ("train", "test", "val") if part in parts}, around, []
+
+
+def _split_word(name: str) -> tuple[str, tuple[str, ...]]:
+    """The split that a folder's name has as one of its words, empty where there is none or several, and the other words."""
+    words = tuple(word for word in WORDS.split(name.lower()) if word)
+    found = [word for word in words if word in PARTS or word in SHORT]
+    part = {**PARTS, **SHORT}[found[0]] if len(found) == 1 else ""
+    return part, tuple(word for word in words if word not in found)
+
+
+def _called_alike(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders such as train_set and test_set, birds-train and birds-val, whose class folders have the same names, by the
+    split that each is; nothing where they do not tell."""
+    found: dict[str, Path] = {}
+    for path in folders:
+        part, _ = _split_word(path.name)
+        inner = visible_folders(path)
+        path = inner[0] if len(inner) == 1 and visible_folders(inner[0]) else path  # as some archives are wrapped
+        if part and _holds_classes(path):
+            if part in found:
+                return {}
+            found[part] = path
+    if "train" not in found or len(found) < 2:
+        return {}
+    own = {part: {same_form(inner.name) for inner in visible_folders(path)} for part, path in found.items()}
+    if any(not names <= own["train"] for names in own.values()):
+        return {}
+    return {part: found[part] for part in ("train", "test", "val") if part in found}
 
 
 def _holds_classes(folder: Path) -> bool:
     """Whether a folder named as a split is one: at least two class folders, which hold more images than lie beside them."""
     classes = [path for path in visible_folders(folder) if walk(path).images]
-    loose = sum(is_image(entry.path) and not entry.hidden for entry in _beside(folder))
+    loose = sum(holds_image(entry.path) and not entry.hidden for entry in beside(folder))
     inside = sum(len(walk(path).images) for path in classes) if loose else 1
     return bool(classes) and inside > loose and (len(classes) > 1 or not loose)
 
@@ -153,6 +221,12 @@ def _no_splits(root: Path, folders: Sequence[Path], splits: Sequence[Path]) -> l
         )
     like = [path for path in folders if LIKE_A_SPLIT.fullmatch(path.name.lower())]
     flat = next((path for path in like if PARTS.get(path.name.lower()) == "train"), None)
+    if flat is None:  # birds_train beside birds_test
+        named = [(path, *_split_word(path.name)) for path in folders if not _holds_classes(path)]
+        trains = {rest: path for path, part, rest in named if part == "train"}
+        others = [(path, trains.get(rest)) for path, part, rest in named if part]
+        pairs = [(path, train) for path, train in others if train not in (None, path)]
+        flat, like = (pairs[0][1], [path for pair in pairs for path in pair if path]) if pairs else (None, like)
     if flat is None or len(like) < 2:
         return []
     names = {same_form(path.name.lower()) for path in folders}
@@ -160,7 +234,7 @@ def _no_splits(root: Path, folders: Sequence[Path], splits: Sequence[Path]) -> l
         raise ConfigError(
             f"{flat} has images but no class folders, and {next(path for path in like if path != flat).name} beside it looks"
             " like another split; sort the images of each into one sub-folder for each class, or name a CSV file with the"
-            " lines path,label"
+            f" lines path,label (if {flat.name} is a class, rename it)"
         )
     return [f"{' and '.join(path.name for path in folders)} are taken for two classes, as they have no class folders"]
 
@@ -171,20 +245,15 @@ def _names_tell(folder: Path) -> bool:
     return sum(count > 1 for count in words.values()) > 1
 
 
-def _beside(folder: Path) -> list[LeftOut]:
-    """What lies in a folder beside its visible sub-folders."""
-    left = []
-    for path in sorted(folder.iterdir()):
-        if is_hidden(path.name):
-            left.append(LeftOut(path, HIDDEN, hidden=True))
-        elif not path.is_dir():
-            left.append(LeftOut(path, "images outside of a class folder" if is_image(path) else no_image(path)))
-    return left
-
-
 def _same_within(classes: Sequence[Path]) -> Iterator[str]:
     """A warning where all class folders have the same sub-folders, which may be the classes."""
     within = [tuple(same_form(path.name) for path in visible_folders(folder)) for folder in classes]
+    if len(set(within)) == 1 and {PARTS.get(name.lower()) for name in within[0]} >= {"train", "test"}:
+        yield (
+            f"WARNING: all class folders hold {' and '.join(within[0][:FEW])}, but the images are split anew; to keep that"
+            f" split, make {' and '.join(within[0][:FEW])} the upper folders"
+        )
+        return
     if len(set(within)) == 1 and len(within[0]) > 1:
         yield (
             f"WARNING: all class folders hold the same sub-folders, {', '.join(within[0][:FEW])}; if those are the classes,"
@@ -193,10 +262,13 @@ def _same_within(classes: Sequence[Path]) -> Iterator[str]:
 
 
 def _deeper(folder: Path) -> str:
-    """A hint where the class folders lie one level below."""
-    for path in visible_folders(folder):
-        if len(visible_folders(path)) > 1:
-            return f" (did you mean {path}?)"
+    """A hint where the class folders lie some levels below."""
+    places = visible_folders(folder)
+    for _ in range(DEEPEST):
+        for path in places:
+            if len(visible_folders(path)) > 1:
+                return f" (did you mean {path}?)"
+        places = [inner for path in places[:FEW] for inner in visible_folders(path)]
     return ""
 
 
@@ -216,27 +288,9 @@ def _about_names(folders: Mapping[str, Path], class_names: Sequence[str]) -> Ite
                 yield f"{len(paths)} folders of {folder} are called {name!r} in different Unicode forms; they are one class"
     alike: dict[str, list[str]] = {}
     for name in class_names:
-        alike.setdefault(" ".join(name.casefold().split()), []).append(name)
+        value = number(name)
+        alike.setdefault(loosely(name) if value is None else repr(value), []).append(name)
     for names in alike.values():
         if len(names) > 1:
-            yield f"classes {' and '.join(map(repr, names))} differ in capital letters or spaces alone; they stay apart"
-
-
-def untested(labels: Sequence[int], parts: Sequence[str], class_names: Sequence[str]) -> Iterator[str]:
-    """What to say of classes that a split of the user's lacks."""
-    for part, word in (("test", "test"), ("val", "validation")):
-        there = {label for label, own in zip(labels, parts, strict=True) if own == part}
-        lacking = [name for number, name in enumerate(class_names) if number not in there]
-        if there and lacking:
-            more = f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""
-            yield f"WARNING: no {word} images of {', '.join(map(repr, lacking[:10]))}{more}"
-
-
-def by_class(counts: Counter[str]) -> str:
-    """Images of each class, in the order of the names."""
-    names = sorted(counts)
-    shown = ", ".join(f"{name} {counts[name]}" for name in names[:NAMED])
-    more = len(names) - NAMED
-    return shown + (
-        f" and {more} classes more, of {min(counts.values())} to {max(counts.values())}" if more > 0 else ""
-    )
+            what = "are one number" if number(names[0]) is not None else "differ in capital letters or spaces alone"
+            yield f"classes {' and '.join(map(repr, names))} {what}; they stay apart"

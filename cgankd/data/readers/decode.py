@@ -59,8 +59,8 @@ class ImageRules(ImageShape, Protocol):
 @dataclass(frozen=True)
 class Look:
     """What init wants to know of one image: its upright size and whether it has colour; `low` and `high` are the least and
-    largest value of an image of more than 8 bits (`deep`); `ink` is the one colour of a drawing on a transparent ground,
-    which is not seen on a ground of that colour; `notes` are names of SAID."""
+    largest value, as they are in a grey image of more than 8 bits (`deep`), else of 256; `ink` is the one colour of a
+    drawing on a transparent ground, which is not seen on a ground of that colour; `notes` are names of SAID."""
 
     size: tuple[int, int]
     grey: bool
@@ -102,7 +102,7 @@ def look_at(path: Path) -> Look:
         _remarks(file, notes.add)
         if depth in ("", COLOUR):
             pixels = np.asarray(_on_background(file, "#ffffff", notes.add).convert("RGB"))
-            low, high = TYPE_RANGE
+            low, high = float(pixels.min()), float(pixels.max())
             grey = file.mode in ("1", "L", "LA") or bool((pixels == pixels[:, :, :1]).all())
             ink = _ink(file) if "images_transparent" in notes else None
         else:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cgankd.config import ConfigError, DataConfig
-from cgankd.data.readers.decode import ImageRules, read_image
+from cgankd.data.readers.decode import SAID, ImageRules, read_image
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn
 
@@ -56,6 +56,12 @@ def read_images(
                 if done % log_every == 0 or done == len(paths):
                     log(done, {}, len(paths))
     return images, counts
+
+
+def done_lines(counts: Counter[str], num: int) -> tuple[dict[str, float], tuple[str, ...]]:
+    """What was done to `num` images beside bringing them to their size, as counts for metrics and in words."""
+    done = {name: float(counts[name]) for name in SAID if counts[name] and name != "images_resized"}
+    return done, tuple(f"{count:.0f} of {num} images {SAID[name]}" for name, count in done.items())
 
 
 def problems(paths: Sequence[Path], cfg: ImageRules, *, threads: int | None = None) -> list[str]:

@@ -12,8 +12,7 @@ from torch import Tensor
 from cgankd.config import DataConfig
 from cgankd.data.dataset import Account, Dataset, make_dataset
 from cgankd.data.readers.class_folders import Listing, list_folder
-from cgankd.data.readers.decode import SAID
-from cgankd.data.readers.image_files import problems, read_images
+from cgankd.data.readers.image_files import done_lines, problems, read_images
 from cgankd.data.readers.splits import split_parts
 from cgankd.data.readers.walk import left_out_lines
 from cgankd.data.store.room import Room, in_memory
@@ -99,6 +98,5 @@ def read_rows(files: LabelledFiles, rows: dict[str, Tensor], cfg: DataConfig, lo
     notes = {"images_resized": float(counts["images_resized"])} | dict(files.notes)
     unit = "" if files.class_names else files.label_unit
     data = make_dataset(cfg, splits, label_unit=unit, class_names=files.class_names, notes=notes)
-    done = {name: float(counts[name]) for name in SAID if counts[name] and name != "images_resized"}
-    lines = tuple(f"{count:.0f} of {len(paths)} images {SAID[name]}" for name, count in done.items())
+    done, lines = done_lines(counts, len(paths))
     return replace(data, account=joined(files.account, data.account, Account(done, lines)))

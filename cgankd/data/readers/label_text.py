@@ -24,8 +24,8 @@ MODEST = Decimal("1e-4")
 """Ranges below this are proposed in another unit."""
 FAR = 3
 """Interquartile ranges from the middle half within which labels belong together whatever the gaps."""
-MOST_WILD = 0.1
-"""More labels apart from the rest than this share of them are no slips."""
+MOST_WILD, MOST_MARKS = 0.1, 0.3
+"""More labels apart from the rest than this share of them are no slips, or where all of them are one number, no marks."""
 SHOWN = 3
 
 
@@ -47,7 +47,7 @@ def number(text: str) -> float | None:
     text = plain(text)
     if not NUMBER.fullmatch(text):
         return None
-    value = float(text)
+    value = float(text) + 0.0  # not -0.0
     return value if abs(value) <= MAX_LABEL else None
 
 
@@ -94,7 +94,7 @@ def class_names(labels: Sequence[str]) -> tuple[list[str], list[str]]:
         return [chosen[Decimal(plain(text))] for text in labels], said
     alike: dict[str, set[str]] = defaultdict(set)
     for text in labels:
-        alike["".join(text.split()).casefold()].add(text)
+        alike[loosely(text)].add(text)
     groups = [" and ".join(map(repr, sorted(names))) for names in alike.values() if len(names) > 1]
     if groups:
         more = f" and {len(groups) - SHOWN} more" if len(groups) > SHOWN else ""
@@ -102,6 +102,11 @@ def class_names(labels: Sequence[str]) -> tuple[list[str], list[str]]:
             f"WARNING: classes that differ only in capitals or blanks stay apart: {'; '.join(groups[:SHOWN])}{more}"
         )
     return list(labels), said
+
+
+def loosely(name: str) -> str:
+    """A name without capitals, blanks, and other forms of one letter (NFKC), for finding names that may be meant to be one."""
+    return "".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 
 def same_class(name: str, names: Sequence[str]) -> int | None:
@@ -180,4 +185,6 @@ def wild(values: Sequence[float]) -> tuple[list[int], float, float]:
             low, growing = low - 1, True
     ends = float(sorted_N[low]), float(sorted_N[high])
     far = np.flatnonzero((value_N < ends[0]) | (value_N > ends[1])).tolist()
-    return (far if len(far) <= max(1.0, MOST_WILD * len(value_N)) else []), *ends
+    one_value = len(set(value_N[far])) == 1  # as -999 stands for no value
+    most = max(1.0, (MOST_MARKS if one_value else MOST_WILD) * len(value_N))
+    return (far if len(far) <= most else []), *ends

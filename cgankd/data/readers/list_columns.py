@@ -31,6 +31,7 @@ OTHERS = (
     "sha1", "sha256", "hash", "license", "licence", "source",
 )  # fmt: skip
 """Names of columns that are no labels where another column could be one."""
+SPLIT_UNUSED = " (splits are made anew; to keep those, sort the images into train/, val/ and test/)"
 UNNAMED = re.compile(r"|#|unnamed(: ?\d+)?", re.IGNORECASE)
 MOST, SAMPLE = 0.5, 200
 """A column holds files where more than MOST of about SAMPLE cells, evenly taken, are files."""
@@ -82,7 +83,7 @@ def find_columns(table: Table, root: Path, finder: Finder, wanted: Columns = FOU
     if indices:
         said.append(f"{len(indices)} index column{'s' if len(indices) > 1 else ''} left out")
     rest = [
-        title(names, place) + (" (splits are made anew)" if lower and lower[place] in SPLITS else "")
+        title(names, place) + (SPLIT_UNUSED if lower and lower[place] in SPLITS else "")
         for place in left
         if place not in (label, *indices)
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import urllib.parse
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +19,16 @@ HOW = {
     "letters": "accents composed otherwise than in the file names",
     "case": "capitals otherwise than in the file names",
     "suffix": "suffixes of images found",
+    "zeros": "numbers with other leading zeros than the file names",
+    "percent": "percent signs read as the characters they stand for",
 }
 """What may differ between a cell and the file it names, in the words of the line that says so."""
+ALL = "all"
+PARTED = re.compile(r"[/\\]")
+COUNT = re.compile(r"\d+(\.0)?", re.ASCII)
+"""A name that is a whole number, also as tables with gaps write it (7.0)."""
+FOLDER_SAMPLE = 50
+"""Cells by which the folder of the images is found where they are not beside the list."""
 MOST_FOLDERS = 1000
 """Folders below the list that are looked into where none of its images is beside it."""
 
@@ -25,18 +36,22 @@ MOST_FOLDERS = 1000
 @dataclass(frozen=True)
 class Names:
     """The entries of a folder without hidden ones by their names in NFC: whole, without the suffix of an image, in small
-    letters."""
+    letters, and as a number without leading zeros."""
 
     letters: dict[str, list[Path]]
     suffix: dict[str, list[Path]]
     case: dict[str, list[Path]]
+    zeros: dict[str, list[Path]]
 
 
 class Finder:
-    """Files by the cells of a list, relative to one folder; `used` counts the cells that needed a guess, by kind."""
+    """Files by the cells of a list, relative to one folder; `used` counts the cells that needed a guess, by kind.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `without` are folders at the beginning of all cells that are left out of them, "all" leaves the names alone.
+    """
+
+    def __init__(self, folder: Path, without: tuple[str, ...] | str = ()) -> None:
+        self.folder, self.without = folder, without
         self.used: Counter[str] = Counter()
         self._listed: dict[Path, Names] = {}
 
@@ -57,13 +72,25 @@ class Finder:
 
     def several(self, cell: str) -> list[Path]:
         """Images that a cell without suffix could mean, where there is more than one."""
-        path = self.folder / cell.replace("\\", "/")
+        path = self.folder / shorter(cell, self.without).replace("\\", "/")
         same = self._names(path.parent).suffix.get(tidy(path.name), [])
         return same if len(same) > 1 else []
+
+    def otherwise(self, cell: str) -> Path | None:
+        """An image that is called as the cell says but for its suffix."""
+        path = self.folder / shorter(cell, self.without).replace("\\", "/")
+        return next(iter(self._names(path.parent).suffix.get(tidy(path.stem), [])), None) if like_image(path) else None
 
     def _found(self, cell: str) -> tuple[Path | None, list[str]]:
         if not cell or "\n" in cell or "\0" in cell:
             return None, []
+        found = self._as_written(shorter(cell, self.without))
+        if found[0] is None and "%" in cell:
+            path, how = self._as_written(shorter(urllib.parse.unquote(cell), self.without))
+            found = path, [*how, "percent"]
+        return found
+
+    def _as_written(self, cell: str) -> tuple[Path | None, list[str]]:
         path = self.folder / cell
         if _is(path, folder=False):
             return path, []
@@ -95,6 +122,7 @@ class Finder:
             "letters": names.letters.get(name, []),
             "suffix": [] if folder else names.suffix.get(name, []),
             "case": names.case.get(name.casefold(), []),
+            "zeros": [] if folder or not COUNT.fullmatch(name) else names.zeros.get(_as_number(name), []),
         }
         for kind, found in tries.items():
             fitting = [path for path in found if _is(path, folder=folder)]
@@ -104,7 +132,7 @@ class Finder:
 
     def _names(self, parent: Path) -> Names:
         if parent not in self._listed:
-            names = Names(defaultdict(list), defaultdict(list), defaultdict(list))
+            names = Names(defaultdict(list), defaultdict(list), defaultdict(list), defaultdict(list))
             try:
                 entries = sorted(path for path in parent.iterdir() if not is_hidden(path.name))
             except OSError:
@@ -114,8 +142,45 @@ class Finder:
                 names.case[tidy(path.name).casefold()].append(path)
                 if like_image(path):
                     names.suffix[tidy(path.stem)].append(path)
+                    if COUNT.fullmatch(path.stem):
+                        names.zeros[_as_number(path.stem)].append(path)
             self._listed[parent] = names
         return self._listed[parent]
+
+
+def shorter(cell: str, without: tuple[str, ...] | str) -> str:
+    """A cell without the folders at its beginning, or without any."""
+    if not without:
+        return cell
+    parts = PARTED.split(cell)
+    if without == ALL:
+        return parts[-1]
+    return "/".join(parts[len(without) :]) if tuple(parts[: len(without)]) == without else cell
+
+
+def moved(top: Path, cells: Sequence[str]) -> Finder | None:
+    """What finds images whose paths are those of another machine or place (/home/bob/..., C:\\..., https://..., ../...): as few
+    folders as will do are left out at the beginning of all cells, at last all where names alone tell images apart.
+    """
+    parts = [PARTED.split(cell) for cell in cells]
+    shared = tuple(same[0] for same in itertools.takewhile(lambda own: len(set(own)) == 1, zip(*parts)))  # noqa: B905
+    shared = shared[: min((len(own) for own in parts), default=1) - 1]
+    tries: list[tuple[str, ...] | str] = [shared[:count] for count in range(1, len(shared) + 1)]
+    if any(len(own) > 1 for own in parts) and len({own[-1] for own in parts}) == len(set(cells)):
+        tries.append(ALL)
+    sample = cells[:: max(1, len(cells) // FOLDER_SAMPLE)]
+    for without in tries:
+        short = [shorter(cell, without) for cell in sample]
+        finder = Finder(top)
+        if 2 * sum(map(finder.there, short)) > len(short):
+            return Finder(top, without)
+        if (folder := sub_folder(top, short)) is not None:
+            return Finder(folder, without)
+    return None
+
+
+def _as_number(text: str) -> str:
+    return text.partition(".")[0].lstrip("0") or "0"
 
 
 def sub_folder(top: Path, cells: Sequence[str]) -> Path | None:

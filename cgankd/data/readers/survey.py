@@ -17,6 +17,8 @@ from cgankd.data.readers.decode import COLOUR, Look, look_at
 WHITE = "#ffffff"
 LEAST_LEVELS = 4
 """Fewer of the 256 levels in an image leave nothing to see."""
+LEAST_BRIGHT = 32
+"""An image whose brightest value of 256 is below is nearly black; 12 bits saved as 16 are."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,17 @@ def pixel_range(survey: Survey) -> tuple[tuple[float, float] | None, list[str]]:
         kinds[""] + kinds[COLOUR],
         [row for row, look in survey.looks.items() if look.deep not in ("", COLOUR)],
     )
+    colour = [row for row, look in survey.looks.items() if look.deep == COLOUR]
+    dark = [row for row in colour if survey.looks[row].high < LEAST_BRIGHT]
+    if 2 * len(dark) > len(colour):
+        raise ConfigError(
+            f"{len(colour)} images have {COLOUR}, of which the upper 8 are used, but {len(dark)} of them would be nearly black,"
+            f" such as {survey.paths[dark[0]]}, whose brightest value of 256 is {survey.looks[dark[0]].high:.0f}; stretch the"
+            " values of all images to 16 bits, or save them with 8"
+        )
     if not rows:
-        colour = f"{kinds[COLOUR]} images have {COLOUR}, of which the upper 8 are used"
-        return None, [colour] if kinds[COLOUR] else []
+        said = f"{len(colour)} images have {COLOUR}, of which the upper 8 are used: 0 becomes black and 65535 white"
+        return None, [said] if colour else []
     lowest = min(rows, key=lambda row: survey.looks[row].low)
     highest = max(rows, key=lambda row: survey.looks[row].high)
     low, high = survey.looks[lowest].low, survey.looks[highest].high
@@ -124,6 +134,11 @@ def pixel_range(survey: Survey) -> tuple[tuple[float, float] | None, list[str]]:
             f"{said}, of which fewer than {LEAST_LEVELS} of 256 levels would be left in {len(flat)} of them, such as"
             f" {survey.paths[flat[0]]}; correct {survey.paths[lowest]} and {survey.paths[highest]}, which have the least and"
             " the largest value, or save all images with 8 bits"
+        )
+    if plain and 256 * high / 65535 < LEAST_BRIGHT:
+        raise ConfigError(
+            f"{said}, and {plain} have 8 bits, so that 65535 is white; the {len(rows)} would be nearly black, such as"
+            f" {survey.paths[rows[0]]}; stretch their values to 16 bits, or save all images with 8"
         )
     if plain:
         return None, [f"{said}: 0 becomes black and 65535 white, as {plain} others have 8 bits"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +25,20 @@ SYSTEM = frozenset(
         "@eadir",
         "icon\r",
         "lost+found",
+        "#recycle",
+        "#snapshot",
+        "__pycache__",
+        "node_modules",
     }
 )
 """Names, in small letters, that systems leave behind; those that begin with a point are hidden as well."""
+WITHIN = frozenset({"MPO"})
+"""Formats that Pillow opens as another one: .mpo files are JPEG with more pictures behind the first."""
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+"""How files of the usual formats begin; WebP has its own within RIFF."""
+NO_ENDING = re.compile(r"(\.\d+)?[. ]*")
+LONGER = re.compile(r"\.(jpe?g|png|gif|webp)([^a-z0-9~]|\s|$)")
+"""Endings that say what a file is and go on, as downloads have them."""
 HIDDEN = "files or folders, hidden or of the system"
 FEW = 3
 
@@ -52,7 +64,7 @@ class Found:
 def suffixes() -> frozenset[str]:
     """Endings, in small letters, of the files that Pillow can decode here."""
     known = Image.registered_extensions()
-    return frozenset(end for end, form in known.items() if form in Image.OPEN) - STUBS
+    return frozenset(end for end, form in known.items() if form in Image.OPEN or form in WITHIN) - STUBS
 
 
 def is_image(path: Path) -> bool:
@@ -60,14 +72,31 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in suffixes()
 
 
+def holds_image(path: Path) -> bool:
+    """Whether a file is an image by its name or, where the name has no ending that says what it is (photo, photo.12,
+    photo.jpg_large, photo.png?w=200), by its first bytes."""
+    if is_image(path):
+        return True
+    if not (NO_ENDING.fullmatch(path.suffix) or LONGER.match(path.suffix.lower())):
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(SIGNATURES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+
+
 def no_image(path: Path) -> str:
     """Why a file that does not have the name of an image is left out."""
-    return f"{path.suffix.lower()} files" if path.suffix else "files without an ending"
+    if path.is_symlink() and not path.exists():
+        return "links to nothing"
+    return f"{path.suffix.lower().strip()} files" if path.suffix.strip(" .") else "files without an ending"
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden, or one that a system leaves behind."""
-    return name.startswith(".") or name.lower() in SYSTEM
+    return name.startswith((".", "~$")) or name.lower() in SYSTEM
 
 
 def same_form(name: str) -> str:
@@ -76,13 +105,17 @@ def same_form(name: str) -> str:
 
 
 def walk(folder: Path) -> Found:
-    """All images of a folder and its sub-folders, links followed; a link to nothing counts as the image it is named as."""
+    """All images of a folder and its sub-folders; a link to nothing counts as the image it is named as. Links are followed,
+    but for those to a folder that the link itself lies in."""
     images: list[Path] = []
     left: list[LeftOut] = []
     seen: set[str] = set()
+    home = Path(os.path.realpath(folder)).parent
     for top, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(top)
-        if place in seen:  # a link back into the folder
+        if place in seen or home.is_relative_to(place):  # a link back into the folder, or to one above it
+            if place not in seen or os.path.islink(top):
+                left.append(LeftOut(Path(top), "links to a folder that is walked already, or that they lie in"))
             folders.clear()
             continue
         seen.add(place)
@@ -92,11 +125,22 @@ def walk(folder: Path) -> Found:
             path = Path(top) / name
             if is_hidden(name):
                 left.append(LeftOut(path, HIDDEN, hidden=True))
-            elif is_image(path) and (path.is_file() or path.is_symlink()):
+            elif holds_image(path) and (path.is_file() or path.is_symlink()):
                 images.append(path)
             else:
                 left.append(LeftOut(path, no_image(path)))
     return Found(sorted(images), sorted(left, key=lambda entry: entry.path))
+
+
+def beside(folder: Path) -> list[LeftOut]:
+    """What lies in a folder beside its visible sub-folders."""
+    left = []
+    for path in sorted(folder.iterdir()):
+        if is_hidden(path.name):
+            left.append(LeftOut(path, HIDDEN, hidden=True))
+        elif not path.is_dir():
+            left.append(LeftOut(path, "images outside of a class folder" if is_image(path) else no_image(path)))
+    return left
 
 
 def visible_folders(folder: Path) -> list[Path]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.class_folders import Listing, by_class, list_folder, untested
+from cgankd.data.readers.class_folders import Listing, list_folder
+from cgankd.data.readers.class_words import by_class, untested
 from tests.data.builders import save_picture
 
 
@@ -159,3 +160,89 @@ def test_classes_without_test_images_are_named(tmp_path: Path) -> None:
 def test_many_classes_are_shortened() -> None:
     assert by_class(Counter(b=2, a=1)) == "a 1, b 2"
     assert by_class(Counter({f"{i:02d}": i + 1 for i in range(30)})).endswith("19 20 and 10 classes more, of 1 to 30")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train_set", "test_set"),
+        ("birds-train", "birds-eval"),
+        ("train2017", "val2017"),
+        ("trn", "tst"),
+        ("x_Train", "x_test"),
+    ],
+)
+def test_folders_of_the_same_classes_called_like_splits_are_splits(tmp_path: Path, train: str, test: str) -> None:
+    for part in (train, test):
+        fill(tmp_path / part, "cat", "dog")
+    listing = list_folder(str(tmp_path))
+    assert listing.class_names == ("cat", "dog") and splits(listing)["train"] == 8 and len(splits(listing)) == 2
+    assert any(f"{train} as train" in line for line in listing.lines)
+
+
+def test_wrapped_splits(tmp_path: Path) -> None:
+    for part in ("seg_train", "seg_test"):
+        fill(tmp_path / part / part, "cat", "dog")
+    fill(tmp_path / "seg_pred/seg_pred", ".")
+    listing = list_folder(str(tmp_path))
+    assert splits(listing) == {"train": 8, "test": 8}
+    assert {entry.reason for entry in listing.left} == {"images in seg_pred, which is no split"}
+
+
+def test_what_is_called_like_splits_but_is_none(tmp_path: Path) -> None:
+    fill(tmp_path / "a", "train_station", "test tube")
+    assert list_folder(str(tmp_path / "a")).class_names == ("test tube", "train_station")
+    for part in ("train_set", "test_set"):
+        fill(tmp_path / "b" / part, part + "_cat", part + "_dog")
+    assert splits(list_folder(str(tmp_path / "b"))) == {"train": 16}
+    fill(tmp_path / "c", "birds_train", "birds_test")
+    with pytest.raises(ConfigError, match="birds_train has images but no class folders, and birds_test beside it"):
+        list_folder(str(tmp_path / "c"))
+
+
+def test_splits_below_classes_are_said(tmp_path: Path) -> None:
+    fill(tmp_path, "cat/train", "cat/test", "dog/train", "dog/test")
+    (line,) = [line for line in list_folder(str(tmp_path)).lines if "WARNING" in line]
+    assert "hold test and train, but the images are split anew" in line
+
+
+def test_a_link_that_leads_round_adds_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, "cat", "dog")
+    (tmp_path / "cat/again").symlink_to(tmp_path / "cat")
+    (tmp_path / "dog/up").symlink_to(tmp_path)
+    (tmp_path / "dog/gone").symlink_to("/nowhere")
+    listing = list_folder(str(tmp_path))
+    assert len(listing.paths) == 8
+    assert Counter(entry.reason for entry in listing.left) == {
+        "links to a folder that is walked already, or that they lie in": 2,
+        "links to nothing": 1,
+    }
+
+
+def test_one_file_in_two_classes_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "cat", "dog")
+    (tmp_path / "dog/other").symlink_to(tmp_path / "cat")
+    with pytest.raises(ConfigError, match="by a link the same file as .* of class 'cat' and of 'dog'; remove one"):
+        list_folder(str(tmp_path))
+
+
+def test_all_faults_of_folders_are_said_at_once(tmp_path: Path) -> None:
+    fill(tmp_path / "train", "cat", "dog")
+    fill(tmp_path / "test", "Cat", "dog", "cow")
+    (tmp_path / "train/eel").mkdir()
+    with pytest.raises(
+        ConfigError, match="eel has no images .*; and .*Cat is a class .* rename it 'cat'; and .*cow is a class"
+    ):
+        list_folder(str(tmp_path))
+
+
+def test_one_number_in_two_spellings_is_said(tmp_path: Path) -> None:
+    listing = list_folder(str(fill(tmp_path, "1", "01", "ABC", "\uff21\uff22\uff23")))
+    assert [line.partition(";")[0] for line in listing.lines] == [
+        "classes '01' and '1' are one number",
+        "classes 'ABC' and '\uff21\uff22\uff23' differ in capital letters or spaces alone",
+    ]
+
+
+def test_names_of_classes_fit_a_line() -> None:
+    assert by_class(Counter({"a\nb": 2, "x" * 200: 1})) == "a\\nb 2, " + "x" * 59 + "… 1"

@@ -89,7 +89,10 @@ def test_class_names(tmp_path: Path) -> None:
         ("img/000.png,1,2", r"list.csv:42: expected path,label but found"),
         ("img/000.png,", r"list.csv:42: expected path,label"),
         ("img/999.png,1", r"list.csv:42: image '.*999.png' does not exist"),
-        ("./img/../img/001.png,1", r"list.csv:42: './img/../img/001.png' is listed before, at .*list.csv:3;"),
+        (
+            "./img/../img/001.png,1",
+            r"list.csv:42: './img/../img/001.png' is listed before, at .*list.csv:3, as .* and here as '1'; keep",
+        ),
     ],
 )
 def test_bad_lines_are_named(listed: Path, line: str, words: str) -> None:

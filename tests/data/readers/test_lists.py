@@ -158,7 +158,7 @@ def test_numbers_in_order_are_labels_where_nothing_else_is(top: Path) -> None:
 def test_further_columns(top: Path) -> None:
     split = ["train"] * 8 + ["test"] * 4
     path = write(top, [["path", "age", "split"], *rows(NAMES, HALVES, split)])
-    assert pairs(path) == PLAIN and "not used: 'split' (splits are made anew)" in said(path)
+    assert pairs(path) == PLAIN and "not used: 'split' (splits are made anew; to keep" in said(path)
     path = write(
         top, [["width", "image", "label", "note"], *rows(["16"] * NUM, NAMES, HALVES, ["", *["x"] * (NUM - 1)])]
     )
@@ -298,7 +298,7 @@ def test_all_missing_images_are_counted_and_ten_named(top: Path) -> None:
         ConfigError, match=r"14 of 26 images do not exist: gone00.png \(line 14\), .*gone09.png \(line 23\) and"
     ):
         pairs(path)
-    found = read_list(str(path), skip_missing=True)
+    found = read_list(str(path), skip_broken=True)
     assert [entry.path.name for entry in found.entries] == NAMES
     assert [entry.path.name for entry in found.missing] == gone and found.missing[0].where == f"{path}:14"
 
@@ -308,8 +308,99 @@ def test_all_wrong_lines_are_counted(top: Path) -> None:
     words = r"list.csv:3: expected path,label but found 'p01.png,'; write what is missing or remove the line \(1 more"
     with pytest.raises(ConfigError, match=words):
         pairs(path)
-    path = write(top, rows([*NAMES, *NAMES[:3]], [*HALVES, *HALVES[:3]]))
-    with pytest.raises(ConfigError, match=r"list.csv:13: 'p00.png' is listed before, .* \(2 more lines are wrong\)"):
+    path = write(top, rows([*NAMES, *NAMES[:3]], [*HALVES, "9", "9", "9"]))
+    with pytest.raises(
+        ConfigError, match=r"list.csv:13: 'p00.png' is listed before, .* \(2 more lines are wrong: 14, 15\)"
+    ):
+        pairs(path)
+    found = read_list(str(path), skip_broken=True)
+    assert [entry.path.name for entry in found.entries] == NAMES[3:] and len(found.skipped()) == 3
+
+
+def test_a_line_that_repeats_another_is_left_out(top: Path) -> None:
+    path = write(top, rows([*NAMES, "./p00.png", NAMES[1]], [*HALVES, "0.50", "1.5"]))
+    assert pairs(path) == PLAIN and said(path) == "list: 2 lines that repeat another one left out"
+
+
+def test_wrong_lines_and_missing_images_are_said_at_once(top: Path) -> None:
+    path = write(top, rows([*NAMES, "gone.png"], [*HALVES[:-1], "", "1"]))
+    with pytest.raises(ConfigError, match=r"list.csv:12: expected path,label .*; and .*list.csv:13: image .*gone.png"):
+        pairs(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ("/home/bob/photos/", "/home/bob/photos/ left out of the paths"),
+        ("C:\\Users\\bob\\", "C:/Users/bob/ left out of the paths"),
+        ("https://example.org/a/", "https://example.org/a/ left out of the paths"),
+        ("../elsewhere/", "../elsewhere/ left out of the paths"),
+    ],
+)
+def test_paths_of_another_machine(top: Path, before: str, words: str) -> None:
+    path = write(top, rows([before + name for name in NAMES], HALVES))
+    assert pairs(path) == PLAIN and words in said(path)
+    deep = top / "deep/er"
+    deep.mkdir(parents=True)
+    for name in NAMES:
+        (top / name).rename(deep / name)
+    assert [entry.path.name for entry in read_list(str(path)).entries] == NAMES and "images in deep/er/" in said(path)
+
+
+def test_folders_of_another_machine_stay_where_they_tell_images_apart(top: Path) -> None:
+    names = [f"{part}/{i}.png" for part in "ab" for i in range(6)]
+    for i, name in enumerate(names):
+        save_picture(top / name, i)
+    path = write(top, rows([f"/data/{name}" for name in names], HALVES))
+    assert pairs(path) == list(zip(names, HALVES, strict=True))
+    path = write(top, rows([f"/data/{i}/{name}" for i, name in enumerate(NAMES)], HALVES))
+    assert pairs(path) == PLAIN and "folders left out of the paths" in said(path)
+    path = write(top, rows([f"/data/{i}/p00.png" for i in range(NUM)], HALVES))
+    with pytest.raises(ConfigError, match="12 of 12 images do not exist"):
+        pairs(path)
+
+
+def test_leading_zeros_and_percent_signs_and_other_suffixes(top: Path) -> None:
+    for i in range(NUM):
+        save_picture(top / f"{i + 1:04d}.png", i)
+        save_picture(top / f"a {i}.png", i)
+    for cells in ([f"{i + 1}" for i in range(NUM)], [f"{i + 1}.0" for i in range(NUM)]):
+        path = write(top, [["id", "label"], *rows(cells, HALVES)])
+        assert pairs(path) == [(f"{i + 1:04d}.png", HALVES[i]) for i in range(NUM)] and "leading zeros" in said(path)
+    path = write(top, rows([f"a%20{i}.png" for i in range(NUM)], HALVES))
+    assert pairs(path)[3][0] == "a 3.png" and "percent signs" in said(path)
+    with pytest.raises(ConfigError, match=r"do not exist: .*there is p00.png in that folder, so correct the suffixes"):
+        pairs(write(top, rows([name.replace("png", "jpg") for name in NAMES], HALVES)))
+
+
+def test_other_quotes_comments_and_titles(top: Path) -> None:
+    for left, right in ("''", "\u201c\u201d"):
+        path = write(top, rows([f"{left}{name}{right}" for name in NAMES], [f"{left}{text}{right}" for text in HALVES]))
+        assert pairs(path) == PLAIN and "other quotes" in said(path)
+    text = "# made by hand\n# in May\npath,label\n" + "".join(f"{name},{half}\n" for name, half in PLAIN)
+    path.write_text(text.replace("p05.png", "# half of it\np05.png"))
+    assert pairs(path) == PLAIN and "3 comment lines left out" in said(path)
+    path.write_text("My photos\n\npath,label\n" + "".join(f"{name},{half}\n" for name, half in PLAIN))
+    assert pairs(path) == PLAIN and "1 lines of a title left out" in said(path)
+
+
+def test_utf_16_without_its_mark(top: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path = write(top, [["path", "label"], *rows(NAMES, HALVES)], encoding=encoding)
+        assert pairs(path) == PLAIN and "UTF-16 without its mark" in said(path)
+
+
+def test_json_of_images_or_columns(top: Path) -> None:
+    path = top / "list.json"
+    for indent in (None, 2):
+        path.write_text(json.dumps(dict(PLAIN), indent=indent))
+        assert pairs(path) == PLAIN
+        path.write_text(json.dumps({"image": NAMES, "age": HALVES}, indent=indent))
+        assert pairs(path) == PLAIN
+    path.write_text("\n".join(json.dumps({"image": {"path": name}, "label": half}) for name, half in PLAIN))
+    assert pairs(path) == PLAIN
+    path.write_text(json.dumps({"images": [{"file_name": "p00.png"}], "annotations": [{"image_id": 0}]}))
+    with pytest.raises(ConfigError, match=r"has several tables \(images, annotations\); write one line of JSON"):
         pairs(path)
 
 

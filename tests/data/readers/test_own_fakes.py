@@ -144,3 +144,27 @@ def test_a_file_that_no_stage_writes_is_to_be_written_again(tmp_path: Path) -> N
         file.create_dataset("images", (10**6, 1, 16, 16), np.uint8)
     with pytest.raises(ConfigError, match=r"^cgan.file .*'images' claims 256000000 bytes .* holds 0 bytes of it"):
         load_own_fakes(path, CLASSES)
+
+
+def test_all_that_is_left_out_is_said(tmp_path: Path) -> None:
+    lines: list[str] = []
+    for level, name in zip(LEVELS, ("left", "left", "right", "right"), strict=True):
+        picture(tmp_path / "tree" / name / f"{level}.png", level)
+    (tmp_path / "tree/right/notes.txt").write_text("x")
+    (tmp_path / "tree/left/more").mkdir()
+    picture(tmp_path / "tree/loose.png", 1)
+    load_own_fakes(tmp_path / "tree", CLASSES, say=lines.append)
+    assert lines == [
+        "left out: 1 .txt files (right/notes.txt)",
+        "left out: 1 images outside of a class folder (loose.png)",
+        "4 of 4 images of one single value all over",
+    ]
+    lines.clear()
+    picture(listed(tmp_path / "list", ["left", "right", "left", "right"]) / "other.png", 1)
+    load_own_fakes(tmp_path / "list", CLASSES, say=lines.append)
+    assert lines[0] == "left out: 1 images without a line in labels.csv (other.png)"
+    for path in (tmp_path / "tree/right").glob("*.png"):
+        path.unlink()
+    lines.clear()
+    load_own_fakes(tmp_path / "tree", CLASSES, say=lines.append)
+    assert "WARNING: no images of 'right'" in lines

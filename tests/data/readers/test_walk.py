@@ -51,3 +51,20 @@ def test_images_of_all_usual_endings_are_read(tmp_path: Path) -> None:
         if form in Image.SAVE:
             Image.new("RGB", (16, 16)).save(tmp_path / f"a{suffix}", format=form)
             assert is_image(tmp_path / f"a{suffix}")
+
+
+def test_images_without_an_ending_are_known_by_their_first_bytes(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.png", 0)
+    picture = (tmp_path / "a.png").read_bytes()
+    images = ["photo", "photo.12", "photo.png?w=2", "photo.jpg_large", "photo.png "]
+    others = ["photo.png~", "photo.png.part", "photo.txt", "photo.cr2"]
+    for name in (*images, *others):
+        (tmp_path / name).write_bytes(picture)
+    (tmp_path / "notes").write_text("no picture")
+    found = walk(tmp_path)
+    assert sorted(path.name for path in found.images) == sorted(["a.png", *images])
+    assert sorted(entry.path.name for entry in found.left) == sorted([*others, "notes"])
+
+
+def test_files_of_several_jpegs_are_images() -> None:
+    assert is_image(Path("a.MPO"))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from pipelines.pictures import stages as pictures
 from pipelines.pictures import style
+from pipelines.pictures.style import label_texts
 
 INF = float("inf")
 
@@ -113,3 +114,12 @@ def test_gains_are_hollow_where_zero_lies_inside() -> None:
     both = markers(result())
     assert len(both) == 5 and both[0] == "white" and both[3] == pictures.BLUE and both[4] == "white"
     assert len(markers(result(best="real"))) == 3
+
+
+def test_bars_and_rows_have_the_names_of_classes() -> None:
+    figure = pictures.label_marginal(
+        torch.tensor([0, 1, 1]), torch.tensor([0, 0, 2]), class_names=("ant", "bee", "x" * 40)
+    )
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["ant", "bee", "x" * 12 + "…"]
+    assert label_texts(torch.tensor([2, 0]), ("ant", "bee", "a\nb")) == ["a b", "ant"]
+    assert label_texts(torch.tensor([1.23456]), digits=3) == ["1.23"]

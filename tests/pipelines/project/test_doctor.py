@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,12 @@ def test_other_code_than_pinned_is_a_problem(workdir: Path) -> None:
     assert found.level == "problem" and "code of cgan is not" in found.text and "cgankd pin" in found.cure
     (workdir / PIN).write_text("[]")
     assert "damaged" in next(f for f in examine(workdir) if f.name == "code").text
+
+
+def test_a_class_without_test_images_is_said(workdir: Path) -> None:
+    write_params(workdir, tiny("digits"))
+    data = load(load_config(workdir / "params.yaml").data, 0)
+    test = data.test.take((data.test.labels != 3).nonzero()[:, 0])
+    write_dataset(workdir / "artifacts/dataset.h5", replace(data, test=test))
+    found = [finding for finding in look_at_images(workdir) if finding.level == "warning"]
+    assert any("there is no test image of 1 class (3)" in finding.text for finding in found)

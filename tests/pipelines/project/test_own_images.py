@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def deep(root: Path, kind: type[Any], low: float, high: float, size: tuple[int, 
 @pytest.fixture()
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Projects without git and DVC, which take most of the time."""
-    monkeypatch.setattr(module, "_repository", lambda plan, say: None)
+    monkeypatch.setattr(module, "make_repository", lambda *args: None)
 
 
 def made(project: Path, images: Path, **wish: Any) -> tuple[Plan, dict[str, Any]]:
@@ -83,7 +85,9 @@ def test_broken_files_are_skipped_by_prepare_too(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_list_with_broken_files_gets_a_list_and_copies_of_its_own(tmp_path: Path) -> None:
+def test_a_list_with_broken_files_and_lines_is_read_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for i in range(24):
         save_picture(tmp_path / f"in/{i}.png", i)
     (tmp_path / "in/7.png").write_bytes(b"bad")
@@ -92,11 +96,103 @@ def test_a_list_with_broken_files_gets_a_list_and_copies_of_its_own(tmp_path: Pa
         csv.writer(file).writerows([["path", "label"], *([f"{i}.png", names[i % 2]] for i in range(24))])
     with pytest.raises(ConfigError, match="1 of 24 files cannot be used"):
         make_plan(tmp_path / "p", None, tmp_path / "in/list.csv")
+    with (tmp_path / "in/list.csv").open("a", newline="") as file:
+        csv.writer(file).writerows([["gone.png", "x"], ["3.png", "y"], ["8.png"]])
+    with pytest.raises(ConfigError, match="listed before.*: 28.*; and .*gone.png.*; and 1 of 23 files cannot.*7.png"):
+        make_plan(tmp_path / "p", None, tmp_path / "in/list.csv")
     plan = make_plan(tmp_path / "p", None, tmp_path / "in/list.csv", Wish(skip_broken=True, task="class"))
+    assert len(plan.skipped) == 4 and "4 files or lines skipped" in "\n".join(summary(plan))
     init(plan, lambda text: None)
-    rows = list(csv.reader((tmp_path / "p/data/labels.csv").read_text().splitlines()))
-    assert len(rows) == 24 and {row[1] for row in rows[1:]} == set(names)
-    assert all((tmp_path / "p/data" / row[0]).is_file() for row in rows[1:])
+    monkeypatch.chdir(tmp_path / "p")
+    section = load_config(Path("params.yaml")).data
+    assert section.skip_broken and not (tmp_path / "p/data").exists()
+    data = load(section, 0)
+    assert sum(map(len, data.splits().values())) == 22 and data.info.class_names == names
+    assert (data.account.counts["lines_skipped"], data.account.counts["files_skipped"]) == (3.0, 1.0)
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("whole", [False, True])
+def test_labels_that_are_no_numbers_are_skipped_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    lines = ["path,label"]
+    for i in range(60):
+        save_picture(tmp_path / f"in/{i}.png", i, size=(20, 20))
+        lines.append(f"{i}.png,{'nan' if i == 5 else i % 3 if whole else i / 2}")
+    (tmp_path / "in/list.csv").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"list.csv:7: label 'nan' is not a finite number, but 59 of 60"):
+        make_plan(tmp_path / "p", None, tmp_path / "in/list.csv")
+    init(make_plan(tmp_path / "p", None, tmp_path / "in/list.csv", Wish(skip_broken=True)), lambda text: None)
+    monkeypatch.chdir(tmp_path / "p")
+    section = load_config(Path("params.yaml")).data
+    data = load(section, 0)
+    assert sum(map(len, data.splits().values())) == 59 and (section.task == "class") is whole
+    assert data.info.class_names == (("0", "1", "2") if whole else ())
+
+
+def test_numbers_that_are_names(tmp_path: Path) -> None:
+    def plan_of(label: Any) -> Plan:
+        lines = ["path,label"]
+        for i in range(60):
+            save_picture(tmp_path / f"in/{i}.png", i, size=(20, 20))
+            lines.append(f"{i}.png,{label(i)}")
+        (tmp_path / "in/list.csv").write_text("\n".join(lines))
+        return make_plan(tmp_path / "p", None, tmp_path / "in/list.csv")
+
+    plan = plan_of(lambda i: f"{1007 * (i % 12):05d}")
+    assert not plan.data.scalar and "labels such as '00000' have zeros in front" in plan.data.why
+    plan = plan_of(lambda i: ("007", "7", "12", "012")[i % 4])
+    assert set(plan.data.labels) == {"7", "12"} and "'007' and '7'" in "\n".join(summary(plan))
+    with pytest.raises(ConfigError, match=r"labels such as '0.0 kg' are measured, write them as plain numbers"):
+        plan_of(lambda i: f"{i / 2} kg")
+    assert "far from all other labels" in "\n".join(summary(plan_of(lambda i: -999 if i % 5 == 0 else i / 2)))
+
+
+def test_values_that_fill_a_small_part_of_16_bits_are_refused_where_they_cannot_be_stretched(tmp_path: Path) -> None:
+    root = deep(tmp_path / "grey", np.uint16, 256, 4000)
+    with pytest.raises(ConfigError, match="12 images have more than 8 bits.* and 1 have 8 bits.*nearly black"):
+        save_picture(root / "good/plain.png", 1, size=(20, 20), mode="L")
+        make_plan(tmp_path / "p", root, None)
+    root = tmp_path / "colour"
+    for name in ("a", "b"):
+        for i in range(6):
+            colour_16(root / name / f"{i}.png", np.full((20, 20, 3), 4000) + 8 * i)
+    with pytest.raises(
+        ConfigError, match="12 images have 16 bits a colour, of which the upper 8 are used, but 12 .*black"
+    ):
+        make_plan(tmp_path / "p", root, None)
+    colour = np.random.default_rng(0).integers(0, 65536, (20, 20, 3))
+    for name in ("a", "b"):
+        for i in range(6):
+            colour_16(root / name / f"{i}.png", np.roll(colour, i, 0))
+    assert "0 becomes black and 65535 white" in "\n".join(summary(make_plan(tmp_path / "p", root, None)))
+
+
+def colour_16(path: Path, values_HWC: Any) -> None:
+    """A PNG of 16 bits a colour, which Pillow reads but does not write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width, _ = values_HWC.shape
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_HWC)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(lines),
+        b"IEND": b"",
+    }
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_link_to_itself_is_a_file_that_is_no_good(tmp_path: Path) -> None:
+    root = fill(tmp_path / "in", "ant", "bee")
+    (root / "ant/x.png").symlink_to("x.png")
+    with pytest.raises(ConfigError, match="1 of 21 files cannot be used"):
+        make_plan(tmp_path / "p", root, None)
+    assert len(make_plan(tmp_path / "p", root, None, Wish(skip_broken=True)).data.paths) == 20
 
 
 @pytest.mark.usefixtures("bare")
@@ -206,17 +302,17 @@ def test_a_project_appears_whole_or_not_at_all(
     if exists:
         target.mkdir(parents=True)
 
-    def fails(plan: Plan, say: object) -> None:
-        assert (plan.folder / "params.yaml").exists() and not list(target.glob("*.yaml"))
+    def fails(folder: Path, *others: object) -> None:
+        assert (folder / "params.yaml").exists() and not list(target.glob("*.yaml"))
         raise ConfigError("git is full")
 
-    monkeypatch.setattr(module, "_repository", fails)
+    monkeypatch.setattr(module, "make_repository", fails)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match="git is full"):
         init(make_plan(target, root, None), lambda text: None)
     assert sorted(tmp_path.rglob("*")) == before
     said: list[str] = []
-    monkeypatch.setattr(module, "_repository", lambda plan, say: say(f"{plan.folder} is there"))
+    monkeypatch.setattr(module, "make_repository", lambda folder, data, message, say: say(f"{folder} is there"))
     init(make_plan(target, root, None), said.append)
     assert said == [f"{target} is there"]
     assert {"params.yaml", "dvc.yaml", "README.md"} <= {path.name for path in target.iterdir()}

@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError, to_dict
+from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import read_split
 from cgankd.labels.answers import Margin, Reading
 from cgankd.measure.conformal import conformal_margin, images_needed
@@ -28,7 +29,8 @@ from pipelines.ship.card import image_rules
 from pipelines.ship.export import export
 from pipelines.ship.predict import Labelled, as_csv, image_files, label_files, labels_table, open_predictor
 from pipelines.ship.saved import load_package
-from tests.pipelines.finished import finished
+from tests.data.builders import data_config
+from tests.pipelines.finished import finished, save_net
 
 INVOKE = CliRunner()
 MARGIN = Margin(0.9, 0.1, 40)
@@ -317,3 +319,26 @@ def test_an_interval_over_the_end_of_a_turn_reads_right() -> None:
 def test_the_model_card_says_what_is_done_to_images(tmp_path: Path, rules: dict[str, object], said: str) -> None:
     info = load_package(finished(tmp_path) / "artifacts/student.safetensors").info
     assert said in image_rules(replace(info, **rules))  # type: ignore[arg-type]
+
+
+def test_photos_that_a_model_was_made_of_are_read_as_prepare_read_them(tmp_path: Path) -> None:
+    for place in range(24):
+        pixels = np.random.default_rng(place).integers(0, 256, (20, 32, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        image = Image.fromarray(pixels)
+        if place % 2:  # stored turned by 90 degrees, with the tag that says so
+            exif[0x0112] = 6
+            image = image.transpose(Image.Transpose.ROTATE_90)
+        path = tmp_path / "in" / ("up", "down")[place % 3 == 0] / f"IMG_{place}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, quality=95, exif=exif)
+    changes = {"source": "image-folder", "root": str(tmp_path / "in"), "test_share": 0.2, "fit": "pad"}
+    data = load(data_config(**changes), 0)
+    save_net(tmp_path / "artifacts/student.safetensors", data, 3, 4)
+    package = load_package(tmp_path / "artifacts/student.safetensors")
+    images = torch.cat([split.images[:] for split in data.splits().values()])
+    prepared = [reading.confidence for reading in package.answer.read(package.model.run(images), None)]
+    found = label_files(open_predictor(tmp_path, None, 0.9), image_files(tmp_path / "in"))
+    new = [entry.reading.confidence for entry in found if entry.reading is not None]
+    assert len(new) == 24 and len(set(new)) > 12
+    assert sorted(map(float, filter(None, new))) == pytest.approx(sorted(map(float, filter(None, prepared))), abs=1e-6)

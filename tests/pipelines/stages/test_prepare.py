@@ -14,9 +14,10 @@ from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.types import Split
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import preset_text, set_values, write_text
+from pipelines.pictures.style import shortened
 from pipelines.runtime.opening import open_context
 from pipelines.stages import prepare
-from pipelines.stages.prepare import sheet, shortened, spread
+from pipelines.stages.prepare import sheet, spread
 from tests.data.builders import data_config, save_picture
 
 
@@ -65,7 +66,8 @@ def test_a_file_that_is_no_image_is_said_and_changes_no_data_set(
     cut[4:9, 4:9] = 255, 0, 0, 255
     Image.fromarray(cut).save(tmp_path / "in/ant/0.png")
     write_text(tmp_path / "params.yaml", preset_text("own-classes"))
-    small = {"data.root": "in", "data.image_size": 16, "data.val_per_label": 2, "tracking.mlflow": False}
+    small = {"data.root": "in", "data.image_size": 16, "tracking.mlflow": False}
+    small |= {"data.val_per_label": 2, "data.val_share": None}
     set_values(tmp_path / "params.yaml", small)
     digests = []
     for extra in ("", "in/.DS_Store", "in/ant/notes.txt"):
