@@ -20,6 +20,10 @@ MADE_HERE = ("digits", "chairs")
 
 LISTS = ("csv", "utkface", "steering-angle")
 """Sources whose labels come file by file."""
+GROUPED = ("image-folder", "csv", "utkface", "steering-angle")
+"""Sources of image files whose splits are made here, so that `data.groups` can say which files belong together."""
+FOLDER, COLUMN, PATTERN = "folder", "column:", "re:"
+"""What `data.groups` may be, or begin with."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
 
@@ -85,6 +89,11 @@ class DataConfig:
     imbalance: float | None = field(default=None, metadata={"left_out": True})
     """Class labels: how many times more training images the first class has than the last; from data.train_per_label of the
     first they fall geometrically in the order of the classes. Validation and test stay. null = each class alike."""
+    groups: str | None = field(default=None, metadata={"left_out": True})
+    """Image files that belong together, such as the frames of one film or the slices of one patient, and are never divided
+    between training, validation and test: folder = those of one sub-folder (within the class folder); NAME or column:NAME =
+    those with one entry in this column of the list (or number, from 1); re:PATTERN = those of which the brackets of a regular
+    expression, searched for in the path below data.root, match the same. null = each image by itself; docs/data.md."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
     memory_budget_gb: float | None = None
@@ -101,6 +110,7 @@ class DataConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
         self._check_validation()
+        self._check_groups()
         ratio = self.imbalance
         require(ratio is None or ratio >= 1, "data.imbalance", "null or at least 1", ratio)
         if ratio is not None:
@@ -145,6 +155,21 @@ class DataConfig:
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", "null for scalar labels (data.task is scalar)", value)
 
+    def _check_groups(self) -> None:
+        """Whether the source has groups, and whether a pattern can be read."""
+        if self.groups is None:
+            return
+        known = f"null for data.source {self.source} (only {', '.join(GROUPED)} have files that can be grouped)"
+        require(self.source in GROUPED, "data.groups", known, self.groups)
+        plain = bool(self.groups.removeprefix(COLUMN).strip())
+        require(plain, "data.groups", f"null, {FOLDER}, a column of the list or {PATTERN}PATTERN", self.groups)
+        if self.groups.startswith(PATTERN):
+            group_pattern(self.groups)
+        elif self.groups != FOLDER and self.source != "csv":
+            rule = f"{FOLDER} or {PATTERN}PATTERN for data.source {self.source}, which has no columns"
+            require("(" in self.groups and not self.groups.startswith(COLUMN), "data.groups", rule, self.groups)
+            group_pattern(self.groups)
+
     def _check_validation(self) -> None:
         """One of three settings says how many images validate."""
         share, each, total = self.val_share, self.val_per_label, self.num_val
@@ -161,6 +186,20 @@ class DataConfig:
             "set when data.num_val is null, and null otherwise",
             each,
         )
+
+
+def group_pattern(groups: str) -> re.Pattern[str]:
+    """The regular expression in `data.groups`. Raises ConfigError where it is none, or has no brackets."""
+    text = groups.removeprefix(PATTERN)
+    try:
+        pattern = re.compile(text)
+    except re.error as problem:
+        raise ConfigError(f"data.groups: {text!r} is no regular expression ({problem}); correct it") from None
+    if not pattern.groups:
+        raise ConfigError(
+            f"data.groups: the pattern {text!r} has no brackets; put them around what names the group, as in {PATTERN}(film\\d+)"
+        )
+    return pattern
 
 
 def check_augment(text: str, name: str) -> None:

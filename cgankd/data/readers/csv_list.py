@@ -11,12 +11,13 @@ import torch
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Account, Dataset
+from cgankd.data.readers.group_splits import class_rows, scalar_rows
+from cgankd.data.readers.groups import Grouping, by_cells, column_of, inside_paths, path_groups
 from cgankd.data.readers.image_folder import LabelledFiles, read_rows
 from cgankd.data.readers.label_text import check_digits, class_names, label_number, wild, with_points
 from cgankd.data.readers.list_columns import FOUND, Columns, Layout, find_columns
 from cgankd.data.readers.list_paths import HOW, Finder, sub_folder
 from cgankd.data.readers.list_text import read_table
-from cgankd.data.readers.splits import required_test_share, split_classes, split_scalars
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 
@@ -27,20 +28,35 @@ SAMPLE = 50
 
 
 class Entry(NamedTuple):
-    """A line of a list: its image, the text of its label, and "file:line"."""
+    """A line of a list: its image, the text of its label, "file:line", and what its column of groups says."""
 
     path: Path
     label: str
     where: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """The lines whose image is there, those whose image is not, and in words what had to be guessed."""
+    """The lines whose image is there, those whose image is not, and in words what had to be guessed.
+
+    `has_groups` tells whether a column of groups was named.
+    """
 
     entries: list[Entry]
     missing: list[Entry]
     said: list[str]
+    has_groups: bool = False
+
+
+def list_groups(found: Listed, groups: str | None, root: Path) -> Grouping | None:
+    """Which images of a list belong together, by `data.groups`; None where it is null. Raises ConfigError."""
+    if groups is None:
+        return None
+    paths = [entry.path for entry in found.entries]
+    if found.has_groups:
+        return by_cells([entry.group for entry in found.entries], groups, paths)
+    return path_groups(inside_paths(paths, root.parent), groups)
 
 
 def load_csv_classes(
@@ -50,15 +66,15 @@ def load_csv_classes(
 
     Raises ConfigError with the file and line at fault.
     """
-    found = read_list(cfg.root, columns=Columns(cfg.path_column, cfg.label_column))
+    found = _lines(cfg)
     labels, said = class_names([entry.label for entry in found.entries])
     names = tuple(sorted(set(labels)))
     if len(names) < 2:
         raise ConfigError(f"data.root {cfg.root!r} names {len(names)} class; there must be at least two")
     number = {name: place for place, name in enumerate(names)}
     label_N = torch.tensor([number[text] for text in labels])
-    rows = split_classes(label_N, names, cfg, seed, test_share=required_test_share(cfg))
-    files = LabelledFiles([entry.path for entry in found.entries], label_N, class_names=names)
+    rows, account = class_rows(label_N, None, names, cfg, seed, list_groups(found, cfg.groups, Path(cfg.root)))
+    files = LabelledFiles([entry.path for entry in found.entries], label_N, class_names=names, account=account)
     return _saying(read_rows(files, rows, cfg, log, room), [*found.said, *said])
 
 
@@ -69,14 +85,18 @@ def load_csv_scalars(
 
     Raises ConfigError with the file and line at fault.
     """
-    found = read_list(cfg.root, columns=Columns(cfg.path_column, cfg.label_column))
+    found = _lines(cfg)
     values = [label_number(entry.label, entry.where) for entry in found.entries]
     blurred = check_digits([entry.label for entry in found.entries], cfg.root)
     label_N = torch.tensor(values, dtype=torch.float32)
-    rows = split_scalars(label_N, cfg, seed)
-    files = LabelledFiles([entry.path for entry in found.entries], label_N)
+    rows, account = scalar_rows(label_N, cfg, seed, list_groups(found, cfg.groups, Path(cfg.root)))
+    files = LabelledFiles([entry.path for entry in found.entries], label_N, account=account)
     said = [*found.said, *blurred, *wild_labels(found.entries, values)]
     return _saying(read_rows(files, rows, cfg, log, room), said)
+
+
+def _lines(cfg: DataConfig) -> Listed:
+    return read_list(cfg.root, columns=Columns(cfg.path_column, cfg.label_column, column_of(cfg.groups)))
 
 
 def _saying(data: Dataset, lines: list[str]) -> Dataset:
@@ -126,7 +146,7 @@ def read_list(text: str, setting: str = "data.root", columns: Columns = FOUND, *
         said.append("decimal commas")
         entries = [entry._replace(label=label) for entry, label in zip(entries, points, strict=True)]
     said += [*(f"{HOW[kind]} ({count})" for kind, count in sorted(finder.used.items()))]
-    return Listed(entries, missing, [f"list: {'; '.join(said)}"] if said else [])
+    return Listed(entries, missing, [f"list: {'; '.join(said)}"] if said else [], layout.groups is not None)
 
 
 def _layout(root: Path, setting: str, finder: Finder, columns: Columns) -> tuple[Layout, list[str]]:
@@ -151,15 +171,16 @@ def _entries(root: Path, layout: Layout, finder: Finder) -> tuple[list[Entry], l
             wrong.append(f"{where}: {fault}")
             continue
         cell, label = cells[layout.path], cells[layout.label]
+        group = cells[layout.groups] if layout.groups is not None and layout.groups < len(cells) else ""
         path = finder.find(cell)
         if path is None:
-            missing.append(Entry(finder.folder / cell, label, where))
+            missing.append(Entry(finder.folder / cell, label, where, group))
             continue
         before = seen.setdefault(path.resolve(), where)
         if before != where:
             wrong.append(f"{where}: {cell!r} is listed before, at {before}; keep one of the lines")
             continue
-        entries.append(Entry(path, label, where))
+        entries.append(Entry(path, label, where, group))
     if wrong:
         raise ConfigError(wrong[0] + (f" ({len(wrong) - 1} more lines are wrong)" if len(wrong) > 1 else ""))
     return entries, missing

@@ -94,11 +94,11 @@ def _class_number(name: str, info: DatasetInfo, where: str) -> int:
 
 def _listed(listing: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
     entries = read_list(str(listing), "cgan.file").entries
-    paths = [path for path, _, _ in entries]
+    paths = [entry.path for entry in entries]
     if info.class_names:
-        known = {text: _class_number(text, info, where) for _, text, where in reversed(entries)}
-        return paths, torch.tensor([known[text] for _, text, _ in entries])
-    return paths, torch.tensor([label_number(text, where) for _, text, where in entries], dtype=torch.float32)
+        known = {entry.label: _class_number(entry.label, info, entry.where) for entry in reversed(entries)}
+        return paths, torch.tensor([known[entry.label] for entry in entries])
+    return paths, torch.tensor([label_number(entry.label, entry.where) for entry in entries], dtype=torch.float32)
 
 
 def _sorted_by_class(folder: Path, info: DatasetInfo) -> tuple[list[Path], Tensor]:
