@@ -6,9 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from cgankd.config import ConfigError
 from cgankd.data.readers.class_folders import list_folder, untested
-from cgankd.data.readers.csv_list import Entry, read_list, wild_labels
+from cgankd.data.readers.csv_list import Entry, list_groups, read_list, wild_labels
+from cgankd.data.readers.groups import Grouping, column_of
+from cgankd.data.readers.image_folder import folder_groups
 from cgankd.data.readers.label_text import check_digits, class_names, number, plain
 from cgankd.data.readers.list_columns import FOUND, Columns
 from cgankd.data.readers.survey import Survey, survey_images
@@ -40,6 +44,8 @@ class OwnData:
     """How to have the other kind of labels, where these are numbers and could be either."""
     columns: Columns = FOUND
     """The columns of a list as the user named them."""
+    grouping: Grouping | None = None
+    """Which images belong together, where the user said so."""
 
     def without(self, rows: frozenset[int]) -> OwnData:
         """The data without the images of these numbers. Raises ConfigError where too little is left."""
@@ -51,6 +57,7 @@ class OwnData:
                 labels=[self.labels[row] for row in kept],
                 parts=[self.parts[row] for row in kept],
                 survey=self.survey.without(rows),
+                grouping=self.grouping and self.grouping.take(torch.tensor(kept, dtype=torch.int64)),
             )
         )
 
@@ -64,7 +71,7 @@ class OwnData:
         return Counter(label for label, own in zip(self.labels, self.parts, strict=True) if own == part)
 
 
-def look_at_folder(root: Path, task: str | None) -> OwnData:
+def look_at_folder(root: Path, task: str | None, groups: str | None = None) -> OwnData:
     """A folder with a sub-folder of images for each class. Raises ConfigError naming what is wrong."""
     if task == KINDS[True]:
         raise ConfigError("--task scalar needs --csv FILE with the lines path,label; folders are classes")
@@ -78,16 +85,22 @@ def look_at_folder(root: Path, task: str | None) -> OwnData:
         *found.lines,
         *untested(found.labels, found.parts, found.class_names),
     )
+    grouping = folder_groups(found, groups, root)
     survey = survey_images(found.paths)
-    return _enough(OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said))
+    data = OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said)
+    return _enough(replace(data, grouping=grouping))
 
 
-def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_missing: bool = False) -> OwnData:
+def look_at_csv(
+    path: Path, task: str | None, columns: Columns = FOUND, groups: str | None = None, *, skip_missing: bool = False
+) -> OwnData:
     """A list of path,label; the kind of label is read off the labels unless `task` names it.
 
-    `skip_missing` leaves out lines whose image is not there and says so. Raises ConfigError.
+    `groups` is `data.groups`. `skip_missing` leaves out lines whose image is not there and says so. Raises ConfigError.
     """
-    found = read_list(str(path), columns=columns, skip_missing=skip_missing)
+    wanted = replace(columns, groups=column_of(groups))
+    found = read_list(str(path), columns=wanted, skip_missing=skip_missing)
+    grouping = list_groups(found, groups, path)
     entries, said = found.entries, found.said
     if found.missing:
         said.append(f"{len(found.missing)} lines left out, as their image does not exist: {_first(found.missing)}")
@@ -112,7 +125,7 @@ def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_
     switch = ""
     if task is None and all(map(_is_number, labels)):
         switch = f"; if they are {'names' if scalar else 'measured'} add --task {KINDS[not scalar]}"
-    return _enough(replace(data, switch=switch, said=tuple(said), columns=columns))
+    return _enough(replace(data, switch=switch, said=tuple(said), columns=columns, grouping=grouping))
 
 
 def _first(entries: list[Entry]) -> str:
