@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from cgankd.config import DataConfig
 from cgankd.config.data import GROUPED
 from cgankd.data.dataset import Dataset, class_counts, gaps
 from cgankd.data.readers.class_folders import by_class
@@ -53,7 +54,7 @@ def run(ctx: Context) -> None:
     numbers = {f"num_{name}": float(count) for name, count in counts.items()}
     found = copies_across({name: split.images for name, split in dataset.splits().items()}, ctx.progress("copies"))
     numbers |= copy_counts(found)
-    for line in about_copies(dataset, found, numbers, grouping=ctx.cfg.data.source in GROUPED):
+    for line in about_copies(dataset, found, numbers, ctx.cfg.data):
         ctx.say(line)
     ctx.metrics(numbers | dict(dataset.notes) | dict(dataset.account.counts))
     shown, texts, title = sheet(dataset)
@@ -61,9 +62,10 @@ def run(ctx: Context) -> None:
 
 
 def about_copies(
-    dataset: Dataset, found: Mapping[tuple[str, str], Copies], numbers: Mapping[str, float], *, grouping: bool
+    dataset: Dataset, found: Mapping[tuple[str, str], Copies], numbers: Mapping[str, float], cfg: DataConfig
 ) -> Iterator[str]:
-    """How many images have a copy in another split, with the first ones by name; a warning where `grouping` can mend it."""
+    """How many images have a copy in another split, with the first ones by name; a warning where data.groups can mend it."""
+    grouping = cfg.source in GROUPED
     sentences = copy_sentences(numbers)
     if not sentences:
         yield "no exact or near copies across training, validation and test"
@@ -82,7 +84,12 @@ def about_copies(
             more = f"; and {len(rows) - COPIES_NAMED} more" if len(rows) > COPIES_NAMED else ""
             yield f"copies of {among} images in {of}: {'; '.join(pairs)}{more}"
     if sentences and grouping:
-        yield "data.groups keeps images that belong together in one split (docs/howto/groups.md)"
+        cure = "data.groups keeps images that belong together in one split"
+        if cfg.groups is not None:
+            cure = (
+                f"data.groups {cfg.groups} leaves images apart that look alike; larger groups would hold them together"
+            )
+        yield f"{cure} (docs/howto/groups.md)"
 
 
 def named(dataset: Dataset, part: str, row: int) -> str:

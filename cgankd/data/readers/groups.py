@@ -93,23 +93,31 @@ def by_folder(folders: Sequence[str], names: Sequence[str]) -> Grouping:
 
 
 def by_pattern(names: Sequence[str], groups: str) -> Grouping:
-    """Groups by what the brackets of a regular expression match in the path (joined where there are several).
+    """Groups by what the brackets of a regular expression match in the path (joined where there are several); a path without
+    a match is a group of its own.
 
-    Raises ConfigError where a path has no match, or all the same one.
+    Raises ConfigError where fewer than half of the paths have a match, or all the same one.
     """
     pattern = group_pattern(groups)
     found = [pattern.search(name) for name in names]
-    wrong = [name for name, match in zip(names, found, strict=True) if match is None or not any(match.groups())]
-    if wrong:
-        named = ", ".join(map(repr, wrong[:FEW])) + (", ..." if len(wrong) > FEW else "")
-        what = "no path" if len(wrong) == len(names) else f"not {len(wrong)} of {len(names)} paths"
-        cure = "" if len(wrong) == len(names) else "; to make each of these a group of its own put |(.+) at its end"
-        raise ConfigError(
-            f"data.groups: the pattern {pattern.pattern!r} matches {what}, such as {named}; it is searched for in paths"
-            f" below the folder of the images{cure}"
-        )
-    keys = [("/".join(part for part in match.groups() if part), "") for match in found if match is not None]
-    return _numbered(keys, f"pattern {pattern.pattern!r}", [])
+    texts = ["/".join(part for part in match.groups() if part) if match else "" for match in found]
+    lone = [row for row, text in enumerate(texts) if not text]
+    lines = []
+    if lone:
+        named = ", ".join(repr(names[row]) for row in lone[:FEW]) + (", ..." if len(lone) > FEW else "")
+        if 2 * len(lone) > len(names):
+            some = f"{len(names) - len(lone)} of {len(names)} paths alone and not"
+            what = "no path, such as" if len(lone) == len(names) else some
+            raise ConfigError(
+                f"data.groups: the pattern {pattern.pattern!r} matches {what} {named}; it is searched for in paths below"
+                " the folder of the images"
+            )
+        lines = [
+            f"WARNING: the pattern matches not {len(lone)} of {len(names)} paths ({named}); each is taken for a group of its own"
+        ]
+    return _numbered(
+        [(text, "" if text else str(row)) for row, text in enumerate(texts)], f"pattern {pattern.pattern!r}", lines
+    )
 
 
 def _numbered(keys: Sequence[tuple[str, str]], how: str, lines: Sequence[str]) -> Grouping:

@@ -77,6 +77,8 @@ def find_columns(table: Table, root: Path, finder: Finder, wanted: Columns = FOU
     column = [[cells[place] if place < len(cells) else "" for _, cells in rows] for place in range(width)]
     path = _path(column, names, root, finder, wanted)
     groups = _groups(names, width, root, wanted)
+    if groups is not None and wanted.label is None and names and names[groups].lower() in LABELS:
+        raise ConfigError(f"data.groups {wanted.groups!r} is the column of labels in {root}; name another one")
     left = [place for place in range(width) if place not in (path, groups) and any(column[place])]
     label, dropped = _label(column, names, root, wanted, left, path)
     if groups in (path, label):
