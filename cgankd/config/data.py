@@ -110,7 +110,7 @@ class DataConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
         self._check_validation()
-        self._check_groups()
+        check_groups(self.groups, self.source)
         ratio = self.imbalance
         require(ratio is None or ratio >= 1, "data.imbalance", "null or at least 1", ratio)
         if ratio is not None:
@@ -155,21 +155,6 @@ class DataConfig:
                 value = getattr(self, name)
                 require(value is None, f"data.{name}", "null for scalar labels (data.task is scalar)", value)
 
-    def _check_groups(self) -> None:
-        """Whether the source has groups, and whether a pattern can be read."""
-        if self.groups is None:
-            return
-        known = f"null for data.source {self.source} (only {', '.join(GROUPED)} have files that can be grouped)"
-        require(self.source in GROUPED, "data.groups", known, self.groups)
-        plain = bool(self.groups.removeprefix(COLUMN).strip())
-        require(plain, "data.groups", f"null, {FOLDER}, a column of the list or {PATTERN}PATTERN", self.groups)
-        if self.groups.startswith(PATTERN):
-            group_pattern(self.groups)
-        elif self.groups != FOLDER and self.source != "csv":
-            rule = f"{FOLDER} or {PATTERN}PATTERN for data.source {self.source}, which has no columns"
-            require("(" in self.groups and not self.groups.startswith(COLUMN), "data.groups", rule, self.groups)
-            group_pattern(self.groups)
-
     def _check_validation(self) -> None:
         """One of three settings says how many images validate."""
         share, each, total = self.val_share, self.val_per_label, self.num_val
@@ -186,6 +171,22 @@ class DataConfig:
             "set when data.num_val is null, and null otherwise",
             each,
         )
+
+
+def check_groups(groups: str | None, source: str) -> None:
+    """Raise ConfigError where a source has no groups of this kind, or a pattern cannot be read."""
+    if groups is None:
+        return
+    known = f"null for data.source {source} (only {', '.join(GROUPED)} have files that can be grouped)"
+    require(source in GROUPED, "data.groups", known, groups)
+    plain = bool(groups.removeprefix(COLUMN).strip())
+    require(plain, "data.groups", f"null, {FOLDER}, a column of the list or {PATTERN}PATTERN", groups)
+    if groups.startswith(PATTERN):
+        group_pattern(groups)
+    elif groups != FOLDER and source != "csv":
+        rule = f"{FOLDER} or {PATTERN}PATTERN for data.source {source}, which has no columns"
+        require("(" in groups and not groups.startswith(COLUMN), "data.groups", rule, groups)
+        group_pattern(groups)
 
 
 def group_pattern(groups: str) -> re.Pattern[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cgankd.config import ConfigError
+from cgankd.config.data import check_groups
 from cgankd.data.readers.class_folders import list_folder, untested
 from cgankd.data.readers.csv_list import Entry, list_groups, read_list, wild_labels
 from cgankd.data.readers.groups import Grouping, column_of
@@ -85,6 +86,7 @@ def look_at_folder(root: Path, task: str | None, groups: str | None = None) -> O
         *found.lines,
         *untested(found.labels, found.parts, found.class_names),
     )
+    check_groups(groups, "image-folder")
     grouping = folder_groups(found, groups, root)
     survey = survey_images(found.paths)
     data = OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said)
@@ -98,6 +100,7 @@ def look_at_csv(
 
     `groups` is `data.groups`. `skip_missing` leaves out lines whose image is not there and says so. Raises ConfigError.
     """
+    check_groups(groups, "csv")
     wanted = replace(columns, groups=column_of(groups))
     found = read_list(str(path), columns=wanted, skip_missing=skip_missing)
     grouping = list_groups(found, groups, path)

@@ -113,7 +113,7 @@ def test_what_a_camera_or_a_program_changes_is_still_a_copy_and_other_pictures_a
     saved = []
     for image in train[:30]:
         buffer = io.BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=60)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=85, subsampling=0)
         saved.append(torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1))
     darker = (train[30:60].float() * 0.7 + 12).round().to(torch.uint8)
     test = torch.cat([train[60:70], torch.stack(saved), darker, smooth(60, 8)])

@@ -21,9 +21,9 @@ from pipelines.ship.card import lineage, model_card
 from pipelines.ship.saved import Finished, load_package
 from pipelines.stages import prepare
 from tests.data.builders import save_picture
+from tests.pipelines.finished import finished
 from tests.pipelines.report.test_html import fill as fill_report
 from tests.pipelines.report.test_html import write as write_report
-from tests.pipelines.finished import finished
 
 FILMS, FRAMES = 20, 4
 
@@ -125,7 +125,7 @@ def test_prepare_names_copies_and_others_repeat_it(
     monkeypatch.chdir(tmp_path)
     films(tmp_path / "in")
     write_text(tmp_path / "params.yaml", preset_text("own-classes"))
-    small = {"data.root": "in", "data.image_size": 16, "data.val_per_label": 8, "tracking.mlflow": False}
+    small = {"data.root": "in", "data.image_size": 16, "tracking.mlflow": False}
     digests = {}
     for groups in (None, "folder"):
         set_values(tmp_path / "params.yaml", small | {"data.groups": groups})
