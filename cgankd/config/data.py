@@ -20,6 +20,10 @@ MADE_HERE = ("digits", "chairs")
 
 LISTS = ("utkface", "steering-angle")
 """Public sets whose labels come file by file, each counted."""
+GROUPED = ("image-folder", "csv", "utkface", "steering-angle")
+"""Sources of image files whose splits are made here, so that `data.groups` can say which files belong together."""
+FOLDER, COLUMN, PATTERN = "folder", "column:", "re:"
+"""What `data.groups` may be, or begin with."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 AUGMENTS = (
     *("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment"),
@@ -96,6 +100,11 @@ class DataConfig:
     replicate_to: int | None = field(default=None, metadata={"left_out": True})
     """Repeat the training images of each class or distinct label that has fewer, in their order, until it has so many (the
     first version of the paper: 200 for UTKFace). Validation and test stay; all stages train on the repeats. null = none."""
+    groups: str | None = field(default=None, metadata={"left_out": True})
+    """Image files that belong together, such as the frames of one film or the slices of one patient, and are never divided
+    between training, validation and test: folder = those of one sub-folder (within the class folder); NAME or column:NAME =
+    those with one entry in this column of the list (or number, from 1); re:PATTERN = those of which the brackets of a regular
+    expression, searched for in the path below data.root, match the same. null = each image by itself; docs/data.md."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
     memory_budget_gb: float | None = None
@@ -114,6 +123,7 @@ class DataConfig:
         self._check_validation()
         repeated = self.replicate_to
         require(repeated is None or repeated >= 2, "data.replicate_to", "null or at least 2", repeated)
+        check_groups(self.groups, self.source)
         ratio = self.imbalance
         require(ratio is None or ratio >= 1, "data.imbalance", "null or at least 1", ratio)
         if ratio is not None:
@@ -191,6 +201,36 @@ class DataConfig:
             "set when data.num_val is null, and null otherwise",
             each,
         )
+
+
+def check_groups(groups: str | None, source: str) -> None:
+    """Raise ConfigError where a source has no groups of this kind, or a pattern cannot be read."""
+    if groups is None:
+        return
+    known = f"null for data.source {source} (only {', '.join(GROUPED)} have files that can be grouped)"
+    require(source in GROUPED, "data.groups", known, groups)
+    plain = bool(groups.removeprefix(COLUMN).strip())
+    require(plain, "data.groups", f"null, {FOLDER}, a column of the list or {PATTERN}PATTERN", groups)
+    if groups.startswith(PATTERN):
+        group_pattern(groups)
+    elif groups != FOLDER and source != "csv":
+        rule = f"{FOLDER} or {PATTERN}PATTERN for data.source {source}, which has no columns"
+        require("(" in groups and not groups.startswith(COLUMN), "data.groups", rule, groups)
+        group_pattern(groups)
+
+
+def group_pattern(groups: str) -> re.Pattern[str]:
+    """The regular expression in `data.groups`. Raises ConfigError where it is none, or has no brackets."""
+    text = groups.removeprefix(PATTERN)
+    try:
+        pattern = re.compile(text)
+    except re.error as problem:
+        raise ConfigError(f"data.groups: {text!r} is no regular expression ({problem}); correct it") from None
+    if not pattern.groups:
+        raise ConfigError(
+            f"data.groups: the pattern {text!r} has no brackets; put them around what names the group, as in {PATTERN}(film\\d+)"
+        )
+    return pattern
 
 
 def check_augment(text: str, name: str) -> None:

@@ -31,7 +31,10 @@ class Account:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and test images with `info`; `notes` are counts worth storing, such as images resized."""
+    """Training, validation and test images with `info`; `notes` are counts worth storing, such as images resized.
+
+    `files` names the image files of each split, where they come from files; they are not stored.
+    """
 
     train: Split
     val: Split
@@ -39,6 +42,7 @@ class Dataset:
     info: DatasetInfo
     notes: Mapping[str, float]
     account: Account = Account()
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def splits(self) -> dict[str, Split]:
         """The three splits by name, in the order they are stored."""

@@ -57,6 +57,14 @@ def init(
     label_column: Annotated[
         str | None, typer.Option("--label-column", help="Column of labels in the list, by name or number from 1.")
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            "--groups",
+            help="Images that belong together (one film, one patient) and stay in one split: a column of the list, folder, or"
+            " re:PATTERN on the path.",
+        ),
+    ] = None,
 ) -> None:
     """Make a project of your own images in which `dvc repro` runs: git, DVC, fitted params.yaml, README."""
     with plain_errors():
@@ -74,6 +82,7 @@ def init(
             skip_broken=skip_broken,
             copying=copy,
             columns=Columns(path_column, label_column),
+            groups=groups,
         )
         plan = make_plan(folder, images, csv, wish)
         for line in summary(plan):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import gaps
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
+from cgankd.measure.twins import copy_sentences
 from pipelines.files.params import load_config
 from pipelines.project.finding import Finding
 from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
@@ -29,7 +31,17 @@ def look_at_images(workdir: Path) -> list[Finding]:
         origin = f"a quarter of {total_memory_bytes() / 1e9:.1f} GB, as data.memory_budget_gb is null"
     fit = _fit(workdir / "artifacts/dataset.h5", cfg.data, cfg.student.workers, budget)
     text = f"up to {budget / 1e9:.4g} GB in memory ({origin}); {fit}"
-    return [Finding("images", "ok", text), *_labels(workdir / "artifacts/dataset.h5")]
+    return [Finding("images", "ok", text), *_labels(workdir / "artifacts/dataset.h5"), *_copies(workdir)]
+
+
+def _copies(workdir: Path) -> list[Finding]:
+    """A warning where `prepare` found copies of training images in validation or test; nothing before it."""
+    try:
+        numbers = json.loads((workdir / "metrics/prepare.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    cure = "keep what belongs together in one split with data.groups, see docs/howto/groups.md"
+    return [Finding("copies", "warning", sentence, cure) for sentence in copy_sentences(numbers)]
 
 
 def _labels(path: Path) -> list[Finding]:

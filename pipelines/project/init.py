@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
-from cgankd.config.data import COLOUR
+from cgankd.config.data import COLOUR, COLUMN, FOLDER
 from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.decode import copy_image
 from cgankd.data.readers.list_columns import Columns
 from cgankd.data.readers.survey import WHITE
+from cgankd.data.readers.walk import same_form
 from pipelines.files.params import preset_text, set_values, write_text
 from pipelines.files.pinned import template, write_pin
 from pipelines.project.appearing import appearing
 from pipelines.project.dvc_file import project_stages
 from pipelines.project.fitted import covering, fitted
 from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_folder
+from pipelines.project.own_groups import divided, group_names
 from pipelines.project.own_images import FITS, Rules, Wanted, about_images, few_lines, looked_over
 from pipelines.project.repository import check_git, make_repository
 from pipelines.project.whole_turn import question
@@ -32,6 +34,8 @@ from pipelines.search.config import load_searched
 
 PRESETS = {True: "own-scalar", False: "own-classes"}
 COPIES = "data/images"
+GROUP = "group"
+"""Column of groups in the list of copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class Wish(Wanted):
     """Whether the project gets copies even where nothing has to be changed."""
     columns: Columns = Columns()
     """The columns of a list."""
+    groups: str | None = None
+    """Which images belong together, as `data.groups` says it."""
 
 
 NOTHING = Wish()
@@ -63,6 +69,13 @@ class Plan:
     rules: Rules
     copying: bool
     skipped: tuple[str, ...] = ()
+    groups: str | None = None
+    """`data.groups`, for the images where they lie now."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Settings by dotted name that differ from the preset, but for what depends on where the project is."""
+        return fitted(self.data, self.size, self.rules.channels) | self.rules.changes()
 
     @property
     def size(self) -> int:
@@ -102,7 +115,9 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     # Beside a list is where a project may well lie, and nothing but the list tells what an image is.
     _outside(folder, {Path(os.path.realpath(path)).parent for path in data.paths} - {given.parent})
     data, rules, skipped = looked_over(data, wish)
-    return Plan(folder, data, rules, wish.copying or data.own_list, (*data.skipped, *skipped))
+    plan = Plan(folder, data, rules, wish.copying or data.own_list, (*data.skipped, *skipped), wish.groups)
+    lines = divided(data, PRESETS[data.scalar], plan.changes | {"data.groups": wish.groups})
+    return replace(plan, data=replace(data, said=(*data.said, *lines)))
 
 
 def _check_period(wish: Wish, *, listed: bool) -> None:
@@ -118,10 +133,10 @@ def _check_period(wish: Wish, *, listed: bool) -> None:
 
 def _looked_at(given: Path, wish: Wish, *, listed: bool) -> OwnData:
     if not listed:
-        return look_at_folder(given, wish.task)
+        return look_at_folder(given, wish.task, wish.groups)
     period = wish.label_period
     task = wish.task if period is None else KINDS[True]
-    data = look_at_csv(given, task, wish.columns, skip_broken=wish.skip_broken)
+    data = look_at_csv(given, task, wish.columns, wish.groups, skip_broken=wish.skip_broken)
     if not data.scalar:
         return data
     if period is None:
@@ -179,7 +194,7 @@ def _write(plan: Plan, wanted: Plan, say: Callable[[str], None]) -> None:
     root, watched = _data_files(plan, wanted.folder, say)
     params = folder / "params.yaml"
     write_text(params, preset_text(PRESETS[data.scalar]).replace(_head(data.scalar), _new_head(wanted), 1))
-    set_values(params, fitted(data, plan.size, plan.rules.channels) | plan.rules.changes() | _own_values(wanted, root))
+    set_values(params, plan.changes | _own_values(wanted, root))
     load_searched(params)
     write_text(folder / "dvc.yaml", project_stages(watched))
     for name in ("gitignore", "dvcignore"):
@@ -194,7 +209,10 @@ def _own_values(plan: Plan, root: str) -> dict[str, Any]:
     skipping = {"data.skip_broken": True} if plan.skipped and not plan.copying else {}
     columns = Columns() if plan.copying else plan.data.columns
     named = {"data.path_column": columns.path, "data.label_column": columns.label}
-    return {"data.root": root, "tracking.preset": plan.name} | skipping | named
+    groups = plan.groups
+    if plan.copying and groups is not None:
+        groups = f"{COLUMN}{GROUP}" if plan.data.source == "csv" else FOLDER
+    return {"data.root": root, "tracking.preset": plan.name, "data.groups": groups} | skipping | named
 
 
 def _head(scalar: bool) -> str:
@@ -218,19 +236,28 @@ def _data_files(plan: Plan, project: Path, say: Callable[[str], None]) -> tuple[
     top = plan.folder / COPIES
     listing = io.StringIO()
     rows = writer(listing, lineterminator="\n")
-    rows.writerow(["path", "label"])
+    groups = group_names(data.grouping) if data.grouping else []
+    rows.writerow(["path", "label", *([GROUP] if groups else [])])
     for number, (path, label) in enumerate(zip(data.paths, data.labels, strict=True)):
         target = top / f"{number:06d}.png"
         if data.source != "csv":
             inside = path.relative_to(data.root).parent
+            if groups:
+                inside = _class_folder(inside, label) / groups[number]
             target = top / inside / f"{path.stem}-{number:06d}.png"
         copy_image(path, target, plan.rules)
-        rows.writerow([f"images/{number:06d}.png", label])
+        rows.writerow([f"images/{number:06d}.png", label, *groups[number : number + 1]])
     say(f"{len(data.paths)} images copied to {COPIES}, {plan.size}x{plan.size} pixels each")
     if data.source != "csv":
         return COPIES, []
     write_text(plan.folder / "data" / "labels.csv", listing.getvalue())
     return "data/labels.csv", [COPIES]
+
+
+def _class_folder(inside: Path, label: str) -> Path:
+    """The class folder, with that of a split above it, of a path below the folder of all images."""
+    depth = max(depth for depth, name in enumerate(inside.parts[:2]) if same_form(name) == label)
+    return Path(*inside.parts[: depth + 1])
 
 
 def _image_folder(data: OwnData, project: Path) -> list[str]:

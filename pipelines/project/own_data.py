@@ -8,12 +8,18 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
+import torch
+
 from cgankd.config import ConfigError
+from cgankd.config.data import check_groups
 from cgankd.data.readers.class_folders import list_folder
 from cgankd.data.readers.class_words import untested
-from cgankd.data.readers.csv_list import Entry, Listed, read_list, unmeasured, wild_labels
+from cgankd.data.readers.csv_list import list_groups, unmeasured, wild_labels
+from cgankd.data.readers.groups import Grouping, column_of
+from cgankd.data.readers.image_folder import folder_groups
 from cgankd.data.readers.label_text import check_digits, class_names, number, plain
 from cgankd.data.readers.list_columns import FOUND, Columns
+from cgankd.data.readers.list_lines import Entry, Listed, read_list
 from cgankd.data.readers.survey import Survey, survey_images
 from cgankd.data.readers.walk import left_out_lines
 
@@ -52,6 +58,8 @@ class OwnData:
     """Lines of a list that are left out because they are no good, with the reason."""
     own_list: bool = False
     """Whether the project needs a list of its own, as the user's goes on naming what is left out."""
+    grouping: Grouping | None = None
+    """Which images belong together, where the user said so."""
 
     def without(self, rows: frozenset[int]) -> OwnData:
         """The data without the images of these numbers. Raises ConfigError where too little is left."""
@@ -63,6 +71,7 @@ class OwnData:
                 labels=[self.labels[row] for row in kept],
                 parts=[self.parts[row] for row in kept],
                 survey=self.survey.without(rows),
+                grouping=self.grouping and self.grouping.take(torch.tensor(kept, dtype=torch.int64)),
             )
         )
 
@@ -76,7 +85,7 @@ class OwnData:
         return Counter(label for label, own in zip(self.labels, self.parts, strict=True) if own == part)
 
 
-def look_at_folder(root: Path, task: str | None) -> OwnData:
+def look_at_folder(root: Path, task: str | None, groups: str | None = None) -> OwnData:
     """A folder with a sub-folder of images for each class. Raises ConfigError naming what is wrong."""
     if task == KINDS[True]:
         raise ConfigError("--task scalar needs --csv FILE with the lines path,label; folders are classes")
@@ -90,17 +99,23 @@ def look_at_folder(root: Path, task: str | None) -> OwnData:
         *found.lines,
         *untested(found.labels, found.parts, found.class_names),
     )
+    check_groups(groups, "image-folder")
+    grouping = folder_groups(found, groups, root)
     survey = survey_images(found.paths)
-    return _enough(OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said))
+    data = OwnData("image-folder", root, False, why, found.paths, labels, found.parts, survey, said)
+    return _enough(replace(data, grouping=grouping))
 
 
-def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_broken: bool = False) -> OwnData:
+def look_at_csv(
+    path: Path, task: str | None, columns: Columns = FOUND, groups: str | None = None, *, skip_broken: bool = False
+) -> OwnData:
     """A list of path,label; the kind of label is read off the labels unless `task` names it.
 
-    `skip_broken` leaves out lines that cannot be used and says so. Raises ConfigError with all that is wrong with them, and
-    with the files.
+    `groups` is `data.groups`. `skip_broken` leaves out lines that cannot be used and says so. Raises ConfigError with all
+    that is wrong with them, and with the files.
     """
-    found = read_list(str(path), columns=columns, skip_broken=True)
+    check_groups(groups, "csv")
+    found = read_list(str(path), columns=replace(columns, groups=column_of(groups)), skip_broken=True)
     entries, said = found.entries, found.said
     slips = [] if task == KINDS[False] else _slips(entries)
     survey = survey_images([entry.path for entry in entries])
@@ -131,7 +146,9 @@ def look_at_csv(path: Path, task: str | None, columns: Columns = FOUND, *, skip_
     # A class may be called nan in another list, so that only a list of its own keeps such a line out of this project.
     own_list = bool(slips) and not scalar
     skipped = tuple(lines)
-    return _enough(replace(data, switch=switch, said=tuple(said), columns=columns, skipped=skipped, own_list=own_list))
+    grouping = list_groups(replace(found, entries=entries), groups, path)
+    data = replace(data, switch=switch, said=tuple(said), columns=columns, grouping=grouping)
+    return _enough(replace(data, skipped=skipped, own_list=own_list))
 
 
 def _slips(entries: list[Entry]) -> list[Entry]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from cgankd.measure.twins import copy_sentences
 from pipelines.files.artifacts import replacing
 from pipelines.files.layout import STAGES
 from pipelines.report.advice import advise
@@ -72,6 +73,7 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "result": facts.result,
         "judged": judged,
         "groups": group_table(facts.result, LABELS_SHOWN) if facts.result else None,
+        "copies": copy_sentences(facts.stages["prepare"].metrics or {}),
         "missing": [name for name in STAGES if facts.stages[name].metrics is None],
         "stages": facts.stages,
         "pipeline": pipeline([node(facts, name) for name in STAGES], EDGES),

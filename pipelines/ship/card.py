@@ -15,6 +15,7 @@ from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.labels.answers import Margin
 from cgankd.measure.predictive import mean_interval
+from cgankd.measure.twins import copy_sentences
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
 from pipelines.files.layout import missing
@@ -43,6 +44,10 @@ class Lineage:
     rho: float | None
     seed: int
     digests: dict[str, str]
+    groups: int | None = None
+    """Groups of images that were never divided between the splits."""
+    copies: tuple[str, ...] = ()
+    """What to say of copies across the splits."""
 
 
 def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, seed: int) -> Lineage:
@@ -72,7 +77,8 @@ def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, 
         "validation": len(read_split(dataset, "val", MemoryBudget(0))),
     }
     # Counted by `prepare`: nothing but `evaluate` opens the test split.
-    real["test"] = int(_json(workdir / "metrics" / "prepare.json")["num_test"])
+    prepared = _json(workdir / "metrics" / "prepare.json")
+    real["test"] = int(prepared["num_test"])
     return Lineage(
         source=student.info.source,
         root=root,
@@ -84,6 +90,8 @@ def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, 
         rho=rho,
         seed=seed,
         digests=digests,
+        groups=int(prepared["groups"]) if "groups" in prepared else None,
+        copies=tuple(copy_sentences(prepared)),
     )
 
 
@@ -173,7 +181,7 @@ def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
     settings = student.config["settings"]
     loss = arm_label(settings, origin.switches)
     rows = [
-        ("real images", f"{real} from `{origin.source}` (`{origin.root}`)"),
+        ("real images", f"{real} from `{origin.source}` (`{origin.root}`){_grouped(origin)}"),
         ("fake images", fakes),
         ("licence of the data", origin.licence),
         (
@@ -193,6 +201,10 @@ def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
         ("SHA-256", ", ".join(f"{name} `{digest[:12]}`" for name, digest in origin.digests.items())),
     ]
     return "## Lineage\n\n| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows)
+
+
+def _grouped(origin: Lineage) -> str:
+    return "" if origin.groups is None else f", in {origin.groups:,} groups that no split divides"
 
 
 def _results(student: Package, result: dict[str, Any]) -> str:
@@ -230,8 +242,9 @@ def _formats(exported: dict[str, Any]) -> str:
 
 def _limits(origin: Lineage) -> str:
     fakes = " Its fakes come from one GAN of the same training images and add no new knowledge of the world."
+    copies = "".join(f" {sentence}, so that errors measured on them flatter." for sentence in origin.copies)
     return (
         "## Limits\n\nOne data split, one teacher, one GAN and one bank stand behind these numbers; the intervals are over"
-        f" student seeds alone.{fakes if origin.fakes else ''} Images unlike the training images get an answer too, and"
+        f" student seeds alone.{fakes if origin.fakes else ''}{copies} Images unlike the training images get an answer too, and"
         " its confidence then means nothing.\n"
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
+from cgankd.config import DataConfig
+from cgankd.config.data import GROUPED
 from cgankd.data.dataset import Dataset, class_counts, gaps
 from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.sources import load
 from cgankd.data.store.datasets import write_dataset
+from cgankd.measure.twins import Copies, copies_across, copy_counts, copy_sentences
 from pipelines.pictures import stages as pictures
 from pipelines.pictures.style import label_texts
 from pipelines.runtime.context import Context
@@ -20,6 +23,8 @@ from pipelines.stages.downloads import fetch
 
 ALL_SHOWN, SHOWN, MOST_SHOWN = 60, 40, 120
 """Images on the contact sheet: all of so many, else about so many, and no more classes than that."""
+COPIES_NAMED = 5
+"""Copies across splits that one line names."""
 
 
 def run(ctx: Context) -> None:
@@ -50,9 +55,50 @@ def run(ctx: Context) -> None:
         for gap in gaps(dataset.info.class_names, class_counts(dataset), ("class", "classes")):
             ctx.say(f"WARNING: {gap}; docs/howto/imbalance.md says what helps")
     numbers = {f"num_{name}": float(count) for name, count in counts.items()}
+    found = copies_across({name: split.images for name, split in dataset.splits().items()}, ctx.progress("copies"))
+    numbers |= copy_counts(found)
+    for line in about_copies(dataset, found, numbers, ctx.cfg.data):
+        ctx.say(line)
     ctx.metrics(numbers | dict(dataset.notes) | dict(dataset.account.counts))
     shown, texts, title = sheet(dataset)
     ctx.picture("contact", pictures.contact_sheet(dataset.train.images[shown], texts, title))
+
+
+def about_copies(
+    dataset: Dataset, found: Mapping[tuple[str, str], Copies], numbers: Mapping[str, float], cfg: DataConfig
+) -> Iterator[str]:
+    """How many images have a copy in another split, with the first ones by name; a warning where data.groups can mend it."""
+    grouping = cfg.source in GROUPED
+    sentences = copy_sentences(numbers)
+    if not sentences:
+        yield "no exact or near copies across training, validation and test"
+    for sentence in sentences:
+        yield f"{'WARNING: ' if grouping else ''}{sentence}, so that errors measured on them flatter"
+    for (among, of), copies in found.items():
+        rows = (copies.row_B >= 0).nonzero()[:, 0].tolist()
+        # The exact ones first, as they need no second look.
+        rows.sort(key=lambda row: int(copies.exact_B[row]) < 0)
+        pairs = [
+            f"{named(dataset, of, row)} is {'a copy of' if copies.exact_B[row] >= 0 else 'near'}"
+            f" {named(dataset, among, int(copies.row_B[row]))}"
+            for row in rows[:COPIES_NAMED]
+        ]
+        if pairs:
+            more = f"; and {len(rows) - COPIES_NAMED} more" if len(rows) > COPIES_NAMED else ""
+            yield f"copies of {among} images in {of}: {'; '.join(pairs)}{more}"
+    if sentences and grouping:
+        cure = "data.groups keeps images that belong together in one split"
+        if cfg.groups is not None:
+            cure = (
+                f"data.groups {cfg.groups} leaves images apart that look alike; larger groups would hold them together"
+            )
+        yield f"{cure} (docs/howto/groups.md)"
+
+
+def named(dataset: Dataset, part: str, row: int) -> str:
+    """An image by its file, or where it has none by its row in a split."""
+    files = dataset.files.get(part)
+    return files[row] if files else f"{part} image {row}"
 
 
 def _taken(dataset: Dataset) -> Iterator[str]:

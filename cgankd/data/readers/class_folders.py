@@ -42,7 +42,8 @@ FEW, MOST_WRONG = 3, 10
 class Listing:
     """The images of a folder with the number of their class and the split they belong to ("train" where all do).
 
-    `lines` are what a user should know of the names; `notes` are counts that are stored with the data set.
+    `lines` are what a user should know of the names; `notes` are counts that are stored with the data set; `within` is the
+    sub-folder of its class folder that each image lies in, "." for the class folder itself.
     """
 
     paths: list[Path]
@@ -52,6 +53,7 @@ class Listing:
     left: tuple[LeftOut, ...] = ()
     lines: tuple[str, ...] = ()
     notes: Mapping[str, float] = field(default_factory=dict)
+    within: tuple[str, ...] = ()
 
 
 def list_folder(text: str) -> Listing:
@@ -73,6 +75,7 @@ def list_folder(text: str) -> Listing:
     paths: list[Path] = []
     labels: list[int] = []
     part_of: list[str] = []
+    within: list[str] = []
     deeper: Counter[Path] = Counter()
     wrong: list[str] = []
     for part, folder in folders.items():
@@ -95,6 +98,7 @@ def list_folder(text: str) -> Listing:
             left += found.left
             deeper.update(path.parent for path in found.images if path.parent != place)
             paths += found.images
+            within += [same_form(path.parent.relative_to(place).as_posix()) for path in found.images]
             labels += [class_names.index(name)] * len(found.images)
             part_of += [part] * len(found.images)
     wrong += _in_two_classes(paths, labels, class_names)
@@ -107,7 +111,7 @@ def list_folder(text: str) -> Listing:
         )
         lines += _same_within(visible_folders(train))
     lines += _about_names(folders, class_names)
-    return Listing(paths, labels, part_of, class_names, tuple(left), tuple(lines))
+    return Listing(paths, labels, part_of, class_names, tuple(left), tuple(lines), within=tuple(within))
 
 
 def _in_two_classes(paths: Sequence[Path], labels: Sequence[int], class_names: Sequence[str]) -> Iterator[str]:

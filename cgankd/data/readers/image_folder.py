@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from cgankd.config import DataConfig
+from cgankd.config.data import FOLDER
 from cgankd.data.dataset import Account, Dataset, make_dataset
 from cgankd.data.readers.class_folders import Listing, list_folder
+from cgankd.data.readers.group_splits import class_rows
+from cgankd.data.readers.groups import Grouping, by_folder, by_pattern, inside_paths
 from cgankd.data.readers.image_files import done_lines, problems, read_images
-from cgankd.data.readers.splits import split_parts
 from cgankd.data.readers.walk import left_out_lines
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, Split, silent
@@ -42,10 +44,24 @@ def read_listing(listing: Listing, cfg: DataConfig, seed: int, log: LogFn, room:
     kept, skipped = without_broken(listing.paths, cfg)
     paths = [listing.paths[row] for row in kept]
     label_N = torch.tensor([listing.labels[row] for row in kept])
-    rows = split_parts(label_N, [listing.parts[row] for row in kept], listing.class_names, cfg, seed)
-    account = joined(account, skipped)
+    groups = folder_groups(listing, cfg.groups, Path(cfg.root))
+    groups = groups and groups.take(torch.tensor(kept))
+    parts = [listing.parts[row] for row in kept]
+    rows, divided = class_rows(label_N, parts, listing.class_names, cfg, seed, groups)
+    account = joined(account, skipped, divided)
     files = LabelledFiles(paths, label_N, class_names=listing.class_names, notes=listing.notes, account=account)
     return read_rows(files, rows, cfg, log, room)
+
+
+def folder_groups(listing: Listing, groups: str | None, root: Path) -> Grouping | None:
+    """Which images of class folders belong together, by `data.groups`; None where it is null. Raises ConfigError.
+
+    A sub-folder of the same name in several classes or splits is one group.
+    """
+    if groups is None:
+        return None
+    names = inside_paths(listing.paths, root)
+    return by_folder(listing.within, names) if groups == FOLDER else by_pattern(names, groups)
 
 
 def without_broken(paths: Sequence[Path], cfg: DataConfig) -> tuple[list[int], Account]:
@@ -91,12 +107,15 @@ def read_rows(files: LabelledFiles, rows: dict[str, Tensor], cfg: DataConfig, lo
     paths = [files.paths[row] for row in chosen.tolist()]
     images, counts = read_images(paths, cfg, log, room=room)
     labels = files.label_N[chosen]
-    splits, start = {}, 0
+    root = Path(cfg.root) if Path(cfg.root).is_dir() else Path(cfg.root).parent
+    names = inside_paths(paths, root)
+    splits, named, start = {}, {}, 0
     for name, part in rows.items():
+        named[name] = names[start : start + len(part)]
         splits[name] = Split(images[start : start + len(part)], labels[start : start + len(part)])
         start += len(part)
     notes = {"images_resized": float(counts["images_resized"])} | dict(files.notes)
     unit = "" if files.class_names else files.label_unit
     data = make_dataset(cfg, splits, label_unit=unit, class_names=files.class_names, notes=notes)
     done, lines = done_lines(counts, len(paths))
-    return replace(data, account=joined(files.account, data.account, Account(done, lines)))
+    return replace(data, account=joined(files.account, data.account, Account(done, lines)), files=named)

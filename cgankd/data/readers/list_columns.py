@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgankd.config import ConfigError
+from cgankd.config.data import COLUMN
 from cgankd.data.readers.label_text import COMMA_NUMBER, number, tidy
 from cgankd.data.readers.list_paths import Finder, like_image
 from cgankd.data.readers.list_text import Table
@@ -39,10 +40,12 @@ MOST, SAMPLE = 0.5, 200
 
 @dataclass(frozen=True)
 class Columns:
-    """Names (or numbers from 1) of the two columns as the user gave them; None = found."""
+    """Names (or numbers from 1) of the columns as the user gave them; None = found, and no groups."""
 
     path: str | None = None
     label: str | None = None
+    groups: str | None = None
+    """`data.groups` where it is, or may be, a column; it names one where there is one of this name."""
 
 
 FOUND = Columns()
@@ -50,7 +53,7 @@ FOUND = Columns()
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of the two columns, the names of all and how many there are, the lines below the header, and what was guessed."""
+    """Places of the columns, the names of all and how many there are, the lines below the header, and what was guessed."""
 
     path: int
     label: int
@@ -58,6 +61,7 @@ class Layout:
     width: int
     rows: list[tuple[int, list[str]]]
     said: tuple[str, ...] = ()
+    groups: int | None = None
 
 
 def title(names: Sequence[str], place: int) -> str:
@@ -73,12 +77,22 @@ def find_columns(table: Table, root: Path, finder: Finder, wanted: Columns = FOU
     width = len(names) or _width(rows)
     column = [[cells[place] if place < len(cells) else "" for _, cells in rows] for place in range(width)]
     path = _path(column, names, root, finder, wanted)
-    left = [place for place in range(width) if place != path and any(column[place])]
+    groups = _groups(names, width, root, wanted)
+    if groups is not None and wanted.label is None and names and names[groups].lower() in LABELS:
+        raise ConfigError(f"data.groups {wanted.groups!r} is the column of labels in {root}; name another one")
+    left = [place for place in range(width) if place not in (path, groups) and any(column[place])]
     label, dropped = _label(column, names, root, wanted, left, path)
+    if groups in (path, label):
+        kind = "images" if groups == path else "labels"
+        raise ConfigError(f"data.groups {wanted.groups!r} is the column of {kind} in {root}; name another one")
     lower = tuple(name.lower() for name in names)
     if width == 2 and lower in ((), tuple(HEADER)) and (path, label) == (0, 1):
         return Layout(path, label, names, width, rows)
     said = [f"columns {title(names, path)} (image) and {title(names, label)} (label)"]
+    if groups is not None:
+        said = [
+            f"columns {title(names, path)} (image), {title(names, label)} (label) and {title(names, groups)} (group)"
+        ]
     indices = [place for place in dropped if _is_index(column[place], names, place, path)]
     if indices:
         said.append(f"{len(indices)} index column{'s' if len(indices) > 1 else ''} left out")
@@ -89,7 +103,7 @@ def find_columns(table: Table, root: Path, finder: Finder, wanted: Columns = FOU
     ]
     if rest:
         said.append(f"not used: {', '.join(rest)}")
-    return Layout(path, label, names, width, rows, tuple(said))
+    return Layout(path, label, names, width, rows, tuple(said), groups)
 
 
 def _width(rows: list[tuple[int, list[str]]]) -> int:
@@ -126,7 +140,8 @@ def _is_header(first: list[str], rest: list[list[str]], finder: Finder, wanted: 
         return True
     if any(like_image(Path(cell)) or finder.there(cell) for cell in first):
         return False
-    if any(word is not None and tidy(word) in first for word in (wanted.path, wanted.label)):
+    words = (wanted.path, wanted.label, wanted.groups and wanted.groups.removeprefix(COLUMN))
+    if any(word is not None and tidy(word) in first for word in words):
         return True
     if set(lower) & {*PATHS} and set(lower) & {*LABELS, *MEASURES}:
         return True
@@ -156,6 +171,16 @@ def _named(word: str, names: tuple[str, ...], width: int, root: Path, setting: s
         return int(word) - 1
     there = ", ".join(title(names, place) for place in range(width))
     raise ConfigError(f"{setting} {word!r} is no column of {root}; it has {there}")
+
+
+def _groups(names: tuple[str, ...], width: int, root: Path, wanted: Columns) -> int | None:
+    """The column of groups; None where none is asked for, or the text is a pattern. Raises ConfigError."""
+    if wanted.groups is None:
+        return None
+    word = tidy(wanted.groups.removeprefix(COLUMN))
+    if not wanted.groups.startswith(COLUMN) and "(" in word and word not in names:
+        return None
+    return _named(word, names, width, root, "data.groups")
 
 
 def _path(column: list[list[str]], names: tuple[str, ...], root: Path, finder: Finder, wanted: Columns) -> int:

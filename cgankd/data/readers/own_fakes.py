@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.data.dataset import listed
-from cgankd.data.readers.csv_list import read_list
 from cgankd.data.readers.image_files import done_lines, read_images
 from cgankd.data.readers.label_text import label_number, same_class, tidy
+from cgankd.data.readers.list_lines import read_list
 from cgankd.data.readers.walk import LeftOut, beside, left_out_lines, same_form, visible_folders, walk
 from cgankd.data.store.files import WRITE_AGAIN, all_rows, column, opening, same_length, slabs
 from cgankd.data.store.room import Room, in_memory

@@ -35,7 +35,9 @@ def replicated(data: Dataset, at_least: int | None, room: Room = in_memory) -> D
         images[num + first : num + first + len(rows_B)] = train.images[rows_B]
     labels = torch.cat([train.labels, train.labels[again_R]])
     notes = dict(data.notes) | {"images_repeated": float(len(again_R))}
-    return replace(data, train=Split(images, labels), notes=notes)
+    named = data.files.get("train")
+    files = dict(data.files) | ({"train": [*named, *(named[row] for row in again_R.tolist())]} if named else {})
+    return replace(data, train=Split(images, labels), notes=notes, files=files)
 
 
 def repeats(label_N: Tensor, at_least: int) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import Dataset
+from cgankd.data.readers.group_splits import scalar_rows
+from cgankd.data.readers.groups import Grouping, inside_paths, path_groups
 from cgankd.data.readers.image_folder import LabelledFiles, middle_squares, read_rows
-from cgankd.data.readers.splits import split_scalars
 from cgankd.data.readers.walk import is_hidden, is_image, walk
 from cgankd.data.store.room import Room, in_memory
 from cgankd.data.turns import brought
@@ -49,8 +50,10 @@ def load_utkface(
     missing = max(0, NUM_FACES - len(entries) - malformed)
     notes = {"images_found": float(len(entries)), "images_missing": float(missing)}
     notes |= {"names_malformed": float(malformed), "labels_out_of_range": float(outside)}
-    files = LabelledFiles(*_columns(kept), label_unit="years", notes=notes)
-    return read_rows(files, split_scalars(files.label_N, cfg, seed), cfg, log, room)
+    paths, label_N = _columns(kept)
+    rows, account = scalar_rows(label_N, cfg, seed, _groups(paths, cfg))
+    files = LabelledFiles(paths, label_N, label_unit="years", notes=notes, account=account)
+    return read_rows(files, rows, cfg, log, room)
 
 
 def load_steering_angle(
@@ -71,8 +74,10 @@ def load_steering_angle(
             " degrees; widen data.label_min and data.label_max"
         )
     notes = {"images_found": float(len(entries)), "labels_out_of_range": float(outside)}
-    files = LabelledFiles(*_columns(kept), label_unit="degrees", notes=notes)
-    return read_rows(files, split_scalars(files.label_N, cfg, seed), middle_squares(cfg), log, room)
+    paths, label_N = _columns(kept)
+    rows, account = scalar_rows(label_N, cfg, seed, _groups(paths, cfg))
+    files = LabelledFiles(paths, label_N, label_unit="degrees", notes=notes, account=account)
+    return read_rows(files, rows, middle_squares(cfg), log, room)
 
 
 def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float]) -> tuple[DataConfig, list[Entry], int]:
@@ -90,6 +95,14 @@ def _in_range(cfg: DataConfig, entries: list[Entry], usual: tuple[float, float])
 def _columns(entries: list[Entry]) -> tuple[list[Path], Tensor]:
     """Paths and labels [N]."""
     return [path for path, _ in entries], torch.tensor([label for _, label in entries], dtype=torch.float32)
+
+
+def _groups(paths: list[Path], cfg: DataConfig) -> Grouping | None:
+    """Which images belong together, by their path below the root; None where `data.groups` is null. Raises ConfigError."""
+    if cfg.groups is None:
+        return None
+    names = inside_paths(paths, Path(cfg.root))
+    return path_groups(names, cfg.groups)
 
 
 def _faces(root: Path) -> tuple[list[Entry], int]:

@@ -62,6 +62,17 @@ def _val_settings(cfg: DataConfig) -> str:
     return "data.val_per_label, data.num_val" if cfg.val_share is None else "data.val_share, data.val_floor"
 
 
+def check_class(name: str, count: int, wanted: tuple[int, int, int], cfg: DataConfig) -> None:
+    """Raise ConfigError where a class has fewer images than its test, validation and training images need."""
+    num_test, num_val, num_train = wanted
+    if count < sum(wanted):
+        raise ConfigError(
+            f"data.root {cfg.root!r}: class {name!r} has {count} images but needs {sum(wanted)}"
+            f" ({num_test} test, {num_val} validation, {num_train} training); add images, or lower"
+            f" data.test_share, {_val_settings(cfg)} or data.train_per_label"
+        )
+
+
 def capped(rows: Tensor, cap: int | None) -> Tensor:
     """The first `cap` rows, or all."""
     return rows if cap is None else rows[:cap]
@@ -112,14 +123,7 @@ def split_classes(
     caps = train_caps(cfg, len(class_names))
     for index, (name, num_test, num_val, cap) in enumerate(zip(class_names, tests, shares, caps, strict=True)):
         rows = shuffled((label_N == index).nonzero()[:, 0], seed, "split", name)
-        num_train = cap or 1
-        need = num_test + num_val + num_train
-        if len(rows) < need:
-            raise ConfigError(
-                f"data.root {cfg.root!r}: class {name!r} has {len(rows)} images but needs {need}"
-                f" ({num_test} test, {num_val} validation, {num_train} training); add images, or lower"
-                f" data.test_share, {_val_settings(cfg)} or data.train_per_label"
-            )
+        check_class(name, len(rows), (num_test, num_val, cap or 1), cfg)
         parts["test"].append(rows[:num_test])
         parts["val"].append(rows[num_test : num_test + num_val])
         parts["train"].append(capped(rows[num_test + num_val :], cap))
@@ -135,7 +139,7 @@ def split_parts(
     """Row numbers of "train", "val" and "test" where `part_of` [N] names the part each image belongs to; a part that
     the source lacks is taken out of its training images. Raises ConfigError as `split_classes` does.
     """
-    own = _own_rows(part_of)
+    own = own_rows(part_of)
     if len(own["test"]) and cfg.test_share is not None:
         raise ConfigError(
             f"data.test_share must be null: {cfg.root!r} has a test part of its own, which is the test split"
@@ -160,7 +164,7 @@ def spaced(count: int, num: int, gen: torch.Generator) -> Tensor:
     return border[:-1] + torch.minimum(offset, border.diff() - 1)
 
 
-def _own_rows(part_of: Sequence[str]) -> dict[str, Tensor]:
+def own_rows(part_of: Sequence[str]) -> dict[str, Tensor]:
     """Row numbers of each part that a source has itself."""
     masks = {name: torch.tensor([part == name for part in part_of], dtype=torch.bool) for name in PARTS}
     return {name: mask.nonzero()[:, 0] for name, mask in masks.items()}
@@ -180,7 +184,7 @@ def split_scalars(
         raise ConfigError("data.num_val must be set for scalar labels, and data.val_per_label null")
     if cfg.label_period is not None:
         label_N = torch.remainder(label_N.double() - float(label_N[0]), cfg.label_period)
-    own = _own_rows(part_of or [PARTS[0]] * len(label_N))
+    own = own_rows(part_of or [PARTS[0]] * len(label_N))
     if len(own["test"]) and cfg.test_share is not None:
         raise ConfigError(
             f"data.test_share must be null: {cfg.root!r} has a test part of its own, which is the test split"
@@ -203,11 +207,11 @@ def split_scalars(
         taken[spaced(len(rest), num, generator(seed, "split", name))] = True
         parts[name], rest = rest[taken], rest[~taken]
     parts["test"] = capped(shuffled(parts["test"], seed, "split", "num_test"), cfg.num_test).sort().values
-    parts["train"] = capped(shuffled(_per_label(label_N, rest, cfg), seed, "split", "num_train"), cfg.num_train)
+    parts["train"] = capped(shuffled(capped_by_label(label_N, rest, cfg), seed, "split", "num_train"), cfg.num_train)
     return parts
 
 
-def _per_label(label_N: Tensor, rows: Tensor, cfg: DataConfig) -> Tensor:
+def capped_by_label(label_N: Tensor, rows: Tensor, cfg: DataConfig) -> Tensor:
     """At most `train_per_label` rows of each distinct label; rows are sorted by label."""
     if cfg.train_per_label is None:
         return rows

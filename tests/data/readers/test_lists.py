@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cgankd.config import ConfigError
-from cgankd.data.readers.csv_list import read_list
 from cgankd.data.readers.list_columns import Columns
+from cgankd.data.readers.list_lines import read_list
 from tests.data.builders import save_picture
 
 NUM = 12
