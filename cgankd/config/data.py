@@ -20,6 +20,8 @@ MADE_HERE = ("digits", "chairs")
 
 LISTS = ("csv", "utkface", "steering-angle")
 """Sources whose labels come file by file."""
+ANSWERS = ("scalar", "circle")
+"""What nets may answer with for scalar labels: values of data.label_answer."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 AUGMENTS = ("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment")
 
