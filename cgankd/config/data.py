@@ -24,6 +24,8 @@ GROUPED = ("image-folder", "csv", "utkface", "steering-angle")
 """Sources of image files whose splits are made here, so that `data.groups` can say which files belong together."""
 FOLDER, COLUMN, PATTERN = "folder", "column:", "re:"
 """What `data.groups` may be, or begin with."""
+ANSWERS = ("scalar", "circle")
+"""What nets may answer with for scalar labels: values of data.label_answer."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 AUGMENTS = (
     *("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment"),

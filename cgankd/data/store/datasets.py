@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cgankd.config.data import ANSWERS
 from cgankd.config.settings import to_dict
 from cgankd.data.batches import chunks
 from cgankd.data.dataset import Dataset
@@ -96,7 +97,7 @@ def read_info(path: Path) -> DatasetInfo:
 
 
 def _one_of(answer: str) -> str:
-    if answer not in ("scalar", "circle"):
+    if answer not in ANSWERS:
         raise ValueError(f"label_answer {answer!r}")
     return answer
 

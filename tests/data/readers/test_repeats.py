@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ def test_rows_are_repeated_in_their_order_until_each_label_has_enough() -> None:
 def test_only_training_images_are_repeated(scalar: bool) -> None:
     data = made_data(scalar)
     num, want = len(data.train), 40
+    data = replace(data, files={"train": [f"{row}.png" for row in range(num)]})
     found = replicated(data, want)
     labels = found.train.labels
     count = np.unique(labels.numpy(), return_counts=True)[1]
@@ -38,6 +40,7 @@ def test_only_training_images_are_repeated(scalar: bool) -> None:
     assert torch.equal(labels, data.train.labels[rows])
     assert found.val is data.val and found.test is data.test and found.info == data.info
     assert found.notes["images_repeated"] == len(rows) - num
+    assert found.files["train"] == [f"{row}.png" for row in rows.tolist()], "a repeat goes by its file"
     assert replicated(data, None) is data
 
 
