@@ -202,5 +202,5 @@ class BankConfig:
         require(self.label_bin is None or self.label_bin > 0, "bank.label_bin", "null or positive", self.label_bin)
 
 
-BANK_UNSAID: dict[str, Any] = {"refill": True, "bound": "frozen"}
+BANK_UNSAID: dict[str, Any] = {"refill": True, "bound": "frozen", "bound_scope": "group", "filter_strict": False}
 """Settings of `bank` that came later: its files leave them out at these values, and so are the same as before."""
