@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,13 @@ MEASURES = (
 )  # fmt: skip
 """Names of labels by which a header is known, but which do not win over another column that could be the label."""
 SPLITS = ("split", "set", "subset", "partition", "fold", "usage")
+TOGETHER = (
+    "group", "groups", "patient", "patient_id", "subject", "subject_id", "person", "film", "video", "clip", "sequence",
+    "scene", "session", "series", "meter",
+)  # fmt: skip
+"""Names of columns that may say which images belong together, in lower case."""
 OTHERS = (
-    *SPLITS, "index", "idx", "id", "url", "caption", "text", "md5",
+    *SPLITS, *TOGETHER, "index", "idx", "id", "url", "caption", "text", "md5",
     "sha1", "sha256", "hash", "license", "licence", "source",
 )  # fmt: skip
 """Names of columns that are no labels where another column could be one."""
@@ -96,14 +102,20 @@ def find_columns(table: Table, root: Path, finder: Finder, wanted: Columns = FOU
     indices = [place for place in dropped if _is_index(column[place], names, place, path)]
     if indices:
         said.append(f"{len(indices)} index column{'s' if len(indices) > 1 else ''} left out")
-    rest = [
-        title(names, place) + (SPLIT_UNUSED if lower and lower[place] in SPLITS else "")
-        for place in left
-        if place not in (label, *indices)
-    ]
+    rest = [_unused(names, place) for place in left if place not in (label, *indices)]
     if rest:
         said.append(f"not used: {', '.join(rest)}")
     return Layout(path, label, names, width, rows, tuple(said), groups)
+
+
+def _unused(names: tuple[str, ...], place: int) -> str:
+    """A column that is left out, with what it might have been good for."""
+    name = names[place] if names else ""
+    if name.lower() in SPLITS:
+        return title(names, place) + SPLIT_UNUSED
+    if name.lower() in TOGETHER:
+        return f"{title(names, place)} (if it says which images belong together, add --groups {shlex.quote(name)})"
+    return title(names, place)
 
 
 def _width(rows: list[tuple[int, list[str]]]) -> int:

@@ -159,6 +159,10 @@ def test_further_columns(top: Path) -> None:
     split = ["train"] * 8 + ["test"] * 4
     path = write(top, [["path", "age", "split"], *rows(NAMES, HALVES, split)])
     assert pairs(path) == PLAIN and "not used: 'split' (splits are made anew; to keep" in said(path)
+    patient = [f"p{number // 3}" for number in range(NUM)]
+    path = write(top, [["path", "age", "Patient"], *rows(NAMES, HALVES, patient)])
+    assert pairs(path) == PLAIN
+    assert "not used: 'Patient' (if it says which images belong together, add --groups Patient)" in said(path)
     path = write(
         top, [["width", "image", "label", "note"], *rows(["16"] * NUM, NAMES, HALVES, ["", *["x"] * (NUM - 1)])]
     )
