@@ -127,9 +127,9 @@ class CganConfig:
     """Weight of the diversity floor w * relu(tau - d) / tau in the generator loss; 0 = off."""
     precision: Literal["auto", "fp32", "bf16"]
     """Arithmetic of the forward passes: auto = bf16 where the device has units for it."""
-    vicinity: VicinityConfig | None
+    vicinity: VicinityConfig | None = field(metadata={"shortened": True})
     """Which real labels count as near a label asked for. Scalar labels only; null for classes."""
-    label_input: LabelInputConfig | None
+    label_input: LabelInputConfig | None = field(metadata={"shortened": True})
     """The training of the label embedding h. Scalar labels only; null for classes."""
     arch: Literal["compact", "sngan", "sagan", "biggan", "biggan-deep"] = "compact"
     """Generator and discriminator: small nets for CPUs, or those of arXiv 1802.05957, 1805.08318 and 1809.11096 (biggan-deep:

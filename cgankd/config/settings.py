@@ -27,6 +27,7 @@ def require(condition: bool, name: str, rule: str, value: object) -> None:
 def check_milestones(shares: tuple[float, ...], schedule: str, name: str) -> None:
     """Raise ConfigError unless the milestones are shares of the steps, given for the schedule multistep and no other."""
     require(all(0 < share < 1 for share in shares), name, "between 0 and 1", list(shares))
+    require(list(shares) == sorted(set(shares)), name, "rising shares of the steps", list(shares))
     rule = "given where the schedule is multistep, and empty otherwise"
     require(bool(shares) == (schedule == "multistep"), name, rule, list(shares))
 
@@ -127,7 +128,8 @@ def check_finite(value: float, name: str) -> None:
 def to_dict(config: object) -> dict[str, Any]:
     """The nested dict of a config dataclass, tuples as lists, ready for YAML or JSON.
 
-    A field with `left_out` in its metadata is not written while it has its default; so are those of its sections.
+    A field of its own with `left_out` in its metadata is not written while it has its default; nor is one of a section
+    in it that has `shortened` in its metadata.
     """
 
     def plain(value: Any) -> Any:
@@ -143,6 +145,6 @@ def to_dict(config: object) -> dict[str, Any]:
         value = getattr(config, spec.name)
         if "left_out" in spec.metadata and value == spec.default:
             del result[spec.name]
-        elif dataclasses.is_dataclass(value):
+        elif "shortened" in spec.metadata and value is not None:
             result[spec.name] = to_dict(value)
     return result

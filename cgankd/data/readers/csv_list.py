@@ -43,7 +43,7 @@ def load_csv_classes(
 
     Raises ConfigError with the file and line at fault.
     """
-    found, skipped = _kept(cfg)
+    found, skipped = _kept(cfg, measured=False)
     labels, said = class_names([entry.label for entry in found.entries])
     names = tuple(sorted(set(labels)))
     if len(names) < 2:
@@ -63,7 +63,7 @@ def load_csv_scalars(
 
     Raises ConfigError with the file and line at fault.
     """
-    found, skipped = _kept(cfg)
+    found, skipped = _kept(cfg, measured=True)
     values = [label_number(entry.label, entry.where) for entry in found.entries]
     blurred = check_digits([entry.label for entry in found.entries], cfg.root)
     label_N = torch.tensor(values, dtype=torch.float32)
@@ -73,14 +73,14 @@ def load_csv_scalars(
     return _saying(read_rows(files, rows, cfg, log, room), said)
 
 
-def _kept(cfg: DataConfig) -> tuple[Listed, Account]:
-    """The lines to use, all of them unless `data.skip_broken`, and what to say of the others."""
+def _kept(cfg: DataConfig, *, measured: bool) -> tuple[Listed, Account]:
+    """The lines to use, all of them unless `data.skip_broken`, and what to say of the others; `measured` labels are numbers."""
     columns = Columns(cfg.path_column, cfg.label_column, column_of(cfg.groups))
     found = read_list(cfg.root, columns=columns, skip_broken=cfg.skip_broken)
     if not cfg.skip_broken:
         return found, Account()
     wrong = found.skipped()
-    if cfg.task == "scalar":
+    if measured:
         wrong += [f"{entry.where}: {entry.label!r} is no finite number" for entry in unmeasured(found.entries)]
         found = replace(found, entries=[entry for entry in found.entries if number(entry.label) is not None])
     rows, broken = without_broken([entry.path for entry in found.entries], cfg)
