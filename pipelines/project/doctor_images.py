@@ -8,14 +8,13 @@ from pathlib import Path
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import gaps
-from cgankd.data.store.datasets import read_info, read_split
+from cgankd.data.store.datasets import read_class_counts, read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.measure.twins import copy_sentences
 from pipelines.files.params import load_config
 from pipelines.project.finding import Finding
 from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
 
-PARTS = ("train", "val", "test")
 KIND = ("class", "classes")
 
 
@@ -45,16 +44,14 @@ def _copies(workdir: Path) -> list[Finding]:
 
 
 def _labels(path: Path) -> list[Finding]:
-    """A warning for each kind of class that has too few images to be judged; nothing before `prepare`. Labels alone are
-    read, those of the test images among them, which say how many there are and choose nothing."""
+    """A warning for each kind of class that has too few images to be judged; nothing before `prepare`."""
     try:
         names = read_info(path).class_names
-        splits = {part: read_split(path, part, MemoryBudget(0)) for part in PARTS}
+        counts = read_class_counts(path, len(names)) if names else {}
     except ValueError:
         return []
     if not names:
         return []
-    counts = {part: split.labels.bincount(minlength=len(names)).tolist() for part, split in splits.items()}
     cure = "add images of them, or see docs/howto/imbalance.md"
     return [Finding("labels", "warning", gap, cure) for gap in gaps(names, counts, KIND)]
 

@@ -79,7 +79,7 @@ def load(text: str, workdir: Path, experiment: str) -> Record:
             f"{text!r} is no file, git revision, DVC experiment or finished evaluate or student run of MLflow;"
             " `dvc exp list` and `cgankd ui` show their names"
         )
-    settings = plain_settings(nested({key: parse(value, key) for key, value in run.params.items()}))
+    settings = plain_settings(nested({key: tracked(value) for key, value in run.params.items()}))
     digest = run.tags.get("input.dataset.h5")
     if run.result is not None:
         return record(run.name, f"MLflow run {run.run_id}", run.result, settings, digest)
@@ -89,6 +89,14 @@ def load(text: str, workdir: Path, experiment: str) -> Record:
         "higher_is_better": run.tags.get("higher_is_better") == "true",
     }
     return student_record(run.name, f"MLflow run {run.run_id}", run.children, headline, settings, digest)
+
+
+def tracked(text: str) -> Any:
+    """A setting as a run tells it: strings as they are (a colour begins with #, where YAML sees a comment), the rest as JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:

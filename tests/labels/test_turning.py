@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from cgankd.bank.m2_filter import cutoff, keep
 from cgankd.config import VicinityConfig
+from cgankd.labels.answers import make_answer
 from cgankd.labels.circle import wrapped
-from cgankd.labels.task import CircleTask, make_answer
+from cgankd.labels.task import CircleTask
 from cgankd.measure.conformal import conformal_margin
 from cgankd.measure.labels import label_distance
 from cgankd.nets.gans.label_embed import ScalarEmbed

@@ -111,6 +111,18 @@ def _read_rules(text: str) -> dict[str, Any]:
     return found | ({} if ends is None else {"pixel_range": tuple(map(float, ends))})
 
 
+def read_class_counts(path: Path, num_classes: int) -> dict[str, list[int]]:
+    """Images of each class in each split; no image is read."""
+    with opening(path) as file:
+        labels = column(path, file, "labels", "if", 1)
+        split = column(path, file, "split", "u", 1)
+        same_length(path, labels, split)
+        label_N, split_N = torch.from_numpy(labels[...]).long(), torch.from_numpy(split[...])
+    return {
+        name: label_N[split_N == place].bincount(minlength=num_classes).tolist() for place, name in enumerate(SPLITS)
+    }
+
+
 def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Split:
     """The "train", "val" or "test" rows of a data set file, and only those.
 

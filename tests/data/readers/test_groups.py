@@ -70,12 +70,15 @@ def test_a_column_called_like_a_keyword_or_pattern_can_be_named(tmp_path: Path) 
     )
 
 
-def test_groups_help_to_find_the_label(tmp_path: Path) -> None:
+def test_a_column_of_groups_is_no_label_and_is_pointed_out(tmp_path: Path) -> None:
     source = film_list(tmp_path, scalar=True, head="path,yaw,film")
     kind = {"task": "scalar", "val_per_label": None, "num_val": 8, "source": "csv"}
     check_apart(read(source, groups="film", **kind))
-    with pytest.raises(ConfigError, match="could be the label"):
-        read(source, **kind)
+    data = read(source, **kind)
+    assert any(
+        "not used: 'film' (if it says which images belong together, add --groups film)" in line
+        for line in data.account.lines
+    )
 
 
 @pytest.mark.parametrize("groups", ["folder", r"re:(film\d+)/", r"re:/(.*)/"])

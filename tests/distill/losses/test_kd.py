@@ -91,7 +91,7 @@ def test_bad_options_are_named(options: dict[str, float], words: str) -> None:
 def test_the_first_versions_reduction_is_that_of_a_mean_over_batch_and_classes() -> None:
     first = KD(temperature=5.0, soft_weight=0.5, reduction="batch_and_classes")
     log_s, p_t = F.log_softmax(S.detach() / 5, dim=1), F.softmax(T / 5, dim=1)
-    want = 0.5 * 25 * F.kl_div(log_s, p_t, reduction="none").mean()
+    want = 0.5 * 25 * F.kl_div(log_s, p_t, reduction="none").mean().detach()
     assert total(first, S, T, batch(Y)) == pytest.approx(float(want), rel=1e-9) and first.task_weight == 0.5
     one = KD(reduction="batch_and_classes")
     assert total(one, S[:, :1], T[:, :1], batch(Y)) == total(KD(), S[:, :1], T[:, :1], batch(Y))

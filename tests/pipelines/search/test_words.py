@@ -111,7 +111,7 @@ def test_the_history_is_scaled_to_full_students() -> None:
     assert list(lines["best so far"].get_xdata()) == [0, 3, 5, 9, 11]
     assert list(lines["best so far"].get_ydata()) == [13.0, 12.5, 12.0, 12.0, 12.0]
     assert list(lines["pruned after 1/9 of the steps (3)"].get_xdata()) == [1, 2, 11]
-    assert "no bank could be made (1)" in lines
+    assert "could not be trained (1)" in lines
     shades = [line.get_alpha() for label, line in lines.items() if label.startswith("pruned")]
     assert shades == sorted(shades) and shades[0] < shades[1]
     legend = axes.get_legend()

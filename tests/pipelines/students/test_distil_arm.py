@@ -305,7 +305,7 @@ def test_settings_of_kd_are_those_of_the_section() -> None:
 
 def test_labels_on_a_circle_are_compared_the_short_way(places: dict[bool, Path]) -> None:
     cfg = settings(True)
-    cfg = replace(cfg, data=replace(cfg.data, label_period=10.0, label_answer="scalar"))
+    cfg = replace(cfg, data=replace(cfg.data, label_min=0.0, label_max=10.0, label_period=10.0, label_answer="scalar"))
     info = replace(read_info(places[True] / "dataset.h5"), label_period=10.0)
     task = make_task(info, cfg)
     assert task.period == pytest.approx(1.0)
