@@ -72,23 +72,23 @@ class DataConfig:
     label_answer: Literal["scalar", "circle"] | None = field(default=None, metadata={"left_out": True})
     """What nets answer with where data.label_period is set: circle = two numbers, the cosine and sine of the label's angle;
     scalar = one, the label, which has to jump where a turn ends. null = circle with a period, scalar without."""
-    path_column: str | None = None
+    path_column: str | None = field(default=None, metadata={"left_out": True})
     """csv: name (or number, from 1) of the column with the images; null = found."""
-    label_column: str | None = None
+    label_column: str | None = field(default=None, metadata={"left_out": True})
     """csv: name (or number, from 1) of the column with the labels; null = found."""
-    fit: Literal["refuse", "crop", "pad", "stretch"] = "refuse"
+    fit: Literal["refuse", "crop", "pad", "stretch"] = field(default="refuse", metadata={"left_out": True})
     """What becomes of an image file that is not square: refuse it; crop = its middle; pad = all of it, on a square of
     data.pad_colour; stretch = all of it, out of proportion. Kept with the model: `predict` does the same."""
-    enlarge: bool = False
+    enlarge: bool = field(default=False, metadata={"left_out": True})
     """Enlarge image files that are smaller than data.image_size; false = refuse them."""
-    pad_colour: str | None = None
+    pad_colour: str | None = field(default=None, metadata={"left_out": True})
     """Colour around a padded image, as "#rrggbb"; null = the mean of the image's edge."""
-    background: str = "#ffffff"
+    background: str = field(default="#ffffff", metadata={"left_out": True})
     """Colour, as "#rrggbb", on which image files with transparent parts are laid."""
-    pixel_range: tuple[float, ...] | None = None
+    pixel_range: tuple[float, ...] | None = field(default=None, metadata={"left_out": True})
     """Grey image files of more than 8 bits a channel: the two values that become black and white, the same for all of
     them; null = 0 and 65535 for 16 bits, and other kinds are refused. Files of 8 bits are taken as they are."""
-    skip_broken: bool = False
+    skip_broken: bool = field(default=False, metadata={"left_out": True})
     """Folders and lists of images: leave out files that cannot be read or used, and lines without a label or without their
     image, and say which, in place of stopping."""
     val_share: float | None = field(default=None, metadata={"left_out": True})
