@@ -158,7 +158,13 @@ def copy_sentences(metrics: Mapping[str, object]) -> list[str]:
             continue
         many = exact + near > 1
         said.append(
-            f"{exact + near} of {int(size)} {WORDS[of]} images ({100 * (exact + near) / size:.2g} %) {'have' if many else 'has'}"
+            f"{exact + near} of {int(size)} {WORDS[of]} images ({share(exact + near, size)} %) {'have' if many else 'has'}"
             f" a copy among the {WORDS[among]} images ({exact} exact, {near} near)"
         )
     return said
+
+
+def share(num: int, of: float) -> str:
+    """A share in percent, whole from 1 % on."""
+    percent = 100 * num / of
+    return f"{percent:.0f}" if percent >= 1 else f"{percent:.1g}"

@@ -182,7 +182,11 @@ def test_streamed_images_give_the_same(tmp_path: Path) -> None:
 def test_what_is_said() -> None:
     numbers = {"num_val": 40.0, "num_test": 200.0, "exact_copies.test_in_train": 3.0, "near_copies.test_in_train": 9.0}
     assert copy_sentences(numbers | {"near_copies.val_in_train": 1.0}) == [
-        "1 of 40 validation images (2.5 %) has a copy among the training images (0 exact, 1 near)",
+        "1 of 40 validation images (2 %) has a copy among the training images (0 exact, 1 near)",
         "12 of 200 test images (6 %) have a copy among the training images (3 exact, 9 near)",
     ]
     assert copy_sentences({}) == copy_sentences({"num_test": 5, "near_copies.test_in_train": 0.0}) == []
+
+
+def test_all_images_are_a_hundred_percent() -> None:
+    assert [twins.share(*pair) for pair in ((12, 12), (1, 40), (1, 3), (1, 400))] == ["100", "2", "33", "0.2"]
