@@ -11,23 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgankd.config import VicinityConfig
 from cgankd.labels.answers import Margin, make_answer
 from cgankd.labels.circle import chord, is_whole, label_of, miss, onto_range, points, spread, wrapped
 from cgankd.labels.task import CircleTask, ScalarTask
 from cgankd.labels.vicinity import kernel_rules
 from cgankd.types import DatasetInfo
+from tests.labels.test_vicinity import CFG as VICINITY
 
 INFO = DatasetInfo("scalar", "needle", "", 1, 16, (0.5,), (0.2,), (), 0.0, 10.0, 10.0, "circle")
-VICINITY = VicinityConfig(
-    kind="soft",
-    label_sigma=None,
-    kappa=None,
-    kappa_multiplier=2.0,
-    gap_quantile=1.0,
-    weight_floor=1e-3,
-    draw="proportional",
-)
 PERIODS = st.sampled_from([1.0, 10.0, 24.0, 360.0, 2 * math.pi])
 
 
