@@ -31,13 +31,17 @@ class Part:
 WINGS: dict[str, Part] = {
     "commands": Part(
         "the words a user types; nothing but Typer",
-        ("report", "project", "search", "audit", "ship", "stages", "runtime", "files", "tracking"),
+        ("report", "repeat", "project", "search", "audit", "ship", "stages", "runtime", "files", "tracking"),
         ("typer",),
     ),
     "report": Part(
         "what a person looks at: the page, the comparison, `show`",
         ("project", "search", "ship", "stages", "runtime", "files", "tracking"),
         ("jinja2",),
+    ),
+    "repeat": Part(
+        "the whole pipeline over draws, and what holds over them",
+        ("project", "stages", "runtime", "files", "pictures", "tracking"),
     ),
     "project": Part(
         "a project of one's own: `init`, `doctor`, the files they write",

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import bank, distill, project, report, search, ship
+from pipelines.commands import bank, distill, project, repeat, report, search, ship
 from pipelines.commands.errors import Root, Settings, console, plain_errors, with_root
 from pipelines.commands.running import check_stage, one_stage, run_from, stop_on_terminate
 from pipelines.files.layout import STAGES
@@ -205,7 +205,7 @@ def doctor(
         raise typer.Exit(2 if bad else 0)
 
 
-for part in (search, bank, ship, project, report, distill):
+for part in (search, bank, repeat, ship, project, report, distill):
     part.register(app)
 
 

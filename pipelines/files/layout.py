@@ -28,6 +28,19 @@ OUTPUTS = {
     "evaluate": ("student.safetensors",),
 }
 """The files that each stage leaves in artifacts/."""
+INPUTS = {
+    "prepare": (),
+    "teacher": ("dataset.h5",),
+    "cgan": ("dataset.h5",),
+    "ratio": ("dataset.h5", "cgan.safetensors", "cgan.config.json"),
+    "bank": (
+        "dataset.h5",
+        *(f"{net}.{ending}" for net in ("teacher", "cgan", "ratio") for ending in ("safetensors", "config.json")),
+    ),
+    "student": ("dataset.h5", "teacher.safetensors", "teacher.config.json", "pool.h5"),
+    "evaluate": ("dataset.h5", "teacher.safetensors", "teacher.config.json", "students"),
+}
+"""The files in artifacts/ that each stage reads, as dvc.yaml has them."""
 SECTIONS = {
     "prepare": ("seed", "data"),
     "teacher": ("seed", "teacher"),
@@ -38,7 +51,7 @@ SECTIONS = {
     "evaluate": ("evaluate", "bank.label_bin"),
 }
 """The settings each stage reads, as dvc.yaml has them."""
-BESIDE_STAGES = ("audit",)
+BESIDE_STAGES = ("audit", "repeat")
 """Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
 
 

@@ -217,3 +217,27 @@ def gains_with_intervals(result: Mapping[str, Any]) -> Figure:
         keys = [Line2D([], [], color=colour, marker="D", label=text) for _, text, colour, _ in rivals]
         place_legend(figure, keys, f"{100 * result['confidence']:.0f} % paired intervals; hollow: zero lies inside")
     return figure
+
+
+def gains_over_draws(result: Mapping[str, Any]) -> Figure:
+    """Gains of every arm over the best real-only arm of each draw: a dot a draw, the mean with its interval over draws."""
+    rows = {name: row for name, row in {**result["arms"], **result["chosen"]}.items() if "rival_gain" in row}
+    headline = result["headline"]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 0.42 * max(1, len(rows)) + 2.0), layout="constrained")
+        axes = figure.subplots()
+        for place, row in enumerate(rows.values()):
+            middle, low, high = (row[f"rival_gain{end}"] for end in ("", "_low", "_high"))
+            colour = BANK_COLOUR if row.get("uses_bank", True) else REAL_COLOUR
+            filled = colour if low > 0 or high < 0 else "white"
+            axes.plot(row["rival_gain_values"], [place + 0.2] * result["num_draws"], ".", color=GREY, markersize=5)
+            spread = [[middle - low], [high - middle]]
+            axes.errorbar(middle, place - 0.1, xerr=spread, color=colour, markerfacecolor=filled, **DIAMOND)
+        axes.axvline(0.0, color=BLACK, linewidth=1.2)
+        name_rows(axes, list(rows), {})
+        axes.set_xlabel(f"gain in {headline['name']} ({headline['unit']}), right of zero is better")
+        axes.set_title(f"Over the best real-only arm of each of {result['num_draws']} draws")
+        level = f"{100 * result['confidence']:.0f} %"
+        keys = [Line2D([], [], color=GREY, marker=".", linestyle="", label="one draw")]
+        place_legend(figure, keys, f"{level} intervals over draws; hollow: zero lies inside")
+    return figure

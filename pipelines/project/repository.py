@@ -92,6 +92,15 @@ def dvc(folder: Path, *words: str) -> None:
     run(folder, [sys.executable, "-m", "dvc", *words], f"dvc {' '.join(words)}")
 
 
+def is_up_to_date(folder: Path) -> bool:
+    """Whether DVC finds all stages of a work folder made under its settings, data and code; False where there is no DVC."""
+    words = [sys.executable, "-m", "dvc", "status", "--quiet"]
+    lock, ours = folder / "dvc.lock", environment()
+    return (
+        lock.exists() and subprocess.run(words, cwd=folder, env=ours, capture_output=True, check=False).returncode == 0
+    )
+
+
 def run(folder: Path, command: list[str], words: str) -> None:
     """Run a tool in a folder. Raises ConfigError, in these words, where it fails."""
     done = subprocess.run(

@@ -16,6 +16,7 @@ from pipelines.files.artifacts import replacing
 from pipelines.files.layout import STAGES
 from pipelines.report.advice import advise
 from pipelines.report.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
+from pipelines.report.draws import draws_section
 from pipelines.report.facts import Facts, StageFacts, gather
 from pipelines.report.fakes import Fakes, LabelQuality, fake_sheets, label_text, quality, read_fakes, real_sheet
 from pipelines.report.groups import group_table
@@ -89,6 +90,7 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "headline_unit": fakes.task.headline.unit if fakes else "",
         "arms_chart": arms_chart(judged) if judged else None,
         "gains_chart": gains_chart(judged) if judged else None,
+        "draws": draws_section(facts.workdir, facts.cfg),
         "health": health(facts),
         "lineage": facts.lineage,
         "advice": advise(replace(facts, result=judged), label_error),

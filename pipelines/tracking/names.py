@@ -93,6 +93,18 @@ def _label_names(result: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
+def repeat_names(result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a repeat.json under the names that charts and tables of runs show: means and gains over draws."""
+    numbers = {"test/teacher": result["teacher"]["mean"], "result/ships_bank": result["ships_bank"]}
+    for name, row in {**result["arms"], **result["chosen"]}.items():
+        numbers |= {f"test/{name}": row["mean"], f"test_sd/{name}": row["sd"]}
+        for key in ("gain", "rival_gain"):
+            if key in row:
+                ends = {f"{key}/{name}.{end}": row[f"{key}_{end}"] for end in ("low", "high")}
+                numbers |= {f"{key}/{name}": row[key]} | ends
+    return {name: round(float(value), DECIMALS) for name, value in numbers.items()}
+
+
 def run_name(stage: str, preset: str | None, experiment: str | None) -> str:
     """Which experiment (a DVC name, else the preset) and which stage: "digits/bank"."""
     first = experiment or preset

@@ -1,0 +1,39 @@
+"""`cgankd repeat`: the whole pipeline over draws, for an interval that a single table cannot give."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.errors import RESUMES, Settings, plain_errors
+from pipelines.commands.running import stop_on_terminate
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command(rich_help_panel="Stages")(repeat)
+
+
+def repeat(
+    draws: Annotated[int, typer.Option("--draws", metavar="K", help="How many draws, at least 2.")] = 5,
+    first_seed: Annotated[
+        int | None,
+        typer.Option("--first-seed", metavar="SEED", help="Seed of the first draw; else that of params.yaml."),
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """All stages over draws of split, teacher, GAN and bank; writes metrics/repeat.json. What is done is kept."""
+    signal.signal(signal.SIGTERM, stop_on_terminate)
+    with plain_errors(RESUMES):
+        from pathlib import Path
+
+        from pipelines.files.params import load_config
+        from pipelines.repeat.run import run, seeds_of
+        from pipelines.runtime.opening import open_context
+
+        # Before the run is opened: a mistyped option must not leave a failed run behind.
+        seeds_of(load_config(Path("params.yaml"), settings or ()), draws, first_seed)
+        with open_context("repeat", settings or ()) as ctx:
+            run(ctx, draws, first_seed, changed=bool(settings))

@@ -1,0 +1,116 @@
+"""All draws in turn, and metrics/repeat.json: the table over draws with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgankd.config import Config, ConfigError, to_dict
+from cgankd.measure import draws as measure
+from cgankd.types import Headline
+from pipelines.files.params import flatten
+from pipelines.pictures import stages as pictures
+from pipelines.project.repository import is_up_to_date
+from pipelines.repeat.one_draw import FILES_OF, Draw, adopt, is_done, key_of, make_draw, result_of, run_draw
+from pipelines.repeat.table import render
+from pipelines.runtime.context import Context
+from pipelines.stages.scores import by_headline
+from pipelines.tracking.names import evaluate_names, repeat_names
+
+LEAST, MOST = 2, 1000
+
+
+def seeds_of(cfg: Config, num: int, first: int | None) -> list[int]:
+    """The seeds of the draws: that of params.yaml and those after it, or from `first` on. Raises ConfigError."""
+    if not LEAST <= num <= MOST:
+        raise ConfigError(f"--draws must be from {LEAST} (an interval needs them) to {MOST}, but is {num}")
+    start = cfg.seed if first is None else first
+    return list(range(start, start + num))
+
+
+def run(ctx: Context, num: int, first: int | None = None, *, changed: bool = False) -> None:
+    """Run every draw that is not done and write what holds over them; `changed` tells of settings laid over params.yaml.
+
+    Raises as the stages do; what is finished by then is kept.
+    """
+    cfg = beside_params(ctx.cfg, ctx.workdir)
+    device = {"threads": torch.get_num_threads(), "device": ctx.plan.device, "compile": ctx.plan.compile}
+    draws = [make_draw(cfg, seed, ctx.workdir) for seed in seeds_of(cfg, num, first)]
+    ctx.say(f"{num} draws, seeds {draws[0].seed} to {draws[-1].seed}, in artifacts/repeat")
+    results = []
+    for place, draw in enumerate(draws, start=1):
+        if draw.seed == ctx.cfg.seed and not changed and not _begun(draw, device) and is_up_to_date(ctx.workdir):
+            adopt(draw, ctx.workdir, device)
+            ctx.say(f"draw {draw.seed}: that of params.yaml, made before by dvc repro; taken over")
+        child = ctx.tracker.child(f"draw {draw.seed}", {"seed": draw.seed}, {"draw": str(draw.seed)})
+        status = "FAILED"
+        try:
+            ran = run_draw(draw, child, ctx.console, device)
+            result = result_of(draw)
+            child.metrics(evaluate_names(result))
+            child.tags({"draw.made_now": " ".join(ran) or "nothing", "chosen_arm": result["chosen_arm"]})
+            child.verdict(result["verdict"])
+            status = "FINISHED"
+        finally:
+            child.close(status)
+        results.append(result)
+        made = f"{len(ran)} stages run" if ran else "kept"
+        ctx.say(f"draw {draw.seed} ({place} of {num}, {made}): {result['verdict']}")
+    found = summary(ctx.cfg, draws, results)
+    ctx.write_json("repeat", found)
+    ctx.tracker.metrics(repeat_names(found))
+    ctx.tracker.verdict(found["verdict"])
+    ctx.picture("gains", pictures.gains_over_draws(found))
+    ctx.show(render(found))
+
+
+def beside_params(cfg: Config, workdir: Path) -> Config:
+    """The settings with the files that lie beside params.yaml by their whole path, as the stages of a draw run elsewhere."""
+    sections: dict[str, Any] = {}
+    for section, names in FILES_OF.items():
+        own = getattr(cfg, section)
+        values = {name: getattr(own, name, None) for name in names}
+        found = {name: str((workdir / v).resolve()) for name, v in values.items() if v and (workdir / v).is_file()}
+        if found:
+            sections[section] = replace(own, **found)
+    return replace(cfg, **sections)
+
+
+def _begun(draw: Draw, device: dict[str, Any]) -> bool:
+    """Whether the draw's own data set is there, so that nothing need be taken over."""
+    return is_done(draw, "prepare", key_of(draw, "prepare", device))
+
+
+def summary(cfg: Config, draws: Sequence[Draw], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """metrics/repeat.json: what cgankd.measure.draws finds over the results, by the score that arms were chosen by."""
+    judged = [by_headline(result) for result in results]
+    headline = Headline(**judged[0]["headline"])
+    units = [
+        measure.Draw(
+            seed=draw.seed,
+            teacher=one["teacher"],
+            test={name: arm["mean"] for name, arm in one["arms"].items()},
+            val={name: arm["val_mean"] for name, arm in one["arms"].items()},
+            uses_bank={name: arm["uses_bank"] for name, arm in one["arms"].items()},
+            best_real=one["best_real_arm"],
+            best_bank=one["best_bank_arm"],
+            chosen=one["chosen_arm"],
+        )
+        for draw, one in zip(draws, judged, strict=True)
+    ]
+    confidence = cfg.evaluate.confidence
+    found = measure.over_draws(units, headline, confidence)
+    first = judged[0]
+    return {
+        "headline": first["headline"],
+        "confidence": confidence,
+        "num_students": first["num_seeds"],
+        "steps": first["steps"],
+        "batch_size": first["batch_size"],
+        "settings": {key: value for key, value in flatten(to_dict(cfg)).items() if key != "seed"},
+        "verdict": measure.draws_verdict(found, headline, confidence),
+    } | found

@@ -1,0 +1,103 @@
+"""Gains over draws against scipy, and against a table that was recorded before there was a command for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cgankd.measure.draws import Draw, best_shared, draws_verdict, over_draws
+from cgankd.types import Headline
+
+ERROR = Headline(name="test error", unit="%", higher_is_better=False)
+REAL = [14.17, 11.49, 10.90, 11.86, 11.29]
+GAINS = {  # docs/experiments/2026-11-26-digits-five-draws.md
+    "real_strong": [0.52, 0.25, 2.07, 2.07, 1.65],
+    "raw": [1.63, 1.23, 2.56, 1.41, 1.58],
+}
+RECORDED = {"real_strong": "+1.31 [+0.23, +2.39]", "raw": "+1.68 [+1.04, +2.32]"}
+
+
+def draw(seed: int, test: dict[str, float], best_real: str, best_bank: str | None, chosen: str) -> Draw:
+    uses = {name: name.startswith("raw") for name in test}
+    return Draw(
+        seed, 9.0 + seed, test, {name: value + 1 for name, value in test.items()}, uses, best_real, best_bank, chosen
+    )
+
+
+def recorded() -> list[Draw]:
+    rows = [{"real": real} | {name: real - GAINS[name][i] for name in GAINS} for i, real in enumerate(REAL)]
+    best = ["real_strong", "real", "real_strong", "real_strong", "real"]
+    ships = ["raw", "raw", "real_strong", "raw", "real"]
+    return [draw(i, row, best[i], "raw", ships[i]) for i, row in enumerate(rows)]
+
+
+def shown(row: dict[str, float], key: str) -> str:
+    return f"{row[key]:+.2f} [{row[f'{key}_low']:+.2f}, {row[f'{key}_high']:+.2f}]"
+
+
+def test_gains_and_intervals_are_those_of_the_recorded_five_draws() -> None:
+    found = over_draws(recorded(), ERROR, 0.95)
+    assert {name: shown(found["arms"][name], "gain") for name in RECORDED} == RECORDED
+    assert found["seeds"] == [0, 1, 2, 3, 4] and found["ships_bank"] == 3
+
+
+def test_the_interval_over_the_rival_of_each_draw_is_that_of_a_paired_t_test() -> None:
+    draws = recorded()
+    found = over_draws(draws, ERROR, 0.9)["arms"]["raw"]
+    rival = np.array([d.test[d.best_real] for d in draws])
+    bank = np.array([d.test["raw"] for d in draws])
+    interval = stats.ttest_rel(rival, bank).confidence_interval(0.9)
+    assert found["rival_gain"] == pytest.approx((rival - bank).mean())
+    assert (found["rival_gain_low"], found["rival_gain_high"]) == pytest.approx((interval.low, interval.high))
+    assert found["rival_gain_values"] == pytest.approx(list(rival - bank))
+    assert found["mean"] == pytest.approx(bank.mean()) and found["sd"] == pytest.approx(bank.std(ddof=1))
+
+
+def test_the_chosen_rows_take_the_arm_of_each_draw() -> None:
+    draws = recorded()
+    chosen = over_draws(draws, ERROR, 0.95)["chosen"]
+    assert chosen["ships"]["values"] == [d.test[d.chosen] for d in draws]
+    assert chosen["best_real"]["arms"] == [d.best_real for d in draws] and "rival_gain" not in chosen["best_real"]
+
+
+def test_scores_that_are_better_when_higher_gain_by_rising() -> None:
+    up = Headline(name="accuracy", unit="%", higher_is_better=True)
+    found = over_draws(recorded(), up, 0.95)["arms"]["raw"]
+    assert found["gain"] == pytest.approx(-np.mean(GAINS["raw"]))
+
+
+def test_an_arm_that_a_draw_lacks_has_no_row() -> None:
+    first, second = recorded()[:2]
+    more = Draw(
+        **(vars(first) | {"test": dict(first.test) | {"raw_kd": 1.0}, "val": dict(first.val) | {"raw_kd": 1.0}})
+    )
+    assert set(over_draws([more, second], ERROR, 0.95)["arms"]) == {"real", "real_strong", "raw"}
+
+
+@pytest.mark.parametrize(
+    ("gains", "words"),
+    [
+        ([2.0, 2.1, 1.9, 2.2], "The bank helps over draws"),
+        ([-2.0, -2.1, -1.9, -2.2], "The bank hurts over draws"),
+        ([2.0, -2.1, 1.9, -2.2], "is not shown to help"),
+        ([2.0, 2.1], "too few"),
+    ],
+)
+def test_the_verdict_goes_by_the_interval(gains: list[float], words: str) -> None:
+    draws = [draw(i, {"real": 10.0 + i, "raw": 10.0 + i - g}, "real", "raw", "raw") for i, g in enumerate(gains)]
+    found = over_draws(draws, ERROR, 0.95)
+    assert words in draws_verdict(found, ERROR, 0.95)
+    assert best_shared(found, ERROR, with_bank=True) == "raw"
+
+
+def test_it_is_said_where_the_plain_student_alone_is_beaten() -> None:
+    rows = [{"real": 12.0 + i, "real_kd": 10.0 + i, "raw": 10.0 + i - e} for i, e in enumerate((0.5, -0.5, 0.4, -0.4))]
+    draws = [draw(i, row, "real_kd", "raw", "raw") for i, row in enumerate(rows)]
+    assert "helps against the plain student" in draws_verdict(over_draws(draws, ERROR, 0.95), ERROR, 0.95)
+
+
+def test_without_arms_with_fakes_the_verdict_says_so() -> None:
+    draws = [draw(i, {"real": 1.0 + i, "real_kd": 1.5 + i}, "real", None, "real") for i in range(3)]
+    found = over_draws(draws, ERROR, 0.95)
+    assert "best_bank" not in found["chosen"] and "No arm" in draws_verdict(found, ERROR, 0.95)
