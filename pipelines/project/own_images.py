@@ -16,6 +16,9 @@ FITS = ("crop", "pad", "stretch")
 MOST_NAMED = 10
 """Files that are no good that are named one by one."""
 
+OTHERS = ("#000000", WHITE, "#808080")
+"""Grounds that drawings in one colour are told to try."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -74,9 +77,10 @@ def looked_over(data: OwnData, wish: Wanted) -> tuple[OwnData, Rules, tuple[str,
         )
     lost = survey.unseen(wish.background)
     if lost:
+        other = min(OTHERS, key=lambda colour: len(survey.unseen(colour)))
         raise ConfigError(
             f"{len(lost)} of {len(data.paths)} images have transparent parts and show nothing on {wish.background}, such as"
-            f" {lost[0]}; add --background with another colour, such as '#000000'"
+            f" {lost[0]}; add --background with another colour, such as '{other}'"
         )
     ends, _ = pixel_range(survey)
     tinted = survey.counts()["images_transparent"] and len(set(bytes.fromhex(wish.background[1:]))) > 1

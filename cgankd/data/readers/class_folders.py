@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cgankd.config import ConfigError
 from cgankd.data.readers.label_text import loosely, number
-from cgankd.data.readers.walk import LeftOut, beside, holds_image, same_form, visible_folders, walk
+from cgankd.data.readers.walk import LeftOut, beside, but_for, holds_image, same_form, visible_folders, walk
 
 PARTS = {
     "train": "train",
@@ -143,7 +143,7 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
                 f"data.root {str(root)!r} has {loose} images but no sub-folders; sort them into one sub-folder for each"
                 " class, or name a CSV file with the lines path,label"
             )
-        raise ConfigError(f"data.root {str(root)!r} is empty; put a sub-folder of images for each class into it")
+        raise ConfigError(f"data.root {str(root)!r} is empty{but_for(around)}; put a sub-folder for each class into it")
     named = [path for path in folders if path.name.lower() in PARTS]
     splits = [path for path in named if _holds_classes(path)]
     if not any(PARTS[path.name.lower()] == "train" for path in splits):

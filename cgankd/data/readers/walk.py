@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,14 @@ def beside(folder: Path) -> list[LeftOut]:
 def visible_folders(folder: Path) -> list[Path]:
     """Sub-folders that are not hidden, in order."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def but_for(left: Sequence[LeftOut]) -> str:
+    """What a folder without anything to use holds all the same, in words that go on a sentence."""
+    kinds = Counter(entry.reason for entry in left if not entry.hidden)
+    first = next((entry.path.name for entry in left if not entry.hidden), "")
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(FEW))
+    return f" but for {said}, such as {first}" if kinds else ""
 
 
 def left_out_lines(left: Sequence[LeftOut], root: Path) -> list[str]:

@@ -246,3 +246,17 @@ def test_one_number_in_two_spellings_is_said(tmp_path: Path) -> None:
 
 def test_names_of_classes_fit_a_line() -> None:
     assert by_class(Counter({"a\nb": 2, "x" * 200: 1})) == "a\\nb 2, " + "x" * 59 + "… 1"
+
+
+def test_a_folder_of_links_to_nothing_is_not_just_called_empty(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).symlink_to(tmp_path / "gone" / name)
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    with pytest.raises(
+        ConfigError, match="is empty but for 2 links to nothing, such as ant; put a sub-folder for each class"
+    ):
+        list_folder(str(tmp_path))
+    for name in ("ant", "bee"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match="is empty; put a sub-folder for each class"):
+        list_folder(str(tmp_path))

@@ -269,6 +269,8 @@ def test_drawings_that_show_nothing_on_the_background_are_refused(tmp_path: Path
     white = drawings(tmp_path / "white", 255)
     with pytest.raises(ConfigError, match="12 of 12 images have transparent parts and show nothing on #ffffff"):
         make_plan(tmp_path / "q", white, None)
+    with pytest.raises(ConfigError, match="show nothing on #000000, such as .*; add --background .* such as '#ffffff'"):
+        make_plan(tmp_path / "q", tmp_path / "black", None, Wish(background="#000000"))
     with pytest.raises(ConfigError, match="show nothing on #fdfdfd"):
         make_plan(tmp_path / "q", white, None, Wish(background="#fdfdfd"))
     values = made(tmp_path / "q", white, background="#102030")[1]
