@@ -162,6 +162,15 @@ def test_values_that_fill_a_small_part_of_16_bits_are_refused_where_they_cannot_
         ConfigError, match="12 images have 16 bits a colour, of which the upper 8 are used, but 12 .*black"
     ):
         make_plan(tmp_path / "p", root, None)
+    with_alpha = tmp_path / "alpha"  # the white ground behind them makes no dark image a bright one
+    for name in ("a", "b"):
+        for i in range(6):
+            alpha = np.where(np.arange(20)[:, None, None] < 5, 0, 65535) + np.zeros((20, 20, 1), int)
+            colour_16(
+                with_alpha / name / f"{i}.png", np.concatenate([np.full((20, 20, 3), 4000) + 8 * i, alpha], axis=2)
+            )
+    with pytest.raises(ConfigError, match="but 12 of them would be nearly black"):
+        make_plan(tmp_path / "p", with_alpha, None)
     colour = np.random.default_rng(0).integers(0, 65536, (20, 20, 3))
     for name in ("a", "b"):
         for i in range(6):
@@ -170,12 +179,12 @@ def test_values_that_fill_a_small_part_of_16_bits_are_refused_where_they_cannot_
 
 
 def colour_16(path: Path, values_HWC: Any) -> None:
-    """A PNG of 16 bits a colour, which Pillow reads but does not write."""
+    """A PNG of 16 bits a colour, with or without transparency, which Pillow reads but does not write."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    height, width, _ = values_HWC.shape
+    height, width, channels = values_HWC.shape
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_HWC)
     chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0),
         b"IDAT": zlib.compress(lines),
         b"IEND": b"",
     }
