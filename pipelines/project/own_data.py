@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -29,6 +30,17 @@ FEW_LABELS, IMAGES_A_LABEL = 20, 5
 """Whole numbers are classes where there are at most so many different ones, each with so many images on average."""
 PADDED = re.compile(r"0\d+", re.ASCII)
 """A number as a person writes a name, a code or a row: 007."""
+PLAINLY = (
+    "write them as plain numbers alone (digits, sign, decimal point, exponent; no unit, date or mark between thousands)"
+)
+NUMERAL = r"[+-]?[0-9]+([.,'][0-9]+)*"
+WITH_UNIT = re.compile(
+    rf"[0-9]{{1,4}}([-/.:])[0-9]{{1,2}}(\1[0-9]{{1,4}})?"
+    rf"|(?P<before>([$€£¥<>~]|[A-Z]{{3}} ) ?)?{NUMERAL}(?P<after> ?[^\W\d_]{{1,5}}[²³]?| ?[%‰°$€£¥'\"]+[CF]?)?"
+)
+"""A date or an hour, or a number with a unit as people write one."""
+NO_LABEL = ("nan", "na", "n/a", "#n/a", "none", "null", "nil", "-", "--", "?")
+"""Names, in small letters, that tables have where there is no label."""
 MOST_NAMED = 10
 LEAST_A_CLASS, LEAST_SCALARS = 5, 40
 """Fewer images leave too little to train, validate and test on."""
@@ -130,14 +142,14 @@ def look_at_csv(
         scalar, why = task == KINDS[True], f"--task {task}"
     wrong = next((f"{entry.where} has {entry.label!r}" for entry in entries if not _is_number(entry.label)), None)
     if scalar and wrong:
-        raise ConfigError(f"--task scalar needs a finite number in every line, but {wrong}")
+        raise ConfigError(f"--task scalar needs a finite number in every line, but {wrong}; {PLAINLY}")
     if scalar:
         labels = [plain(label) for label in labels]
         said += check_digits(labels, str(path))
         said += wild_labels(entries, [float(label) for label in labels])
     else:
         labels, more = class_names(labels)
-        said += more
+        said += [*more, *_doubtful_names(labels)]
     paths = [entry.path for entry in entries]
     data = OwnData("csv", path, scalar, why, paths, labels, ["train"] * len(paths), survey.without(rows))
     switch = ""
@@ -221,9 +233,24 @@ def _enough(data: OwnData) -> OwnData:
 def _like_numbers(data: OwnData) -> str:
     """A hint where labels of a list seem to be numbers with something around them."""
     odd = [label for label in data.labels if any(map(str.isdigit, label)) and not _is_number(label)]
-    if data.source != "csv" or 2 * len(set(odd)) < len(data.labels):
+    if data.source != "csv" or 2 * len(set(odd)) < len(set(data.labels)):
         return ""
-    return (
-        f"; if labels such as {odd[0]!r} are measured, write them as plain numbers alone (digits, sign, decimal point,"
-        " exponent; no unit, date or mark between thousands)"
-    )
+    return f"; if labels such as {odd[0]!r} are measured, {PLAINLY}"
+
+
+def _doubtful_names(labels: list[str]) -> Iterator[str]:
+    """What to say where all classes are a number with the same unit (12 cm, 5%, $ 3), or a date: they may be measured; and
+    of a class whose name stands for no label."""
+    names = set(labels)
+    for name in sorted(name for name in names if name.lower() in NO_LABEL):
+        yield (
+            f"WARNING: {labels.count(name)} images are of a class {name!r}, which often stands for no label; if it does,"
+            " remove those lines"
+        )
+    if all(map(_is_number, names)):
+        return
+    found = [match for name in names if (match := WITH_UNIT.fullmatch(name))]
+    units = {(match["before"], match["after"]) for match in found}
+    if len(found) < len(names) or len(units) > 1:
+        return
+    yield f"{len(names)} labels such as {labels[0]!r} are taken for names; if they are measured, {PLAINLY}"

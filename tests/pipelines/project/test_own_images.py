@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,52 @@ def test_numbers_that_are_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"labels such as '0.0 kg' are measured, write them as plain numbers"):
         plan_of(lambda i: f"{i / 2} kg")
     assert "far from all other labels" in "\n".join(summary(plan_of(lambda i: -999 if i % 5 == 0 else i / 2)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("0 cm", "10 cm", "25 cm"), True),
+        (("5%", "10%", "2.5%"), True),
+        (("$ 3", "$ 12", "$ 4.50"), True),
+        (("2024-01-05", "2024-02-01"), True),
+        (("1_10", "1_11", "2_10"), False),
+        (("cat 1", "cat 2"), False),
+        (("1 a", "1 b", "2 a"), False),
+        (("3", "4", "5"), False),
+        (("ant", "bee"), False),
+    ],
+)
+def test_classes_that_are_numbers_with_a_unit_are_asked_about(
+    tmp_path: Path, labels: tuple[str, ...], said: bool
+) -> None:
+    plan = make_plan(tmp_path / "p", None, classes(tmp_path / "in", labels))
+    assert not plan.data.scalar
+    assert ("are taken for names; if they are measured, write them as plain" in "\n".join(summary(plan))) is said
+
+
+@pytest.mark.parametrize("word", ["nan", "N/A", "None", "NULL", "-"])
+def test_a_class_that_stands_for_no_label_is_said(tmp_path: Path, word: str) -> None:
+    plan = make_plan(tmp_path / "p", None, classes(tmp_path / "in", ("ant", "bee", word)))
+    assert f"WARNING: 20 images are of a class {word!r}, which often stands for no label" in "\n".join(summary(plan))
+
+
+def test_measured_labels_with_units_are_told_how_to_be_written(tmp_path: Path) -> None:
+    listed = classes(tmp_path / "in", [f"{i} cm" for i in range(60)])
+    with pytest.raises(ConfigError, match="'0 cm'; write them as plain numbers alone"):
+        make_plan(tmp_path / "p", None, listed, Wish(task="scalar"))
+    dates = classes(tmp_path / "in", [f"2024-01-{1 + i:02d}" for i in range(28)])
+    with pytest.raises(ConfigError, match="labels such as '2024-01-01' are measured, write them"):
+        make_plan(tmp_path / "p", None, dates)
+
+
+def classes(folder: Path, labels: Sequence[str]) -> Path:
+    """A list of 60 images whose labels take turns."""
+    for i in range(60):
+        save_picture(folder / f"{i}.png", i, size=(20, 20))
+    with (folder / "list.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *((f"{i}.png", labels[i % len(labels)]) for i in range(60))])
+    return folder / "list.csv"
 
 
 def test_values_that_fill_a_small_part_of_16_bits_are_refused_where_they_cannot_be_stretched(tmp_path: Path) -> None:
