@@ -115,13 +115,14 @@ def list_folder(text: str) -> Listing:
 
 
 def _in_two_classes(paths: Sequence[Path], labels: Sequence[int], class_names: Sequence[str]) -> Iterator[str]:
-    """Files that are in folders of two classes by way of links."""
-    seen: dict[str, int] = {}
-    real: dict[Path, str] = {}
+    """Files that are in folders of two classes by way of links, symbolic or hard."""
+    seen: dict[object, int] = {}
     for row, path in enumerate(paths):
-        if path.parent not in real:
-            real[path.parent] = os.path.realpath(path.parent)
-        place = os.path.realpath(path) if path.is_symlink() else f"{real[path.parent]}/{path.name}"
+        try:
+            file = path.stat()
+        except OSError:  # a link to nothing, which is told with the files that are no good
+            continue
+        place = (file.st_dev, file.st_ino) if file.st_ino else os.path.realpath(path)  # 0 where a disk has no numbers
         before = seen.setdefault(place, row)
         if labels[before] != labels[row]:
             names = " and of ".join(repr(class_names[labels[own]]) for own in (before, row))

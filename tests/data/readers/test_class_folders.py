@@ -226,6 +226,16 @@ def test_one_file_in_two_classes_is_refused(tmp_path: Path) -> None:
         list_folder(str(tmp_path))
 
 
+def test_one_file_in_two_classes_by_a_hard_link_is_refused_and_in_one_class_not(tmp_path: Path) -> None:
+    fill(tmp_path, "cat", "dog")
+    images = sorted((tmp_path / "cat").iterdir())
+    (tmp_path / "cat/same.png").hardlink_to(images[0])
+    assert len(list_folder(str(tmp_path)).paths) == 9
+    (tmp_path / "dog/other.png").hardlink_to(images[1])
+    with pytest.raises(ConfigError, match=r"dog/other.png is by a link the same file as .* of class 'cat' and of 'dog'"):
+        list_folder(str(tmp_path))
+
+
 def test_all_faults_of_folders_are_said_at_once(tmp_path: Path) -> None:
     fill(tmp_path / "train", "cat", "dog")
     fill(tmp_path / "test", "Cat", "dog", "cow")
