@@ -105,6 +105,26 @@ def same_form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def unwritable(paths: Sequence[Path]) -> list[str]:
+    """What is wrong with paths that are not UTF-8: neither DVC nor JSON nor HDF5 can write them; empty where all are."""
+    wrong = [path for path in paths if not _is_text(str(path))]
+    if not wrong:
+        return []
+    first = os.fsencode(wrong[0]).decode("utf-8", "backslashreplace")
+    return [
+        f"{len(wrong)} files lie under names that are not UTF-8, such as {first}; rename them"
+        " (`convmv -r -f latin1 -t utf-8 --notest FOLDER` does)"
+    ]
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def walk(folder: Path) -> Found:
     """All images of a folder and its sub-folders; a link to nothing counts as the image it is named as. Links are followed,
     but for those to a folder that the link itself lies in."""
