@@ -164,10 +164,14 @@ class CganConfig:
     """Spectral norm in the gain and shift maps of the generator's norms too, where spectral_g has it in the rest."""
     loss: Literal["hinge", "vanilla"] = field(default="hinge", metadata={"left_out": True})
     """The adversarial loss, weighted by the vicinity: hinge (as published), or vanilla = cross-entropy of real and fake."""
+    embed_std: float = field(default=1.0, metadata={"left_out": True})
+    """Class labels: sd of the generator's first label embeddings. The gains of its norms are a map of them: with `init: n02` and
+    no norm on that map they begin with an sd of 0.02 * embed_std * sqrt(embed_dim) (published: 0.02)."""
     ema_ramp: bool = field(default=True, metadata={"left_out": True})
     """Keep the average's decay below (1 + t) / (10 + t), t steps after ema_start; false = `ema` from there on (published)."""
 
     def __post_init__(self) -> None:
+        require(self.embed_std > 0, "cgan.embed_std", "positive", self.embed_std)
         for name in ("width", "z_dim", "embed_dim", "num_steps", "d_steps", "accumulate"):
             require(getattr(self, name) >= 1, f"cgan.{name}", "at least 1", getattr(self, name))
         require(self.batch_size >= 4 and self.batch_size % 2 == 0, "cgan.batch_size", "even, from 4", self.batch_size)

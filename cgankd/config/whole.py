@@ -248,6 +248,8 @@ class Config:
         for section, fit in (("teacher", self.teacher), ("student", self.student)):
             check_fits(fit.net, self.data.image_size, self.data.task, section)
         check_augment(self.cgan.augment, "cgan.augment")
+        plain = not scalar or self.cgan.embed_std == 1
+        require(plain, "cgan.embed_std", "1, or left out, for scalar labels (data.task is scalar)", self.cgan.embed_std)
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
         require(attention is None or attention <= largest, "cgan.attention", rule, attention)

@@ -21,7 +21,7 @@ from cgankd.fit.loop import Loop
 from cgankd.gan.augment import diff_augment, real_images
 from cgankd.gan.diversity import real_diversity
 from cgankd.gan.losses import LOSSES, diversity_floor, mean_distance
-from cgankd.nets.gans.label_embed import embed_labels
+from cgankd.nets.gans.label_embed import embed_labels, with_std
 from cgankd.nets.gans.spectral import hold_spectral
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.rng import generator, seed_all
@@ -49,7 +49,7 @@ def train_cgan(
     net_g = channels_last(make_generator(cfg, channels, size)).to(device)
     net_d = channels_last(make_discriminator(cfg, channels, size)).to(device)
     # A table that learns is learned twice: what helps the generator may not help the discriminator.
-    embed_g, embed_d = copy.deepcopy(embed).to(device), copy.deepcopy(embed).to(device)
+    embed_g, embed_d = with_std(copy.deepcopy(embed), cfg.embed_std).to(device), copy.deepcopy(embed).to(device)
     ema_g, ema_embed = copy.deepcopy(net_g).requires_grad_(False), copy.deepcopy(embed_g).requires_grad_(False)
     betas = (cfg.beta1, cfg.beta2)
     learned = bool(embed.trained_with_gan)

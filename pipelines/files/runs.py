@@ -9,7 +9,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from pipelines.files.layout import SECTIONS, within
-from pipelines.files.params import flatten, parse, read_params
+from pipelines.files.params import flatten, read_params
 from pipelines.tracking.journal import Event, read_roots
 from pipelines.tracking.names import result_name
 from pipelines.tracking.places import log_folder
@@ -65,4 +65,12 @@ def settings_changed(workdir: Path, stage: str, events: list[Event]) -> list[str
     now = flatten(read_params(workdir / "params.yaml"))
     # Only keys of both: a default that is not written out is no change.
     both = {key for key in ran if key in now and within(key, SECTIONS[stage])}
-    return sorted(key for key in both if parse(str(ran[key]), key) != now[key])
+    return sorted(key for key in both if not _equal(str(ran[key]), now[key]))
+
+
+def _equal(recorded: str, value: Any) -> bool:
+    """Whether a value was recorded as this text: strings are as they are, so that YAML would take #ffffff for a comment."""
+    try:
+        return bool(recorded == value or json.loads(recorded) == value)
+    except ValueError:
+        return False

@@ -29,7 +29,7 @@ from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_fold
 from pipelines.project.own_groups import divided, group_names
 from pipelines.project.own_images import FITS, Rules, Wanted, about_images, few_lines, looked_over
 from pipelines.project.repository import check_git, make_repository
-from pipelines.project.whole_turn import question
+from pipelines.project.whole_turn import class_question, question
 from pipelines.search.config import load_searched
 
 PRESETS = {True: "own-scalar", False: "own-classes"}
@@ -133,15 +133,21 @@ def _check_period(wish: Wish, *, listed: bool) -> None:
 
 def _looked_at(given: Path, wish: Wish, *, listed: bool) -> OwnData:
     if not listed:
-        return look_at_folder(given, wish.task, wish.groups)
+        return _asked(look_at_folder(given, wish.task, wish.groups), wish)
     period = wish.label_period
     task = wish.task if period is None else KINDS[True]
     data = look_at_csv(given, task, wish.columns, wish.groups, skip_broken=wish.skip_broken)
     if not data.scalar:
-        return data
+        return _asked(data, wish)
     if period is None:
         return replace(data, said=(*data.said, *question(data.numbers)))
     return replace(data, label_period=period, why=f"--label-period {period:g}" if wish.task is None else data.why)
+
+
+def _asked(data: OwnData, wish: Wish) -> OwnData:
+    """Classes with a question where their names could be a turn; none where the user says that they are classes."""
+    said = class_question(sorted(set(data.labels)), listed=data.source == "csv") if wish.task is None else []
+    return replace(data, said=(*data.said, *said))
 
 
 def _outside(folder: Path, tops: set[Path]) -> None:

@@ -10,11 +10,15 @@ from cgankd.config import ConfigError
 from cgankd.data.readers.decode import SAID
 from cgankd.data.readers.survey import WHITE, Survey, pixel_range
 from pipelines.project.fitted import LEAST_SIZE, image_size
-from pipelines.project.own_data import OwnData
+from pipelines.project.own_data import OwnData, too_little
 
 FITS = ("crop", "pad", "stretch")
 MOST_NAMED = 10
 """Files that are no good that are named one by one."""
+
+LINES_CURE = " (--skip-broken leaves out what cannot be used)"
+OTHERS = ("#000000", WHITE, "#808080")
+"""Grounds that drawings in one colour are told to try."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +63,17 @@ def looked_over(data: OwnData, wish: Wanted) -> tuple[OwnData, Rules, tuple[str,
     if not wish.enlarge:
         wrong |= _too_small(data.survey, wish)
     skipped = tuple(wrong[row] for row in sorted(wrong))
+    if wish.skip_broken and wrong:
+        data = data.without(frozenset(wrong))
+    blocking = [*data.blocking, *_blocking(data, wish)]
     if wrong and not wish.skip_broken:
-        raise ConfigError(
+        blocking.append(
             f"{len(wrong)} of {len(data.paths)} files cannot be used; replace or remove them, or add --skip-broken:"
             + "".join(f"\n  {line}" for line in few_lines(skipped))
         )
-    if wrong:
-        data = data.without(frozenset(wrong))
-    survey, odd = data.survey, data.survey.not_square
-    if odd and wish.fit is None:
-        raise ConfigError(
-            f"{len(odd)} of {len(data.paths)} images are not square, such as {odd[0]}; add --square crop (their middle),"
-            " --square pad (all of them, on a square) or --square stretch (all of them, out of proportion)"
-        )
-    lost = survey.unseen(wish.background)
-    if lost:
-        raise ConfigError(
-            f"{len(lost)} of {len(data.paths)} images have transparent parts and show nothing on {wish.background}, such as"
-            f" {lost[0]}; add --background with another colour, such as '#000000'"
-        )
+    if blocking:
+        raise ConfigError("; and ".join(blocking) + (LINES_CURE if data.blocking and data.source == "csv" else ""))
+    survey = data.survey
     ends, _ = pixel_range(survey)
     tinted = survey.counts()["images_transparent"] and len(set(bytes.fromhex(wish.background[1:]))) > 1
     rules = Rules(
@@ -89,6 +85,24 @@ def looked_over(data: OwnData, wish: Wanted) -> tuple[OwnData, Rules, tuple[str,
         pixel_range=ends,
     )
     return data, rules, skipped
+
+
+def _blocking(data: OwnData, wish: Wanted) -> Iterator[str]:
+    """What blocks a project of these images, but for files that are no good."""
+    survey, odd = data.survey, data.survey.not_square
+    if (little := too_little(data)) is not None:
+        yield little
+    if odd and wish.fit is None:
+        yield (
+            f"{len(odd)} of {len(data.paths)} images are not square, such as {odd[0]}; add --square crop (their middle),"
+            " --square pad (all of them, on a square) or --square stretch (all of them, out of proportion)"
+        )
+    if lost := survey.unseen(wish.background):
+        other = min(OTHERS, key=lambda colour: len(survey.unseen(colour)))
+        yield (
+            f"{len(lost)} of {len(data.paths)} images have transparent parts and show nothing on {wish.background}, such as"
+            f" {lost[0]}; add --background with another colour, such as '{other}'"
+        )
 
 
 def _too_small(survey: Survey, wish: Wanted) -> dict[int, str]:

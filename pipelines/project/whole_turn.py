@@ -1,12 +1,15 @@
-"""Measured labels that look as if they went round: what `cgankd init` asks about, in one line, where no period is given."""
+"""Labels that look as if they went round: what `cgankd init` asks about, in one line, where no period is given."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+
+from cgankd.data.readers.label_text import number
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ TURNS = (
 )
 WIDEST, AT_SEAM, ROUNDING = 1 / 6, 1 / 20, 1e-3
 """Largest gap within the labels and at the seam, and how far an end may be beyond a turn, as shares of the turn."""
-LEAST, FINEST = 12, 2000
-"""Fewer different labels fill nothing; an even grid has at most so many steps a turn."""
+LEAST, FINEST, LEAST_NAMED = 12, 2000, 4
+"""Fewer different labels fill nothing; an even grid has at most so many steps a turn; classes are quarters or finer."""
 
 
 def whole_turn(numbers: Sequence[float]) -> Turn | None:
@@ -61,6 +64,43 @@ def question(numbers: Sequence[float]) -> list[str]:
         f"QUESTION: do the labels go round? {min(numbers):g} to {max(numbers):g} is a whole turn of {period} ({turn.what});"
         f" if {max(numbers):g} lies beside {min(numbers):g}, add --label-period {period}; if not, all is well"
     ]
+
+
+def class_question(class_names: Sequence[str], *, listed: bool) -> list[str]:
+    """A line about classes called as the steps of a turn are: hours, months, or a circle in even parts; nothing for others.
+
+    `listed`: the names come from a list, which a switch reads as numbers; folders need one to be written.
+    """
+    turn = named_turn(class_names)
+    if turn is None:
+        return []
+    values = sorted(value for name in class_names if (value := number(name)) is not None)
+    period, low, high = f"{turn.period:g}", f"{values[0]:g}", f"{values[-1]:g}"
+    cure = (
+        f"add --label-period {period}"
+        if listed
+        else f"write a list path,label and use --csv with --label-period {period}"
+    )
+    return [
+        f"QUESTION: do the labels go round? The {len(values)} classes from {low} to {high} are a whole turn of {period}"
+        f" ({turn.what}); if {high} lies beside {low}, {cure}; if they are names, all is well"
+    ]
+
+
+def named_turn(class_names: Sequence[str]) -> Turn | None:
+    """The turn that whole numbers divide evenly, or fill with gaps as measured labels would; None where they do not."""
+    found = [number(name) for name in class_names]
+    values = sorted({value for value in found if value is not None and value == round(value)})
+    if None in found or len(values) < max(len(set(found)), LEAST_NAMED):
+        return None
+    step = values[1] - values[0]
+    even = all(after - before == step for before, after in pairwise(values))
+    for turn in TURNS if even else ():
+        starts = {0.0, step, *((-turn.period / 2, step - turn.period / 2) if turn.signed else ())}
+        both_ends = turn.signed and values[0] in (0.0, -turn.period / 2) and values[-1] == values[0] + turn.period
+        if turn.closed and values[0] in starts and (both_ends or len(values) * step == turn.period):
+            return turn
+    return None if even else whole_turn(values)  # a class may be missing
 
 
 def _fills(label_D: np.ndarray[tuple[int], np.dtype[np.float64]], low: float, turn: Turn) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -191,7 +192,9 @@ class Context:
     def picture(self, name: str, figure: Drawing, step: int = 0) -> Path:
         """plots/<stage>/<name>.png, the same bytes for the same figure; `step` is that of the loop it shows."""
         path = self._plot_path(f"{file_name(name)}.png")
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, warnings.catch_warnings():
+            # Class names may have letters that the font lacks; a box in a picture is no fault of the user's.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
             figure.savefig(temporary, format="png", metadata={"Software": None})
         self.tracker.picture(path, step)
         return path

@@ -11,22 +11,9 @@ from pathlib import Path
 
 from cgankd.config import ConfigError
 from cgankd.data.readers.label_text import loosely, number
-from cgankd.data.readers.walk import LeftOut, beside, holds_image, same_form, visible_folders, walk
+from cgankd.data.readers.split_folders import PARTS, called_alike, further_splits, holds_classes, split_word
+from cgankd.data.readers.walk import LeftOut, beside, but_for, holds_image, same_form, unwritable, visible_folders, walk
 
-PARTS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-}
-"""Sub-folders of a set that is split already, in small letters, and the split that each one is."""
-SHORT = {"trn": "train", "tst": "test", "eval": "test", "evaluation": "test", "holdout": "test"}
-"""Further words by which folders are known as splits where all of them hold the same class folders."""
-WORDS = re.compile(r"[\W\d_]+")
 LIKE_A_SPLIT = re.compile(
     rf"({'|'.join(PARTS)}|eval|evaluation|holdout|unlabel+ed)([ _-]?(set|data|images?|imgs?|pics|split|\d+))*"
 )
@@ -56,10 +43,11 @@ class Listing:
     within: tuple[str, ...] = ()
 
 
-def list_folder(text: str) -> Listing:
+def list_folder(text: str, blocking: list[str] | None = None) -> Listing:
     """root/<class>/ or root/train/<class>/ with root/test/<class>/ and root/val/<class>/, none of the images opened.
 
-    Class folders are walked into. Raises ConfigError where it cannot be told what is a class and what a split.
+    Class folders are walked into. Raises ConfigError where it cannot be told what is a class and what a split; what is wrong
+    with single folders or files goes to `blocking` where that is given, for a caller that goes on to look at the images.
     """
     root = Path(text)
     if not root.is_dir():
@@ -102,8 +90,12 @@ def list_folder(text: str) -> Listing:
             labels += [class_names.index(name)] * len(found.images)
             part_of += [part] * len(found.images)
     wrong += _in_two_classes(paths, labels, class_names)
+    wrong += unwritable([root, *paths, *(entry.path for entry in left)])
     if wrong:
-        raise ConfigError("; and ".join(wrong[:MOST_WRONG]) + _more(len(wrong) - MOST_WRONG))
+        said = "; and ".join(wrong[:MOST_WRONG]) + _more(len(wrong) - MOST_WRONG)
+        if blocking is None:
+            raise ConfigError(said)
+        blocking.append(said)
     if deeper:
         first = next(iter(deeper)).relative_to(root)
         lines.append(
@@ -115,13 +107,14 @@ def list_folder(text: str) -> Listing:
 
 
 def _in_two_classes(paths: Sequence[Path], labels: Sequence[int], class_names: Sequence[str]) -> Iterator[str]:
-    """Files that are in folders of two classes by way of links."""
-    seen: dict[str, int] = {}
-    real: dict[Path, str] = {}
+    """Files that are in folders of two classes by way of links, symbolic or hard."""
+    seen: dict[object, int] = {}
     for row, path in enumerate(paths):
-        if path.parent not in real:
-            real[path.parent] = os.path.realpath(path.parent)
-        place = os.path.realpath(path) if path.is_symlink() else f"{real[path.parent]}/{path.name}"
+        try:
+            file = path.stat()
+        except OSError:  # a link to nothing, which is told with the files that are no good
+            continue
+        place = (file.st_dev, file.st_ino) if file.st_ino else os.path.realpath(path)  # 0 where a disk has no numbers
         before = seen.setdefault(place, row)
         if labels[before] != labels[row]:
             names = " and of ".join(repr(class_names[labels[own]]) for own in (before, row))
@@ -143,11 +136,11 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
                 f"data.root {str(root)!r} has {loose} images but no sub-folders; sort them into one sub-folder for each"
                 " class, or name a CSV file with the lines path,label"
             )
-        raise ConfigError(f"data.root {str(root)!r} is empty; put a sub-folder of images for each class into it")
+        raise ConfigError(f"data.root {str(root)!r} is empty{but_for(around)}; put a sub-folder for each class into it")
     named = [path for path in folders if path.name.lower() in PARTS]
-    splits = [path for path in named if _holds_classes(path)]
+    splits = [path for path in named if holds_classes(path)]
     if not any(PARTS[path.name.lower()] == "train" for path in splits):
-        if not splits and (called := _called_alike(folders)):
+        if not splits and (called := called_alike(folders)):
             said = ", ".join(f"{path.name} as {part}" for part, path in called.items())
             around += [
                 LeftOut(image, f"images in {path.name}, which is no split")
@@ -172,48 +165,19 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[LeftOut], list[str]]:
             f"data.root {str(root)!r} has {splits[0].name} with sub-folders, but images in {names} beside it, so that it"
             f" may be a split or a class; name {splits[0]} itself, or take the sub-folders out of it"
         )
-    for path in others:
+    further = further_splits(others, parts)
+    as_splits = ", ".join(f"{path.name} as {part}" for part, path in further.items())
+    parts |= further
+    for path in [path for path in others if path not in further.values()]:
         why = f"images in {path.name}, which has no class folders"
         if path not in named:
             why = f"images in {path.name}, which is no split"
         around += [LeftOut(image, why) for image in walk(path).images] or [LeftOut(path, "folders without images")]
-    return {part: parts[part] for part in ("train", "test", "val") if part in parts}, around, []
-
-
-def _split_word(name: str) -> tuple[str, tuple[str, ...]]:
-    """The split that a folder's name has as one of its words, empty where there is none or several, and the other words."""
-    words = tuple(word for word in WORDS.split(name.lower()) if word)
-    found = [word for word in words if word in PARTS or word in SHORT]
-    part = {**PARTS, **SHORT}[found[0]] if len(found) == 1 else ""
-    return part, tuple(word for word in words if word not in found)
-
-
-def _called_alike(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders such as train_set and test_set, birds-train and birds-val, whose class folders have the same names, by the
-    split that each is; nothing where they do not tell."""
-    found: dict[str, Path] = {}
-    for path in folders:
-        part, _ = _split_word(path.name)
-        inner = visible_folders(path)
-        path = inner[0] if len(inner) == 1 and visible_folders(inner[0]) else path  # as some archives are wrapped
-        if part and _holds_classes(path):
-            if part in found:
-                return {}
-            found[part] = path
-    if "train" not in found or len(found) < 2:
-        return {}
-    own = {part: {same_form(inner.name) for inner in visible_folders(path)} for part, path in found.items()}
-    if any(not names <= own["train"] for names in own.values()):
-        return {}
-    return {part: found[part] for part in ("train", "test", "val") if part in found}
-
-
-def _holds_classes(folder: Path) -> bool:
-    """Whether a folder named as a split is one: at least two class folders, which hold more images than lie beside them."""
-    classes = [path for path in visible_folders(folder) if walk(path).images]
-    loose = sum(holds_image(entry.path) and not entry.hidden for entry in beside(folder))
-    inside = sum(len(walk(path).images) for path in classes) if loose else 1
-    return bool(classes) and inside > loose and (len(classes) > 1 or not loose)
+    return (
+        {part: parts[part] for part in ("train", "test", "val") if part in parts},
+        around,
+        ([f"taken for splits of one set: {as_splits}"] if further else []),
+    )
 
 
 def _no_splits(root: Path, folders: Sequence[Path], splits: Sequence[Path]) -> list[str]:
@@ -226,7 +190,7 @@ def _no_splits(root: Path, folders: Sequence[Path], splits: Sequence[Path]) -> l
     like = [path for path in folders if LIKE_A_SPLIT.fullmatch(path.name.lower())]
     flat = next((path for path in like if PARTS.get(path.name.lower()) == "train"), None)
     if flat is None:  # birds_train beside birds_test
-        named = [(path, *_split_word(path.name)) for path in folders if not _holds_classes(path)]
+        named = [(path, *split_word(path.name)) for path in folders if not holds_classes(path)]
         trains = {rest: path for path, part, rest in named if part == "train"}
         others = [(path, trains.get(rest)) for path, part, rest in named if part]
         pairs = [(path, train) for path, train in others if train not in (None, path)]

@@ -102,9 +102,13 @@ def look_at(path: Path) -> Look:
         _remarks(file, notes.add)
         if depth in ("", COLOUR):
             pixels = np.asarray(_on_background(file, "#ffffff", notes.add).convert("RGB"))
-            low, high = float(pixels.min()), float(pixels.max())
+            shown = pixels
+            if "images_transparent" in notes:  # what lies behind is no value of the image
+                layered = np.asarray(_layered(file, file.info.get("transparency")))
+                ink, seen = _ink(layered), layered[layered[:, :, 3] > 0][:, :3]
+                shown = seen if seen.size else pixels
+            low, high = float(shown.min()), float(shown.max())
             grey = file.mode in ("1", "L", "LA") or bool((pixels == pixels[:, :, :1]).all())
-            ink = _ink(file) if "images_transparent" in notes else None
         else:
             pixels, hidden = _values(path, file)
             if hidden.any() and not hidden.all():
@@ -116,9 +120,8 @@ def look_at(path: Path) -> Look:
     return Look((pixels.shape[1], pixels.shape[0]), grey, depth, low, high, ink, frozenset(notes))
 
 
-def _ink(file: Image.Image) -> tuple[int, ...] | None:
-    """The one colour of all that is not transparent; None where there are several, or nothing at all."""
-    pixels = np.asarray(_layered(file, file.info.get("transparency")))
+def _ink(pixels: Array) -> tuple[int, ...] | None:
+    """The one colour of all that is not transparent in RGBA pixels; None where there are several, or nothing at all."""
     seen = pixels[pixels[:, :, 3] > 0][:, :3]
     return tuple(seen[0].tolist()) if len(seen) and bool((seen == seen[0]).all()) else None
 

@@ -21,6 +21,7 @@ HOW = {
     "suffix": "suffixes of images found",
     "zeros": "numbers with other leading zeros than the file names",
     "percent": "percent signs read as the characters they stand for",
+    "query": "left out what stands behind a ?",
 }
 """What may differ between a cell and the file it names, in the words of the line that says so."""
 ALL = "all"
@@ -88,6 +89,9 @@ class Finder:
         if found[0] is None and "%" in cell:
             path, how = self._as_written(shorter(urllib.parse.unquote(cell), self.without))
             found = path, [*how, "percent"]
+        if found[0] is None and "?" in cell:
+            path, how = self._found(cell.partition("?")[0])
+            found = path, [*how, "query"]
         return found
 
     def _as_written(self, cell: str) -> tuple[Path | None, list[str]]:

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,26 @@ def same_form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def unwritable(paths: Sequence[Path]) -> list[str]:
+    """What is wrong with paths that are not UTF-8: neither DVC nor JSON nor HDF5 can write them; empty where all are."""
+    wrong = [path for path in paths if not _is_text(str(path))]
+    if not wrong:
+        return []
+    first = os.fsencode(wrong[0]).decode("utf-8", "backslashreplace")
+    return [
+        f"{len(wrong)} files lie under names that are not UTF-8, such as {first}; rename them"
+        " (`convmv -r -f latin1 -t utf-8 --notest FOLDER` does)"
+    ]
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def walk(folder: Path) -> Found:
     """All images of a folder and its sub-folders; a link to nothing counts as the image it is named as. Links are followed,
     but for those to a folder that the link itself lies in."""
@@ -146,6 +167,14 @@ def beside(folder: Path) -> list[LeftOut]:
 def visible_folders(folder: Path) -> list[Path]:
     """Sub-folders that are not hidden, in order."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def but_for(left: Sequence[LeftOut]) -> str:
+    """What a folder without anything to use holds all the same, in words that go on a sentence."""
+    kinds = Counter(entry.reason for entry in left if not entry.hidden)
+    first = next((entry.path.name for entry in left if not entry.hidden), "")
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(FEW))
+    return f" but for {said}, such as {first}" if kinds else ""
 
 
 def left_out_lines(left: Sequence[LeftOut], root: Path) -> list[str]:

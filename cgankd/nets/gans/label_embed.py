@@ -23,6 +23,14 @@ class ClassEmbed(nn.Module):
         return h_BE
 
 
+def with_std(embed: nn.Module, std: float) -> nn.Module:
+    """A table of fresh class embeddings, N(0, 1), made N(0, std^2) in place; an embedding of scalars stays as it is."""
+    if isinstance(embed, ClassEmbed) and std != 1.0:
+        with torch.no_grad():
+            embed.table.weight.mul_(std)
+    return embed
+
+
 class ScalarEmbed(nn.Module):
     """Net 2 of the improved label input (arXiv 2011.07466, section on ILI): an MLP y -> h ending in a ReLU.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -206,6 +209,46 @@ def test_splits_below_classes_are_said(tmp_path: Path) -> None:
     assert "hold test and train, but the images are split anew" in line
 
 
+@pytest.mark.parametrize(
+    ("name", "part"), [("eval", "test"), ("holdout", "test"), ("test_set", "test"), ("tuning-val", "val")]
+)
+def test_a_split_called_otherwise_beside_train_is_taken_and_said(tmp_path: Path, name: str, part: str) -> None:
+    fill(tmp_path / "train", "cat", "dog")
+    fill(tmp_path / name, "cat", "dog")
+    listing = list_folder(str(tmp_path))
+    assert Counter(listing.parts) == {"train": 8, part: 8} and not listing.left
+    assert f"taken for splits of one set: {name} as {part}" in listing.lines
+    fill(tmp_path / name, "cow")  # a class of its own: some other set
+    assert Counter(list_folder(str(tmp_path)).parts) == {"train": 8}
+
+
+def test_a_split_called_otherwise_gives_way_to_the_usual_name_and_to_another(tmp_path: Path) -> None:
+    for name in ("train", "eval", "holdout"):
+        fill(tmp_path / name, "cat", "dog")
+    assert Counter(list_folder(str(tmp_path)).parts) == {"train": 8}
+    fill(tmp_path / "Testing", "cat", "dog")
+    listing = list_folder(str(tmp_path))
+    assert Counter(listing.parts) == {"train": 8, "test": 8}
+    assert {entry.reason for entry in listing.left} == {
+        "images in eval, which is no split",
+        "images in holdout, which is no split",
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("name", [b"cat/caf\xe9.png", b"caf\xe9/1.png", b"dog/caf\xe9.txt"])
+def test_names_that_are_no_utf_8_are_refused(tmp_path: Path, name: bytes) -> None:
+    fill(tmp_path, "cat", "dog")
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    shutil.copy(next((tmp_path / "cat").glob("*.png")), os.fsdecode(path))
+    with pytest.raises(
+        ConfigError, match=r"1 files lie under names that are not UTF-8, such as .*caf\\xe9.*; rename"
+    ) as said:
+        list_folder(str(tmp_path))
+    str(said.value).encode()
+
+
 def test_a_link_that_leads_round_adds_nothing(tmp_path: Path) -> None:
     fill(tmp_path, "cat", "dog")
     (tmp_path / "cat/again").symlink_to(tmp_path / "cat")
@@ -223,6 +266,18 @@ def test_one_file_in_two_classes_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, "cat", "dog")
     (tmp_path / "dog/other").symlink_to(tmp_path / "cat")
     with pytest.raises(ConfigError, match="by a link the same file as .* of class 'cat' and of 'dog'; remove one"):
+        list_folder(str(tmp_path))
+
+
+def test_one_file_in_two_classes_by_a_hard_link_is_refused_and_in_one_class_not(tmp_path: Path) -> None:
+    fill(tmp_path, "cat", "dog")
+    images = sorted((tmp_path / "cat").iterdir())
+    (tmp_path / "cat/same.png").hardlink_to(images[0])
+    assert len(list_folder(str(tmp_path)).paths) == 9
+    (tmp_path / "dog/other.png").hardlink_to(images[1])
+    with pytest.raises(
+        ConfigError, match=r"dog/other.png is by a link the same file as .* of class 'cat' and of 'dog'"
+    ):
         list_folder(str(tmp_path))
 
 
@@ -246,3 +301,17 @@ def test_one_number_in_two_spellings_is_said(tmp_path: Path) -> None:
 
 def test_names_of_classes_fit_a_line() -> None:
     assert by_class(Counter({"a\nb": 2, "x" * 200: 1})) == "a\\nb 2, " + "x" * 59 + "… 1"
+
+
+def test_a_folder_of_links_to_nothing_is_not_just_called_empty(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).symlink_to(tmp_path / "gone" / name)
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    with pytest.raises(
+        ConfigError, match="is empty but for 2 links to nothing, such as ant; put a sub-folder for each class"
+    ):
+        list_folder(str(tmp_path))
+    for name in ("ant", "bee"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match="is empty; put a sub-folder for each class"):
+        list_folder(str(tmp_path))

@@ -373,6 +373,9 @@ def test_leading_zeros_and_percent_signs_and_other_suffixes(top: Path) -> None:
         assert pairs(path) == [(f"{i + 1:04d}.png", HALVES[i]) for i in range(NUM)] and "leading zeros" in said(path)
     path = write(top, rows([f"a%20{i}.png" for i in range(NUM)], HALVES))
     assert pairs(path)[3][0] == "a 3.png" and "percent signs" in said(path)
+    urls = [f"https://images.example.org/{i}/p{i:02d}.png?size=300#top" for i in range(NUM)]
+    path = write(top, rows(urls, HALVES))
+    assert pairs(path) == PLAIN and "what stands behind a ?" in said(path)
     with pytest.raises(ConfigError, match=r"do not exist: .*there is p00.png in that folder, so correct the suffixes"):
         pairs(write(top, rows([name.replace("png", "jpg") for name in NAMES], HALVES)))
 

@@ -40,10 +40,18 @@ def predictors(rate: float, decay: float, augment: str) -> Figures:
 BIGGAN = {"width": 64, "d_steps": 4, "batch_size": 512, "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.0, "beta2": 0.999}
 BIGGAN |= {"ema": 0.9999, "ema_start": 1000, "augment": "flip", "diffaugment": DIFFAUGMENT, "arch": "biggan"}
 BIGGAN |= {"z_dim": 128, "embed_dim": 128, "init": "n02", "shared_embed": False, "attention": None}
+BIGGAN |= {"embed_std": 0.0884}  # first gains with an sd of 0.02
 BIGGAN |= {"ema_ramp": False, "spectral_gains": False}
 BIGGAN_128 = {"width": 128, "d_steps": 1, "batch_size": 1024, "accumulate": 8, "lr_g": 1e-4, "lr_d": 4e-4}
 BIGGAN_128 |= {"beta1": 0.0, "beta2": 0.999, "ema": 0.9999, "ema_start": 20_000, "num_steps": 96_000}
-BIGGAN_128 |= {"arch": "biggan-deep", "ema_ramp": False, "spectral_gains": True, "z_dim": 128, "embed_dim": 128}
+BIGGAN_128 |= {
+    "embed_std": 1.0,
+    "arch": "biggan-deep",
+    "ema_ramp": False,
+    "spectral_gains": True,
+    "z_dim": 128,
+    "embed_dim": 128,
+}
 BIGGAN_128 |= {"augment": "flip", "diffaugment": DIFFAUGMENT, "attention": 64, "shared_embed": True, "init": "ortho"}
 CCGAN = {"width": 64, "z_dim": 256, "embed_dim": 128, "lr_g": 1e-4, "lr_d": 1e-4, "beta1": 0.5, "beta2": 0.999}
 CCGAN |= {"ema": 0.0, "diffaugment": DIFFAUGMENT, "vicinity.kind": "soft", "vicinity.draw": "uniform"}

@@ -198,7 +198,7 @@ def test_one_label_that_is_no_number_among_numbers_is_named(tmp_path: Path, slip
     labels = [f"{i}.5" for i in range(50)]
     source = listed(tmp_path / "in", [*labels[:7], slip, *labels[8:]])
     with pytest.raises(ConfigError, match=f"list.csv:9: label '{slip}' is not a finite number, but 49 of 50"):
-        look_at_csv(source, None)
+        make_plan(tmp_path / "p", None, source)
     names = [slip if i % 7 == 0 else str(i % 7) for i in range(70)]  # digits and a class for the rest
     assert not look_at_csv(listed(tmp_path / "names", names), "class").scalar
     assert not look_at_csv(listed(tmp_path / "words", ["ant", "1"] * 20), None).scalar

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,52 @@ def test_numbers_that_are_names(tmp_path: Path) -> None:
     assert "far from all other labels" in "\n".join(summary(plan_of(lambda i: -999 if i % 5 == 0 else i / 2)))
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("0 cm", "10 cm", "25 cm"), True),
+        (("5%", "10%", "2.5%"), True),
+        (("$ 3", "$ 12", "$ 4.50"), True),
+        (("2024-01-05", "2024-02-01"), True),
+        (("1_10", "1_11", "2_10"), False),
+        (("cat 1", "cat 2"), False),
+        (("1 a", "1 b", "2 a"), False),
+        (("3", "4", "5"), False),
+        (("ant", "bee"), False),
+    ],
+)
+def test_classes_that_are_numbers_with_a_unit_are_asked_about(
+    tmp_path: Path, labels: tuple[str, ...], said: bool
+) -> None:
+    plan = make_plan(tmp_path / "p", None, classes(tmp_path / "in", labels))
+    assert not plan.data.scalar
+    assert ("are taken for names; if they are measured, write them as plain" in "\n".join(summary(plan))) is said
+
+
+@pytest.mark.parametrize("word", ["nan", "N/A", "None", "NULL", "-"])
+def test_a_class_that_stands_for_no_label_is_said(tmp_path: Path, word: str) -> None:
+    plan = make_plan(tmp_path / "p", None, classes(tmp_path / "in", ("ant", "bee", word)))
+    assert f"WARNING: 20 images are of a class {word!r}, which often stands for no label" in "\n".join(summary(plan))
+
+
+def test_measured_labels_with_units_are_told_how_to_be_written(tmp_path: Path) -> None:
+    listed = classes(tmp_path / "in", [f"{i} cm" for i in range(60)])
+    with pytest.raises(ConfigError, match="'0 cm'; write them as plain numbers alone"):
+        make_plan(tmp_path / "p", None, listed, Wish(task="scalar"))
+    dates = classes(tmp_path / "in", [f"2024-01-{1 + i:02d}" for i in range(28)])
+    with pytest.raises(ConfigError, match="labels such as '2024-01-01' are measured, write them"):
+        make_plan(tmp_path / "p", None, dates)
+
+
+def classes(folder: Path, labels: Sequence[str]) -> Path:
+    """A list of 60 images whose labels take turns."""
+    for i in range(60):
+        save_picture(folder / f"{i}.png", i, size=(20, 20))
+    with (folder / "list.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *((f"{i}.png", labels[i % len(labels)]) for i in range(60))])
+    return folder / "list.csv"
+
+
 def test_values_that_fill_a_small_part_of_16_bits_are_refused_where_they_cannot_be_stretched(tmp_path: Path) -> None:
     root = deep(tmp_path / "grey", np.uint16, 256, 4000)
     with pytest.raises(ConfigError, match="12 images have more than 8 bits.* and 1 have 8 bits.*nearly black"):
@@ -162,6 +209,15 @@ def test_values_that_fill_a_small_part_of_16_bits_are_refused_where_they_cannot_
         ConfigError, match="12 images have 16 bits a colour, of which the upper 8 are used, but 12 .*black"
     ):
         make_plan(tmp_path / "p", root, None)
+    with_alpha = tmp_path / "alpha"  # the white ground behind them makes no dark image a bright one
+    for name in ("a", "b"):
+        for i in range(6):
+            alpha = np.where(np.arange(20)[:, None, None] < 5, 0, 65535) + np.zeros((20, 20, 1), int)
+            colour_16(
+                with_alpha / name / f"{i}.png", np.concatenate([np.full((20, 20, 3), 4000) + 8 * i, alpha], axis=2)
+            )
+    with pytest.raises(ConfigError, match="but 12 of them would be nearly black"):
+        make_plan(tmp_path / "p", with_alpha, None)
     colour = np.random.default_rng(0).integers(0, 65536, (20, 20, 3))
     for name in ("a", "b"):
         for i in range(6):
@@ -170,12 +226,12 @@ def test_values_that_fill_a_small_part_of_16_bits_are_refused_where_they_cannot_
 
 
 def colour_16(path: Path, values_HWC: Any) -> None:
-    """A PNG of 16 bits a colour, which Pillow reads but does not write."""
+    """A PNG of 16 bits a colour, with or without transparency, which Pillow reads but does not write."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    height, width, _ = values_HWC.shape
+    height, width, channels = values_HWC.shape
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_HWC)
     chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0),
         b"IDAT": zlib.compress(lines),
         b"IEND": b"",
     }
@@ -269,6 +325,8 @@ def test_drawings_that_show_nothing_on_the_background_are_refused(tmp_path: Path
     white = drawings(tmp_path / "white", 255)
     with pytest.raises(ConfigError, match="12 of 12 images have transparent parts and show nothing on #ffffff"):
         make_plan(tmp_path / "q", white, None)
+    with pytest.raises(ConfigError, match="show nothing on #000000, such as .*; add --background .* such as '#ffffff'"):
+        make_plan(tmp_path / "q", tmp_path / "black", None, Wish(background="#000000"))
     with pytest.raises(ConfigError, match="show nothing on #fdfdfd"):
         make_plan(tmp_path / "q", white, None, Wish(background="#fdfdfd"))
     values = made(tmp_path / "q", white, background="#102030")[1]
@@ -324,3 +382,35 @@ def test_a_new_folder_has_the_usual_rights(tmp_path: Path) -> None:
     with appearing(tmp_path / "new") as place:
         (place / "a").write_text("a")
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_all_that_blocks_is_told_at_once(tmp_path: Path) -> None:
+    """An empty class folder, too few images of a class, images that are not square, and a file that is no image."""
+    root = tmp_path / "in"
+    for name, count in (("ant", 8), ("bee", 8), ("cat", 2)):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            side = (40, 32) if number == 3 else (32, 32)
+            Image.new("RGB", side, (10 * number, 90, 90)).save(root / name / f"{number}.png")
+    (root / "dog").mkdir()
+    (root / "ant" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError) as caught:
+        make_plan(tmp_path / "p", root, None)
+    said = str(caught.value)
+    assert "dog has no images" in said and "class 'cat'" in said and "2 of 19 images are not square" in said
+    assert "1 of 19 files cannot be used" in said and "broken.png" in said
+
+
+def test_lines_and_files_that_are_no_good_are_told_at_once(tmp_path: Path) -> None:
+    lines = ["path,label"]
+    for number in range(50):
+        Image.new("RGB", (48 if number == 9 else 32, 32), (5 * number, 90, 90)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'odd' if number == 7 else number + 0.5}")
+    (tmp_path / "3.png").write_bytes(b"no image")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as caught:
+        make_plan(tmp_path / "p", None, tmp_path / "list.csv")
+    said = str(caught.value)
+    assert (
+        "'odd' is not a finite number" in said and "not square" in said and "3.png" in said and "--skip-broken" in said
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from cgankd.config import ConfigError
 from pipelines.project.fitted import fitted
 from pipelines.project.init import Wish, make_plan, summary
 from pipelines.project.own_data import look_at_csv
-from pipelines.project.whole_turn import question, whole_turn
-from tests.pipelines.project.test_init import listed
+from pipelines.project.whole_turn import class_question, named_turn, question, whole_turn
+from tests.pipelines.project.test_init import folders, listed
 
 RNG = np.random.default_rng(0)
 ROUND = {
@@ -111,3 +112,67 @@ def test_periods_that_make_no_sense_are_refused(tmp_path: Path, wish: Wish, word
 def test_folders_are_classes_and_do_not_go_round(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="comes? from --csv FILE"):
         make_plan(tmp_path / "p", tmp_path, None, Wish(label_period=360.0))
+
+
+NAMED = {
+    "months": (range(1, 13), 12),
+    "half days": (range(12), 12),
+    "hours": (range(24), 24),
+    "hours by six": (range(0, 24, 6), 24),
+    "rotations": (range(0, 360, 90), 360),
+    "rotations to both ends": (range(0, 361, 45), 360),
+    "headings": (range(-135, 181, 45), 360),
+    "headings to both ends": (range(-180, 181, 45), 360),
+    "degrees": (range(360), 360),
+    "hours but one": ([hour for hour in range(24) if hour != 3], 24),
+}
+NAMES = {
+    "digits": range(10),
+    "eleven": range(11),
+    "thirteen": range(13),
+    "from two": range(2, 14),
+    "half turns": range(0, 360, 180),
+    "ages": range(1, 61),
+    "years": range(2000, 2012),
+    "levels": range(0, 101, 25),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_classes_called_as_the_steps_of_a_turn_are_asked_about(name: str) -> None:
+    numbers, period = NAMED[name]
+    names = sorted(f"{value:02d}" for value in numbers)
+    turn = named_turn(names)
+    assert turn is not None and turn.period == period
+    for in_list, cure in (
+        (True, "; if .* lies beside .*, add --label-period"),
+        (False, "use --csv with --label-period"),
+    ):
+        (line,) = class_question(names, listed=in_list)
+        assert re.search(f"{cure} {period};", line) and f"The {len(names)} classes from {min(numbers)} to " in line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_classes_called_by_numbers_are_left_alone(name: str) -> None:
+    names = list(map(str, NAMES[name]))
+    assert named_turn(names) is None and class_question(names, listed=True) == []
+
+
+def test_a_class_with_a_word_fills_no_turn() -> None:
+    assert named_turn([*map(str, range(12)), "none"]) is None
+    assert named_turn([*map(str, range(12)), "1.5"]) is None
+
+
+def test_init_asks_about_months_as_classes_unless_told(tmp_path: Path) -> None:
+    months = [str(1 + row % 12) for row in range(72)]
+    source = listed(tmp_path / "in", months)
+    plan = make_plan(tmp_path / "p", None, source)
+    assert not plan.data.scalar
+    (line,) = [line for line in summary(plan) if line.startswith("QUESTION")]
+    assert "add --label-period 12;" in line
+    assert not any("QUESTION" in line for line in summary(make_plan(tmp_path / "p", None, source, Wish(task="class"))))
+    assert make_plan(tmp_path / "p", None, source, Wish(label_period=12.0)).data.scalar
+    of_folders = summary(
+        make_plan(tmp_path / "p", folders(tmp_path / "hours", {f"{hour}": 5 for hour in range(24)}), None)
+    )
+    assert sum("use --csv with --label-period 24;" in line for line in of_folders) == 1

@@ -218,6 +218,13 @@ def test_nested_metrics_are_the_stages_own_file(workdir: Path) -> None:
     assert sent[0]["path"] == str(workdir / "metrics/evaluate.json") and sent[1]["values"] == {"result/extra": 1.0}
 
 
+def test_letters_that_the_font_lacks_are_no_warning(workdir: Path) -> None:
+    with open_context("student", (), workdir, console=Console(file=io.StringIO())) as ctx:
+        figure = Figure()
+        figure.suptitle("\u732b")
+        assert ctx.picture("names", figure).exists()
+
+
 def test_pictures_and_tables_are_the_same_bytes_each_time(workdir: Path) -> None:
     found = []
     for _ in range(2):
