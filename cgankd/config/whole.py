@@ -14,6 +14,7 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
+from cgankd.config.members import MembersConfig, overrides, sections_of
 from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
 from cgankd.config.settings import check_milestones, from_dict, require
 
@@ -62,12 +63,16 @@ class FitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig(FitConfig, OwnTeacherConfig):
+class TeacherConfig(FitConfig, OwnTeacherConfig, MembersConfig):
     """The teacher f_t: which net, and how it is trained on the real training images."""
 
     def __post_init__(self) -> None:
         self.check("teacher")
         self.check_own(self.net)
+        self.check_members()
+        if self.members is not None:
+            require(self.file is None, "teacher.file", "null where teacher.members is set", self.file)
+            sections_of(self, overrides(self.members))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +125,10 @@ class StudentConfig(FitConfig):
     """How the images of a batch are drawn, in all arms alike: natural = each image equally often; balanced = each class or
     label range (bank.label_bin) equally often, real images by their label and fakes by theirs."""
 
+    spread_weight: float = field(default=0.0, metadata={"left_out": True})
+    """s in exp(-s d / median d), by which the soft label of each fake is weighted in `distiller: kd`, divided by its mean over
+    the arm's fakes; d is how far the members of the teacher disagree (teacher.members). 0 = all alike."""
+
     def balances(self, arm: ArmConfig) -> bool:
         """Whether an arm draws each class or label range equally often."""
         return arm.balanced or self.sampling == "balanced"
@@ -168,6 +177,7 @@ class StudentConfig(FitConfig):
         size = self.base_batch_size
         require(size is None or size >= 1, "student.base_batch_size", "null or at least 1", size)
         self._check_base()
+        require(self.spread_weight >= 0, "student.spread_weight", "zero or more", self.spread_weight)
         share = self.real_share
         require(share is None or 0 < share < 1, "student.real_share", "null or between 0 and 1", share)
         require(self.temperature > 0, "student.temperature", "positive", self.temperature)
@@ -255,6 +265,7 @@ class Config:
         require(
             not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label"
         )
+        self._check_members()
         if not scalar:
             for section in ("teacher", "student", "ratio"):
                 loss = getattr(self, section).scalar_loss
@@ -270,6 +281,13 @@ class Config:
                 "null for class labels (data.task is class)",
                 self.ratio.vicinity_drop,
             )
+
+    def _check_members(self) -> None:
+        alone = self.teacher.members is None
+        rule = "where teacher.members is null, as nothing can disagree there"
+        by, weight = self.bank.filter_by, self.student.spread_weight
+        require(not alone or by == "error", "bank.filter_by", f"error {rule}", by)
+        require(not alone or weight == 0, "student.spread_weight", f"0 {rule}", weight)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cgankd.labels.ensemble import make_mean
+from cgankd.nets.predictors.ensemble import Ensemble
 from cgankd.nets.predictors.program import Program
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
@@ -44,21 +46,34 @@ def answer_period(info: DatasetInfo) -> float | None:
 def restore_predictor(
     weights: dict[str, Tensor], config: dict[str, Any], info: DatasetInfo, num_outputs: int
 ) -> nn.Module:
-    """A teacher or plain student as it was saved, in eval mode and frozen; a teacher may be a program in the weights.
+    """A teacher or plain student as it was saved, in eval mode and frozen.
 
-    Raises ValueError or RuntimeError where weights and config do not go together.
+    A teacher may be a program in the weights, or have members. Raises ValueError or RuntimeError where weights and config do
+    not go together.
     """
-    if "program" in config:
+    if "members" in config:
+        members = [
+            restore_predictor(member_weights(weights, number), own, info, num_outputs)
+            for number, own in enumerate(config["members"])
+        ]
+        net: nn.Module = Ensemble(members, [own["weight"] for own in config["members"]], make_mean(info))
+    elif "program" in config:
         if "body.program" not in weights:
             raise ValueError("the config tells of a program that the weights do not hold")
         unit = float(weights["body.shift"]), float(weights["body.scale"])
         body = Program(weights["body.program"], *unit, answer_period(info))
-        net: nn.Module = Predictor(body, *plain_pixels(config, info))
+        net = Predictor(body, *plain_pixels(config, info))
     else:
         assert config.get("distilled") is None, "networks.distilled restores such a student"
         net = build_predictor(config, info, num_outputs)
         net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
+
+
+def member_weights(weights: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """The weights of one member of an ensemble."""
+    prefix = f"members.{number}."
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,9 +12,11 @@ from typing import Any
 from torch import nn
 
 from cgankd.config import TeacherConfig, to_dict
+from cgankd.config.members import overrides, sections_of
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
-from cgankd.data.store.datasets import read_split
+from cgankd.data.store.datasets import read_info, read_split
+from cgankd.data.store.stream import MemoryBudget
 from cgankd.fit.device import Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
@@ -21,11 +24,15 @@ from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
 from cgankd.labels.task import make_task
 from cgankd.rng import derive, seed_all
 from cgankd.types import DatasetInfo, Split, Task
+from pipelines.files.kept_runs import prune
 from pipelines.networks.own_teacher import check_channels, find_file, load_own_teacher, other_unit
 from pipelines.networks.predictor import build_predictor
 from pipelines.runtime.context import Context
-from pipelines.runtime.machine import image_memory
+from pipelines.runtime.curves import Curves
+from pipelines.runtime.machine import image_memory, side_by_side
+from pipelines.runtime.workers import run_side_by_side
 from pipelines.stages.same_data import info_of
+from pipelines.teachers.members import MemberJob, finished_members, member_jobs, put_together, weighted
 
 
 def run(ctx: Context) -> None:
@@ -36,7 +43,9 @@ def run(ctx: Context) -> None:
     task = make_task(info, ctx.cfg, cfg.scalar_loss)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)
-    if cfg.file is None:
+    if cfg.members is not None:
+        net, config = together(ctx, path, info, task, val)
+    elif cfg.file is None:
         loop = Loop(ctx.seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher"))
         net, config = trained(cfg, info, task, train, val, loop)
     else:
@@ -53,6 +62,51 @@ def run(ctx: Context) -> None:
         f" {metrics['val']:.2f} {task.headline.unit} on validation images"
     )
     ctx.save_weights("teacher", net.to("cpu"), config | {"info": to_dict(info)})
+
+
+def together(
+    ctx: Context, dataset: Path, info: DatasetInfo, task: Task, val: Split
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The members trained side by side and averaged with weights from validation, and the config that rebuilds them."""
+    sections = sections_of(ctx.cfg.teacher, overrides(ctx.cfg.teacher.members))
+    workers = min(side_by_side(ctx.plan.device), len(sections))
+    folder, left = ctx.path("resume") / "members", image_memory(ctx.cfg.data, workers).left
+    jobs = member_jobs(sections, ctx.cfg, dataset, folder, ctx.plan, left)
+    todo = [job for job in jobs if not job.finished()]
+    if len(todo) < len(jobs):
+        ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} members were trained before under equal settings: kept")
+    log = ctx.progress("members")
+    run_side_by_side(train_member, todo, workers, lambda count: log(count, {}, len(todo)), ctx.say)
+    trainings = finished_members(jobs, info, task, val, ctx.plan)
+    members = weighted(trainings, info, task, val, may_drop=False)
+    for job, member in zip(jobs, members, strict=True):
+        job.record.touch()
+        score = float(task.score(member.output_NO, val.labels).double().mean())
+        ctx.metrics({f"members.{job.number}.val": score, f"members.{job.number}.weight": member.weight})
+        ctx.say(f"member {job.number} ({job.cfg.net}): {score:.2f} {task.headline.unit}, weight {member.weight:.2f}")
+    if sum(member.weight > 0 for member in members) == 1:
+        ctx.say("their mean is no better on validation, so the best member alone is the teacher")
+    heaviest = max(range(len(members)), key=lambda k: members[k].weight)
+    log_curve = ctx.progress("teacher")
+    for step, values in jobs[heaviest].curve():
+        log_curve(step, values, jobs[heaviest].cfg.num_steps)
+    prune(folder, [job.out.stem for job in jobs], time.time())
+    net, config = put_together(members, info)
+    return net, config | {"teacher": to_dict(ctx.cfg.teacher)}
+
+
+def train_member(job: MemberJob) -> list[str]:
+    """Train one member and write its weights and curve. Same job, same bytes, whatever runs beside it."""
+    said, curves = list[str](), Curves()
+    plan = Plan(job.device, job.compile, said.append)
+    info = read_info(job.dataset)
+    task = make_task(info, job.config, job.cfg.scalar_loss)
+    memory = MemoryBudget(job.memory_bytes)
+    val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
+    loop = Loop(job.seed, plan, lambda step, values, total: curves.add(step, values), job.checkpoint(curves))
+    net, config = trained(job.cfg, info, task, train, val, loop)
+    job.save(net.to("cpu"), config, curves)
+    return said
 
 
 def trained(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cgankd.bank.build import selection_name
@@ -84,7 +82,7 @@ class Job:
         return True
 
     def mark_used(self) -> None:
-        """Give a finished run the time of now, by which pipelines.students.kept_runs tells what is longest unused."""
+        """Give a finished run the time of now, by which pipelines.files.kept_runs tells what is longest unused."""
         self.record.touch()
 
     def read(self) -> dict[str, Any]:
@@ -158,12 +156,6 @@ def teacher_lookup(
         return lambda index_B: rows_of(tables, index_B)
 
     return lookup
-
-
-def begin_worker() -> None:
-    """First words of a worker process: one thread, and Ctrl-C is for the stage alone, which then ends its workers."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train_job(job: Job) -> list[str]:
