@@ -14,12 +14,13 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
-from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
+from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net, from_library
 from cgankd.config.settings import check_milestones, from_dict, require
+from cgankd.config.weights import StartConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(StartConfig):
     """How a predictor (teacher or student) is trained."""
 
     net: str
@@ -59,6 +60,7 @@ class FitConfig:
         check_augment(self.augment, f"{section}.augment")
         check_milestones(self.milestones, self.schedule, f"{section}.milestones")
         check_net(self.net, self.width, section)
+        self.check_start(section, self.net, library=from_library(self.net))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +248,8 @@ class Config:
             else:
                 require(value is None, name, "null for class labels (data.task is class)", value)
         for section, fit in (("teacher", self.teacher), ("student", self.student)):
-            check_fits(fit.net, self.data.image_size, self.data.task, section)
+            size_name = "data.image_size" if fit.input_size is None else f"{section}.input_size"
+            check_fits(fit.net, fit.input_size or self.data.image_size, self.data.task, section, size_name)
         check_augment(self.cgan.augment, "cgan.augment")
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"

@@ -21,8 +21,8 @@ from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
 from cgankd.labels.task import make_task
 from cgankd.rng import derive, seed_all
 from cgankd.types import DatasetInfo, Split, Task
-from pipelines.networks.own_teacher import check_channels, find_file, load_own_teacher, other_unit
-from pipelines.networks.predictor import build_predictor
+from pipelines.networks.own_teacher import find_file, load_own_teacher, other_unit
+from pipelines.networks.weights import find_weights, start
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.same_data import info_of
@@ -37,8 +37,13 @@ def run(ctx: Context) -> None:
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)
     if cfg.file is None:
+        weights = find_weights("teacher", cfg, ctx.workdir)
+        if weights is not None:
+            ctx.digests["teacher.weights"] = weights.digest
+            ctx.tracker.tags({"input.teacher_weights": weights.digest[:12]})
         loop = Loop(ctx.seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher"))
-        net, config = trained(cfg, info, task, train, val, loop)
+        begin = partial(start, "teacher", cfg, info, task.num_outputs, weights, ctx.say)
+        net, config = trained(cfg, task, begin, train, val, loop)
     else:
         found = find_file(cfg, ctx.workdir)
         ctx.tracker.tags({"input.teacher_file": found[1][:12]})
@@ -56,15 +61,16 @@ def run(ctx: Context) -> None:
 
 
 def trained(
-    cfg: TeacherConfig, info: DatasetInfo, task: Task, train: Split, val: Split, loop: Loop
+    cfg: TeacherConfig,
+    task: Task,
+    begin: Callable[[], tuple[nn.Module, dict[str, Any]]],
+    train: Split,
+    val: Split,
+    loop: Loop,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """teacher.net after its training, and the config that rebuilds it; `loop` has the seed of the whole run."""
-    check_channels(cfg, info)
+    """The net that `begin` makes after its training, and the config that rebuilds it; `loop` has the seed of the whole run."""
     seed_all(loop.seed, "teacher")
-    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
-    if cfg.mean is not None and cfg.std is not None:
-        config |= {"mean": list(cfg.mean), "std": list(cfg.std)}
-    net = build_predictor(config, info, task.num_outputs, pretrained=cfg.pretrained)
+    net, config = begin()
     seed = derive(loop.seed, "teacher")
     data = Mixture(train, None, real_share=None, batch_size=cfg.batch_size, seed=seed)
     fit_predictor(
