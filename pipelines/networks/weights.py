@@ -144,11 +144,9 @@ def in_order(name: str, state: dict[str, Tensor], body: nn.Module) -> dict[str, 
 
 def last_layer(body: nn.Module) -> str:
     """Name of the last linear layer of a net, or of its last convolution where it has none."""
-    layers = [
-        (name, type(module)) for name, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
-    linear = [name for name, kind in layers if issubclass(kind, nn.Linear)]
-    return (linear or [name for name, _ in layers])[-1]
+    layers: list[tuple[str, nn.Module]] = list(body.named_modules())
+    linear = [name for name, module in layers if isinstance(module, nn.Linear)]
+    return (linear or [name for name, module in layers if isinstance(module, nn.Conv2d)])[-1]
 
 
 def fitted_stem(value: Tensor, channels: int) -> Tensor:
