@@ -28,7 +28,7 @@ class MembersConfig:
     def check_members(self) -> None:
         """Range checks; called by the sub-class. Raises ConfigError."""
         given = self.members
-        if given is None:
+        if given is None or given == AUTO:
             return
         if isinstance(given, list | tuple):
             require(len(given) >= 2, "teacher.members", "a list of at least 2 mappings", list(given))
@@ -46,6 +46,14 @@ def check_override(override: object, name: str) -> None:
     for key in override:
         if key in WHOLE:
             raise ConfigError(f"{name}.{key} cannot differ between members; set teacher.{key} for all of them")
+
+
+def check_members(members: Any, filter_by: str, spread_weight: float) -> None:
+    """Raise ConfigError where a setting looks at how far members disagree, and there are none."""
+    if members is None:
+        rule = "where teacher.members is null, as nothing can disagree there"
+        require(filter_by == "error", "bank.filter_by", f"error {rule}", filter_by)
+        require(spread_weight == 0, "student.spread_weight", f"0 {rule}", spread_weight)
 
 
 def overrides(members: Any) -> list[Override]:

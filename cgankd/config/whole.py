@@ -14,13 +14,14 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
-from cgankd.config.members import MembersConfig, overrides, sections_of
-from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
+from cgankd.config.members import MembersConfig, check_members, overrides, sections_of
+from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net, from_library
 from cgankd.config.settings import check_milestones, from_dict, require
+from cgankd.config.weights import StartConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(StartConfig):
     """How a predictor (teacher or student) is trained."""
 
     net: str
@@ -60,6 +61,7 @@ class FitConfig:
         check_augment(self.augment, f"{section}.augment")
         check_milestones(self.milestones, self.schedule, f"{section}.milestones")
         check_net(self.net, self.width, section)
+        self.check_start(section, self.net, library=from_library(self.net))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +128,8 @@ class StudentConfig(FitConfig):
     label range (bank.label_bin) equally often, real images by their label and fakes by theirs."""
 
     spread_weight: float = field(default=0.0, metadata={"left_out": True})
-    """s in exp(-s d / median d), by which the soft label of each fake is weighted in `distiller: kd`, divided by its mean over
-    the arm's fakes; d is how far the members of the teacher disagree (teacher.members). 0 = all alike."""
+    """s of the weight exp(-s d / median d) of each fake's soft label in `distiller: kd`, with a mean of 1 over the arm's fakes; d
+    is how far the members of the teacher disagree (teacher.members). 0 = all alike."""
 
     def balances(self, arm: ArmConfig) -> bool:
         """Whether an arm draws each class or label range equally often."""
@@ -256,7 +258,8 @@ class Config:
             else:
                 require(value is None, name, "null for class labels (data.task is class)", value)
         for section, fit in (("teacher", self.teacher), ("student", self.student)):
-            check_fits(fit.net, self.data.image_size, self.data.task, section)
+            size_name = "data.image_size" if fit.input_size is None else f"{section}.input_size"
+            check_fits(fit.net, fit.input_size or self.data.image_size, self.data.task, section, size_name)
         check_augment(self.cgan.augment, "cgan.augment")
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
@@ -265,7 +268,7 @@ class Config:
         require(
             not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label"
         )
-        self._check_members()
+        check_members(self.teacher.members, self.bank.filter_by, self.student.spread_weight)
         if not scalar:
             for section in ("teacher", "student", "ratio"):
                 loss = getattr(self, section).scalar_loss
@@ -281,13 +284,6 @@ class Config:
                 "null for class labels (data.task is class)",
                 self.ratio.vicinity_drop,
             )
-
-    def _check_members(self) -> None:
-        alone = self.teacher.members is None
-        rule = "where teacher.members is null, as nothing can disagree there"
-        by, weight = self.bank.filter_by, self.student.spread_weight
-        require(not alone or by == "error", "bank.filter_by", f"error {rule}", by)
-        require(not alone or weight == 0, "student.spread_weight", f"0 {rule}", weight)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:

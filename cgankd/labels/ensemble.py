@@ -164,7 +164,7 @@ def onto_simplex(value_K: Tensor) -> Tensor:
 
 def make_mean(info: DatasetInfo) -> Mean:
     """How the answers of several teachers of this data set are averaged."""
-    if info.class_names:
+    if info.kind == "class":
         return ClassMean()
     span = info.label_max - info.label_min
     return ScalarMean(info.label_min, span, None if info.label_period is None else info.label_period / span)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cgankd.config import ConfigError, StudentConfig, TeacherConfig
 from cgankd.labels.ensemble import make_mean
 from cgankd.nets.predictors.ensemble import Ensemble
 from cgankd.nets.predictors.program import Program
@@ -15,6 +16,22 @@ from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.types import DatasetInfo, Task
 from pipelines.files.artifacts import load_weights
 from pipelines.networks.origin import check_origin
+
+
+def config_of(cfg: TeacherConfig | StudentConfig) -> dict[str, Any]:
+    """What config.json says of a fresh net: all that `build_predictor` needs to make it again."""
+    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
+    if cfg.input_size is not None:
+        config["input_size"] = cfg.input_size
+    if cfg.mean is not None and cfg.std is not None:
+        config |= {"mean": list(cfg.mean), "std": list(cfg.std)}
+    return config
+
+
+def check_channels(section: str, cfg: TeacherConfig | StudentConfig, info: DatasetInfo) -> None:
+    """Raise ConfigError unless the mean of a section has a number a channel."""
+    if cfg.mean is not None and len(cfg.mean) != info.channels:
+        raise ConfigError(f"{section}.mean must have {info.channels} numbers, one a channel, but is {list(cfg.mean)}")
 
 
 def build_predictor(
@@ -27,6 +44,7 @@ def build_predictor(
         width=config["width"],
         mean=config.get("mean", info.pixel_mean),
         std=config.get("std", info.pixel_std),
+        input_size=config.get("input_size"),
         pretrained=pretrained,
     )
 
@@ -62,7 +80,7 @@ def restore_predictor(
             raise ValueError("the config tells of a program that the weights do not hold")
         unit = float(weights["body.shift"]), float(weights["body.scale"])
         body = Program(weights["body.program"], *unit, answer_period(info))
-        net = Predictor(body, *plain_pixels(config, info))
+        net = Predictor(body, *plain_pixels(config, info), config.get("input_size"))
     else:
         assert config.get("distilled") is None, "networks.distilled restores such a student"
         net = build_predictor(config, info, num_outputs)

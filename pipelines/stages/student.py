@@ -21,6 +21,7 @@ from cgankd.measure.verdict import best_arm
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
 from pipelines.files.kept_runs import prune
 from pipelines.networks.predictor import load_predictor
+from pipelines.networks.weights import find_weights
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory, side_by_side
@@ -94,6 +95,7 @@ class Runner:
             "teacher": file_digest(teacher),
             "code": source_digest(*RUN_CODE),
         }
+        self.weights = find_weights("student", ctx.cfg.student, ctx.workdir)
         self.bank_digests = bank_digests(pool)
         self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or side_by_side(ctx.plan.device))
         self.used: set[str] = set()
@@ -116,6 +118,8 @@ class Runner:
         }
         if arm.kd:
             inputs["teacher"] = self.digests["teacher"]
+        if self.weights is not None:
+            inputs["weights"] = self.weights.digest
         if cfg.bank.label_bin is not None:  # the ranges of balanced scores and balanced batches
             inputs["label_bin"] = cfg.bank.label_bin
         if cfg.student.keep_best and cfg.evaluate.headline != "mean":
@@ -141,6 +145,7 @@ class Runner:
             out=self.cache / f"{key}.safetensors",
             init=None,
             memory_bytes=self.memory.left,
+            weights=self.weights,
             teacher_key={
                 "teacher": self.digests["teacher"],
                 **{k: str(inputs.get(k)) for k in ("data", "bank", "code", "compile", "device")},

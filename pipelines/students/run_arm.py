@@ -30,7 +30,7 @@ from cgankd.rng import derive, seed_all
 from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
 from pipelines.files.distillers import own_field
-from pipelines.networks.predictor import build_predictor
+from pipelines.networks.weights import Weights, start
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
 
@@ -60,6 +60,8 @@ class Job:
     """Digests of all that the teacher's outputs on the images of this run depend on."""
     compile: CompileMode = "off"
     device: str = "cpu"
+    weights: Weights | None = None
+    """The file that student.weights names."""
 
     @property
     def record(self) -> Path:
@@ -161,7 +163,7 @@ def teacher_lookup(
 def train_job(job: Job) -> list[str]:
     """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it.
 
-    Returns what the plan said of compilation, for the log of the stage.
+    Returns what was said of compilation and of the weights it started from, for the log of the stage.
     """
     cfg, said = job.config.student.for_arm(job.arm), list[str]()
     plan = Plan(job.device, job.compile, said.append)
@@ -173,8 +175,7 @@ def train_job(job: Job) -> list[str]:
     # The seed is shared by all arms: same initialisation, same order of real images, so that differences pair up.
     seed = derive(job.config.seed, "student", job.seed, job.stage)
     seed_all(seed, "init")
-    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
-    net = build_predictor(config, info, task.num_outputs)
+    net, config = start("student", cfg, info, task.num_outputs, job.weights, said.append)
     if job.init is not None:
         net.load_state_dict(load_weights(job.init)[0])
     fit = cfg.base if job.stage == "base" else cfg

@@ -29,6 +29,7 @@ from pipelines.files.artifacts import (
     source_digest,
 )
 from pipelines.networks.predictor import restore_predictor
+from pipelines.networks.weights import Weights
 from pipelines.runtime.curves import Curves
 
 CODE = ("cgankd", "pipelines/networks", "pipelines/teachers", "pipelines/stages/teacher.py")
@@ -41,6 +42,8 @@ class MemberJob:
 
     number: int
     cfg: TeacherConfig
+    weights: Weights | None
+    """The file that its training starts from."""
     seed: int
     config: Config
     dataset: Path
@@ -82,18 +85,26 @@ class MemberJob:
 
 
 def member_jobs(
-    sections: Sequence[TeacherConfig], config: Config, dataset: Path, folder: Path, plan: Plan, memory_bytes: float
+    sections: Sequence[TeacherConfig],
+    weights: Sequence[Weights | None],
+    config: Config,
+    dataset: Path,
+    folder: Path,
+    plan: Plan,
+    memory_bytes: float,
 ) -> list[MemberJob]:
     """A job a section, kept in `folder`; the seeds differ, and the first is that of a teacher without members."""
     facts = {"data": file_digest(dataset), "code": source_digest(*CODE), "torch": torch.__version__}
     facts |= {"device": plan.device, "compile": plan.compile}
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
-    for number, section in enumerate(sections):
+    for number, (section, start) in enumerate(zip(sections, weights, strict=True)):
         seed = config.seed if number == 0 else derive(config.seed, "member", number)
-        key = fingerprint({"teacher": to_dict(section), "seed": seed}, facts)
+        key = fingerprint({"teacher": to_dict(section), "seed": seed, "start": start and start.digest}, facts)
         out = folder / f"{key}.safetensors"
-        jobs.append(MemberJob(number, section, seed, config, dataset, out, memory_bytes, plan.compile, plan.device))
+        jobs.append(
+            MemberJob(number, section, start, seed, config, dataset, out, memory_bytes, plan.compile, plan.device)
+        )
     return jobs
 
 
