@@ -138,6 +138,13 @@ class ScalarMean:
         return weight_K
 
 
+def spread_weights(spread_M: Tensor, strength: float) -> Tensor:
+    """exp(-strength d / median d) of the disagreements d [M], divided by its mean; the mean of d where its median is 0."""
+    scale = float(spread_M.double().quantile(0.5)) or float(spread_M.double().mean()) or 1.0
+    weight_M = torch.exp(-strength * spread_M.double() / scale)
+    return (weight_M / weight_M.mean()).float()
+
+
 def best_or_all(
     mean: Mean, output_KNO: Tensor, label_N: Tensor, weight_K: Tensor, score: Callable[[Tensor], float]
 ) -> Tensor:

@@ -35,7 +35,7 @@ RUN_CODE = ("cgankd", "pipelines/students", "pipelines/networks", "pipelines/fil
 
 KD_SETTINGS = (
     "distiller", "distiller_options", "distillers", "task_weight", "temperature", "soft_weight", "teacher_view",
-    "teacher_cache",
+    "teacher_cache", "spread_weight",
 )  # fmt: skip
 """Settings of the student section that only arms with `kd` read."""
 
@@ -107,7 +107,9 @@ class Runner:
         settings = to_dict(cfg.student.for_arm(arm))
         # Arms without KD stay as they are whatever loss the others take.
         for key in ("arms", "seeds", "workers", "best_with_kd", *(() if arm.kd else KD_SETTINGS)):
-            del settings[key]
+            settings.pop(key, None)
+        if not arm.bank:
+            settings.pop("spread_weight", None)
         inputs: dict[str, Any] = {
             "data": self.digests["dataset"],
             "code": self.digests["code"],

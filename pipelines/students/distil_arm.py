@@ -41,6 +41,8 @@ class Student:
     cfg: StudentConfig
     seed: int
     plan: Plan = PLAIN
+    soft_weight_M: Tensor | None = None
+    """How much the teacher's answer counts on each fake; None = as on real images."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def distilled_run(
     negatives = None
     if distiller.needs.neg_index:
         negatives = Negatives(labels_N if task.num_classes else torch.arange(len(labels_N)))
+    weight_M = student.soft_weight_M
     views: dict[str, Augment] = {
         "weak": lambda unit, gen: augment(unit, cfg.augment, gen),
         "strong": lambda unit, gen: augment(unit, cfg.strong_augment, gen),
@@ -105,6 +108,7 @@ def distilled_run(
         num_steps=cfg.num_steps,
         task_weight=cfg.task_weight,
         negatives=negatives,
+        soft_weight_N=None if weight_M is None else torch.cat([torch.ones(len(student.data.real)), weight_M]),
     )
     inference = distiller.student_for_inference()
     data = student.data

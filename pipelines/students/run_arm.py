@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cgankd.bank.build import selection_name
-from cgankd.config import ArmConfig, Config, ConfigError, to_dict
+from cgankd.config import ArmConfig, Config, ConfigError, StudentConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.store.banks import read_pool_scores, read_pool_stream
@@ -24,6 +24,7 @@ from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
+from cgankd.labels.ensemble import spread_weights
 from cgankd.labels.task import make_task
 from cgankd.measure.groups import group_scores
 from cgankd.rng import derive, seed_all
@@ -128,6 +129,20 @@ def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -
     return Split(read_pool_stream(pool, rows, memory), labels)
 
 
+def soft_weights(pool: Path, arm: ArmConfig, cfg: StudentConfig) -> Tensor | None:
+    """How much the teacher's answer counts on each fake of an arm [M], by student.spread_weight; None where all count alike."""
+    if not arm.bank or cfg.spread_weight == 0:
+        return None
+    spread = read_pool_scores(pool, but=("teacher_output",)).get("teacher_spread")
+    if spread is None:
+        raise ConfigError(
+            f"student.spread_weight is {cfg.spread_weight:g}, but artifacts/pool.h5 was scored by a teacher without members that"
+            " could disagree (auto keeps one where their mean is no better); set student.spread_weight to 0, or"
+            " teacher.members to 2 or more"
+        )
+    return spread_weights(spread[bank_rows(pool, arm)], cfg.spread_weight)
+
+
 def teacher_tables(
     job: Job, predict: PredictFn, num_outputs: int, train: Split, bank: Split | None
 ) -> list[TeacherTable]:
@@ -188,7 +203,7 @@ def train_job(job: Job) -> list[str]:
     feed = Feed(data.batch, lambda unit, gen: augment(unit, spec, gen))
     if job.arm.kd:
         lookup = teacher_lookup(job, task.num_outputs, train, bank)
-        student = Student(net, config, info, task, data, fit, seed, plan)
+        student = Student(net, config, info, task, data, fit, seed, plan, soft_weights(job.pool, job.arm, cfg))
         run = distilled_run(student, job.teacher, lookup, own_field(job.name, job.arm))
         train_phases(run, student, feed.augment, job.checkpoint)
         objective, inference, feed = run.objective, run.inference, replace(feed, batch_of=run.batch_of)
