@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, StudentConfig, TeacherConfig
 from cgankd.config.nets import from_library
 from cgankd.config.weights import PACKAGE, PACKAGED, Packaged
+from cgankd.fit.tuning import head_name
 from cgankd.nets.predictors.external import keeps_head, library_pixels
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo
@@ -147,13 +148,6 @@ def in_order(name: str, state: dict[str, Tensor], body: nn.Module) -> dict[str, 
     return dict(zip(wanted, state.values(), strict=True))
 
 
-def last_layer(body: nn.Module) -> str:
-    """Name of the last linear layer of a net, or of its last convolution where it has none."""
-    layers: list[tuple[str, nn.Module]] = list(body.named_modules())
-    linear = [name for name, module in layers if isinstance(module, nn.Linear)]
-    return (linear or [name for name, module in layers if isinstance(module, nn.Conv2d)])[-1]
-
-
 @torch.no_grad()
 def draw_head(body: nn.Module) -> None:
     """A fresh last layer for trained features: N(0, HEAD_SD^2) and no bias, so that the first answers are near 0.
@@ -161,7 +155,7 @@ def draw_head(body: nn.Module) -> None:
     What libraries draw may be far larger (uniform up to 1 / sqrt(O) in timm's EfficientNets, whose first loss on ten
     classes is 5 nats), and its gradients would spoil the features.
     """
-    head = body.get_submodule(last_layer(body))
+    head = body.get_submodule(head_name(body))
     assert isinstance(head, nn.Linear | nn.Conv2d)
     nn.init.normal_(head.weight, std=HEAD_SD)
     if head.bias is not None:
@@ -185,7 +179,7 @@ def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> str:
 
     Raises ConfigError where they fill less than LEAST_SHARE of it, the last layer not counted, or are not finite.
     """
-    wanted, head = body.state_dict(), last_layer(body)
+    wanted, head = body.state_dict(), head_name(body)
     given = {renamed(key, wanted, body): value for key, value in state.items()}
     stem = next((f"{n}.weight" for n, m in body.named_modules() if isinstance(m, nn.Conv2d)), "")
     taken: dict[str, Tensor] = {}

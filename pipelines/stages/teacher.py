@@ -8,13 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cgankd.config import TeacherConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.device import Plan
+from cgankd.fit.head import HeadFeed, fit_head
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
@@ -73,14 +75,16 @@ def trained(
     net, config = begin()
     seed = derive(loop.seed, "teacher")
     data = Mixture(train, None, real_share=None, batch_size=cfg.batch_size, seed=seed)
-    fit_predictor(
-        net,
-        Plain(task),
-        Feed(data.batch, lambda unit, gen: augment(unit, cfg.augment, gen)),
-        cfg,
-        replace(loop, seed=seed),
-        validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
-    )
+    loop = replace(loop, seed=seed)
+
+    def view(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+        return augment(unit_BCHW, cfg.augment, gen)
+
+    if cfg.tune == "head":
+        fit_head(net, task, HeadFeed(data, view, val.images), cfg, loop, lambda predict: mean_score(task, predict, val))
+        return net, config
+    validate = lambda n: mean_score(task, make_predict(n, cfg.precision), val)  # noqa: E731
+    fit_predictor(net, Plain(task), Feed(data.batch, view), cfg, loop, validate=validate)
     return net, config
 
 
