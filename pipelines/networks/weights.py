@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cgankd.config import ConfigError, StudentConfig, TeacherConfig
 from cgankd.config.nets import from_library
 from cgankd.config.weights import PACKAGE, PACKAGED, Packaged
-from cgankd.nets.predictors.external import library_pixels
+from cgankd.fit.tuning import head_name
+from cgankd.nets.predictors.external import keeps_head, library_pixels
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
@@ -22,6 +24,8 @@ from pipelines.networks.state_dicts import check_finite, own_pixels, read_state,
 
 LEAST_SHARE = 0.5
 """Of the net's tensors without its last layer: weights that fill fewer are those of another net."""
+HEAD_SD = 0.01
+"""Of the numbers that a fresh last layer on trained features is drawn from."""
 COUNTERS = "num_batches_tracked"
 """Tensors that only an average without momentum reads; older files lack them."""
 
@@ -116,6 +120,8 @@ def start(
     config["weights"] = source
     if found is None:
         said = "loaded, but for a last layer of another size"
+        if not keeps_head(cfg.net, num_outputs):
+            draw_head(net.body)
     else:
         config["weights_digest"] = found.digest
         if packaged is not None:
@@ -142,11 +148,18 @@ def in_order(name: str, state: dict[str, Tensor], body: nn.Module) -> dict[str, 
     return dict(zip(wanted, state.values(), strict=True))
 
 
-def last_layer(body: nn.Module) -> str:
-    """Name of the last linear layer of a net, or of its last convolution where it has none."""
-    layers: list[tuple[str, nn.Module]] = list(body.named_modules())
-    linear = [name for name, module in layers if isinstance(module, nn.Linear)]
-    return (linear or [name for name, module in layers if isinstance(module, nn.Conv2d)])[-1]
+@torch.no_grad()
+def draw_head(body: nn.Module) -> None:
+    """A fresh last layer for trained features: N(0, HEAD_SD^2) and no bias, so that the first answers are near 0.
+
+    What libraries draw may be far larger (uniform up to 1 / sqrt(O) in timm's EfficientNets, whose first loss on ten
+    classes is 5 nats), and its gradients would spoil the features.
+    """
+    head = body.get_submodule(head_name(body))
+    assert isinstance(head, nn.Linear | nn.Conv2d)
+    nn.init.normal_(head.weight, std=HEAD_SD)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
 
 
 def fitted_stem(value: Tensor, channels: int) -> Tensor:
@@ -166,7 +179,7 @@ def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> str:
 
     Raises ConfigError where they fill less than LEAST_SHARE of it, the last layer not counted, or are not finite.
     """
-    wanted, head = body.state_dict(), last_layer(body)
+    wanted, head = body.state_dict(), head_name(body)
     given = {renamed(key, wanted, body): value for key, value in state.items()}
     stem = next((f"{n}.weight" for n, m in body.named_modules() if isinstance(m, nn.Conv2d)), "")
     taken: dict[str, Tensor] = {}
@@ -185,6 +198,8 @@ def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> str:
             " net and the width that the weights were saved from, or weights of this net"
         )
     body.load_state_dict({**wanted, **taken})
+    if f"{head}.weight" not in taken:
+        draw_head(body)
     fresh = [key for key in wanted if key not in taken and not key.endswith(COUNTERS)]
     idle = [key for key in given if key not in taken and key not in fresh and not key.endswith(COUNTERS)]
     return f"{len(taken)} of {len(wanted)} tensors loaded, fresh: {listed(fresh)}, in the file and not used: {listed(idle)}"

@@ -46,6 +46,8 @@ class Package:
 
 def net_words(config: dict[str, Any]) -> str:
     """A net as its config names it: "convnet, width 4", "resnet20 with modules of simkd", "a torch.export program"."""
+    if "members" in config:
+        return f"the mean of {len(config['members'])} nets ({'; '.join(map(net_words, config['members']))})"
     if "program" in config:
         return f"a {config['program']} program"
     words = str(config["net"]) if config["width"] is None else f"{config['net']}, width {config['width']}"

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cgankd.config import TeacherConfig, to_dict
 from cgankd.config.members import AUTO, overrides, sections_of
@@ -18,6 +19,7 @@ from cgankd.data.batches import Mixture
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.fit.device import Plan
+from cgankd.fit.head import HeadFeed, fit_head
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
@@ -63,8 +65,10 @@ def run(ctx: Context) -> None:
     if cfg.file is not None:
         ctx.progress("teacher")(1, {"val": metrics["val"]}, 1)  # the curve is an output of the stage
     ctx.metrics(metrics)
+    name = cfg.net if cfg.file is None else cfg.file
+    name = f"of {len(config['members'])} members" if "members" in config else name
     ctx.say(
-        f"teacher {cfg.net if cfg.file is None else cfg.file}: {metrics['train']:.2f} {task.headline.unit} on training,"
+        f"teacher {name}: {metrics['train']:.2f} {task.headline.unit} on training,"
         f" {metrics['val']:.2f} {task.headline.unit} on validation images"
     )
     ctx.save_weights("teacher", net.to("cpu"), config | {"info": to_dict(info)})
@@ -143,14 +147,16 @@ def trained(
     net, config = begin()
     seed = derive(loop.seed, "teacher")
     data = Mixture(train, None, real_share=None, batch_size=cfg.batch_size, seed=seed)
-    fit_predictor(
-        net,
-        Plain(task),
-        Feed(data.batch, lambda unit, gen: augment(unit, cfg.augment, gen)),
-        cfg,
-        replace(loop, seed=seed),
-        validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
-    )
+    loop = replace(loop, seed=seed)
+
+    def view(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+        return augment(unit_BCHW, cfg.augment, gen)
+
+    if cfg.tune == "head":
+        fit_head(net, task, HeadFeed(data, view, val.images), cfg, loop, lambda predict: mean_score(task, predict, val))
+        return net, config
+    validate = lambda n: mean_score(task, make_predict(n, cfg.precision), val)  # noqa: E731
+    fit_predictor(net, Plain(task), Feed(data.batch, view), cfg, loop, validate=validate)
     return net, config
 
 

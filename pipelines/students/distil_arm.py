@@ -167,7 +167,7 @@ def train_phases(
                 phase.net,
                 phase.objective,
                 Feed(student.data.batch, view),
-                replace(cfg, num_steps=steps, learning_rate=rate),
+                replace(cfg, num_steps=steps, learning_rate=rate, tune="all", head_rate=1.0),
                 Loop(derive(student.seed, "phase", phase.name), student.plan, checkpoint=checkpoint_of(phase.name)),
                 keep_last=True,
             )

@@ -21,9 +21,11 @@ from cgankd.data.store.stream import MemoryBudget
 from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.fit.best import Best
 from cgankd.fit.device import CompileMode, Plan
+from cgankd.fit.head import HeadFeed, fit_head
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
+from cgankd.fit.tuning import freeze
 from cgankd.labels.ensemble import spread_weights
 from cgankd.labels.task import make_task
 from cgankd.measure.groups import group_scores
@@ -201,6 +203,7 @@ def train_job(job: Job) -> list[str]:
     objective: Objective = Plain(task)
     inference: nn.Module = net
     feed = Feed(data.batch, lambda unit, gen: augment(unit, spec, gen))
+    freeze(net, cfg.tune)  # before a KD loss is built, whose early phases then leave it alone too
     if job.arm.kd:
         lookup = teacher_lookup(job, task.num_outputs, train, bank)
         student = Student(net, config, info, task, data, fit, seed, plan, soft_weights(job.pool, job.arm, cfg))
@@ -214,19 +217,17 @@ def train_job(job: Job) -> list[str]:
     by = job.config.evaluate.headline
     history = History(best, by)
 
-    def validate(net: nn.Module) -> float:
-        scores = group_scores(task, make_predict(inference, cfg.precision), val)
+    def scored(predict: PredictFn) -> float:
+        scores = group_scores(task, predict, val)
         history.balanced = scores.balanced
         return scores.mean
 
-    fit_predictor(
-        net,
-        objective,
-        feed,
-        fit,
-        Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load)),
-        validate=validate,
-    )
+    loop = Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load))
+    if cfg.tune == "head" and not job.arm.kd:
+        fit_head(net, task, HeadFeed(data, feed.augment, val.images), fit, loop, scored)
+    else:
+        validate = lambda net: scored(make_predict(inference, cfg.precision))  # noqa: E731
+        fit_predictor(net, objective, feed, fit, loop, validate=validate)
     # As it was validated in training: on the same device, in the same arithmetic.
     scores = group_scores(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)
     inference.to("cpu")

@@ -133,6 +133,17 @@ def library_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | N
     return tuple(map(float, preset.mean)), tuple(map(float, preset.std))
 
 
+def keeps_head(name: str, num_outputs: int) -> bool:
+    """Whether the library's weights fill the last layer too: in timm where it has as many outputs, in torchvision never."""
+    library, _, short = name.partition(":")
+    if library != "timm":
+        return False
+    import timm
+
+    known = timm.models.get_pretrained_cfg(short, allow_unregistered=True)
+    return known is not None and bool(known.num_classes == num_outputs)
+
+
 def one_line(error: Exception) -> str:
     """The first line of an error's text, or its kind."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
