@@ -11,7 +11,15 @@ from scipy.optimize import minimize
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
-from cgankd.labels.ensemble import EVEN_IMAGES, ClassMean, ScalarMean, best_or_all, make_mean, onto_simplex
+from cgankd.labels.ensemble import (
+    EVEN_IMAGES,
+    ClassMean,
+    ScalarMean,
+    best_or_all,
+    make_mean,
+    onto_simplex,
+    spread_weights,
+)
 from cgankd.types import DatasetInfo
 
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3])
@@ -166,3 +174,12 @@ def test_the_better_one_is_kept_where_the_mean_is_no_better() -> None:
     assert best_or_all(mean, torch.stack([halves, other]).float(), y, even, score).tolist() == [0.5, 0.5]
     same = torch.stack([right, right]).float()  # no loss between them, so the error decides, and it is equal
     assert best_or_all(mean, same, y, even, score).tolist() in ([0.5, 0.5], [1.0, 0.0])
+
+
+def test_weights_of_fakes_fall_with_the_spread() -> None:
+    d = np.array([0.0, 1.0, 2.0, 3.0, 10.0])
+    expected = np.exp(-0.7 * d / 2)
+    got = spread_weights(torch.from_numpy(d), 0.7).numpy()
+    assert got == pytest.approx(expected / expected.mean(), rel=1e-6) and got.mean() == pytest.approx(1)
+    assert spread_weights(torch.zeros(4), 3.0).tolist() == [1.0] * 4  # members that never disagree
+    assert spread_weights(torch.tensor([0.0, 0.0, 0.0, 4.0]), 1.0).argmin() == 3  # the mean in place of a median of 0

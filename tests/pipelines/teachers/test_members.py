@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from cgankd.labels.ensemble import make_mean, spread_weights
 from cgankd.labels.task import make_task
 from cgankd.measure.features import make_features
 from cgankd.nets.predictors.ensemble import Ensemble
-from pipelines.files.artifacts import file_digest, load_weights
+from pipelines.files.artifacts import ResumeFile, file_digest, load_weights
 from pipelines.files.distillers import check_distillers
 from pipelines.networks import weights as packaged_weights
 from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import load_predictor, restore_predictor
 from pipelines.runtime.curves import Curves
 from pipelines.runtime.opening import open_context
+from pipelines.runtime.workers import run_side_by_side
 from pipelines.search.stages import base_files
 from pipelines.ship.saved import load_package, net_words
 from pipelines.stages import bank, teacher
@@ -56,11 +58,21 @@ def project(folder: Path, members: Any, *, scalar: bool = False) -> dict[str, An
     return values
 
 
-def run(folder: Path) -> str:
+def in_this_process(train: Any, jobs: list[Any], workers: int, done: Any, say: Any) -> None:
+    """As run_side_by_side, without the seconds that a worker process takes to begin."""
+    for count, one in enumerate(jobs, start=1):
+        for line in train(one):
+            say(line)
+        done(count)
+
+
+def run(folder: Path, side_by_side: Any = in_this_process) -> str:
     """The stage `teacher` in a folder; what it said."""
-    console = Console(record=True, quiet=False, file=open("/dev/null", "w"), width=300)  # noqa: SIM115
-    with open_context("teacher", [], folder, console=console) as ctx:
-        teacher.run(ctx)
+    console = Console(record=True, file=io.StringIO(), width=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher, "run_side_by_side", side_by_side)
+        with open_context("teacher", [], folder, console=console) as ctx:
+            teacher.run(ctx)
     return console.export_text()
 
 
@@ -69,9 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A plain-vgg and a convnet as the teacher of digits, trained one after the other."""
     folder = tmp_path_factory.mktemp("members") / "work"
     project(folder, [{}, OTHER])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher, "side_by_side", lambda device: 1)
-        return folder, run(folder)
+    return folder, run(folder)
 
 
 def test_the_number_of_workers_moves_no_bit_and_finished_members_are_kept(
@@ -80,7 +90,7 @@ def test_the_number_of_workers_moves_no_bit_and_finished_members_are_kept(
     folder, _ = trained
     monkeypatch.setattr(teacher, "side_by_side", lambda device: 2)
     project(tmp_path / "work", [{}, OTHER])
-    run(tmp_path / "work")
+    run(tmp_path / "work", run_side_by_side)
     for name in ("artifacts/teacher.safetensors", "artifacts/teacher.config.json", "plots/teacher/teacher.csv"):
         assert (folder / name).read_bytes() == (tmp_path / "work" / name).read_bytes(), name
     before = load_file(folder / "artifacts/teacher.safetensors")
@@ -161,10 +171,13 @@ def test_a_killed_member_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: 
         teacher.train_member(killed)
     assert not killed.finished() and list((tmp_path / "killed").glob("*.resume"))
     monkeypatch.setattr(Curves, "add", add)
-    seen: list[int] = []
-    monkeypatch.setattr(teacher, "augment", lambda unit, spec, gen: (seen.append(1), unit)[1])
-    monkeypatch.undo()
+    states: list[int] = []
+    load = ResumeFile.load
+    monkeypatch.setattr(
+        ResumeFile, "load", lambda one: states.append(1 if (s := load(one)) is None else int(s["step"])) or s
+    )
     teacher.train_member(killed)
+    assert states == [200], "it went on where it was saved"
     assert killed.finished() and killed.curve() == whole.curve() and len(whole.curve()) == 50
     assert killed.out.read_bytes() == whole.out.read_bytes() and not list((tmp_path / "killed").glob("*.resume"))
     killed.record.write_text("{")
