@@ -10,20 +10,26 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError, config_from_dict, to_dict
+from cgankd.config.weights import PACKAGED
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.distill.methods import METHODS
 from cgankd.export import open_onnx, program, worst_difference, write_onnx
 from cgankd.labels.task import make_task
 from pipelines.commands.app import app
 from pipelines.files.artifacts import ResumeFile, load_weights, save_weights
+from pipelines.files.params import parse
 from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import build_predictor, load_predictor
-from pipelines.networks.weights import find_weights
-from pipelines.ship.saved import load_package
+from pipelines.networks.weights import find_weights, pretrained_teacher
+from pipelines.project.doctor import look_at_weights
+from pipelines.project.init import make_plan, summary
+from pipelines.ship.saved import load_package, net_words
 from pipelines.students.run_arm import train_job
+from tests.conftest import preset
 from tests.distill.arms import job, settings, workplace
 from tests.pipelines.finished import made_data
 from tests.pipelines.networks.test_own_teacher import project, stage
@@ -143,3 +149,44 @@ def test_students_start_from_weights_too(kd: bool, tune: str, package: Path, tmp
     assert torch.equal(state["body.net.conv_stem.weight"], given) == (tune != "all")
     info = read_info(folder / "dataset.h5")
     load_student(run.out, info, make_task(info, cfg))
+
+
+def test_init_proposes_a_pretrained_teacher_for_colour(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in PACKAGED if name != "small"]:
+        monkeypatch.delitem(PACKAGED, name)
+    for mode, folder in (("RGB", tmp_path / "colour"), ("L", tmp_path / "grey")):
+        for number in range(24):
+            path = folder / ("ant", "bee")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = torch.randint(256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+            Image.fromarray(noise.numpy()).convert(mode).save(path)
+    plan = make_plan(tmp_path / "p", tmp_path / "colour", None)
+    (line,) = [line for line in summary(plan) if "pretrained" in line]
+    assert "teacher: {net: timm:test_efficientnet, width: null, weights: package:small, input_size: 96" in line
+    # What is proposed is a section that goes on.
+    values = preset("own-classes")
+    values["teacher"] |= parse(line[line.index("{") : line.index("}") + 1], "the line")
+    assert config_from_dict(values).teacher.packaged is PACKAGED["small"]
+    grey = summary(make_plan(tmp_path / "p", tmp_path / "grey", None))
+    assert not [line for line in grey if "pretrained" in line]
+    shutil.rmtree(package.parent.parent)
+    assert pretrained_teacher() is None and summary(plan) and not [x for x in summary(plan) if "pretrained" in x]
+
+
+def test_the_doctor_looks_at_weights(package: Path, tmp_path: Path) -> None:
+    teacher = config_from_dict(project(tmp_path, **TEACHER)).teacher
+    (found,) = look_at_weights(tmp_path, "teacher", teacher)
+    assert found.level == "ok" and "package:small, SHA-256" in found.text
+    package.write_bytes(b"other")
+    (found,) = look_at_weights(tmp_path, "teacher", teacher)
+    assert found.level == "problem" and "pip install --force-reinstall small-net-model" in found.text
+    assert look_at_weights(tmp_path, "teacher", config_from_dict(project(tmp_path)).teacher) == []
+
+
+def test_a_net_says_where_its_weights_began(package: Path) -> None:
+    config = {"net": SMALL, "width": None, "input_size": 40, "weights": "package:small"}
+    said = "timm:test_efficientnet, which sees images at 40 px, trained on from the weights package:small"
+    assert net_words(config) == f"{said} (ImageNet, MIT)"
+    assert net_words(config | {"weights": "w.pt"}).endswith("from the weights w.pt")
