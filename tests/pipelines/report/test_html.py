@@ -262,7 +262,7 @@ def test_a_weak_teacher_is_answered_by_what_was_not_tried(
     monkeypatch.setattr(advice_rules, "installed", lambda: ("package:efficientnet-lite0",) if there else ())
     values = preset("digits")
     values["teacher"] |= given
-    values["data"] |= {"channels": channels, "source": "folder"}
+    values["data"] |= {"channels": channels, "source": "image-folder"}
     cfg = config_from_dict({name: section for name, section in values.items() if name != "search"})
     facts: Any = SimpleNamespace(cfg=cfg)
     assert advice_rules.stronger_teacher(facts)[2] == command
