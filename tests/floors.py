@@ -36,7 +36,7 @@ WINGS: dict[str, Part] = {
     ),
     "report": Part(
         "what a person looks at: the page, the comparison, `show`",
-        ("project", "search", "ship", "stages", "runtime", "files", "tracking"),
+        ("project", "search", "ship", "stages", "networks", "runtime", "files", "tracking"),
         ("jinja2",),
     ),
     "repeat": Part(
@@ -60,8 +60,9 @@ WINGS: dict[str, Part] = {
     ),
     "stages": Part(
         "the seven stages, one module each, as in dvc.yaml and params.yaml",
-        ("students", "networks", "runtime", "files", "pictures", "tracking"),
+        ("students", "teachers", "networks", "runtime", "files", "pictures", "tracking"),
     ),
+    "teachers": Part("the members of a teacher: their trainings, put together", ("networks", "runtime", "files")),
     "students": Part("training one arm at one seed, anywhere", ("networks", "files")),
     "networks": Part(
         "nets as files: rebuilt from what a stage saved, or brought by the user",

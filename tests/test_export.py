@@ -34,7 +34,7 @@ CLASSES = DatasetInfo("class", "made", "", 1, 16, (0.4,), (0.3,), ("ant", "bee",
 SCALARS = DatasetInfo("scalar", "made", "degrees", 3, 16, (0.4, 0.5, 0.6), (0.3, 0.2, 0.1), (), 10.0, 90.0)
 
 
-def model(info: DatasetInfo) -> ShippedModel:
+def model(info: DatasetInfo, input_size: int | None = None) -> ShippedModel:
     torch.manual_seed(3)
     answer = make_answer(info)
     net = make_predictor(
@@ -43,6 +43,7 @@ def model(info: DatasetInfo) -> ShippedModel:
         width=4,
         mean=info.pixel_mean,
         std=info.pixel_std,
+        input_size=input_size,
     )
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):  # as after training
@@ -78,10 +79,14 @@ ANGLES = replace(SCALARS, label_min=0.0, label_max=360.0, label_period=360.0)
 POINTS = replace(ANGLES, label_answer="circle")
 
 
-@pytest.mark.parametrize("info", [CLASSES, SCALARS, ANGLES, POINTS], ids=["classes", "scalars", "angles", "points"])
-def test_every_format_gives_the_answers_of_the_net(info: DatasetInfo, tmp_path: Path) -> None:
-    shipped, x = model(info), images(info, 101)
-    want, graph = shipped.run(x), program(model(info), images(info, 2))
+@pytest.mark.parametrize(
+    ("info", "input_size"),
+    [(CLASSES, None), (SCALARS, None), (ANGLES, None), (POINTS, None), (CLASSES, 32), (SCALARS, 8)],
+    ids=["classes", "scalars", "angles", "points", "enlarged", "reduced"],
+)
+def test_every_format_gives_the_answers_of_the_net(info: DatasetInfo, input_size: int | None, tmp_path: Path) -> None:
+    shipped, x = model(info, input_size), images(info, 101)
+    want, graph = shipped.run(x), program(model(info, input_size), images(info, 2))
     assert want.std(dim=0).min() > 1e-3 * shipped.answer.scale  # different images, different answers
     write_onnx(graph, tmp_path / "m.onnx")
     write_torch_export(graph, tmp_path / "m.pt2")

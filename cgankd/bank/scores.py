@@ -18,7 +18,8 @@ class Scores:
     """A block of fakes with everything M1 and M2 need to know.
 
     images uint8 [B, C, H, W]; asked and predicted [B] labels in raw units; ratio, teacher_error, uniform float32 [B];
-    teacher_output float16 [B, O]; shard is the number of the block within its label group.
+    teacher_output float16 [B, O]; shard is the number of the block within its label group; teacher_spread float32 [B], how
+    far the members of the teacher disagree, None where it has none.
     """
 
     images: Tensor
@@ -29,13 +30,16 @@ class Scores:
     teacher_output: Tensor
     uniform: Tensor
     shard: int
+    teacher_spread: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.asked)
 
     def columns(self, group: int) -> Columns:
         """The scores as columns; all rows of a block are of one group."""
-        return Columns(torch.full((len(self),), group), self.ratio, self.teacher_error, self.uniform)
+        return Columns(
+            torch.full((len(self),), group), self.ratio, self.teacher_error, self.uniform, self.teacher_spread
+        )
 
     def rows(self) -> PoolRows:
         """The block as rows of a pool."""
@@ -44,7 +48,8 @@ class Scores:
 
     def head(self, num: int) -> Scores:
         """The first `num` fakes of the block."""
-        return replace(self, **{f.name: getattr(self, f.name)[:num] for f in fields(self) if f.name != "shard"})
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "shard"}
+        return replace(self, **{name: values[:num] for name, values in columns.items() if values is not None})
 
 
 ScoreFn = Callable[[Tensor, torch.Generator, int], Scores]
@@ -56,15 +61,19 @@ def score(scorer: Scorer, label_B: Tensor, gen: torch.Generator, shard: int) -> 
 
     Raises Diverged where a ratio or a teacher error is NaN.
     """
-    task, images_BCHW = scorer.task, scorer.draw(label_B, gen)
-    out_BO = scorer.teacher(images_BCHW)
+    task, images_BCHW, spread_B = scorer.task, scorer.draw(label_B, gen), None
+    if scorer.spreading is None:
+        out_BO = scorer.teacher(images_BCHW)
+    else:
+        both = scorer.spreading(images_BCHW)
+        out_BO, spread_B = both[:, :-1], both[:, -1]
     ratio_B, error_B = scorer.ratio(images_BCHW, label_B).float(), task.error(out_BO, label_B).float()
     for name, value_B in (("ratio", ratio_B), ("teacher", error_B)):
         if count := int(value_B.isnan().sum()):
             raise Diverged(f"{name}: NaN scores for {count} of {len(label_B)} fakes; run `cgankd {name}` again")
     uniform_B = torch.rand(len(label_B), generator=gen)
     predicted_B, output_BO = task.predict(out_BO), out_BO.to(torch.float16)
-    return Scores(images_BCHW, label_B, predicted_B, ratio_B, error_B, output_BO, uniform_B, shard)
+    return Scores(images_BCHW, label_B, predicted_B, ratio_B, error_B, output_BO, uniform_B, shard, spread_B)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,8 @@ class Scorer:
     ratio: RatioFn
     teacher: PredictFn
     task: Task
+    spreading: PredictFn | None = None
+    """The teacher's outputs with how far its members disagree as one more column [B, O + 1]; None where it has none."""
 
     def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
         self._begin(label_B, shard)

@@ -6,7 +6,7 @@ A selection is a pair of switches (subsample, filter); replacement moves labels,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -25,12 +25,16 @@ def selection_name(subsample: bool, use_filter: bool) -> str:
 
 @dataclass(frozen=True)
 class Columns:
-    """Scores of N fakes: filter group of the asked label (int64), ratio, teacher error, rejection uniform."""
+    """Scores of N fakes: filter group of the asked label (int64), ratio, teacher error, rejection uniform.
+
+    spread: how far the members of the teacher disagree; None where it has none.
+    """
 
     group: Tensor
     ratio: Tensor
     error: Tensor
     uniform: Tensor
+    spread: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.group)
@@ -38,12 +42,13 @@ class Columns:
     @classmethod
     def joined(cls, parts: Sequence[Columns]) -> Columns:
         """The rows of all parts, in their order."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        names = [field.name for field in fields(cls) if all(getattr(part, field.name) is not None for part in parts)]
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the burn-in fixed: the bound M [G], a cutoff [G] for each selection that filters, and what passed.
+    """What the burn-in fixed: the bound M [G], cutoffs [G] for each selection that filters, and what passed.
 
     passed[selection] [G] and tried [G] count burn-in draws; a bound of 0 marks a group in which every ratio was zero.
     A running bound is that of the start: what is drawn then raises it, and in its columns rows are in draw order. With
@@ -57,6 +62,17 @@ class Limits:
     exceedance_share: float
     running: bool = False
     strict: bool = False
+    spread_cutoff: dict[str, Tensor] = field(default_factory=dict)
+    """Cutoffs [G] of the members' disagreement, where bank.filter_by looks at it; `cutoff`, of the teacher error, is infinite
+    where it does not look at that."""
+
+    def filtered(self, selection: str, columns: Columns) -> Tensor:
+        """True [N] for the fakes that the filter of a selection lets through."""
+        keep_N = m2_filter.keep(columns.error, columns.group, self.cutoff[selection], strict=self.strict)
+        if selection in self.spread_cutoff:
+            assert columns.spread is not None, "the teacher has members"
+            keep_N &= m2_filter.keep(columns.spread, columns.group, self.spread_cutoff[selection], strict=self.strict)
+        return keep_N
 
     def bounds(self, columns: Columns) -> Tensor:
         """M [N], the bound that each fake is compared with."""
@@ -88,15 +104,24 @@ def freeze(columns: Columns, num_groups: int, cfg: BankConfig, bin_G: Tensor | N
     bin_G = torch.arange(num_groups) if bin_G is None else bin_G
     if cfg.filter_scope == "global":
         bin_G = torch.zeros_like(bin_G)
-    num_bins, cutoff = int(bin_G.max()) + 1, {}
+    num_bins, cutoff, spread_cutoff = int(bin_G.max()) + 1, dict[str, Tensor](), dict[str, Tensor]()
+    by_error, by_spread = cfg.filter_by != "spread", cfg.filter_by != "error"
+    assert columns.spread is not None or not by_spread, "the teacher has members"
+
+    def quantile(value_N: Tensor, bin_N: Tensor) -> Tensor:
+        return m2_filter.cutoff(value_N, bin_N, num_bins, cfg.rho, strict=cfg.filter_strict)[bin_G]
+
     for name, (subsample, use_filter) in SELECTIONS.items():
         if use_filter:
             among_N = accepted_N if subsample else torch.ones_like(accepted_N)
-            bin_N, error_N = bin_G[group_N[among_N]], columns.error[among_N]
-            cutoff[name] = m2_filter.cutoff(error_N, bin_N, num_bins, cfg.rho, strict=cfg.filter_strict)[bin_G]
+            bin_N = bin_G[group_N[among_N]]
+            every_G = torch.full((num_groups,), float("inf"), dtype=torch.float64)
+            cutoff[name] = quantile(columns.error[among_N], bin_N) if by_error else every_G
+            if by_spread and columns.spread is not None:
+                spread_cutoff[name] = quantile(columns.spread[among_N], bin_N)
     exceedance = m1_subsample.exceedances(columns.ratio, bound_G[group_N])
     tried_G, running = torch.bincount(group_N, minlength=num_groups), cfg.bound == "running"
-    limits = Limits(bound_G, cutoff, tried_G, {}, exceedance, running, cfg.filter_strict)
+    limits = Limits(bound_G, cutoff, tried_G, {}, exceedance, running, cfg.filter_strict, spread_cutoff)
     for name in SELECTIONS:
         limits.passed[name] = torch.bincount(group_N[passes(name, columns, limits)], minlength=num_groups)
     return limits
@@ -109,7 +134,7 @@ def passes(selection: str, columns: Columns, limits: Limits) -> Tensor:
     if subsample:
         pass_N &= m1_subsample.accept(columns.ratio, limits.bounds(columns), columns.uniform)
     if use_filter:
-        pass_N &= m2_filter.keep(columns.error, columns.group, limits.cutoff[selection], strict=limits.strict)
+        pass_N &= limits.filtered(selection, columns)
     return pass_N
 
 
@@ -149,5 +174,7 @@ def bank_report(
         report[f"{name}.kept"] = float(len(row_M))
         report[f"{name}.teacher_error_mean"] = float(error_M.mean())
         report[f"{name}.teacher_error_median"] = float(error_M.quantile(0.5))
+        if columns.spread is not None:
+            report[f"{name}.teacher_spread_mean"] = float(columns.spread[row_M].double().mean())
         report[f"{name}.changed_share"] = float((predicted_N[row_M] != asked_N[row_M]).double().mean())
     return report

@@ -14,11 +14,12 @@ class RatioConfig:
     """M1, first half: the features and the conditional density ratio r(x given y)."""
 
     extractor: Literal[
-        "compact", "resnet18", "resnet34", "resnet50", "densenet121", "autoencoder", "autoencoder-v1"
+        "compact", "resnet18", "resnet34", "resnet50", "densenet121", "autoencoder", "autoencoder-v1", "teacher"
     ] = "compact"
     """The feature extractor: compact = the project's own, which is also the sparse auto-encoder of scalar labels; resnet34 =
     the published one of class labels; densenet121 = that of the paper's first version; autoencoder = the published one of
-    scalar labels; autoencoder-v1 = that of the first version."""
+    scalar labels; autoencoder-v1 = that of the first version; teacher = the input of the teacher's last layer, frozen, for which
+    nothing is trained and none of the other settings of features is read."""
     feature_width: int | None
     """Units of the feature map the ratio sees; null = C*H*W as in the paper."""
     feature_channels: int
@@ -129,6 +130,8 @@ class RatioConfig:
 
     def _check_extractor(self) -> None:
         name, weight, channels = self.extractor, self.reconstruct_weight, self.feature_channels
+        if name == "teacher":
+            return
         if name.startswith(("resnet", "densenet")):
             rule = f"0 for ratio.extractor {name}, which has no decoder; the auto-encoder is ratio.extractor compact"
             require(weight == 0, "ratio.reconstruct_weight", rule, weight)
@@ -188,6 +191,9 @@ class BankConfig:
     published), which takes burn_in draws for each of them."""
     filter_strict: bool = field(default=False, metadata={"left_out": True})
     """Keep what is below the cutoff and not what is equal to it, and take the quantile between two errors (published)."""
+    filter_by: Literal["error", "spread", "both"] = field(default="error", metadata={"left_out": True})
+    """What M2's filter looks at: error = the teacher error; spread = how far the members of the teacher disagree
+    (teacher.members); both = a fake must lie below the rho-quantile of each, so that fewer than the share rho stay."""
 
     def __post_init__(self) -> None:
         require(0 < self.rho <= 1, "bank.rho", "in (0, 1]", self.rho)
@@ -203,4 +209,5 @@ class BankConfig:
 
 
 BANK_UNSAID: dict[str, Any] = {"refill": True, "bound": "frozen", "bound_scope": "group", "filter_strict": False}
+BANK_UNSAID |= {"filter_by": "error"}
 """Settings of `bank` that came later: its files leave them out at these values, and so are the same as before."""

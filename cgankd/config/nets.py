@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cgankd.config.settings import ConfigError, check_name, nearest, require
+from cgankd.config.weights import LIBRARY, StartConfig, check_digest
 
 SCALED_NETS = ("convnet", "plain-vgg")
 """Nets with as many channels as `width` says."""
@@ -63,8 +64,11 @@ def in_zoo(net: str) -> bool:
     return net.partition(":")[0] in ZOOS and ":" in net
 
 
-def check_fits(net: str, image_size: int, task: str, section: str) -> None:
-    """Raise ConfigError where a net of one of the paper's experiments does not go with the images or the labels."""
+def check_fits(net: str, image_size: int, task: str, section: str, size_name: str = "data.image_size") -> None:
+    """Raise ConfigError where a net of one of the paper's experiments does not go with the images or the labels.
+
+    `size_name` is the setting that says how large the net sees the images.
+    """
     if not in_zoo(net):
         return
     experiment, _, short = net.partition(":")
@@ -72,7 +76,7 @@ def check_fits(net: str, image_size: int, task: str, section: str) -> None:
     kinds = {"class": "classes", "scalar": "numbers"}
     if image_size != zoo.image_size:
         raise ConfigError(
-            f"{section}.net {net} is for images of {zoo.image_size} px, but data.image_size is {image_size};"
+            f"{section}.net {net} is for images of {zoo.image_size} px, but {size_name} is {image_size};"
             f" {zoo.cure(short)}"
         )
     if task != zoo.task:
@@ -106,8 +110,8 @@ def check_net(net: str, width: int | None, section: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnTeacherConfig:
-    """A teacher that comes from a file or from a library's weights; the defaults train one from nothing."""
+class OwnTeacherConfig(StartConfig):
+    """A teacher that comes from a file; the defaults train one."""
 
     file: str | None = None
     """A teacher of your own, which is then not trained: a state dict of teacher.net (.safetensors, .pt), a TorchScript
@@ -117,13 +121,13 @@ class OwnTeacherConfig:
     again; null = any file."""
     output_unit: Literal["normalised", "raw"] = "normalised"
     """Scalar labels: whether teacher.file says the label in [0, 1] of the label range, or in raw units."""
-    mean: tuple[float, ...] | None = None
-    """Pixel mean a channel, in [0, 1], that the teacher's input is normalised by; null = that of the training images, and
-    for a program no normalisation, so that it gets pixels in [0, 1]."""
-    std: tuple[float, ...] | None = None
-    """Pixel sd a channel that goes with teacher.mean."""
     pretrained: bool = False
-    """torchvision and timm nets: start from the library's weights, which are downloaded."""
+    """The older spelling of `weights: library`."""
+
+    @property
+    def starts_from(self) -> str | None:
+        """What `weights` says, older spellings counted."""
+        return LIBRARY if self.pretrained else self.weights
 
     def check_own(self, net: str) -> None:
         """Range checks; called by the sub-class, which knows the net. Raises ConfigError."""
@@ -136,22 +140,14 @@ class OwnTeacherConfig:
         else:
             require(self.file != "", "teacher.file", "null or the path of a file", self.file)
             require(not self.pretrained, "teacher.pretrained", "false where teacher.file is set", True)
-        if digest is not None:
-            hexadecimal = 8 <= len(digest) <= 64 and not set(digest) - set("0123456789abcdef")
-            require(hexadecimal, "teacher.file_digest", "null or 8 to 64 digits of a SHA-256, in lower case", digest)
+            rule = "null where teacher.file is set, whose teacher is not trained"
+            require(self.weights is None, "teacher.weights", rule, self.weights)
+        check_digest(digest, "teacher.file_digest")
         require(
             not self.pretrained or from_library(net),
             "teacher.pretrained",
             "false unless teacher.net is torchvision:NAME or timm:NAME",
             True,
         )
-        require(
-            (self.mean is None) == (self.std is None),
-            "teacher.std",
-            "set where teacher.mean is set, and null otherwise",
-            self.std,
-        )
-        if self.mean is not None and self.std is not None:
-            require(len(self.mean) in (1, 3), "teacher.mean", "1 or 3 numbers", list(self.mean))
-            require(len(self.mean) == len(self.std), "teacher.std", "as long as teacher.mean", list(self.std))
-            require(all(value > 0 for value in self.std), "teacher.std", "positive", list(self.std))
+        both = self.pretrained and self.weights not in (None, LIBRARY)
+        require(not both, "teacher.pretrained", "false where teacher.weights names other weights", True)

@@ -14,12 +14,14 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
-from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
+from cgankd.config.members import MembersConfig, check_members, overrides, sections_of
+from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net, from_library
 from cgankd.config.settings import check_milestones, from_dict, require
+from cgankd.config.weights import StartConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(StartConfig):
     """How a predictor (teacher or student) is trained."""
 
     net: str
@@ -59,15 +61,20 @@ class FitConfig:
         check_augment(self.augment, f"{section}.augment")
         check_milestones(self.milestones, self.schedule, f"{section}.milestones")
         check_net(self.net, self.width, section)
+        self.check_start(section, self.net, library=from_library(self.net))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig(FitConfig, OwnTeacherConfig):
+class TeacherConfig(FitConfig, OwnTeacherConfig, MembersConfig):
     """The teacher f_t: which net, and how it is trained on the real training images."""
 
     def __post_init__(self) -> None:
         self.check("teacher")
         self.check_own(self.net)
+        self.check_members()
+        if self.members is not None:
+            require(self.file is None, "teacher.file", "null where teacher.members is set", self.file)
+            sections_of(self, overrides(self.members))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +127,10 @@ class StudentConfig(FitConfig):
     """How the images of a batch are drawn, in all arms alike: natural = each image equally often; balanced = each class or
     label range (bank.label_bin) equally often, real images by their label and fakes by theirs."""
 
+    spread_weight: float = field(default=0.0, metadata={"left_out": True})
+    """s of the weight exp(-s d / median d) of each fake's soft label in `distiller: kd`, with a mean of 1 over the arm's fakes; d
+    is how far the members of the teacher disagree (teacher.members). 0 = all alike."""
+
     def balances(self, arm: ArmConfig) -> bool:
         """Whether an arm draws each class or label range equally often."""
         return arm.balanced or self.sampling == "balanced"
@@ -168,6 +179,7 @@ class StudentConfig(FitConfig):
         size = self.base_batch_size
         require(size is None or size >= 1, "student.base_batch_size", "null or at least 1", size)
         self._check_base()
+        require(self.spread_weight >= 0, "student.spread_weight", "zero or more", self.spread_weight)
         share = self.real_share
         require(share is None or 0 < share < 1, "student.real_share", "null or between 0 and 1", share)
         require(self.temperature > 0, "student.temperature", "positive", self.temperature)
@@ -246,7 +258,8 @@ class Config:
             else:
                 require(value is None, name, "null for class labels (data.task is class)", value)
         for section, fit in (("teacher", self.teacher), ("student", self.student)):
-            check_fits(fit.net, self.data.image_size, self.data.task, section)
+            size_name = "data.image_size" if fit.input_size is None else f"{section}.input_size"
+            check_fits(fit.net, fit.input_size or self.data.image_size, self.data.task, section, size_name)
         check_augment(self.cgan.augment, "cgan.augment")
         plain = not scalar or self.cgan.embed_std == 1
         require(plain, "cgan.embed_std", "1, or left out, for scalar labels (data.task is scalar)", self.cgan.embed_std)
@@ -257,6 +270,7 @@ class Config:
         require(
             not own, "bank.bound_scope", "group where cgan.file is set, whose images are dealt out by group", "label"
         )
+        check_members(self.teacher.members, self.bank.filter_by, self.student.spread_weight)
         if not scalar:
             for section in ("teacher", "student", "ratio"):
                 loss = getattr(self, section).scalar_loss

@@ -44,6 +44,8 @@ class Batch:
     neg_index: Tensor | None = None
     is_fake: Tensor | None = None
     teacher_cache: Tensor | None = None
+    soft_weight: Tensor | None = None
+    """How much the teacher's answer counts on each row [B], 1 on average; only methods that weigh rows are given it."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ class Distiller(nn.Module):
     """Weight of the task's own loss beside this one; 0 where the method replaces it."""
     task_on_fakes: bool = True
     """False where fakes take other labels than those of the batch, so that the task's loss is that of real rows alone."""
+    weighs_rows: bool = False
+    """Its term on the teacher's answers takes `Batch.soft_weight`."""
     num_negatives: int = 4096
     """K of `Batch.neg_index`, where the method needs it."""
     student_spec: ModelSpec

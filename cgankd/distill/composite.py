@@ -49,6 +49,7 @@ class CompositeDistiller(Distiller):
         self.needs = joined_needs(self.methods)  # type: ignore[misc]
         self.task_weight = min(method.task_weight for method in self.methods)
         self.task_on_fakes = all(method.task_on_fakes for method in self.methods)
+        self.weighs_rows = any(method.weighs_rows for method in self.methods)
         self.num_negatives = max(method.num_negatives for method in self.methods)
         if len({method.needs.views for method in self.methods}) > 1:
             names = ", ".join(f"{m.name} ({'+'.join(sorted(m.needs.views))})" for m in self.methods)

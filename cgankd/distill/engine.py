@@ -88,6 +88,8 @@ class Distillation:
     """In place of the distiller's own, where set."""
     negatives: Negatives | None = None
     phase: str = "train"
+    soft_weight_N: Tensor | None = None
+    """How much the teacher's answer counts on each row; None = alike."""
     extra: nn.Module | None = field(init=False)
     run_teacher: Forward = field(init=False)
 
@@ -161,7 +163,8 @@ class Distillation:
             negatives = self.negatives.draw(batch.index_B, self.distiller.num_negatives, gen).to(device)
         cached = None if self.teacher.cached is None else self.teacher.cached(batch.index_B).to(device)
         targets_B, index_B = self.task.targets(batch.labels_B), batch.index_B.to(device)
-        return Batch(views, targets_B, index_B, negatives, batch.is_fake_B, cached)
+        weight_B = None if self.soft_weight_N is None else self.soft_weight_N[batch.index_B].to(device)
+        return Batch(views, targets_B, index_B, negatives, batch.is_fake_B, cached, weight_B)
 
     def teach(self, inputs: Tensor, batch: Rows, kd: Batch) -> Outputs:
         """The teacher's outputs on the student's inputs, or on the un-augmented images, or from the cache.

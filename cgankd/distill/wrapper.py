@@ -25,6 +25,7 @@ class Wrapper(Distiller):
         self.scalar = self.inner.scalar  # type: ignore[misc]
         self.task_weight = self.inner.task_weight
         self.task_on_fakes = self.inner.task_on_fakes
+        self.weighs_rows = self.inner.weighs_rows
         self.num_negatives = self.inner.num_negatives
 
     def _needs(self) -> Needs:

@@ -15,6 +15,7 @@ from cgankd.data.pixels import to_unit
 from cgankd.fit.device import PLAIN, Forward, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.fit.tuning import freeze, head_rates, set_training
 from cgankd.rng import generator, seed_all
 from cgankd.types import Diverged, Images, PredictFn, Split, Task
 
@@ -86,7 +87,7 @@ def fit_predictor(
     validate: Callable[[nn.Module], float] | None = None,
     keep_last: bool = False,
 ) -> None:
-    """Train `net` in place for `cfg.num_steps` steps.
+    """Train `net` in place for `cfg.num_steps` steps; `cfg.tune` says how much of it moves.
 
     Every draw is a function of (seed, step), so a resumed run ends on the same weights. It is saved every `loop.save_every`
     steps (None = every 200 or a fifth of the training, whichever is more); with `keep_last` the finished state is saved too,
@@ -98,7 +99,9 @@ def fit_predictor(
     for module in (net, extra):
         if module is not None:
             channels_last(module).to(device)
-    optimizer = make_optimizer(net, cfg, objective.parameters(), objective.no_decay(), objective.rates())
+    frozen = freeze(net, cfg.tune)
+    rates = [*head_rates(net, cfg.head_rate), *objective.rates()]
+    optimizer = make_optimizer(net, cfg, objective.parameters(), objective.no_decay(), rates)
     factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
     start = 0
     state = loop.state()
@@ -113,7 +116,7 @@ def fit_predictor(
     # All steps count, done or not, so that a resumed training computes as one that was never stopped.
     forward = Forward(net, cfg.precision, plan, cfg.num_steps * cfg.batch_size)
     for step in range(start, cfg.num_steps):
-        net.train()
+        set_training(net, cfg.tune)
         if extra is not None:
             extra.train()
         seed_all(seed, "fit", step)
@@ -137,6 +140,8 @@ def fit_predictor(
         if loop.checkpoint and (keep_last if done == cfg.num_steps else done % save_every == 0):
             kept: dict[str, object] = {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
             loop.save(done, kept if extra is None else kept | {"extra": extra.state_dict()})
+    for p in frozen:
+        p.requires_grad_(True)
     for module in (net, extra):
         if module is not None:
             module.to("cpu")

@@ -25,10 +25,11 @@ def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
     """Features and outputs of a predictor in eval mode and float32, in one pass over un-augmented images.
 
     The features are what the last `nn.Linear` receives. Where that is a flattened map [B, C, H, W] the map is averaged
-    over its places, as Inception's is: C features in place of C * H * W.
+    over its places, as Inception's is: C features in place of C * H * W. Of several members they are the heaviest's.
     Raises ValueError where the net has no linear layer.
     """
-    linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    shown = getattr(net, "shown", net)  # of a teacher with members the one whose features it shows
+    linear = [module for module in shown.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError(
             "the teacher has no linear layer, or is a program that shows none, so it has no features to compare images by"
@@ -48,7 +49,7 @@ def make_features(net: nn.Module, batch_size: int = 256) -> FeaturePass:
             caught.append(pooled.flatten(1).float())
             maps.clear()
 
-        hooks = [m.register_forward_hook(at_flatten) for m in net.modules() if isinstance(m, nn.Flatten)]
+        hooks = [m.register_forward_hook(at_flatten) for m in shown.modules() if isinstance(m, nn.Flatten)]
         hooks.append(linear[-1].register_forward_pre_hook(at_linear))
         was_training = net.training
         net.eval()

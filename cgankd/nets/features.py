@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from cgankd.nets.predictors.resnet import ResNet
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_body
+from cgankd.types import Outputs
 
 
 class FeatureScale(nn.Module):
@@ -199,6 +200,50 @@ class DenseNetFeatures(Extractor):
     def features(self, x_BCHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] to raw features [B, F] >= 0."""
         return F.relu(self.feature_norm(self.to_features(self.trunk(x_BCHW)))).float()
+
+
+class TeacherFeatures(Extractor):
+    """A teacher as it is: the features are what its last layer takes, the head's outputs its own. Nothing of it is trained.
+
+    The teacher gets pixels in [0, 1] and normalises them itself. Raises ValueError where it does not show its last layer.
+    """
+
+    decoder = None
+
+    def __init__(self, teacher: nn.Module, shape: NetShape) -> None:
+        super().__init__()
+        self.teacher = teacher
+        with torch.no_grad():
+            image = torch.full((1, shape.channels, shape.image_size, shape.image_size), 0.5)
+            pooled_BF = teacher.eval().outputs(image).pooled  # type: ignore[operator]
+        if pooled_BF is None:
+            raise ValueError("the teacher does not show the input of its last layer, so it has no features")
+        self.width = int(pooled_BF.shape[1])
+        self.scale = FeatureScale(self.width)
+        self.requires_grad_(False)
+
+    @property
+    def feature_width(self) -> int:
+        """Number of feature units F."""
+        return self.width
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to raw features [B, F] in float32."""
+        return self.seen(x_BCHW)[0]
+
+    def seen(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels in [-1, 1] to raw features [B, F] and outputs [B, O] in float32."""
+        out: Outputs = self.teacher.outputs((x_BCHW + 1) / 2)  # type: ignore[operator]
+        assert out.pooled is not None, "looked at before"
+        return out.pooled.float(), out.pred.float()
+
+    def forward(self, x_BCHW: Tensor, decode: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pixels in [-1, 1] to raw features [B, F] and outputs [B, O]; there is nothing to decode with."""
+        return *self.seen(x_BCHW), None
+
+    def train(self, mode: bool = True) -> TeacherFeatures:
+        """Stay in eval mode: it is never trained."""
+        return super().train(False)
 
 
 def headless(name: str, shape: NetShape) -> tuple[nn.Module, int]:

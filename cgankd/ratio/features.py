@@ -142,6 +142,13 @@ def train_features(
     return report
 
 
+def take_features(net: Extractor, reals: Reals, task: Task, cfg: RatioConfig) -> dict[str, float]:
+    """Fit the scale of an extractor that is not trained to the training images; flat numbers of it on validation images."""
+    train = reals.train.images
+    net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train, reals.rows))
+    return features_report(net, reals.val, task, cfg)
+
+
 def features_report(net: Extractor, val: Split, task: Task, cfg: RatioConfig) -> dict[str, float]:
     """Flat numbers of a trained extractor on the validation split."""
     features_NF = raw_features(net, val.images, cfg.precision)

@@ -40,6 +40,9 @@ def check_section(cfg: Config, student: StudentConfig, where: str) -> None:
                 else "compares scalars, so it cannot distil classes"
             )
             raise ConfigError(f"{field} {part.name} {why} (data.task is {cfg.data.task}); those that can: {able}")
+    if student.spread_weight > 0 and not distiller.weighs_rows:
+        rule = f"0 for {distiller.name}, which does not weigh fakes by it, as kd does"
+        raise ConfigError(f"student.spread_weight must be {rule}, but is {student.spread_weight:g}")
     if student.teacher_view == "clean" and distiller.needs.views != frozenset({"plain"}):
         user = distiller.name if where == "student" else f"{distiller.name} of {where}"
         raise ConfigError(

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from cgankd.config import ConfigError, TeacherConfig
 from cgankd.data.pixels import to_unit
-from cgankd.nets.predictors.external import External
 from cgankd.nets.predictors.program import Program, kind_of
 from cgankd.nets.predictors.staged import PositiveLinear
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines.files.artifacts import file_digest
-from pipelines.networks.predictor import answer_period, build_predictor, plain_pixels
+from pipelines.networks.predictor import answer_period, build_predictor, check_channels, config_of, plain_pixels
+from pipelines.networks.state_dicts import check_finite, own_pixels, read_state, renamed
 
-HEADS = ("fc", "linear", "classifier", "classifier.0", "head.fc")
-"""Names that the last layer of a net has elsewhere; here it is `head`."""
-WRAPPERS = ("module.", "_orig_mod.", "body.")
-"""Prefixes that parallel training, compiling and this package put before the names of a net."""
-INSIDE = ("state_dict", "model_state_dict", "model", "net")
-"""Where a checkpoint keeps the state dict, beside epochs and optimisers."""
+CURE = "give a .safetensors file, a state dict saved by torch.save, a TorchScript file or a torch.export program"
 CHECKED = 32
 """Validation images a program is tried on."""
 
@@ -56,10 +47,8 @@ def load_own_teacher(
     are not those of the task.
     """
     name = f"teacher.file {cfg.file}"
-    check_channels(cfg, info)
-    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
-    if cfg.mean is not None and cfg.std is not None:
-        config |= {"mean": list(cfg.mean), "std": list(cfg.std)}
+    check_channels("teacher", cfg, info)
+    config = config_of(cfg)
     data = path.read_bytes()
     shift, scale = 0.0, 1.0
     if cfg.output_unit == "raw":
@@ -74,42 +63,12 @@ def load_own_teacher(
         except ValueError as error:
             raise ConfigError(f"{name} cannot be used: {error}; export it again") from error
         config["program"] = kind
-        net = Predictor(body, *plain_pixels(config, info))
+        net = Predictor(body, *plain_pixels(config, info), cfg.input_size)
     else:
-        net = from_state(name, read_state(name, path, data), config, info, task, (shift, scale))
+        net = from_state(name, read_state(name, path, CURE), config, info, task, (shift, scale))
     net.eval().requires_grad_(False)
     check_outputs(name, net, task, images_NCHW[:CHECKED])
     return net, config
-
-
-def check_channels(cfg: TeacherConfig, info: DatasetInfo) -> None:
-    """Raise ConfigError unless teacher.mean has a number a channel."""
-    if cfg.mean is not None and len(cfg.mean) != info.channels:
-        raise ConfigError(f"teacher.mean must have {info.channels} numbers, one a channel, but is {list(cfg.mean)}")
-
-
-def read_state(name: str, path: Path, data: bytes) -> dict[str, Tensor]:
-    """The tensors of a state dict, from safetensors or from torch.save without anything but tensors and numbers."""
-    cure = "give a .safetensors file, a state dict saved by torch.save, a TorchScript file or a torch.export program"
-    if path.suffix == ".safetensors":
-        try:
-            return load_safetensors(data)
-        except SafetensorError as error:
-            raise ConfigError(f"{name} is not a safetensors file or is damaged; {cure}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a file that is no good; each means the same here
-        raise ConfigError(
-            f"{name} cannot be read as weights, or holds more than tensors and numbers; {cure}"
-        ) from error
-    for key in INSIDE:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ConfigError(f"{name} holds no state dict; {cure}")
-    return {str(key): value for key, value in found.items()}
 
 
 def from_state(
@@ -124,9 +83,9 @@ def from_state(
 
     A file that this package saved brings its own pixel statistics, which count unless teacher.mean is set.
     """
-    own = {key: state.pop(key) for key in ("mean", "std") if key in state and state[key].ndim == 3}
-    if len(own) == 2 and "mean" not in config and len(own["mean"]) == info.channels:
-        config |= {key: value.flatten().tolist() for key, value in own.items()}
+    own = own_pixels(state)
+    if own is not None and "mean" not in config and len(own[0]) == info.channels:
+        config |= {"mean": own[0], "std": own[1]}
     net = build_predictor(config, info, task.num_outputs)
     fill(name, net.body, state, str(config["net"]))
     shift, scale = unit
@@ -167,19 +126,8 @@ def fill(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> None
                 f" must be {list(wanted[key].shape)}; the number of classes or outputs (data.label_answer), the channels or"
                 " the width differ"
             )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ConfigError(f"{name} holds numbers that are not finite, first in {key}; give a file of a sound run")
+        check_finite(name, key, value)
     body.load_state_dict(given)
-
-
-def renamed(key: str, wanted: Mapping[str, Tensor], body: nn.Module) -> str:
-    """The name that a tensor of the file has in the net."""
-    while any(key.startswith(wrapper) for wrapper in WRAPPERS) and key not in wanted:
-        key = key[key.index(".") + 1 :]
-    if isinstance(body, External) and key not in wanted:
-        return f"net.{key}"
-    layer, _, leaf = key.rpartition(".")
-    return f"head.{leaf}" if key not in wanted and layer in HEADS and f"head.{leaf}" in wanted else key
 
 
 @torch.no_grad()
@@ -188,7 +136,7 @@ def check_outputs(name: str, net: Predictor, task: Task, images_NCHW: Tensor) ->
     try:
         raw = net.body.inner if isinstance(net.body, Program) else None
         if isinstance(raw, nn.Module):
-            given = raw((to_unit(images_NCHW) - net.mean) / net.std)
+            given = raw(net.seen(to_unit(images_NCHW)))
             if not isinstance(given, Tensor) or not given.is_floating_point():
                 what = f"tensor of {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
                 raise ConfigError(f"{name} must give one tensor of floating-point numbers, but gives a {what}")

@@ -7,12 +7,31 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cgankd.config import ConfigError, StudentConfig, TeacherConfig
+from cgankd.labels.ensemble import make_mean
+from cgankd.nets.predictors.ensemble import Ensemble
 from cgankd.nets.predictors.program import Program
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.types import DatasetInfo, Task
 from pipelines.files.artifacts import load_weights
 from pipelines.networks.origin import check_origin
+
+
+def config_of(cfg: TeacherConfig | StudentConfig) -> dict[str, Any]:
+    """What config.json says of a fresh net: all that `build_predictor` needs to make it again."""
+    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
+    if cfg.input_size is not None:
+        config["input_size"] = cfg.input_size
+    if cfg.mean is not None and cfg.std is not None:
+        config |= {"mean": list(cfg.mean), "std": list(cfg.std)}
+    return config
+
+
+def check_channels(section: str, cfg: TeacherConfig | StudentConfig, info: DatasetInfo) -> None:
+    """Raise ConfigError unless the mean of a section has a number a channel."""
+    if cfg.mean is not None and len(cfg.mean) != info.channels:
+        raise ConfigError(f"{section}.mean must have {info.channels} numbers, one a channel, but is {list(cfg.mean)}")
 
 
 def build_predictor(
@@ -25,6 +44,7 @@ def build_predictor(
         width=config["width"],
         mean=config.get("mean", info.pixel_mean),
         std=config.get("std", info.pixel_std),
+        input_size=config.get("input_size"),
         pretrained=pretrained,
     )
 
@@ -44,21 +64,34 @@ def answer_period(info: DatasetInfo) -> float | None:
 def restore_predictor(
     weights: dict[str, Tensor], config: dict[str, Any], info: DatasetInfo, num_outputs: int
 ) -> nn.Module:
-    """A teacher or plain student as it was saved, in eval mode and frozen; a teacher may be a program in the weights.
+    """A teacher or plain student as it was saved, in eval mode and frozen.
 
-    Raises ValueError or RuntimeError where weights and config do not go together.
+    A teacher may be a program in the weights, or have members. Raises ValueError or RuntimeError where weights and config do
+    not go together.
     """
-    if "program" in config:
+    if "members" in config:
+        members = [
+            restore_predictor(member_weights(weights, number), own, info, num_outputs)
+            for number, own in enumerate(config["members"])
+        ]
+        net: nn.Module = Ensemble(members, [own["weight"] for own in config["members"]], make_mean(info))
+    elif "program" in config:
         if "body.program" not in weights:
             raise ValueError("the config tells of a program that the weights do not hold")
         unit = float(weights["body.shift"]), float(weights["body.scale"])
         body = Program(weights["body.program"], *unit, answer_period(info))
-        net: nn.Module = Predictor(body, *plain_pixels(config, info))
+        net = Predictor(body, *plain_pixels(config, info), config.get("input_size"))
     else:
         assert config.get("distilled") is None, "networks.distilled restores such a student"
         net = build_predictor(config, info, num_outputs)
         net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
+
+
+def member_weights(weights: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """The weights of one member of an ensemble."""
+    prefix = f"members.{number}."
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, dict[str, Any]]:

@@ -6,17 +6,44 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from cgankd.config import ConfigError
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.nets.autoencoders import AutoEncoder, FirstAutoEncoder
-from cgankd.nets.features import DenseNetFeatures, Extractor, FeatureNet, ResNetFeatures
+from cgankd.nets.features import DenseNetFeatures, Extractor, FeatureNet, ResNetFeatures, TeacherFeatures
+from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.density_ratio import RatioNets, make_ratio
 from cgankd.ratio.features import FrozenExtractor
 from cgankd.types import DatasetInfo, RatioFn, Task
 from pipelines.files.artifacts import load_weights
 from pipelines.networks.origin import check_origin
+from pipelines.networks.predictor import member_weights, restore_predictor
+
+TEACHER = "features.teacher."
+"""Where the weights of a teacher as extractor lie in ratio.safetensors."""
+
+
+def build_teacher(config: dict[str, Any], weights: dict[str, Tensor], info: DatasetInfo, task: Task) -> TeacherFeatures:
+    """The extractor that a teacher is, from its config and weights; of a teacher with members the heaviest alone.
+
+    Raises ConfigError where the teacher does not show what its last layer takes.
+    """
+    net = restore_predictor(weights, config, info, task.num_outputs)
+    try:
+        return TeacherFeatures(net, NetShape(task.num_outputs, info.channels, info.image_size))
+    except ValueError as error:
+        raise ConfigError(f"ratio.extractor must be another than teacher: {error}") from error
+
+
+def heaviest(weights: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and config of a teacher without members, or of the heaviest of them (the first of several)."""
+    members = config.get("members")
+    if members is None:
+        return weights, {key: value for key, value in config.items() if key not in ("info", "teacher")}
+    number = max(range(len(members)), key=lambda k: (members[k]["weight"], -k))
+    return member_weights(weights, number), members[number]
 
 
 def build_extractor(ratio: dict[str, Any], info: DatasetInfo, task: Task) -> Extractor:
@@ -42,10 +69,15 @@ def build_extractor(ratio: dict[str, Any], info: DatasetInfo, task: Task) -> Ext
 
 
 def build_ratio_nets(
-    ratio: dict[str, Any], embed: nn.Module, embed_dim: int, info: DatasetInfo, task: Task
+    ratio: dict[str, Any],
+    embed: nn.Module,
+    embed_dim: int,
+    info: DatasetInfo,
+    task: Task,
+    teacher: TeacherFeatures | None = None,
 ) -> nn.ModuleDict:
-    """Fresh feature extractor and ratio network; the label embedding starts from the GAN's."""
-    features = build_extractor(ratio, info, task)
+    """Fresh feature extractor, or that which the teacher is, and ratio network; the label embedding starts from the GAN's."""
+    features = build_extractor(ratio, info, task) if teacher is None else teacher
     mlp = RatioMLP(embed_dim, features.feature_width, ratio["hidden"], ratio["dropout"])
     return nn.ModuleDict({"features": features, "mlp": mlp, "embed": copy.deepcopy(embed)})
 
@@ -56,7 +88,11 @@ def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, ex
     check_origin(config, info, path)
     ratio = config["ratio"]
     embed = task.label_embed(config["embed_dim"])
-    nets = build_ratio_nets(ratio, embed, config["embed_dim"], info, task)
+    teacher = None
+    if config.get("extractor") is not None:
+        own = {name.removeprefix(TEACHER): w for name, w in weights.items() if name.startswith(TEACHER)}
+        teacher = build_teacher(config["extractor"], own, info, task)
+    nets = build_ratio_nets(ratio, embed, config["embed_dim"], info, task, teacher)
     nets.load_state_dict(weights)
     nets.eval().requires_grad_(False)
     mlp, features = nets["mlp"], nets["features"]

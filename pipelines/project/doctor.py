@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cgankd.config import ConfigError, DataConfig, TeacherConfig
+from cgankd.config import ConfigError, DataConfig, StudentConfig, TeacherConfig
 from cgankd.config.data import MADE_HERE
 from pipelines.files.params import read_params
 from pipelines.project.finding import Finding
@@ -167,7 +167,8 @@ def look_at_params(workdir: Path) -> list[Finding]:
         cure = "correct the setting, or start again with `cgankd use PRESET`"
         return [Finding("params.yaml", "problem", str(error), cure)]
     good = Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")
-    return [good, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher)]
+    weights = [*look_at_weights(workdir, "teacher", cfg.teacher), *look_at_weights(workdir, "student", cfg.student)]
+    return [good, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher), *weights]
 
 
 def look_at_code(workdir: Path) -> list[Finding]:
@@ -219,6 +220,20 @@ def look_at_teacher(workdir: Path, cfg: TeacherConfig) -> list[Finding]:
         cure = f"set teacher.file_digest to {digest[:16]}, then run `dvc repro` (or `cgankd run`)"
         return [Finding("teacher.file", "warning", text, cure)]
     return [Finding("teacher.file", "ok", f"{cfg.file}, SHA-256 {digest[:16]}")]
+
+
+def look_at_weights(workdir: Path, section: str, cfg: TeacherConfig | StudentConfig) -> list[Finding]:
+    """Weights that a training starts from must be there, and be the ones that they are said to be."""
+    if cfg.starts_from is None:
+        return []
+    from pipelines.networks.weights import find_weights
+
+    try:
+        found = find_weights(section, cfg, workdir)
+    except ConfigError as error:
+        return [Finding(f"{section}.weights", "problem", str(error), "do so, or correct the setting")]
+    digest = "downloaded by the stage" if found is None else f"SHA-256 {found.digest[:16]}"
+    return [Finding(f"{section}.weights", "ok", f"{cfg.starts_from}, {digest}")]
 
 
 def look_at_generator(workdir: Path) -> list[Finding]:

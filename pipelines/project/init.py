@@ -28,6 +28,7 @@ from pipelines.project.fitted import covering, fitted
 from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_folder
 from pipelines.project.own_groups import divided, group_names
 from pipelines.project.own_images import FITS, Rules, Wanted, about_images, few_lines, looked_over
+from pipelines.project.pretrained import proposal
 from pipelines.project.repository import check_git, make_repository
 from pipelines.project.whole_turn import class_question, question
 from pipelines.search.config import load_searched
@@ -174,7 +175,7 @@ def summary(plan: Plan) -> list[str]:
     if plan.skipped:
         what = "files or lines" if data.skipped else "files"
         lines += [f"{len(plan.skipped)} {what} skipped (--skip-broken):", *few_lines(plan.skipped)]
-    return [*lines, *about_images(data.survey, plan.rules), *data.said]
+    return [*lines, *about_images(data.survey, plan.rules), *data.said, *proposal(plan.rules.channels)]
 
 
 def _turn(data: OwnData) -> list[str]:

@@ -161,7 +161,11 @@ def fake_sheets(fakes: Fakes, pool: Path) -> list[Sheet]:
         "raw": "As the generator makes them, before any selection.",
         "kept": "Passed the steps of the bank.",
         "dropped by M1": "The density ratio r was too small for the draw.",
-        "dropped by M2": "The teacher's error e was over the cutoff of the label.",
+        "dropped by M2": (
+            "The teacher's error e was over the cutoff of the label."
+            if "teacher_spread" not in fakes.scores
+            else "What bank.filter_by names, the teacher's error e or how far its members disagree, was over the cutoff."
+        ),
     }
     sheets = []
     for name, mask in masks.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -39,6 +40,12 @@ def set_threads() -> None:
     if text and not (text.isdigit() and int(text) >= 1):
         raise ConfigError(f"the environment variable CGANKD_THREADS must be a whole number from 1, but is {text!r}")
     torch.set_num_threads(int(text) if text else min(torch.get_num_threads(), available_cores()))
+
+
+def begin_worker() -> None:
+    """First words of a worker process: one thread, and Ctrl-C is for the stage alone, which then ends its workers."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_plan(say: Callable[[str], None] = ignore) -> Plan:

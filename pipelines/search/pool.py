@@ -56,7 +56,7 @@ class Remembered:
                     self.drawn += len(label_B)
                     scores = self.score_fn(label_B, gen, shard)
                     with replacing(path) as temporary:
-                        save_file({name: getattr(scores, name).contiguous() for name in FIELDS}, temporary)
+                        save_file({name: values.contiguous() for name, values in fields_of(scores).items()}, temporary)
                     found = self._read(path, shard)
         assert found is not None, path
         if drawn == self.drawn and isinstance(self.score_fn, build.Scorer):
@@ -96,6 +96,7 @@ def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Pat
     conditions = build.arrange(task, task.conditions(read_split(inputs.dataset, "train").labels), cfg, seed=seed)
     expected = bank.expected_draws(conditions, cfg)
     scorer = bank.make_scorer(inputs, info, task, ctx.plan, expected)
+    bank.check_members(cfg, scorer)
     remembered = Remembered(scorer, ctx.path("search") / "pools" / pool_name(inputs, ctx.plan, expected))
     source = build.Source(remembered, conditions, cfg, seed)
     limits = build.burn_in(source)
@@ -106,15 +107,15 @@ def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Pat
         return build.grow_pool(source, limits, selections)
 
     # Twice over the blocks, from the folder the second time: their scores are small, all their images are not.
-    kept = [(block.asked, block.ratio, block.teacher_error, block.uniform) for block in blocks()]
-    asked, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
-    columns = build.Columns(conditions.grouping.groups(asked), ratio, error, uniform)
+    kept = [(block.asked, block.columns(0)) for block in blocks()]
+    groups = conditions.grouping.groups(torch.cat([asked for asked, _ in kept]))
+    columns = dataclasses.replace(build.Columns.joined([scores for _, scores in kept]), group=groups)
     rows = build.select(selection, columns, limits, conditions.quota_G)
     path = ctx.path("search") / "cuts" / f"{os.getpid()}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         shape = (info.channels, info.image_size, info.image_size)
-        with BankWriter(path, shape, task.num_outputs, task.label_dtype) as writer:
+        with BankWriter(path, shape, task.num_outputs, task.label_dtype, spread=scorer.spreading is not None) as writer:
             for piece in rows_of(blocks(), rows):
                 writer.append(PoolRows(**piece))
             writer.set_columns({f"in_{selection}": torch.ones(len(rows), dtype=torch.bool).numpy()})
@@ -124,13 +125,18 @@ def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Pat
         path.unlink(missing_ok=True)
 
 
+def fields_of(scores: build.Scores) -> dict[str, Tensor]:
+    """The columns of a block that are there, but its number, by name."""
+    return {name: values for name in FIELDS if (values := getattr(scores, name)) is not None}
+
+
 def rows_of(blocks: Iterable[build.Scores], rows: Tensor) -> Iterator[dict[str, Tensor]]:
     """The columns of a pool at ascending row numbers, some thousand rows at a time: single blocks append slowly."""
     start, waiting = 0, list[dict[str, Tensor]]()
     for s in blocks:
         take = rows[(rows >= start) & (rows < start + len(s))] - start
         start += len(s)
-        kept = {name: getattr(s, name)[take] for name in FIELDS}
+        kept = {name: values[take] for name, values in fields_of(s).items()}
         waiting.append(kept | {"shard": torch.full((len(take),), s.shard, dtype=torch.int32)})
         if sum(len(part["shard"]) for part in waiting) >= SLAB_ROWS:
             yield {name: torch.cat([part[name] for part in waiting]) for name in waiting[0]}

@@ -55,7 +55,9 @@ def inputs_of(ctx: Context, base: Config) -> Inputs:
     """
     own = base_files(ctx.workdir, base)
     files = {"dataset": own["dataset"]}
-    for stage, needs in NEEDS.items():
+    for stage, below in NEEDS.items():
+        # The teacher's features are the one case in which the ratio is fitted on another stage than the GAN.
+        needs = (*below, "teacher") if stage == "ratio" and ctx.cfg.ratio.extractor == "teacher" else below
         same = settings_of(ctx.cfg, stage) == settings_of(base, stage)
         if same and all(files[name] == own[name] for name in needs):
             files[stage] = own[stage]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
+from cgankd.config.weights import PACKAGE, PACKAGED
 from cgankd.data.store.datasets import read_split
 from cgankd.export import ShippedModel
 from cgankd.labels.answers import Answer, Margin, make_answer
@@ -46,12 +47,24 @@ class Package:
 
 def net_words(config: dict[str, Any]) -> str:
     """A net as its config names it: "convnet, width 4", "resnet20 with modules of simkd", "a torch.export program"."""
+    if "members" in config:
+        return f"the mean of {len(config['members'])} nets ({'; '.join(map(net_words, config['members']))})"
     if "program" in config:
         return f"a {config['program']} program"
     words = str(config["net"]) if config["width"] is None else f"{config['net']}, width {config['width']}"
+    if config.get("input_size") is not None:
+        words += f", which sees images at {config['input_size']} px"
+    if "weights" in config:
+        words += f", trained on from the weights {config['weights']}{_licence(config['weights'])}"
     if "distilled" not in config:
         return words
     return f"{words} with modules of {'+'.join(part['name'] for part in config['distilled']['parts'])}"
+
+
+def _licence(weights: str) -> str:
+    """Of packaged weights their licence, in brackets."""
+    packaged = PACKAGED.get(weights.removeprefix(PACKAGE))
+    return f" (ImageNet, {packaged.license})" if packaged is not None and weights.startswith(PACKAGE) else ""
 
 
 def load_package(path: Path) -> Package:

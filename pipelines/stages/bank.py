@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cgankd.bank import build, m2_filter
+from cgankd.bank import build
 from cgankd.bank.m2_replace import replace
 from cgankd.config import BANK_UNSAID, ArmConfig, BankConfig, ConfigError, DataConfig, to_dict
 from cgankd.data.store.banks import BankWriter, read_pool_images, read_pool_scores, write_bank
@@ -28,6 +29,7 @@ from cgankd.measure.health import (
     check_ratio_overfit,
     check_ratio_zeros,
 )
+from cgankd.nets.predictors.ensemble import Ensemble, Spreading
 from cgankd.rng import derive
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import config_path, file_digest, read_record
@@ -76,6 +78,7 @@ def run(ctx: Context) -> None:
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, task.conditions(train.labels), cfg, seed=seed)
     scorer = make_scorer(inputs, info, task, ctx.plan, expected_draws(conditions, cfg))
+    check_members(cfg, scorer)
     source = build.Source(scorer, conditions, cfg, seed)
     burned = kept_burn_in(
         ctx.path("resume/bank/burn-in.safetensors"),
@@ -93,13 +96,17 @@ def run(ctx: Context) -> None:
     }
     pool_path = ctx.path("pool.h5")
     shape = (info.channels, info.image_size, info.image_size)
-    with BankWriter(pool_path, shape, task.num_outputs, task.label_dtype) as writer:
-        kept: list[tuple[Tensor, ...]] = []
+    with BankWriter(
+        pool_path, shape, task.num_outputs, task.label_dtype, spread=scorer.spreading is not None
+    ) as writer:
+        asked_parts, predicted_parts, parts = list[Tensor](), list[Tensor](), list[build.Columns]()
         for s in build.grow_pool(source, limits, selections, ctx.progress("fakes")):
             writer.append(s.rows())
-            kept.append((s.asked, s.predicted, s.ratio, s.teacher_error, s.uniform))
-        asked, predicted, ratio, error, uniform = (torch.cat(column) for column in zip(*kept, strict=True))
-        columns = build.Columns(conditions.grouping.groups(asked), ratio, error, uniform)
+            asked_parts.append(s.asked)
+            predicted_parts.append(s.predicted)
+            parts.append(s.columns(0))
+        asked, predicted = torch.cat(asked_parts), torch.cat(predicted_parts)
+        columns = dataclasses.replace(build.Columns.joined(parts), group=conditions.grouping.groups(asked))
         rows = {name: build.select(name, columns, limits, conditions.quota_G) for name in selections}
         flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
         writer.set_columns({f"in_{name}": flag.numpy() for name, flag in flags.items()})
@@ -158,7 +165,19 @@ def make_scorer(inputs: Inputs, info: DatasetInfo, task: Task, plan: Plan = PLAI
     teacher = make_predict(net, teacher_config["precision"], plan=plan, expected=expected)
     draw = load_draw(inputs.cgan, info, task, plan, expected)
     ratio = load_ratio(inputs.ratio, info, task, plan, expected)
-    return build.Scorer(draw, ratio, teacher, task)
+    spreading = None
+    if isinstance(net, Ensemble):
+        spreading = make_predict(Spreading(net), teacher_config["precision"], plan=plan, expected=expected)
+    return build.Scorer(draw, ratio, teacher, task, spreading)
+
+
+def check_members(cfg: BankConfig, scorer: build.Scorer) -> None:
+    """Raise ConfigError where the filter looks at members that the teacher does not have."""
+    if cfg.filter_by != "error" and scorer.spreading is None:
+        raise ConfigError(
+            f"bank.filter_by is {cfg.filter_by}, but artifacts/teacher.safetensors has no members that could disagree (auto keeps"
+            " one where their mean is no better); set bank.filter_by to error, or teacher.members to 2 or more"
+        )
 
 
 def refuse_worthless(ctx: Context, inputs: Inputs, selections: list[str]) -> None:
@@ -216,10 +235,14 @@ def draw_pictures(
     train, val_error = data
     scores = read_pool_scores(pool, but=("teacher_output",))
     columns = build.Columns(
-        grouping.groups(scores["asked"]), scores["ratio"], scores["teacher_error"], scores["uniform"]
+        grouping.groups(scores["asked"]),
+        scores["ratio"],
+        scores["teacher_error"],
+        scores["uniform"],
+        scores.get("teacher_spread"),
     )
     accepted = build.passes("subsample", columns, limits)
-    small = m2_filter.keep(columns.error, columns.group, limits.cutoff["filter"], strict=limits.strict)
+    small = limits.filtered("filter", columns)
     shown = {
         "kept": accepted & small,
         "dropped by M1 (ratio)": ~accepted,

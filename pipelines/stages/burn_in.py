@@ -41,5 +41,6 @@ def kept_burn_in(path: Path, mark: str, draw: Callable[[], Columns], say: Callab
             say(f"burn-in: {path.name} cannot be read ({type(error).__name__}); drawing again")
     columns = draw()
     with replacing(path) as temporary:
-        save_file({name: getattr(columns, name).contiguous() for name in NAMES}, temporary, {"mark": mark})
+        found = {name: values.contiguous() for name in NAMES if (values := getattr(columns, name)) is not None}
+        save_file(found, temporary, {"mark": mark})
     return columns

@@ -15,12 +15,13 @@ from cgankd.measure.health import check_ratio_informative, check_ratio_mean, che
 from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
-from cgankd.ratio.features import FrozenExtractor, Reals, train_features
+from cgankd.ratio.features import FrozenExtractor, Reals, take_features, train_features
 from cgankd.ratio.partners import FakeSource
 from cgankd.rng import derive, generator, seed_all
 from cgankd.types import Vicinity
+from pipelines.files.artifacts import load_weights
 from pipelines.networks.generator import load_source
-from pipelines.networks.ratio import build_ratio_nets
+from pipelines.networks.ratio import build_ratio_nets, build_teacher, heaviest
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
@@ -39,6 +40,7 @@ def run(ctx: Context) -> None:
     """Train features on real images, then r on real against fake features; the best network on validation is kept."""
     cfg = ctx.cfg.ratio
     dataset, cgan_path = ctx.inputs("dataset.h5", "cgan.safetensors")
+    teacher_path = ctx.inputs("teacher.safetensors")[0] if cfg.extractor == "teacher" else None
     info = info_of(dataset, ctx.cfg.data)
     task = make_task(info, ctx.cfg, cfg.scalar_loss)
     memory = image_memory(ctx.cfg.data)
@@ -52,17 +54,22 @@ def run(ctx: Context) -> None:
     seed = derive(ctx.seed, "ratio")
     seed_all(seed, "init")
     settings = to_dict(cfg)
-    nets = build_ratio_nets(settings, embed, embed_dim, info, task)
+    origin, teacher = None, None
+    if teacher_path is not None:
+        weights, origin = heaviest(*load_weights(teacher_path, ("info", "precision")))
+        teacher = build_teacher(origin, weights, info, task)
+    nets = build_ratio_nets(settings, embed, embed_dim, info, task, teacher)
     features, mlp = nets["features"], nets["mlp"]
     assert isinstance(features, Extractor) and isinstance(mlp, RatioMLP)
-    found = train_features(
-        features,
-        reals,
-        task,
-        cfg,
-        lambda unit, gen: augment(unit, cfg.feature_augment, gen),
-        Loop(seed, ctx.plan, ctx.progress("features"), ctx.checkpoint("features")),
-    )
+    log = ctx.progress("features")
+    if teacher is None:
+        loop = Loop(seed, ctx.plan, log, ctx.checkpoint("features"))
+        found = train_features(
+            features, reals, task, cfg, lambda unit, gen: augment(unit, cfg.feature_augment, gen), loop
+        )
+    else:
+        found = take_features(features, reals, task, cfg)
+        log(1, {"val": found["val_score"]}, 1)  # the curve is an output of the stage
     ctx.metrics({f"features.{name}": value for name, value in found.items()})
     nets["features"].requires_grad_(False)
     nets["embed"].requires_grad_(bool(nets["embed"].trained_with_gan))
@@ -79,9 +86,8 @@ def run(ctx: Context) -> None:
     ctx.check(check_ratio_mean(report["mean_fake"]))
     ctx.check(check_ratio_overfit(report["mean_train_real"], report["mean_val_real"]))
     ctx.check(check_ratio_informative(report["val_loss"], report["flat_loss"]))
-    ctx.save_weights(
-        "ratio", nets, {"ratio": settings, "embed_dim": embed_dim, "info": to_dict(info), "health": report}
-    )
+    config = {"ratio": settings, "embed_dim": embed_dim, "info": to_dict(info), "health": report}
+    ctx.save_weights("ratio", nets, config if origin is None else config | {"extractor": origin})
 
     ratio = make_ratio(ratio_nets, frozen)
     gen = generator(seed, "histogram")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,15 @@ from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
 from cgankd.measure.verdict import best_arm
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
+from pipelines.files.kept_runs import prune
 from pipelines.networks.predictor import load_predictor
+from pipelines.networks.weights import find_weights
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory, side_by_side
+from pipelines.runtime.workers import run_side_by_side
 from pipelines.stages.same_data import info_of
-from pipelines.students.kept_runs import prune
-from pipelines.students.run_arm import Job, begin_worker, score_key, train_job
+from pipelines.students.run_arm import Job, score_key, train_job
 from pipelines.tracking.names import child_name
 
 RUN_CODE = ("cgankd", "pipelines/students", "pipelines/networks", "pipelines/files/distillers.py")
@@ -35,7 +35,7 @@ RUN_CODE = ("cgankd", "pipelines/students", "pipelines/networks", "pipelines/fil
 
 KD_SETTINGS = (
     "distiller", "distiller_options", "distillers", "task_weight", "temperature", "soft_weight", "teacher_view",
-    "teacher_cache",
+    "teacher_cache", "spread_weight",
 )  # fmt: skip
 """Settings of the student section that only arms with `kd` read."""
 
@@ -95,6 +95,7 @@ class Runner:
             "teacher": file_digest(teacher),
             "code": source_digest(*RUN_CODE),
         }
+        self.weights = find_weights("student", ctx.cfg.student, ctx.workdir)
         self.bank_digests = bank_digests(pool)
         self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or side_by_side(ctx.plan.device))
         self.used: set[str] = set()
@@ -106,7 +107,9 @@ class Runner:
         settings = to_dict(cfg.student.for_arm(arm))
         # Arms without KD stay as they are whatever loss the others take.
         for key in ("arms", "seeds", "workers", "best_with_kd", *(() if arm.kd else KD_SETTINGS)):
-            del settings[key]
+            settings.pop(key, None)
+        if not arm.bank:
+            settings.pop("spread_weight", None)
         inputs: dict[str, Any] = {
             "data": self.digests["dataset"],
             "code": self.digests["code"],
@@ -117,6 +120,8 @@ class Runner:
         }
         if arm.kd:
             inputs["teacher"] = self.digests["teacher"]
+        if self.weights is not None:
+            inputs["weights"] = self.weights.digest
         if cfg.bank.label_bin is not None:  # the ranges of balanced scores and balanced batches
             inputs["label_bin"] = cfg.bank.label_bin
         if cfg.student.keep_best and cfg.evaluate.headline != "mean":
@@ -142,6 +147,7 @@ class Runner:
             out=self.cache / f"{key}.safetensors",
             init=None,
             memory_bytes=self.memory.left,
+            weights=self.weights,
             teacher_key={
                 "teacher": self.digests["teacher"],
                 **{k: str(inputs.get(k)) for k in ("data", "bank", "code", "compile", "device")},
@@ -171,33 +177,8 @@ class Runner:
         log = self.ctx.progress(title)
         if len(todo) < len(jobs):
             self.ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs were finished before under equal settings: kept")
-        workers = min(self.ctx.cfg.student.workers or side_by_side(self.ctx.plan.device), len(todo))
-        if not todo:
-            return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker) as pool:
-            futures, told = [pool.submit(train_job, job) for job in todo], set[str]()
-            try:
-                for count, future in enumerate(as_completed(futures), start=1):
-                    for line in sorted(set(future.result()) - told):
-                        told.add(line)
-                        self.ctx.say(line)
-                    log(count, {}, len(todo))
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    self.ctx.say("stopping: finished runs are kept, the others go on from their saved progress")
-                stop_workers(pool)
-                raise
-
-
-def stop_workers(pool: ProcessPoolExecutor) -> None:
-    """End the processes of a pool at once: left alone they would train what they hold and the jobs in their queue.
-
-    Nothing whole is lost, as results are renamed into place and resume files hold the rest.
-    """
-    workers = list(pool._processes.values())  # public as terminate_workers from Python 3.14
-    pool.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.terminate()
+        workers = self.ctx.cfg.student.workers or side_by_side(self.ctx.plan.device)
+        run_side_by_side(train_job, todo, workers, lambda count: log(count, {}, len(todo)), self.ctx.say)
 
 
 def bank_digests(pool: Path) -> dict[str, str]:

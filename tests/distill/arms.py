@@ -42,22 +42,34 @@ def settings(scalar: bool, **student: Any) -> Config:
     return config_from_dict(values)
 
 
-def workplace(folder: Path, scalar: bool) -> Path:
-    """dataset.h5, teacher.safetensors and pool.h5 in a folder; every fake is selected by every switch."""
+def workplace(folder: Path, scalar: bool, *, members: bool = False) -> Path:
+    """dataset.h5, teacher.safetensors and pool.h5 in a folder; every fake is selected by every switch.
+
+    With `members` the teacher is the mean of two nets of different kinds.
+    """
     data = made_data(scalar)
     write_dataset(folder / "dataset.h5", data)
     task = make_task(data.info, settings(scalar))
     torch.manual_seed(1)
     config = {"net": "convnet", "width": 8, "precision": "fp32"}
     teacher = build_predictor(config, data.info, task.num_outputs)
-    save_weights(folder / "teacher.safetensors", teacher, config | {"info": to_dict(data.info)})
+    if members:
+        other = {"net": "resnet8", "width": None, "precision": "fp32"}
+        nets = [build_predictor(other, data.info, task.num_outputs), teacher]
+        listed = [other | {"weight": 0.3}, config | {"weight": 0.7}]
+        weights = {f"members.{k}.{name}": w for k, net in enumerate(nets) for name, w in net.state_dict().items()}
+        whole = config | {"info": to_dict(data.info), "members": listed}
+        save_weights(folder / "teacher.safetensors", weights, whole)
+    else:
+        save_weights(folder / "teacher.safetensors", teacher, config | {"info": to_dict(data.info)})
     num, gen = 12, generator("fakes")
     labels = data.train.labels[torch.randint(len(data.train), (num,), generator=gen)]
     images = torch.randint(256, (num, 1, 16, 16), dtype=torch.uint8, generator=gen)
-    with BankWriter(folder / "pool.h5", (1, 16, 16), task.num_outputs, labels.dtype) as writer:
+    with BankWriter(folder / "pool.h5", (1, 16, 16), task.num_outputs, labels.dtype, spread=members) as writer:
         ones, shard = torch.ones(num), torch.zeros(num, dtype=torch.int32)
         outputs = torch.zeros(num, task.num_outputs)
-        writer.append(PoolRows(images, labels, labels, ones, ones, outputs, ones, shard))
+        spread = torch.arange(1.0, num + 1) if members else None
+        writer.append(PoolRows(images, labels, labels, ones, ones, outputs, ones, shard, spread))
         writer.set_columns({f"in_{name}": torch.ones(num, dtype=torch.bool) for name in ("raw", "filter")})
         writer.close({"cgan": "toy"})
     return folder

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from cgankd.nets.autoencoders import AutoEncoder, FirstAutoEncoder
-from cgankd.nets.features import DenseNetFeatures, Extractor, FeatureNet, ResNetFeatures
+from cgankd.nets.features import DenseNetFeatures, Extractor, FeatureNet, ResNetFeatures, TeacherFeatures
+from cgankd.nets.predictors.shape import NetShape
+from cgankd.nets.predictors.zoo import make_predictor
+from cgankd.types import Outputs
 from tests.nets.predictors.test_zoo import PUBLISHED, size
 
 
@@ -153,3 +156,23 @@ def test_features_and_outputs_are_float32_under_bfloat16(net: Extractor) -> None
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         features_BF, out_BO, _ = net.eval()(torch.rand(4, 1, 16, 16), False)
     assert features_BF.dtype == out_BO.dtype == torch.float32 and features_BF.shape == (4, net.feature_width)
+
+
+def test_a_teacher_as_extractor_is_its_penultimate_layer() -> None:
+    """Features and outputs are those of the net on pixels in [0, 1]; nothing of it moves, in training mode neither."""
+    torch.manual_seed(2)
+    net = make_predictor("plain-vgg", NetShape(5, 1, 16), width=4, mean=(0.3,), std=(0.2,))
+    extractor = TeacherFeatures(net, NetShape(5, 1, 16)).train()
+    unit = torch.rand(9, 1, 16, 16)
+    features, out, nothing = extractor(2 * unit - 1)
+    shown = net.eval().outputs(unit)
+    assert torch.allclose(features, shown.pooled, atol=1e-5) and torch.allclose(out, shown.pred, atol=1e-5)
+    assert nothing is None and extractor.feature_width == 16 and not extractor.teacher.training
+    assert not [p for p in extractor.parameters() if p.requires_grad]
+
+    class Closed(torch.nn.Module):
+        def outputs(self, x: torch.Tensor) -> Outputs:
+            return Outputs(x.flatten(1))
+
+    with pytest.raises(ValueError, match="does not show the input of its last layer"):
+        TeacherFeatures(Closed(), NetShape(256, 1, 16))

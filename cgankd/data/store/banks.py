@@ -35,7 +35,8 @@ class PoolRows:
     """B rows of a pool, a column each.
 
     images uint8 [B, C, H, W]; asked and predicted [B] labels in raw units; ratio, teacher_error, uniform float32 [B];
-    teacher_output float16 [B, O]; shard int32 [B], the number of the block within its label group.
+    teacher_output float16 [B, O]; shard int32 [B], the number of the block within its label group; teacher_spread float32 [B],
+    how far the members of the teacher disagree, None where it has none.
     """
 
     images: Tensor | Array
@@ -46,9 +47,14 @@ class PoolRows:
     teacher_output: Tensor | Array
     uniform: Tensor | Array
     shard: Tensor | Array
+    teacher_spread: Tensor | Array | None = None
 
     def __post_init__(self) -> None:
-        assert len({len(values) for values in vars(self).values()}) == 1, "all columns have one length"
+        assert len({len(values) for values in self.columns().values()}) == 1, "all columns have one length"
+
+    def columns(self) -> dict[str, Tensor | Array]:
+        """The columns that are there, by name."""
+        return {name: values for name, values in vars(self).items() if values is not None}
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -61,7 +67,15 @@ class BankWriter:
     kill) leaves no file under that name.
     """
 
-    def __init__(self, path: Path, image_shape: tuple[int, ...], num_outputs: int, label_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        path: Path,
+        image_shape: tuple[int, ...],
+        num_outputs: int,
+        label_dtype: torch.dtype,
+        *,
+        spread: bool = False,
+    ) -> None:
         self.path = path
         self._context = creating(path)
         self._file = self._context.__enter__()
@@ -70,7 +84,7 @@ class BankWriter:
         _growing(self._file, "teacher_output", (num_outputs,), np.float16)
         for name in ("asked", "predicted"):
             _growing(self._file, name, (), label)
-        for name in ("ratio", "teacher_error", "uniform"):
+        for name in ("ratio", "teacher_error", "uniform", *(["teacher_spread"] if spread else [])):
             _growing(self._file, name, (), np.float32)
         _growing(self._file, "shard", (), np.int32)
         self._rows = 0
@@ -83,7 +97,7 @@ class BankWriter:
         """Add B rows to every column."""
         assert self._open, "append after close"
         end = self._rows + len(rows)
-        for name, values in vars(rows).items():
+        for name, values in rows.columns().items():
             target = self._file[name]
             assert values.shape[1:] == target.shape[1:], f"{name} rows have shape {target.shape[1:]}"
             target.resize(end, axis=0)
@@ -138,13 +152,14 @@ def read_pool_stream(path: Path, rows: Tensor, memory: MemoryBudget | None = Non
 def write_bank(path: Path, pool_path: Path, rows: Tensor, labels: Tensor, attributes: Attributes) -> None:
     """Copy rows [M] of a pool to a bank file with the labels [M] after M2, slab by slab.
 
-    Datasets: images, asked, labels, ratio, teacher_error, teacher_output, shard.
+    Datasets: images, asked, labels, ratio, teacher_error, teacher_output, shard, and teacher_spread where the pool has it.
     """
     assert rows.shape == labels.shape, "one label a row"
     with opening(pool_path) as pool, creating(path) as file:
         _copy_rows(column(pool_path, pool, "images", "u", 4), rows, file, "images")
         file["labels"] = labels.numpy()
-        for name in ("asked", "ratio", "teacher_error", "teacher_output", "shard"):
+        more = [name for name in ("teacher_spread",) if name in pool]
+        for name in ("asked", "ratio", "teacher_error", "teacher_output", "shard", *more):
             _copy_rows(column(pool_path, pool, name, "iuf", None), rows, file, name)
         put_attributes(file, attributes)
 

@@ -33,6 +33,7 @@ class KD(Distiller):
     name = "kd"
     needs = Needs(teacher_pred_only=True)
     scalar = True
+    weighs_rows = True
     source = "Hinton et al. 2015, arXiv 1503.02531; standardize: Sun et al., CVPR 2024, arXiv 2403.01427"
     flows = (Flow("teacher.logits", "student.logits", "softmax at T", "KL T^2, or |difference| of scalars", "0.9"),)
 
@@ -65,10 +66,13 @@ class KD(Distiller):
         student_BO, teacher_BO = both(student, teacher)
         if is_label(student_BO, self.period):
             miss_B = miss(student_BO, label_of(teacher_BO, self.period), self.period)
+            miss_B = miss_B if batch.soft_weight is None else miss_B * batch.soft_weight
             return {"soft": self.soft_weight * row_mean(miss_B, batch.is_fake, self.fake_weight)}
         if self.standardize:
             student_BO, teacher_BO = standardized(student_BO), standardized(teacher_BO)
-        kl = row_mean(kl_terms(student_BO, teacher_BO, self.temperature), batch.is_fake, self.fake_weight)
+        kl_BO = kl_terms(student_BO, teacher_BO, self.temperature)
+        kl_BO = kl_BO if batch.soft_weight is None else kl_BO * batch.soft_weight[:, None]
+        kl = row_mean(kl_BO, batch.is_fake, self.fake_weight)
         soft = self.soft_weight * (kl * self.temperature**2)
         return {"soft": soft / student_BO.shape[1] if self.reduction == "batch_and_classes" else soft}
 

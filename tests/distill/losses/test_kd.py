@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +99,16 @@ def test_the_first_versions_reduction_is_that_of_a_mean_over_batch_and_classes()
     assert total(one, S[:, :1], T[:, :1], batch(Y)) == total(KD(), S[:, :1], T[:, :1], batch(Y))
     with pytest.raises(ValueError, match=r"kd\.reduction must be one of batch, batch_and_classes, but is 'mean'"):
         KD(reduction="mean")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scalar", [False, True])
+def test_rows_weigh_as_they_are_told(scalar: bool) -> None:
+    """The plain mean over the batch of each row's term times its weight; a weight of 1 changes no bit."""
+    w = torch.linspace(0.2, 1.8, len(S), dtype=torch.float64)
+    s, t = (S[:, :1], T[:, :1]) if scalar else (S, T)
+    method = KD(temperature=2.0, soft_weight=0.7)
+    got = total(method, s, t, replace(batch(Y), soft_weight=w))
+    rows = (s - t).abs()[:, 0].detach().numpy() if scalar else 4 * kl(log_p(t, 2.0), log_p(s, 2.0))
+    assert got == pytest.approx(0.7 * float((w.numpy() * rows).mean()), rel=1e-9)
+    even = replace(batch(Y), soft_weight=torch.ones(len(S), dtype=torch.float64))
+    assert total(method, s, t, even) == total(method, s, t, batch(Y)) and KD.weighs_rows

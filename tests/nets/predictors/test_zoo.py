@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from cgankd.nets.predictors.shape import NetShape
@@ -158,6 +162,32 @@ def test_normalisation_is_inside() -> None:
     net.eval()
     torch.testing.assert_close(net(x), net.body((x - mean) / std))
     assert {"mean", "std"} <= set(net.state_dict())
+
+
+@pytest.mark.parametrize(("size", "seen"), [(16, 24), (16, 40), (32, 16), (32, 24)])
+def test_a_net_sees_what_pillow_resizes(size: int, seen: int) -> None:
+    """Antialiased bicubic interpolation, as Pillow has it for images of floats."""
+    torch.manual_seed(0)
+    net = make_predictor("resnet8", NetShape(2, 3, size), width=None, mean=[0.5] * 3, std=[0.25] * 3, input_size=seen)
+    x = torch.rand(2, 3, size, size)
+
+    def resized(plane: np.ndarray[Any, Any]) -> torch.Tensor:
+        image = Image.fromarray(plane).resize((seen, seen), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(image))
+
+    wanted = torch.stack([resized(plane.numpy()) for plane in x.flatten(0, 1)]).unflatten(0, (2, 3))
+    torch.testing.assert_close(net.seen(x), (wanted - 0.5) / 0.25, rtol=0, atol=1e-5)
+    out = net.eval().outputs(x)
+    torch.testing.assert_close(net(x), out.pred, rtol=0, atol=0)
+    torch.testing.assert_close(out.pred, net.body((wanted - 0.5) / 0.25), rtol=1e-4, atol=1e-4)
+    assert out.stages[0].shape[2] == seen
+
+
+def test_a_scaled_net_is_made_for_the_size_that_it_sees() -> None:
+    shape = NetShape(2, 3, 16)
+    net = make_predictor("convnet", shape, width=4, mean=[0.5] * 3, std=[0.25] * 3, input_size=32)
+    assert size(net.body) == size(make_body("convnet", NetShape(2, 3, 32), width=4))
+    assert net(torch.rand(2, 3, 16, 16)).shape == (2, 2)
 
 
 def test_student_is_far_smaller_than_the_teacher() -> None:

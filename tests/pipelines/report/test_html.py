@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from cgankd.bank.build import Columns, freeze, passes, select
-from cgankd.config import Config
+from cgankd.config import Config, config_from_dict
 from cgankd.data.dataset import make_dataset
 from cgankd.data.store.banks import BankWriter, PoolRows, write_bank
 from cgankd.data.store.datasets import write_dataset
@@ -23,12 +24,14 @@ from cgankd.types import Split
 from pipelines.commands.app import app
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import load_config, set_value
+from pipelines.report import advice as advice_rules
 from pipelines.report import html as report
 from pipelines.report.advice import advise
 from pipelines.report.charts import histogram, mark_lines, ticks
 from pipelines.report.facts import gather
 from pipelines.report.fakes import fates, nearest, quality, read_fakes
 from pipelines.runtime.opening import open_context
+from tests.conftest import preset
 from tests.pipelines.pages import Page, attributes, check_page
 from tests.pipelines.report.test_compare import git, result, save
 
@@ -230,12 +233,39 @@ def test_advice_names_its_numbers_and_a_command(workdir: Path) -> None:
     save(workdir, values)
     set_value(workdir / "params.yaml", "bank.num_fakes", 40)
     found = advice(workdir, label_error=40.0)
-    assert found["A better teacher first"][1] == "dvc exp run -S teacher.num_steps=600"
+    assert found["A better teacher first"][1] == "dvc exp run -S ++teacher.members=3"
     assert "40.00 %" in found["Train the GAN longer"][0]
     assert found["More fakes"][1] == "dvc exp run -S bank.num_fakes=45"
     # A half width of 1.5 at 5 seeds shrinks with the root of their number: 5 * 1.5^2, rounded up, and one more.
     assert "about 13 seeds" in found["More seeds"][0] and "12]'" in found["More seeds"][1]
     assert "bank.num_fakes changed in params.yaml since bank ran" in found["Run bank again"][0]
+
+
+@pytest.mark.parametrize(
+    ("there", "channels", "given", "command"),
+    [
+        (True, 3, {}, "dvc exp run -S ++teacher.members=auto"),
+        (False, 3, {}, "pip install 'cgankd[pretrained]' && dvc exp run -S ++teacher.members=auto"),
+        (True, 1, {}, "dvc exp run -S ++teacher.members=3"),
+        (True, 3, {"members": 2}, "dvc exp run -S ++teacher.members=auto"),
+        (True, 1, {"members": 2}, "dvc exp run -S teacher.num_steps=600"),
+        (True, 3, {"members": "auto"}, "dvc exp run -S teacher.num_steps=600"),
+        (True, 3, {"members": 2, "weights": "a.pt"}, "dvc exp run -S ++teacher.input_size=32"),
+        (True, 3, {"members": 2, "weights": "a.pt", "input_size": 64}, "dvc exp run -S teacher.num_steps=600"),
+        (True, 3, {"file": "mine.pt"}, "dvc exp run -S teacher.file=null"),
+    ],
+)
+def test_a_weak_teacher_is_answered_by_what_was_not_tried(
+    monkeypatch: pytest.MonkeyPatch, there: bool, channels: int, given: dict[str, object], command: str
+) -> None:
+    """Members, then trained weights, then their size, before more steps."""
+    monkeypatch.setattr(advice_rules, "installed", lambda: ("package:efficientnet-lite0",) if there else ())
+    values = preset("digits")
+    values["teacher"] |= given
+    values["data"] |= {"channels": channels, "source": "image-folder"}
+    cfg = config_from_dict({name: section for name, section in values.items() if name != "search"})
+    facts: Any = SimpleNamespace(cfg=cfg)
+    assert advice_rules.stronger_teacher(facts)[2] == command
 
 
 def test_advice_leads_on_to_search_audit_export_and_ship(workdir: Path) -> None:

@@ -19,19 +19,23 @@ COLUMNS = Columns(torch.tensor([0, 0, 1]), torch.rand(3), torch.rand(3), torch.r
 class Drawer:
     """Counts how often a burn-in is drawn."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, columns: Columns = COLUMNS) -> None:
+        self.count, self.columns = 0, columns
 
     def __call__(self) -> Columns:
         self.count += 1
-        return COLUMNS
+        return self.columns
 
 
-def test_the_second_time_nothing_is_drawn(tmp_path: Path) -> None:
-    draw, said = Drawer(), list[str]()
+@pytest.mark.parametrize("spread", [None, torch.rand(3)])
+def test_the_second_time_nothing_is_drawn(tmp_path: Path, spread: torch.Tensor | None) -> None:
+    columns = dataclasses.replace(COLUMNS, spread=spread)
+    draw, said = Drawer(columns), list[str]()
     for _ in range(2):
         found = kept_burn_in(tmp_path / "burn-in.safetensors", "mark", draw, said.append)
-        assert all(torch.equal(getattr(found, f.name), getattr(COLUMNS, f.name)) for f in dataclasses.fields(Columns))
+        assert (found.spread is None) == (spread is None)
+        names = [f.name for f in dataclasses.fields(Columns) if getattr(columns, f.name) is not None]
+        assert all(torch.equal(getattr(found, name), getattr(columns, name)) for name in names)
     assert draw.count == 1 and said == ["burn-in: 3 scored draws of an earlier run are used again"]
 
 

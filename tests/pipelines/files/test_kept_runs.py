@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.files import kept_runs
 from pipelines.search.students import one_thread, quiet_context, run_job
 from pipelines.stages import student
-from pipelines.students import kept_runs
 from pipelines.students.run_arm import Job, train_job
 from tests.distill.arms import job, settings, workplace
 

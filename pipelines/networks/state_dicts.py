@@ -1,0 +1,87 @@
+"""State dicts in files: read without unpickling, and their tensors by the names that they have in a net of this package."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from cgankd.config import ConfigError
+from cgankd.nets.predictors.external import External
+
+HEADS = ("fc", "linear", "classifier", "classifier.0", "head.fc")
+"""Names that the last layer of a net has elsewhere; here it is `head`."""
+WRAPPERS = (
+    "module.",
+    "_orig_mod.",
+    "body.",
+    "model.",
+    "net.",
+    "backbone.",
+    "encoder.",
+    "network.",
+    "student.",
+    "teacher.",
+)
+"""Prefixes that parallel training, compiling, training frameworks and this package put before the names of a net."""
+INSIDE = ("state_dict", "model_state_dict", "model", "net")
+"""Where a checkpoint keeps the state dict, beside epochs and optimisers."""
+CURE = "give a .safetensors file or a state dict saved by torch.save"
+
+
+def read_state(name: str, path: Path, cure: str = CURE) -> dict[str, Tensor]:
+    """The tensors of a state dict, from safetensors or from torch.save without anything but tensors and numbers.
+
+    Raises ConfigError with this cure where the file is no such thing.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_safetensors(path.read_bytes())
+        except SafetensorError as error:
+            raise ConfigError(f"{name} is not a safetensors file or is damaged; {cure}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a file that is no good; each means the same here
+        raise ConfigError(
+            f"{name} cannot be read as weights, or holds more than tensors and numbers; {cure}"
+        ) from error
+    for key in INSIDE:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ConfigError(f"{name} holds no state dict; {cure}")
+    return {str(key): value for key, value in found.items()}
+
+
+def own_pixels(state: dict[str, Tensor]) -> tuple[list[float], list[float]] | None:
+    """Mean and sd a channel that this package saved with a net, taken out of the state dict; None where there are none."""
+    own = [state.pop(key) for key in ("mean", "std") if key in state and state[key].ndim == 3]
+    return (own[0].flatten().tolist(), own[1].flatten().tolist()) if len(own) == 2 else None
+
+
+def check_finite(name: str, key: str, value: Tensor) -> None:
+    """Raise ConfigError unless the numbers of a tensor are finite."""
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise ConfigError(f"{name} holds numbers that are not finite, first in {key}; give a file of a sound run")
+
+
+def renamed(key: str, wanted: Mapping[str, Tensor], body: nn.Module) -> str:
+    """The name that a tensor of the file has in the net."""
+    inner = "net." if isinstance(body, External) else ""
+
+    def known(key: str) -> bool:
+        return key in wanted or f"{inner}{key}" in wanted
+
+    while any(key.startswith(wrapper) for wrapper in WRAPPERS) and not known(key):
+        key = key[key.index(".") + 1 :]
+    if key not in wanted and inner:
+        return f"{inner}{key}"
+    layer, _, leaf = key.rpartition(".")
+    return f"head.{leaf}" if key not in wanted and layer in HEADS and f"head.{leaf}" in wanted else key

@@ -1,0 +1,1 @@
+"""A teacher of several members: their trainings, and what becomes of them."""

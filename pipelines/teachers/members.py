@@ -1,0 +1,151 @@
+"""The trainings of a teacher's members: one job each, resumable, kept when finished, and put together by validation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgankd.config import Config, ConfigError, TeacherConfig, to_dict
+from cgankd.fit.device import CompileMode, Plan
+from cgankd.fit.predictor import make_predict
+from cgankd.labels.ensemble import Mean, best_or_all, make_mean
+from cgankd.nets.predictors.ensemble import Ensemble
+from cgankd.rng import derive
+from cgankd.types import DatasetInfo, Split, Task
+from pipelines.files.artifacts import (
+    ResumeFile,
+    file_digest,
+    fingerprint,
+    load_weights,
+    read_record,
+    replacing,
+    save_weights,
+    source_digest,
+)
+from pipelines.networks.predictor import restore_predictor
+from pipelines.networks.weights import Weights
+from pipelines.runtime.curves import Curves
+
+CODE = ("cgankd", "pipelines/networks", "pipelines/teachers", "pipelines/stages/teacher.py")
+"""What the numbers of a member depend on."""
+
+
+@dataclass(frozen=True)
+class MemberJob:
+    """All that the training of one member needs; `out` carries the fingerprint of it, so a finished file can be trusted."""
+
+    number: int
+    cfg: TeacherConfig
+    weights: Weights | None
+    """The file that its training starts from."""
+    seed: int
+    config: Config
+    dataset: Path
+    out: Path
+    memory_bytes: float
+    """What this training may fill with images at rest; changes no number."""
+    compile: CompileMode = "off"
+    device: str = "cpu"
+
+    @property
+    def record(self) -> Path:
+        """The curve, written last."""
+        return self.out.with_suffix(".json")
+
+    def finished(self) -> bool:
+        """Weights and curve are complete; what cannot be read counts for none."""
+        if not (self.out.exists() and self.record.exists()):
+            return False
+        try:
+            return bool(self.curve())
+        except ConfigError:
+            return False
+
+    def curve(self) -> list[Any]:
+        """Rows of the training's curve."""
+        return list(read_record(self.record, ("curve",))["curve"])
+
+    def checkpoint(self, curves: Curves) -> ResumeFile:
+        """Resume storage of the training, with its curves."""
+        path = self.out.with_name(f"{self.out.stem}-train.resume")
+        return ResumeFile(path, self.out.stem, lambda text: None, curves.dump, lambda step, rows: curves.restore(rows))
+
+    def save(self, net: nn.Module, config: dict[str, Any], curves: Curves) -> None:
+        """Keep the finished training."""
+        save_weights(self.out, net, config)
+        with replacing(self.record) as temporary:
+            temporary.write_text(json.dumps({"curve": curves.dump()}))
+        self.checkpoint(curves).delete()
+
+
+def member_jobs(
+    sections: Sequence[TeacherConfig],
+    weights: Sequence[Weights | None],
+    config: Config,
+    dataset: Path,
+    folder: Path,
+    plan: Plan,
+    memory_bytes: float,
+) -> list[MemberJob]:
+    """A job a section, kept in `folder`; the seeds differ, and the first is that of a teacher without members."""
+    facts = {"data": file_digest(dataset), "code": source_digest(*CODE), "torch": torch.__version__}
+    facts |= {"device": plan.device, "compile": plan.compile}
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for number, (section, start) in enumerate(zip(sections, weights, strict=True)):
+        seed = config.seed if number == 0 else derive(config.seed, "member", number)
+        key = fingerprint({"teacher": to_dict(section), "seed": seed, "start": start and start.digest}, facts)
+        out = folder / f"{key}.safetensors"
+        jobs.append(
+            MemberJob(number, section, start, seed, config, dataset, out, memory_bytes, plan.compile, plan.device)
+        )
+    return jobs
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished member: its net, the config that rebuilds it, and its outputs [N, O] on validation images."""
+
+    net: nn.Module
+    config: dict[str, Any]
+    output_NO: Tensor
+    weight: float = 0.0
+
+
+def finished_members(jobs: Sequence[MemberJob], info: DatasetInfo, task: Task, val: Split, plan: Plan) -> list[Member]:
+    """The members of finished jobs with their outputs on validation images."""
+    found = []
+    for job in jobs:
+        weights, config = load_weights(job.out)
+        net = restore_predictor(weights, config, info, task.num_outputs)
+        found.append(Member(net, config, make_predict(net, job.cfg.precision, plan=plan)(val.images)))
+        net.to("cpu")
+    return found
+
+
+def weighted(members: Sequence[Member], info: DatasetInfo, task: Task, val: Split, *, may_drop: bool) -> list[Member]:
+    """The members with their weights; with `may_drop` the best one has all the weight where the mean is no better."""
+    mean: Mean = make_mean(info)
+    output_KNO = torch.stack([member.output_NO for member in members])
+    weight_K = mean.weights(output_KNO, val.labels)
+    if may_drop:
+        weight_K = best_or_all(
+            mean, output_KNO, val.labels, weight_K, lambda out_NO: float(task.score(out_NO, val.labels).mean())
+        )
+    return [replace(member, weight=float(w)) for member, w in zip(members, weight_K.tolist(), strict=True)]
+
+
+def put_together(members: Sequence[Member], info: DatasetInfo) -> tuple[nn.Module, dict[str, Any]]:
+    """The members with a weight as one net, and the config that rebuilds it: that of the heaviest, and those of all."""
+    kept = [member for member in members if member.weight > 0]
+    if len(kept) == 1:
+        return kept[0].net, kept[0].config
+    net = Ensemble([m.net for m in kept], [m.weight for m in kept], make_mean(info)).eval().requires_grad_(False)
+    listed = [member.config | {"weight": member.weight} for member in kept]
+    return net, kept[net.heaviest].config | {"members": listed}

@@ -1,0 +1,31 @@
+"""The pretrained member of `teacher.members: auto`: weights that a Python package carries, fine-tuned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cgankd.config.weights import PACKAGE, PACKAGED
+from cgankd.types import DatasetInfo
+from pipelines.networks.weights import installed
+
+CLASSES: dict[str, Any] = {"input_size": 96, "num_steps": 300}
+SCALARS: dict[str, Any] = {"input_size": 64, "num_steps": 900}
+"""Labels that are numbers are learnt in more steps, which smaller images pay for."""
+TUNING: dict[str, Any] = {
+    **{"width": None, "batch_size": 64, "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01},
+    **{"schedule": "onecycle", "milestones": ()},
+    **{"tune": "all", "pretrained": False, "weights_digest": None, "mean": None, "std": None},
+}
+
+
+def packaged(info: DatasetInfo) -> dict[str, Any] | None:
+    """Settings of a teacher that starts from packaged weights of the smallest net; None where none are installed.
+
+    Larger images than those it is shown here are not made smaller.
+    """
+    found = installed()
+    if not found:
+        return None
+    own = CLASSES if info.class_names else SCALARS
+    size = {"input_size": max(own["input_size"], info.image_size)}
+    return TUNING | own | size | {"net": PACKAGED[found[0].removeprefix(PACKAGE)].net, "weights": found[0]}
