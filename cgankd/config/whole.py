@@ -14,12 +14,13 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
+from cgankd.config.mix import MixConfig, StudentMixConfig, check_arm_mix
 from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
 from cgankd.config.settings import check_milestones, from_dict, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(MixConfig):
     """How a predictor (teacher or student) is trained."""
 
     net: str
@@ -59,6 +60,7 @@ class FitConfig:
         check_augment(self.augment, f"{section}.augment")
         check_milestones(self.milestones, self.schedule, f"{section}.milestones")
         check_net(self.net, self.width, section)
+        self.check_mix(section)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class TeacherConfig(FitConfig, OwnTeacherConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentConfig(FitConfig):
+class StudentConfig(FitConfig, StudentMixConfig):
     """The students f_s: which net, how each arm is trained, over which seeds, and with which KD loss."""
 
     strong_augment: str
@@ -141,12 +143,13 @@ class StudentConfig(FitConfig):
         return replace(base, batch_size=self.base_batch_size or self.batch_size)
 
     def for_arm(self, arm: ArmConfig) -> StudentConfig:
-        """These settings with the arm's own KD loss and options in place of the section's."""
+        """These settings with the arm's own mixing, KD loss and options in place of the section's."""
+        own = self.mixed_as(arm)
         if not arm.own_loss:
-            return self
+            return own
         if arm.distiller is None:
-            return replace(self, distiller_options=self.distiller_options | arm.distiller_options)
-        return replace(self, distiller=arm.distiller, distiller_options=arm.distiller_options, distillers=())
+            return replace(own, distiller_options=self.distiller_options | arm.distiller_options)
+        return replace(own, distiller=arm.distiller, distiller_options=arm.distiller_options, distillers=())
 
     @property
     def kd_parts(self) -> tuple[DistillerConfig, ...]:
@@ -158,6 +161,7 @@ class StudentConfig(FitConfig):
 
     def __post_init__(self) -> None:
         self.check("student")
+        self.check_views("student")
         kind, _, number = self.teacher_cache.partition(":")
         known = self.teacher_cache in ("full", "half") or (kind == "topk" and number.isdigit() and int(number) >= 1)
         require(known, "student.teacher_cache", "full, half or topk:NUMBER", self.teacher_cache)
@@ -182,6 +186,8 @@ class StudentConfig(FitConfig):
         check_arms(self.arms)
         for name, arm in self.arms.items():
             check_own_loss(name, arm, listed=bool(self.distillers))
+            kd = arm.kd or (arm.bank and self.best_with_kd)
+            check_arm_mix(name, arm, self.mixed_as(arm), live_kd=kd and self.teacher_view == "clean")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,8 +105,8 @@ class Runner:
         cfg = self.ctx.cfg
         settings = to_dict(cfg.student.for_arm(arm))
         # Arms without KD stay as they are whatever loss the others take.
-        for key in ("arms", "seeds", "workers", "best_with_kd", *(() if arm.kd else KD_SETTINGS)):
-            del settings[key]
+        for key in ("arms", "seeds", "workers", "best_with_kd", "step_factors", *(() if arm.kd else KD_SETTINGS)):
+            settings.pop(key, None)
         inputs: dict[str, Any] = {
             "data": self.digests["dataset"],
             "code": self.digests["code"],

@@ -13,6 +13,7 @@ from torch import nn
 from cgankd.config import TeacherConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
+from cgankd.data.mix import Mixing
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.device import Plan
 from cgankd.fit.loop import Loop
@@ -67,10 +68,11 @@ def trained(
     net = build_predictor(config, info, task.num_outputs, pretrained=cfg.pretrained)
     seed = derive(loop.seed, "teacher")
     data = Mixture(train, None, real_share=None, batch_size=cfg.batch_size, seed=seed)
+    mixing = None if cfg.mix == "none" else Mixing(cfg, "any", task.mixed_labels, seed)
     fit_predictor(
         net,
         Plain(task),
-        Feed(data.batch, lambda unit, gen: augment(unit, cfg.augment, gen)),
+        Feed(data.batch, lambda unit, gen: augment(unit, cfg.augment, gen), mixing),
         cfg,
         replace(loop, seed=seed),
         validate=lambda n: mean_score(task, make_predict(n, cfg.precision), val),

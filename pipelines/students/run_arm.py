@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, Config, ConfigError, to_dict
 from cgankd.data.augment import augment
-from cgankd.data.batches import Mixture
 from cgankd.data.store.banks import read_pool_scores, read_pool_stream
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
@@ -34,6 +33,7 @@ from pipelines.files.artifacts import ResumeFile, load_weights, read_record, sav
 from pipelines.files.distillers import own_field
 from pipelines.networks.predictor import build_predictor
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
+from pipelines.students.stored_views import Source, mixing_of, stored_views, view_facts
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
 
 
@@ -189,13 +189,17 @@ def train_job(job: Job) -> list[str]:
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
     more: Mapping[str, list[tuple[int, float]]] = {}
     even = task.filter_groups if cfg.balances(job.arm) else None
-    data = Mixture(train, bank, real_share=cfg.real_share, batch_size=fit.batch_size, seed=seed, groups=even)
+    source = Source(train, bank, spec, even)
+    student = Student(net, config, info, task, source.mixture(fit, seed), fit, seed, plan, mixing_of(fit, task, seed))
+    lookup = teacher_lookup(job, task.num_outputs, train, bank)
+    if cfg.num_views:
+        facts = view_facts(job.teacher_key, job.arm)
+        views = stored_views(job.out.parent.parent, source, fit, task, (job.config.seed, seed), facts)
+        student, lookup, spec = replace(student, mix=None, views=views.batches), views.lookup, fit.views_augment
     objective: Objective = Plain(task)
     inference: nn.Module = net
-    feed = Feed(data.batch, lambda unit, gen: augment(unit, spec, gen))
+    feed = Feed(student.batch_of, lambda unit, gen: augment(unit, spec, gen), student.mix)
     if job.arm.kd:
-        lookup = teacher_lookup(job, task.num_outputs, train, bank)
-        student = Student(net, config, info, task, data, fit, seed, plan)
         run = distilled_run(student, job.teacher, lookup, own_field(job.name, job.arm))
         train_phases(run, student, feed.augment, job.checkpoint)
         objective, inference, feed = run.objective, run.inference, replace(feed, batch_of=run.batch_of)
