@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from cgankd.config.data import check_augment
 from cgankd.config.distill import ArmConfig
@@ -55,11 +55,6 @@ class StudentMixConfig(MixConfig):
         """Stored views; 0 = none are stored."""
         return self.views or 0
 
-    def mixed_as(self, arm: ArmConfig) -> Self:
-        """These settings with those of an arm in their place."""
-        own = {name: getattr(arm, name) for name in ("mix", "mix_pairs", "views") if getattr(arm, name) is not None}
-        return replace(self, **own) if own else self
-
     def check_views(self, section: str) -> None:
         """Range checks of what students alone have. Raises ConfigError."""
         require(self.num_views >= 0, f"{section}.views", "null, zero or more", self.views)
@@ -69,19 +64,25 @@ class StudentMixConfig(MixConfig):
         require(rising, f"{section}.step_factors", "empty or rising whole numbers above 1", factors)
 
 
-def check_arm_mix(name: str, arm: ArmConfig, mixed: StudentMixConfig, *, live_kd: bool) -> None:
+def own_mix(arm: ArmConfig) -> dict[str, Any]:
+    """The settings of mixing that an arm has of its own, by name."""
+    return {name: getattr(arm, name) for name in ("mix", "mix_pairs", "views") if getattr(arm, name) is not None}
+
+
+def check_arm_mix(name: str, arm: ArmConfig, section: StudentMixConfig, *, clean_kd: bool) -> None:
     """Raise ConfigError where what an arm says of mixing has no effect, or its teacher could not see the mixtures.
 
-    `mixed` are the settings as they hold for the arm; `live_kd`: it has a KD loss whose teacher sees the clean image.
+    `clean_kd`: it has, or may get, a KD loss whose teacher sees the clean image.
     """
     where = f"student.arms.{name}"
     require(arm.views is None or arm.views >= 0, f"{where}.views", "null, zero or more", arm.views)
+    mixes = (section.mix if arm.mix is None else arm.mix) != "none"
+    stores = bool(section.num_views if arm.views is None else arm.views)
     if arm.mix_pairs is not None:
-        require(mixed.mixes, f"{where}.mix_pairs", "null where nothing is mixed (mix is none)", arm.mix_pairs)
-        require(
-            arm.bank, f"{where}.mix_pairs", "null where bank is false, as there are no fakes to pair", arm.mix_pairs
-        )
-    if live_kd and mixed.mixes and not mixed.num_views:
+        require(mixes, f"{where}.mix_pairs", "null where nothing is mixed (mix is none)", arm.mix_pairs)
+        rule = "null where bank is false, as there are no fakes to pair"
+        require(arm.bank, f"{where}.mix_pairs", rule, arm.mix_pairs)
+    if clean_kd and mixes and not stores:
         raise ConfigError(
             f"student.teacher_view must be augmented for {where}, whose images are mixed and whose teacher has to see the"
             f" mixture, but is 'clean'; or store views: set {where}.views to a number, such as 10000"

@@ -14,7 +14,7 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
-from cgankd.config.mix import MixConfig, StudentMixConfig, check_arm_mix
+from cgankd.config.mix import MixConfig, StudentMixConfig, check_arm_mix, own_mix
 from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
 from cgankd.config.settings import check_milestones, from_dict, require
 
@@ -144,7 +144,9 @@ class StudentConfig(FitConfig, StudentMixConfig):
 
     def for_arm(self, arm: ArmConfig) -> StudentConfig:
         """These settings with the arm's own mixing, KD loss and options in place of the section's."""
-        own = self.mixed_as(arm)
+        mix = own_mix(arm)
+        # Other arms are not asked whether they would go with the mixing of this one.
+        own = replace(self, arms={"real": ArmConfig()}, **mix) if mix else self
         if not arm.own_loss:
             return own
         if arm.distiller is None:
@@ -187,7 +189,7 @@ class StudentConfig(FitConfig, StudentMixConfig):
         for name, arm in self.arms.items():
             check_own_loss(name, arm, listed=bool(self.distillers))
             kd = arm.kd or (arm.bank and self.best_with_kd)
-            check_arm_mix(name, arm, self.mixed_as(arm), live_kd=kd and self.teacher_view == "clean")
+            check_arm_mix(name, arm, self, clean_kd=kd and self.teacher_view == "clean")
 
 
 @dataclass(frozen=True, kw_only=True)
