@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cgankd.config.data import check_augment
 from cgankd.config.distill import ArmConfig
 from cgankd.config.settings import ConfigError, require
 
@@ -36,11 +35,11 @@ class StudentMixConfig(MixConfig):
     """Partners in arms with fakes: any = any image of the batch; real = real images among themselves, while fakes stay as
     they are; across = each real image with a fake, and each fake with a real image."""
     views: int | None = field(default=None, metadata={"left_out": True})
-    """So many augmented and mixed images are made once for all seeds, with the teacher's outputs in half precision, and
-    batches are drawn from them; null (or 0) = each batch is augmented and mixed anew, and the teacher runs on it."""
-    views_augment: str = field(default="none", metadata={"left_out": True})
-    """Augmentation of a stored view each time it is shown, names of AUGMENTS joined by "+"; the teacher's stored output is
-    that of the view itself."""
+    """So many augmented and mixed images are made once for all seeds, with the teacher's outputs in half precision, and a part
+    of each batch is drawn from them; null (or 0) = batches are mixed anew at each step, and the teacher runs on them."""
+    views_share: float = field(default=0.5, metadata={"left_out": True})
+    """Share of each batch that is stored views; the rest are images that are not mixed, with the teacher's outputs on the
+    clean image. All are augmented when they are shown."""
     step_factors: tuple[int, ...] = field(default=(), metadata={"left_out": True})
     """Train every arm also for so many times num_steps, such as [4, 16], and report where the gain of fakes goes; what
     ships is chosen at num_steps."""
@@ -58,7 +57,8 @@ class StudentMixConfig(MixConfig):
     def check_views(self, section: str) -> None:
         """Range checks of what students alone have. Raises ConfigError."""
         require(self.num_views >= 0, f"{section}.views", "null, zero or more", self.views)
-        check_augment(self.views_augment, f"{section}.views_augment")
+        share = self.views_share
+        require(0 < share <= 1, f"{section}.views_share", "above 0 and at most 1", share)
         factors = list(self.step_factors)
         rising = factors == sorted(set(factors)) and all(factor > 1 for factor in factors)
         require(rising, f"{section}.step_factors", "empty or rising whole numbers above 1", factors)

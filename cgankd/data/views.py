@@ -1,4 +1,4 @@
-"""Stored views: augmented and mixed images made once, which every training then draws its batches from (arXiv 2303.08983)."""
+"""Stored views: augmented and mixed images made once, from which trainings draw a part of each batch (arXiv 2303.08983)."""
 
 from __future__ import annotations
 
@@ -46,23 +46,41 @@ def make_views(
 
 @dataclass(frozen=True)
 class ViewBatches:
-    """Batches of stored views: one shuffled epoch after the other, each a function of (seed, epoch).
+    """Batches with stored views, one shuffled epoch of them after the other, each a function of (seed, epoch).
 
-    `index_B` of a batch are the numbers of its views. `labels` mixes the labels of both images; None = nothing is mixed.
+    `rest` gives the other rows of each batch, which are not mixed; None = all are views. The row number of a view is
+    `first` + its own, where `first` is the number of real images and fakes. `labels` mixes the labels of both images;
+    None = nothing is mixed.
     """
 
     columns: Mapping[str, Tensor]
     labels: MixLabels | None
-    batch_size: int
+    num_views: int
+    """Views in each batch."""
     seed: int
+    first: int
+    rest: Mixture | None = None
 
     def __len__(self) -> int:
         return len(self.columns["labels"])
 
     def batch(self, step: int) -> Batch:
         """The batch of a step; the same step gives the same batch, whatever was asked before."""
-        index_B = Stream(len(self), "views", self.seed).rows(step * self.batch_size, self.batch_size)
-        images, labels_B, others_B, weight_B, fake_B = (self.columns[name][index_B] for name in COLUMNS)
+        row_V = Stream(len(self), "views", self.seed).rows(step * self.num_views, self.num_views)
+        images, labels, others, weight, fake = (self.columns[name][row_V] for name in COLUMNS)
+        index = row_V + self.first
+        if self.rest is not None:
+            batch = self.rest.batch(step)
+            whole = torch.ones(len(batch.index_B))
+            pairs = (
+                (batch.images_BCHW, images),
+                (batch.labels_B, labels),
+                (batch.labels_B, others),
+                (whole, weight),
+                (batch.is_fake_B, fake),
+                (batch.index_B, index),
+            )
+            images, labels, others, weight, fake, index = (torch.cat(pair) for pair in pairs)
         if self.labels is not None:
-            labels_B = self.labels(labels_B, others_B, weight_B)
-        return Batch(images, labels_B, index_B, fake_B)
+            labels = self.labels(labels, others, weight)
+        return Batch(images, labels, index, fake)

@@ -93,7 +93,7 @@ def distilled_run(
     except ValueError as error:  # TaskNotSupported, or nets that the method cannot use
         raise ConfigError(f"{field}.distiller: {error}") from error
     teacher.requires_grad_(False).eval()
-    # A stored view is what both nets see; that it may be moved once more for the student is `views_augment`.
+    # With stored views the teacher's outputs are those on the view, and for the other rows on the clean image.
     clean, stored = cfg.teacher_view == "clean" and student.views is None, student.views is not None
     predict_teacher = make_predict(teacher, teacher_config["precision"], plan=plan, expected=len(labels_N))
     table: Callable[[Tensor], Tensor] | None = None

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,13 +190,15 @@ def train_job(job: Job) -> list[str]:
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
     more: Mapping[str, list[tuple[int, float]]] = {}
     even = task.filter_groups if cfg.balances(job.arm) else None
-    source = Source(train, bank, spec, even)
+    source = Source(train, bank, even)
     student = Student(net, config, info, task, source.mixture(fit, seed), fit, seed, plan, mixing_of(fit, task, seed))
-    lookup = teacher_lookup(job, task.num_outputs, train, bank)
+    lookup: Callable[[PredictFn], Callable[[Tensor], Tensor]] = teacher_lookup(job, task.num_outputs, train, bank)
     if cfg.num_views:
         facts = view_facts(job.teacher_key, job.arm)
         views = stored_views(job.out.parent.parent, source, fit, task, (job.config.seed, seed), facts)
-        student, lookup, spec = replace(student, mix=None, views=views.batches), views.lookup, fit.views_augment
+        student = replace(student, mix=None, views=views.batches)
+        clean = partial(teacher_tables, job, num_outputs=task.num_outputs, train=train, bank=bank)
+        lookup = partial(views.lookup, clean=clean)
     objective: Objective = Plain(task)
     inference: nn.Module = net
     feed = Feed(student.batch_of, lambda unit, gen: augment(unit, spec, gen), student.mix)

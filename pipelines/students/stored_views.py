@@ -23,6 +23,7 @@ from cgankd.data.augment import augment
 from cgankd.data.batches import GroupFn, Mixture, chunks
 from cgankd.data.mix import Mixing
 from cgankd.data.views import COLUMNS, ViewBatches, make_views
+from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.rng import derive
 from cgankd.types import PredictFn, Split, Task
 from pipelines.files.artifacts import fingerprint, replacing
@@ -30,8 +31,9 @@ from pipelines.students.teacher_outputs import CHUNK, cached_table
 
 PRECISION = "half"
 """Of the teacher's outputs on views; `student.teacher_cache` is that of its outputs on clean images."""
+Tables = list[TeacherTable]
 SETTINGS = ("mix", "mix_alpha", "mix_share", "mix_pairs", "views", "batch_size", "real_share")
-"""Settings of the student section that views depend on, beside the augmentation and the groups drawn equally often."""
+"""Settings of the student section that views depend on, beside the plain augmentation and groups drawn equally often."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +47,33 @@ class Views:
     facts: Mapping[str, str]
     num_outputs: int
 
-    def lookup(self, predict: PredictFn) -> Callable[[Tensor], Tensor]:
-        """The teacher's outputs [B, O] on the views of these numbers [B], computed once for all runs."""
+    def lookup(self, predict: PredictFn, clean: Callable[[PredictFn], Tables]) -> Callable[[Tensor], Tensor]:
+        """The teacher's outputs [B, O] on the rows [B] of a batch, computed once for all runs; `clean` are the tables of its
+        outputs on real images and fakes."""
         images = chunks(self.batches.columns["images"], CHUNK)
         facts = {**self.facts, "views": self.key}
-        return cached_table(self.folder, facts, predict, images, PRECISION, self.num_outputs).rows
+        table = cached_table(self.folder, facts, predict, images, PRECISION, self.num_outputs)
+        if self.batches.rest is None:
+            return lambda index_B: table.rows(index_B - self.batches.first)
+        tables = [*clean(predict), table]
+        return lambda index_B: rows_of(tables, index_B)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What views are made of: real images and fakes, how they are augmented, and how a batch draws its groups."""
+    """What batches are made of: real images and fakes, and which groups of labels come equally often."""
 
     train: Split
     bank: Split | None
-    augment: str
     groups: GroupFn | None
 
-    def mixture(self, cfg: StudentConfig, seed: int) -> Mixture:
-        """Batches as those of a training."""
-        return Mixture(
-            self.train, self.bank, real_share=cfg.real_share, batch_size=cfg.batch_size, seed=seed, groups=self.groups
-        )
+    def mixture(self, cfg: StudentConfig, seed: int, batch_size: int | None = None) -> Mixture:
+        """Batches as those of a training, or of another size."""
+        size = cfg.batch_size if batch_size is None else batch_size
+        return Mixture(self.train, self.bank, real_share=cfg.real_share, batch_size=size, seed=seed, groups=self.groups)
+
+    def __len__(self) -> int:
+        return len(self.train) + (0 if self.bank is None else len(self.bank))
 
 
 def mixing_of(cfg: StudentConfig, task: Task, seed: int) -> Mixing | None:
@@ -83,20 +91,23 @@ def stored_views(
     folder, base = resume / "views", seeds[0]
     folder.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {name: getattr(cfg, name) for name in SETTINGS}
-    settings |= {"augment": source.augment, "even": source.groups is not None, "seed": base, "torch": torch.__version__}
+    settings |= {"augment": cfg.augment, "even": source.groups is not None, "seed": base, "torch": torch.__version__}
     key = fingerprint(settings, {name: digest for name, digest in facts.items() if name != "teacher"})
     path, columns = folder / f"{key}.safetensors", None
     with FileLock(folder / f"{key}.lock"):
         columns = _read(path)
         if columns is None:
             seed = derive(base, "views")
-            look = partial(augmented, spec=source.augment)
+            look = partial(augmented, spec=cfg.augment)
             made = make_views(source.mixture(cfg, seed), look, mixing_of(cfg, task, seed), cfg.num_views, seed)
             with replacing(path) as temporary:
                 save_file(made, temporary)
             columns = _read(path)
     assert columns is not None, path
-    batches = ViewBatches(columns, task.mixed_labels if cfg.mixes else None, cfg.batch_size, seeds[1])
+    num = min(cfg.batch_size, max(1, round(cfg.views_share * cfg.batch_size)))
+    rest = source.mixture(cfg, seeds[1], cfg.batch_size - num) if num < cfg.batch_size else None
+    labels = task.mixed_labels if cfg.mixes else None
+    batches = ViewBatches(columns, labels, num, seeds[1], len(source), rest)
     return Views(batches, key, resume / "teacher", facts, task.num_outputs)
 
 
