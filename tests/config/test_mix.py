@@ -23,7 +23,7 @@ def arms(**own: Any) -> dict[str, Any]:
         ("student", {"mix_share": 1.5}, ["student.mix_share", "at most 1"]),
         ("student", {"mix_pairs": "fake"}, ["student.mix_pairs", "any, real, across"]),
         ("student", {"views": -1}, ["student.views", "zero or more"]),
-        ("student", {"views_share": "flop"}, ["student.views_augment", "did you mean 'flip'"]),
+        ("student", {"views_share": 0.0}, ["student.views_share", "above 0"]),
         ("student", {"step_factors": [4, 4]}, ["student.step_factors", "rising"]),
         ("student", {"step_factors": [1, 4]}, ["student.step_factors", "above 1"]),
         ("student", arms(views=-2), ["student.arms.x.views", "zero or more"]),
