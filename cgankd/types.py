@@ -197,6 +197,10 @@ class Task(Protocol):
     def targets(self, label_B: Tensor) -> Tensor:
         """Labels as the outputs have them, [B]: int64 classes, or float32 normalised to [0, 1]."""
 
+    def mixed_labels(self, label_B: Tensor, other_B: Tensor, weight_B: Tensor) -> Tensor:
+        """Labels of mixtures, lambda [B] of the first image, that `targets` and `loss` take: lambda e_y + (1 - lambda) e_y'
+        [B, O] of classes, lambda y + (1 - lambda) y' [B] of scalars, on a circle along the shorter way from y to y'."""
+
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Mean hard loss of a batch (cross-entropy, or absolute or squared error on the normalised label)."""
 

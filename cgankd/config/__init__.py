@@ -10,13 +10,13 @@ from cgankd.config.data import AUGMENTS as AUGMENTS
 from cgankd.config.data import DataConfig as DataConfig
 from cgankd.config.data import check_augment as check_augment
 from cgankd.config.distill import ArmConfig as ArmConfig
+from cgankd.config.fit import FitConfig as FitConfig
+from cgankd.config.fit import TeacherConfig as TeacherConfig
 from cgankd.config.nets import NETS as NETS
 from cgankd.config.settings import ConfigError as ConfigError
 from cgankd.config.settings import to_dict as to_dict
 from cgankd.config.whole import Config as Config
 from cgankd.config.whole import EvaluateConfig as EvaluateConfig
-from cgankd.config.whole import FitConfig as FitConfig
 from cgankd.config.whole import StudentConfig as StudentConfig
-from cgankd.config.whole import TeacherConfig as TeacherConfig
 from cgankd.config.whole import TrackingConfig as TrackingConfig
 from cgankd.config.whole import config_from_dict as config_from_dict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from cgankd.config.settings import ConfigError, require
 
@@ -33,6 +33,13 @@ class ArmConfig:
     """Options of `distiller`; where that is null, laid over student.distiller_options."""
     balanced: bool = field(default=False, metadata={"left_out": True})
     """Draw each class or label range equally often, as student.sampling does for all arms."""
+
+    mix: Literal["none", "mixup", "cutmix"] | None = field(default=None, metadata={"left_out": True})
+    """student.mix of this arm; null = the section's."""
+    mix_pairs: Literal["any", "real", "across"] | None = field(default=None, metadata={"left_out": True})
+    """student.mix_pairs of this arm; needs `bank`; null = the section's."""
+    views: int | None = field(default=None, metadata={"left_out": True})
+    """student.views of this arm, 0 for none; null = the section's."""
 
     @property
     def own_loss(self) -> bool:

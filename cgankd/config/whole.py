@@ -14,71 +14,15 @@ from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
 from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
-from cgankd.config.members import MembersConfig, check_members, overrides, sections_of
-from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net, from_library
-from cgankd.config.settings import check_milestones, from_dict, require
-from cgankd.config.weights import StartConfig
+from cgankd.config.fit import FitConfig, TeacherConfig
+from cgankd.config.members import check_members
+from cgankd.config.mix import StudentMixConfig, check_arm_mix, own_mix
+from cgankd.config.nets import check_fits
+from cgankd.config.settings import from_dict, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig(StartConfig):
-    """How a predictor (teacher or student) is trained."""
-
-    net: str
-    """Name of a net of this project, torchvision:NAME or timm:NAME, or EXPERIMENT:NAME, which is the net that the paper's
-    authors had in that experiment (docs/nets.md)."""
-    width: int | None = None
-    """Channels of the first stage of convnet and plain-vgg; null for all other nets, whose channels are fixed."""
-    num_steps: int
-    """Optimiser steps of the whole training."""
-    batch_size: int
-    """Images in each step."""
-    optimizer: Literal["sgd", "adamw"]
-    """sgd = SGD with Nesterov momentum 0.9; adamw = AdamW."""
-    learning_rate: float
-    """Peak learning rate."""
-    weight_decay: float
-    """Weight decay, on weights of two or more dimensions only; 0 = none."""
-    schedule: Literal["onecycle", "cosine", "constant", "multistep"]
-    """Factor of the learning rate over the steps: onecycle = linear up over the first quarter, then a cosine down to 0; cosine =
-    a cosine from 1 to 0; constant; multistep = a tenth from each of the milestones on."""
-    augment: str
-    """Plain augmentation of the training images, names of AUGMENTS joined by "+", applied in that order."""
-    precision: Literal["auto", "fp32", "bf16"]
-    """Arithmetic of the forward pass: auto = bf16 where the device has units for it."""
-    milestones: tuple[float, ...] = ()
-    """multistep only: shares of the steps after each of which the rate is a tenth."""
-    scalar_loss: Literal["absolute", "squared"] = field(default="absolute", metadata={"left_out": True})
-    """Scalar labels: the loss to the label, normalised to [0, 1]: absolute difference, which is what the error is measured by,
-    or its square (as published). The term to the teacher's answer is that of the KD loss, absolute in `kd`."""
-
-    def check(self, section: str) -> None:
-        """Range checks; called by the sub-class that knows its section name."""
-        for name in ("num_steps", "batch_size"):
-            require(getattr(self, name) >= 1, f"{section}.{name}", "at least 1", getattr(self, name))
-        require(self.learning_rate > 0, f"{section}.learning_rate", "positive", self.learning_rate)
-        require(self.weight_decay >= 0, f"{section}.weight_decay", "zero or more", self.weight_decay)
-        check_augment(self.augment, f"{section}.augment")
-        check_milestones(self.milestones, self.schedule, f"{section}.milestones")
-        check_net(self.net, self.width, section)
-        self.check_start(section, self.net, library=from_library(self.net))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherConfig(FitConfig, OwnTeacherConfig, MembersConfig):
-    """The teacher f_t: which net, and how it is trained on the real training images."""
-
-    def __post_init__(self) -> None:
-        self.check("teacher")
-        self.check_own(self.net)
-        self.check_members()
-        if self.members is not None:
-            require(self.file is None, "teacher.file", "null where teacher.members is set", self.file)
-            sections_of(self, overrides(self.members))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudentConfig(FitConfig):
+class StudentConfig(FitConfig, StudentMixConfig):
     """The students f_s: which net, how each arm is trained, over which seeds, and with which KD loss."""
 
     strong_augment: str
@@ -152,12 +96,15 @@ class StudentConfig(FitConfig):
         return replace(base, batch_size=self.base_batch_size or self.batch_size)
 
     def for_arm(self, arm: ArmConfig) -> StudentConfig:
-        """These settings with the arm's own KD loss and options in place of the section's."""
+        """These settings with the arm's own mixing, KD loss and options in place of the section's."""
+        mix = own_mix(arm)
+        # Other arms are not asked whether they would go with the mixing of this one.
+        own = replace(self, arms={"real": ArmConfig()}, **mix) if mix else self
         if not arm.own_loss:
-            return self
+            return own
         if arm.distiller is None:
-            return replace(self, distiller_options=self.distiller_options | arm.distiller_options)
-        return replace(self, distiller=arm.distiller, distiller_options=arm.distiller_options, distillers=())
+            return replace(own, distiller_options=self.distiller_options | arm.distiller_options)
+        return replace(own, distiller=arm.distiller, distiller_options=arm.distiller_options, distillers=())
 
     @property
     def kd_parts(self) -> tuple[DistillerConfig, ...]:
@@ -169,6 +116,7 @@ class StudentConfig(FitConfig):
 
     def __post_init__(self) -> None:
         self.check("student")
+        self.check_views("student")
         kind, _, number = self.teacher_cache.partition(":")
         known = self.teacher_cache in ("full", "half") or (kind == "topk" and number.isdigit() and int(number) >= 1)
         require(known, "student.teacher_cache", "full, half or topk:NUMBER", self.teacher_cache)
@@ -194,6 +142,20 @@ class StudentConfig(FitConfig):
         check_arms(self.arms)
         for name, arm in self.arms.items():
             check_own_loss(name, arm, listed=bool(self.distillers))
+            kd = arm.kd or (arm.bank and self.best_with_kd)
+            check_arm_mix(name, arm, self, clean_kd=kd and self.teacher_view == "clean")
+            self._check_rows(name, arm)
+
+    def _check_rows(self, name: str, arm: ArmConfig) -> None:
+        """Raise ConfigError where an arm shows mixtures to what goes by single images."""
+        mixes = (self.mix if arm.mix is None else arm.mix) != "none"
+        stores = bool(self.num_views if arm.views is None else arm.views)
+        if not (mixes or stores):
+            return
+        rule = f"all, as student.arms.{name} is shown mixtures or stored views"
+        require(self.tune != "head" or arm.kd, "student.tune", rule, self.tune)
+        rule = f"0, as student.arms.{name} is shown mixtures or stored views, which have no disagreement of their own"
+        require(not (arm.kd and arm.bank) or self.spread_weight == 0, "student.spread_weight", rule, self.spread_weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,12 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float().div_(255.0)
 
 
+def unit_to_u8(unit: Tensor) -> Tensor:
+    """Floats in [0, 1] to uint8, any shape: rounded to the nearest level, values outside are clamped."""
+    assert unit.is_floating_point(), "unit pixels are floats"
+    return unit.mul(255.0).round_().clamp_(0, 255).to(torch.uint8)
+
+
 def levels_to_unit(levels: Tensor) -> Tensor:
     """Floats at the 256 levels 0..255 to [0, 1], any shape: the same numbers as `to_unit` gives for uint8."""
     assert levels.is_floating_point(), "levels are floats here"

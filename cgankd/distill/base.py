@@ -30,8 +30,9 @@ class Batch:
     """What a KD loss may know of a batch beside both nets' outputs.
 
     x: images [B, C, H, W] in [0, 1] by view ("plain", "weak", "strong", "rot4" [4 B, C, H, W]), the views of `Needs`.
-    y [B]: int64 classes, or labels normalised to [0, 1]. index [B]: row in real images then bank. neg_index [B, K]:
-    rows of negatives. is_fake [B] bool. teacher_cache [B, O]: stored outputs of the teacher on the plain image.
+    y [B]: int64 classes (of a mixture the one with the greater share), or labels normalised to [0, 1]. index [B]: row in
+    real images then bank. neg_index [B, K]: rows of negatives. is_fake [B] bool. teacher_cache [B, O]: stored outputs of
+    the teacher on the plain image.
 
     Where a loss asks for other views than "plain", both nets' outputs hold the views it asked for one after the other,
     in the order of `VIEWS`: B rows for each of plain, weak and strong, then 4 B rows of rot4 (all images unturned, then
@@ -97,6 +98,8 @@ class Needs:
     teacher_norms: bool = False
     input_grad: bool = False
     """Teacher and student are differentiated with respect to the image; no caching, no inference mode."""
+    label: bool = False
+    """Of class labels it compares with the one class of each image, which a mixture of two does not have."""
     index: bool = False
     neg_index: bool = False
     views: frozenset[str] = frozenset({"plain"})

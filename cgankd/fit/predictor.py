@@ -41,10 +41,12 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Feed:
-    """What a training is shown: the batch of each step, and how its images [B, C, H, W] in [0, 1] are augmented."""
+    """What a training is shown: the batch of each step, how its images [B, C, H, W] in [0, 1] are augmented, then mixed."""
 
     batch_of: Callable[[int], Batch]
     augment: Callable[[Tensor, torch.Generator], Tensor]
+    mix: Callable[[Tensor, Batch, int], tuple[Tensor, Batch]] | None = None
+    """Augmented images, their batch and the step to mixtures and the batch with their labels; None = none are mixed."""
 
 
 def make_optimizer(
@@ -123,6 +125,8 @@ def fit_predictor(
         plan.step()
         batch = feed.batch_of(step).to(device)
         unit_BCHW = feed.augment(to_unit(batch.images_BCHW), generator(seed, "augment", step))
+        if feed.mix is not None:
+            unit_BCHW, batch = feed.mix(unit_BCHW, batch, step)
         for group in optimizer.param_groups:
             group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0)
         parts = objective(forward, unit_BCHW, batch, step)

@@ -31,11 +31,16 @@ class ClassTask:
         return self.class_names
 
     def targets(self, label_B: Tensor) -> Tensor:
-        """The classes themselves, int64 [B]."""
-        return label_B.long()
+        """The classes themselves, int64 [B]; of mixtures [B, O] the class with the greater share."""
+        return label_B.argmax(dim=1) if label_B.ndim == 2 else label_B.long()
+
+    def mixed_labels(self, label_B: Tensor, other_B: Tensor, weight_B: Tensor) -> Tensor:
+        """Probabilities of the classes, float32 [B, O]: lambda for the first image's, 1 - lambda for the other's."""
+        one_BO, other_BO = (F.one_hot(label.long(), self.num_outputs) for label in (label_B, other_B))
+        return torch.lerp(other_BO.float(), one_BO.float(), weight_B[:, None])
 
     def loss(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
-        """Cross-entropy, mean over the batch."""
+        """Cross-entropy against classes [B] or probabilities of classes [B, O], mean over the batch."""
         return F.cross_entropy(out_BO.float(), label_B)
 
     def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
@@ -108,6 +113,15 @@ class ScalarTask:
     def targets(self, label_B: Tensor) -> Tensor:
         """Labels normalised to [0, 1], float32 [B]."""
         return self.normalise(label_B.float())
+
+    def mixed_labels(self, label_B: Tensor, other_B: Tensor, weight_B: Tensor) -> Tensor:
+        """lambda y + (1 - lambda) y' [B] in raw units; round a whole circle y + (1 - lambda) d, d the short way from y to y'.
+
+        Of two labels half a turn apart neither way is shorter: the one towards smaller numbers is taken.
+        """
+        period = self.label_period if self.whole else None
+        between_B = label_B + (1 - weight_B) * wrapped(other_B - label_B, period)
+        return onto_range(between_B, self.label_min, self.label_max, period)
 
     def normalise(self, label_B: Tensor) -> Tensor:
         """Raw units to [0, 1]."""

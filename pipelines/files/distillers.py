@@ -15,6 +15,23 @@ def check_distillers(cfg: Config) -> None:
     for name, arm in cfg.student.arms.items():
         if arm.own_loss:
             check_section(cfg, cfg.student.for_arm(arm), own_field(name, arm))
+        if arm.kd or (arm.bank and cfg.student.best_with_kd):
+            check_shown(cfg, cfg.student.for_arm(arm), name, own_field(name, arm))
+
+
+def check_shown(cfg: Config, student: StudentConfig, arm: str, where: str) -> None:
+    """Raise ConfigError where the KD loss of an arm cannot take the mixtures or stored views that it would be shown."""
+    if not (student.mixes or student.num_views) or only_kd(student):
+        return
+    from cgankd.distill.methods import distiller_of
+    from cgankd.distill.mixed import Shown
+
+    shown = Shown(0 if cfg.scalar_labels else 2, student.mixes, bool(student.num_views))
+    try:
+        shown.check(distiller_of(student.kd_parts, where))
+    except ValueError as error:
+        off = "mix to none" if student.mixes else "views to 0"
+        raise ConfigError(f"{where}.distiller: {error}; or set student.arms.{arm}.{off}") from error
 
 
 def own_field(name: str, arm: ArmConfig) -> str:
@@ -22,9 +39,14 @@ def own_field(name: str, arm: ArmConfig) -> str:
     return f"student.arms.{name}" if arm.own_loss else "student"
 
 
+def only_kd(student: StudentConfig) -> bool:
+    """Whether the KD loss is `kd` with the options of the section, which is known to go with everything."""
+    return not student.distillers and student.distiller == KD and not student.distiller_options
+
+
 def check_section(cfg: Config, student: StudentConfig, where: str) -> None:
     """`check_distillers` for the loss of one section or arm; `where` is its dotted place."""
-    if not student.distillers and student.distiller == KD and not student.distiller_options:
+    if only_kd(student):
         return  # The common case, decided without importing torch.
     from cgankd.distill.methods import METHODS, distiller_of, make_distiller
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from cgankd.measure.longer import in_words
 from cgankd.measure.twins import copy_sentences
 from pipelines.files.artifacts import replacing
 from pipelines.files.layout import STAGES
@@ -74,6 +75,9 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "result": facts.result,
         "judged": judged,
         "groups": group_table(facts.result, LABELS_SHOWN) if facts.result else None,
+        "more_steps": in_words(facts.result["more_steps"], facts.result["headline"]["unit"])
+        if facts.result and "more_steps" in facts.result
+        else "",
         "copies": copy_sentences(facts.stages["prepare"].metrics or {}),
         "missing": [name for name in STAGES if facts.stages[name].metrics is None],
         "stages": facts.stages,

@@ -57,9 +57,10 @@ change the code, not this page.
 `student.distiller` names the KD loss of all arms with `kd: true`, `student.arms.NAME.distiller` that of one arm;
 `distiller_options` beside either takes the options below, and what is left out keeps the default. `student.distillers`
 is a weighted list of several at once. *task*: the labels a loss distils. *needs*: what it looks at beside both nets'
-outputs. *status*: `published` follows the paper's formulas, `reconstruction` fills in what the paper leaves open,
-`adaptation` carries an idea over from another setting. An option whose default is `null` takes the usual value of its
-other options, which the text names. In Python a loss without modules of its own needs no `build`:
+outputs; one with `label` refuses mixtures of two classes. *status*: `published` follows the paper's formulas,
+`reconstruction` fills in what the paper leaves open, `adaptation` carries an idea over from another setting. An option
+whose default is `null` takes the usual value of its other options, which the text names. In Python a loss without modules of its
+own needs no `build`:
 
 ```python
 import torch

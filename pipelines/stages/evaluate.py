@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
+
+from torch import nn
 
 from cgankd.config.distill import arm_label, distiller_label
 from cgankd.data.dataset import FEW, gaps
 from cgankd.data.store.datasets import read_split
 from cgankd.labels.task import make_task
 from cgankd.measure.groups import Scores, group_counts
+from cgankd.measure.longer import Judge
 from cgankd.measure.predictive import mean_sd
 from cgankd.measure.verdict import best_arm, choose, verdict
 from cgankd.types import Headline, Task
@@ -118,6 +122,12 @@ def run(ctx: Context) -> None:
     shipped = test_scores[choice.chosen][place]
     result["shipped"] = {"seed": runs["seeds"][place], "mean": shipped.mean, "balanced": shipped.balanced}
     result["shipped"] |= {"groups": list(shipped.groups)}
+    if any("longer" in arm for arm in runs["arms"].values()):
+        judge = Judge(uses_bank, task.headline, confidence)
+        scores = {1: (val, judged[0])} | longer_scores(
+            runs["arms"], by, lambda run_: load_student(students / run_["file"], info, task), scorer
+        )
+        result["more_steps"] = judge.rows(scores)
     ctx.write_json("evaluate", result)
     ctx.tracker.metrics(evaluate_names(result))
     ctx.tracker.tags({"chosen_arm": choice.chosen})
@@ -127,6 +137,19 @@ def run(ctx: Context) -> None:
     ctx.picture("arms", pictures.arms_with_intervals(shown))
     ctx.picture("gains", pictures.gains_with_intervals(shown))
     ctx.show(render(result))
+
+
+def longer_scores(
+    arms: dict[str, Any], by: str, load: Callable[[dict[str, Any]], tuple[nn.Module, Any]], scorer: Scorer
+) -> dict[int, tuple[dict[str, list[float]], dict[str, list[float]]]]:
+    """Factor of the steps -> validation and test scores of each arm, of the kind that arms are chosen by."""
+    key, found = "val" if by == "mean" else "val_balanced", dict[int, tuple[dict[str, list[float]], ...]]()
+    for name, arm in arms.items():
+        for factor, runs in arm["longer"].items():
+            val, test = found.setdefault(int(factor), ({}, {}))
+            val[name] = [float(run[key]) for run in runs]
+            test[name] = [scorer(*load(run)).by(by) for run in runs]
+    return {factor: (val, test) for factor, (val, test) in found.items()}
 
 
 def _unknown(task: Task, groups: dict[str, list[int]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def run(ctx: Context) -> None:
             ctx.say(f"best arm with fakes on validation: {best}; training it with KD on top as {name}")
             arms[name] = ArmConfig(**(to_dict(arms[best]) | {"kd": True}))
             results |= runner.train({name: arms[name]})
-    _save(ctx, arms, results, runner)
+    longer = {factor: runner.train(arms, factor) for factor in cfg.step_factors}
+    _save(ctx, arms, results, runner, longer)
     gone, size = prune(runner.cache, runner.used, time.time())
     if gone:
         ctx.say(f"{gone} runs of other settings, longest unused, are no longer kept for reuse ({size / 1e9:.2g} GB)")
@@ -101,12 +103,17 @@ class Runner:
         self.used: set[str] = set()
         """Fingerprints of the runs that were asked for."""
 
-    def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm") -> Job:
-        """One run with the fingerprint of all that its numbers depend on: the real arms do not depend on the bank."""
+    def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm", factor: int = 1) -> Job:
+        """One run with the fingerprint of all that its numbers depend on: the real arms do not depend on the bank.
+
+        `factor` multiplies its steps.
+        """
         cfg = self.ctx.cfg
+        if factor != 1:
+            cfg = replace(cfg, student=replace(cfg.student, num_steps=factor * cfg.student.num_steps))
         settings = to_dict(cfg.student.for_arm(arm))
         # Arms without KD stay as they are whatever loss the others take.
-        for key in ("arms", "seeds", "workers", "best_with_kd", *(() if arm.kd else KD_SETTINGS)):
+        for key in ("arms", "seeds", "workers", "best_with_kd", "step_factors", *(() if arm.kd else KD_SETTINGS)):
             settings.pop(key, None)
         if not arm.bank:
             settings.pop("spread_weight", None)
@@ -156,17 +163,19 @@ class Runner:
             device=self.ctx.plan.device,
         )
 
-    def train(self, arms: dict[str, ArmConfig]) -> dict[str, list[dict[str, Any]]]:
-        """Every arm at every seed; returns arm -> one result a seed, in the order of student.seeds."""
+    def train(self, arms: dict[str, ArmConfig], factor: int = 1) -> dict[str, list[dict[str, Any]]]:
+        """Every arm at every seed, for `factor` times the steps; returns arm -> one result a seed, in the order of
+        student.seeds."""
         cfg = self.ctx.cfg.student
         bases: dict[int, Job] = {}
         if cfg.protocol == "finetune":
             bases = {seed: self.job("base", ArmConfig(), seed, stage="base") for seed in cfg.seeds}
             self._run(list(bases.values()), "base students")
-        jobs = {(name, seed): self.job(name, arm, seed) for name, arm in arms.items() for seed in cfg.seeds}
+        pairs = [(name, seed) for name in arms for seed in cfg.seeds]
+        jobs = {(name, seed): self.job(name, arms[name], seed, factor=factor) for name, seed in pairs}
         if bases:
             jobs = {key: job.starting_from(bases[key[1]].out) for key, job in jobs.items()}
-        self._run(list(jobs.values()), "students")
+        self._run(list(jobs.values()), "students" if factor == 1 else f"students, {factor} times the steps")
         for job in (*bases.values(), *jobs.values()):
             job.mark_used()
             self.used.add(job.out.stem)
@@ -198,8 +207,17 @@ def bank_digests(pool: Path) -> dict[str, str]:
     return digests
 
 
-def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict[str, Any]]], runner: Runner) -> None:
-    """artifacts/students/: safetensors and config.json of each run, runs.json with validation scores; child runs."""
+Results = dict[str, list[dict[str, Any]]]
+"""Arm -> one result a seed."""
+
+
+def _save(
+    ctx: Context, arms: dict[str, ArmConfig], results: Results, runner: Runner, longer: dict[int, Results]
+) -> None:
+    """artifacts/students/: safetensors and config.json of each run, runs.json with validation scores; child runs.
+
+    `longer` are the runs of more steps by their factor, which have no child runs.
+    """
     cfg = ctx.cfg.student
     shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
     settings = to_dict(cfg) | {"arms": {name: to_dict(arm) for name, arm in cfg.arms.items()}}
@@ -232,6 +250,15 @@ def _save(ctx: Context, arms: dict[str, ArmConfig], results: dict[str, list[dict
             child.dataset(f"{ctx.cfg.data.source}/dataset.h5", runner.digests["dataset"], "training")
             child.close("FINISHED")
         record["arms"][name] = {"switches": to_dict(arms[name]), "runs": entries}
+    for factor, found in longer.items():
+        for name, runs in found.items():
+            entries = []
+            for result in runs:
+                file = f"student-{name}-{result['seed']}-x{factor}.safetensors"
+                ctx.copy_weights(Path(result["weights"]), f"students/{file}")
+                kept = {key: result[key] for key in ("seed", "val", "val_balanced")}
+                entries.append(kept | {"file": file})
+            record["arms"][name].setdefault("longer", {})[str(factor)] = entries
     ctx.write_artifact_json("students/runs.json", record)
 
 

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cgankd.measure.longer import in_words
 from cgankd.measure.verdict import LEAST_SEEDS, TOO_FEW
 from pipelines.stages.scores import by_headline
 
@@ -60,7 +61,21 @@ def render(result: dict[str, Any]) -> Group:
         note += " Best step: test with the weights of each seed's best validation point."
     if other:
         note += f" {other}"
-    return Group(table, Text(result["verdict"], style="bold"), Text(note, style="dim"))
+    more = [longer_table(result)] if "more_steps" in result else []
+    return Group(table, *more, Text(result["verdict"], style="bold"), Text(note, style="dim"))
+
+
+def longer_table(result: dict[str, Any]) -> Group:
+    """Test scores of the arms by number of steps, and what fakes gain at each."""
+    rows = result["more_steps"]
+    table = Table(title="with more steps", box=box.SIMPLE_HEAD, padding=0, title_style="bold")
+    table.add_column("arm", no_wrap=True)
+    for factor in rows:
+        table.add_column(f"x {factor}", justify="right", no_wrap=True)
+    for name in result["arms"]:
+        cells = [row["arms"][name] for row in rows.values()]
+        table.add_row(name, *(f"{cell['mean']:.2f}+-{cell['sd']:.2f}" for cell in cells))
+    return Group(table, Text(in_words(rows, result["headline"]["unit"])))
 
 
 def _other(result: dict[str, Any]) -> str:

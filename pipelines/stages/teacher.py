@@ -16,6 +16,7 @@ from cgankd.config import TeacherConfig, to_dict
 from cgankd.config.members import AUTO, overrides, sections_of
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
+from cgankd.data.mix import Mixing
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.fit.device import Plan
@@ -148,6 +149,7 @@ def trained(
     seed = derive(loop.seed, "teacher")
     data = Mixture(train, None, real_share=None, batch_size=cfg.batch_size, seed=seed)
     loop = replace(loop, seed=seed)
+    mixing = None if cfg.mix == "none" else Mixing(cfg, "any", task.mixed_labels, seed)
 
     def view(unit_BCHW: Tensor, gen: torch.Generator) -> Tensor:
         return augment(unit_BCHW, cfg.augment, gen)
@@ -156,7 +158,7 @@ def trained(
         fit_head(net, task, HeadFeed(data, view, val.images), cfg, loop, lambda predict: mean_score(task, predict, val))
         return net, config
     validate = lambda n: mean_score(task, make_predict(n, cfg.precision), val)  # noqa: E731
-    fit_predictor(net, Plain(task), Feed(data.batch, view), cfg, loop, validate=validate)
+    fit_predictor(net, Plain(task), Feed(data.batch, view, mixing), cfg, loop, validate=validate)
     return net, config
 
 

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, StudentConfig, to_dict
 from cgankd.data.augment import augment
 from cgankd.data.batches import Batch, Mixture
+from cgankd.data.mix import Mixing
+from cgankd.data.views import ViewBatches
 from cgankd.distill.base import DataSpec
 from cgankd.distill.engine import Augment, Distillation, Negatives, Teacher, early_phases, only_moving
 from cgankd.distill.methods import distiller_of
+from cgankd.distill.mixed import Shown
 from cgankd.distill.refresh import ChosenRows, chooser_of
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.loop import Loop
@@ -43,6 +46,14 @@ class Student:
     plan: Plan = PLAIN
     soft_weight_M: Tensor | None = None
     """How much the teacher's answer counts on each fake; None = as on real images."""
+    mix: Mixing | None = None
+    views: ViewBatches | None = None
+    """Stored views that its batches are drawn from; they are mixed already."""
+
+    @property
+    def batch_of(self) -> Callable[[int], Batch]:
+        """The batch of a step."""
+        return self.data.batch if self.views is None else self.views.batch
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,10 @@ def distilled_run(
     lookup: Callable[[PredictFn], Callable[[Tensor], Tensor]],
     field: str = "student",
 ) -> DistilledRun:
-    """Build the KD loss of the student section on the run's nets; `lookup` keeps the teacher's outputs on clean images.
+    """Build the KD loss of the student section on the run's nets; `lookup` keeps the teacher's outputs on clean images, or
+    on stored views.
 
-    Raises ConfigError, naming the loss below `field`, where it does not suit the nets.
+    Raises ConfigError, naming the loss below `field`, where it does not suit the nets or what they are shown.
     """
     task, cfg, seed, plan = student.task, student.cfg, student.seed, student.plan
     teacher, teacher_config = load_predictor(teacher_path, student.info, task)
@@ -82,13 +94,16 @@ def distilled_run(
             spec_of(teacher, teacher_config, make_net, spec.image_shape),
             replace(spec, labels=labels_N, fake=fake_N),
         )
+        Shown(task.num_classes, cfg.mixes, student.views is not None).check(distiller)
     except ValueError as error:  # TaskNotSupported, or nets that the method cannot use
         raise ConfigError(f"{field}.distiller: {error}") from error
     teacher.requires_grad_(False).eval()
-    clean = cfg.teacher_view == "clean"
+    # With stored views the teacher's outputs are those on the view, and for the other rows on the clean image.
+    clean, stored = cfg.teacher_view == "clean" and student.views is None, student.views is not None
     predict_teacher = make_predict(teacher, teacher_config["precision"], plan=plan, expected=len(labels_N))
     table: Callable[[Tensor], Tensor] | None = None
-    if clean and distiller.needs.teacher_pred_only and not distiller.has_own("run_teacher"):
+    outputs_alone = distiller.needs.teacher_pred_only and not distiller.has_own("run_teacher")
+    if outputs_alone and (clean or (stored and distiller.needs.views == frozenset({"plain"}))):
         table = lookup(predict_teacher)
     negatives = None
     if distiller.needs.neg_index:
@@ -112,7 +127,7 @@ def distilled_run(
     )
     inference = distiller.student_for_inference()
     data = student.data
-    batch_of, curves = data.batch, {}
+    batch_of, curves = student.batch_of, {}
     chooser = chooser_of(distiller)
     if chooser is not None and data.bank is not None:
         outputs_MO = predict_teacher(data.bank.images)
@@ -166,7 +181,7 @@ def train_phases(
             fit_predictor(
                 phase.net,
                 phase.objective,
-                Feed(student.data.batch, view),
+                Feed(student.batch_of, view, student.mix),
                 replace(cfg, num_steps=steps, learning_rate=rate, tune="all", head_rate=1.0),
                 Loop(derive(student.seed, "phase", phase.name), student.plan, checkpoint=checkpoint_of(phase.name)),
                 keep_last=True,

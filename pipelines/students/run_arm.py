@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, Config, ConfigError, StudentConfig, to_dict
 from cgankd.data.augment import augment
-from cgankd.data.batches import Mixture
 from cgankd.data.store.banks import read_pool_scores, read_pool_stream
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
@@ -35,6 +35,7 @@ from pipelines.files.artifacts import ResumeFile, load_weights, read_record, sav
 from pipelines.files.distillers import own_field
 from pipelines.networks.weights import Weights, start
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
+from pipelines.students.stored_views import Source, mixing_of, stored_views, view_facts
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
 
 
@@ -199,14 +200,22 @@ def train_job(job: Job) -> list[str]:
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
     more: Mapping[str, list[tuple[int, float]]] = {}
     even = task.filter_groups if cfg.balances(job.arm) else None
-    data = Mixture(train, bank, real_share=cfg.real_share, batch_size=fit.batch_size, seed=seed, groups=even)
+    source = Source(train, bank, even)
+    student = Student(net, config, info, task, source.mixture(fit, seed), fit, seed, plan)
+    student = replace(student, mix=mixing_of(fit, task, seed))
+    lookup: Callable[[PredictFn], Callable[[Tensor], Tensor]] = teacher_lookup(job, task.num_outputs, train, bank)
+    if cfg.num_views:
+        facts = view_facts(job.teacher_key, job.arm)
+        views = stored_views(job.out.parent.parent, source, fit, task, (job.config.seed, seed), facts)
+        student = replace(student, mix=None, views=views.batches)
+        clean = partial(teacher_tables, job, num_outputs=task.num_outputs, train=train, bank=bank)
+        lookup = partial(views.lookup, clean=clean)
     objective: Objective = Plain(task)
     inference: nn.Module = net
-    feed = Feed(data.batch, lambda unit, gen: augment(unit, spec, gen))
+    feed = Feed(student.batch_of, lambda unit, gen: augment(unit, spec, gen), student.mix)
     freeze(net, cfg.tune)  # before a KD loss is built, whose early phases then leave it alone too
     if job.arm.kd:
-        lookup = teacher_lookup(job, task.num_outputs, train, bank)
-        student = Student(net, config, info, task, data, fit, seed, plan, soft_weights(job.pool, job.arm, cfg))
+        student = replace(student, soft_weight_M=soft_weights(job.pool, job.arm, cfg))
         run = distilled_run(student, job.teacher, lookup, own_field(job.name, job.arm))
         train_phases(run, student, feed.augment, job.checkpoint)
         objective, inference, feed = run.objective, run.inference, replace(feed, batch_of=run.batch_of)
@@ -224,7 +233,7 @@ def train_job(job: Job) -> list[str]:
 
     loop = Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load))
     if cfg.tune == "head" and not job.arm.kd:
-        fit_head(net, task, HeadFeed(data, feed.augment, val.images), fit, loop, scored)
+        fit_head(net, task, HeadFeed(student.data, feed.augment, val.images), fit, loop, scored)
     else:
         validate = lambda net: scored(make_predict(inference, cfg.precision))  # noqa: E731
         fit_predictor(net, objective, feed, fit, loop, validate=validate)

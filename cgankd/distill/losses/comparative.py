@@ -44,7 +44,7 @@ class Comparative(Distiller):
     """
 
     name = "ckd_comparative"
-    needs = Needs(teacher_pred_only=True)
+    needs = Needs(label=True, teacher_pred_only=True)
     scalar = True
     source = "Wilf et al., WACV 2025, arXiv 2311.02253"
     status = "adaptation"

@@ -38,7 +38,7 @@ class ConfidenceConditioned(Distiller):
     """
 
     name = "cckd_confidence"
-    needs = Needs(teacher_pred_only=True)
+    needs = Needs(label=True, teacher_pred_only=True)
     scalar = True
     source = "Mishra and Sundaram 2021, arXiv 2107.06993"
     status = "reconstruction"

@@ -44,7 +44,7 @@ class DataAugmentation(Distiller):
     """
 
     name = "uda"
-    needs = Needs(teacher_pred_only=True, views=frozenset({"plain", "strong"}))
+    needs = Needs(label=True, teacher_pred_only=True, views=frozenset({"plain", "strong"}))
     scalar = True
     source = "Xie et al., NeurIPS 2020, arXiv 1904.12848; form teacher: arXiv 2104.03164, first version"
     status = "adaptation"

@@ -36,7 +36,7 @@ class DecoupledKD(Distiller):
     """
 
     name = "dkd"
-    needs = Needs(logits=True, teacher_pred_only=True)
+    needs = Needs(logits=True, label=True, teacher_pred_only=True)
     source = "Zhao et al., CVPR 2022, arXiv 2203.08679"
     flows = (
         Flow("teacher.logits", "student.logits", "label against the rest at T", "KL T^2", "1", "ramp of 20 epochs"),
@@ -93,7 +93,7 @@ class AdaptiveTeaching(Distiller):
     """
 
     name = "atkd"
-    needs = Needs(pooled=True)
+    needs = Needs(pooled=True, label=True)
     scalar = True
     source = "Zhong et al., ACL 2024"
     status = "adaptation"
@@ -126,7 +126,7 @@ class AdaptiveTeaching(Distiller):
     def build(self, student: ModelSpec, teacher: ModelSpec, data: DataSpec) -> None:
         """Ask for the teacher's outputs alone where labels are classes, whose terms look at no features."""
         if data.num_classes:
-            self.needs = Needs(teacher_pred_only=True)  # type: ignore[misc]
+            self.needs = Needs(label=True, teacher_pred_only=True)  # type: ignore[misc]
         super().build(student, teacher, data)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: float = 0) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class KDExplainer(Distiller):
     """
 
     name = "kdexplainer"
-    needs = Needs(logits=True, stages=True, teacher_pred_only=True)
+    needs = Needs(logits=True, stages=True, label=True, teacher_pred_only=True)
     source = "Xue et al., IJCAI 2021, arXiv 2105.04181 (KDExplainer)"
     status = "adaptation"
     flows = (

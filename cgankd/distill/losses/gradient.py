@@ -33,7 +33,7 @@ class InputGradient(Distiller):
     """
 
     name = "kdiga"
-    needs = Needs(input_grad=True)
+    needs = Needs(input_grad=True, label=True)
     scalar = True
     source = "Shao, Yi, Chen and Hsieh 2021, arXiv 2110.12072"
     status = "reconstruction"

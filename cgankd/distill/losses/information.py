@@ -29,7 +29,7 @@ class InformationFlow(Distiller):
     """
 
     name = "ifm"
-    needs = Needs(pooled=True, stages=True)
+    needs = Needs(pooled=True, stages=True, label=True)
     scalar = True
     source = "Passalis, Tzelepi and Tefas, CVPR 2020, arXiv 2005.00727"
     flows = (

@@ -21,7 +21,7 @@ class NormalizedKD(Distiller):
     """
 
     name = "nkd"
-    needs = Needs(logits=True, teacher_pred_only=True)
+    needs = Needs(logits=True, label=True, teacher_pred_only=True)
     source = "Yang et al., ICCV 2023, arXiv 2303.13005"
     flows = (
         Flow("teacher.logits", "student.logits", "probability of the label", "cross-entropy", "1"),

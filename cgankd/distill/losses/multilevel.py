@@ -41,7 +41,7 @@ class MultiLevel(Distiller):
     """
 
     name = "mlkd"
-    needs = Needs(logits=True, teacher_pred_only=True, views=frozenset({"weak", "strong"}))
+    needs = Needs(logits=True, label=True, teacher_pred_only=True, views=frozenset({"weak", "strong"}))
     source = "Jin et al., CVPR 2023; standardize: Sun et al., CVPR 2024, arXiv 2403.01427"
     flows = (
         Flow("teacher.logits", "student.logits", "softmax at each T", "KL T^2", "0.9"),

@@ -69,7 +69,7 @@ class ScaleDecoupled(Distiller):
     """
 
     name = "sdd"
-    needs = Needs(logits=True, stages=True, teacher_head=True)
+    needs = Needs(logits=True, stages=True, teacher_head=True, label=True)
     source = "Wei et al., CVPR 2024"
     flows = (
         Flow("teacher.regions", "student.regions", "softmax at T", "KL T^2, or DKD", "0.9, twice if complementary"),
@@ -182,7 +182,7 @@ class OneForAll(Distiller):
     """
 
     name = "ofa_kd"
-    needs = Needs(logits=True, stages=True, teacher_pred_only=True)
+    needs = Needs(logits=True, stages=True, label=True, teacher_pred_only=True)
     source = "Hao et al., NeurIPS 2023, arXiv 2310.19444"
     status = "adaptation"
     flows = (

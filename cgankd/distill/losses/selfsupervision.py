@@ -24,7 +24,7 @@ class SelfSupervisedKD(Distiller):
     """
 
     name = "sskd"
-    needs = Needs(logits=True, pooled=True, views=frozenset({"rot4"}))
+    needs = Needs(logits=True, pooled=True, label=True, views=frozenset({"rot4"}))
     source = "Xu et al., ECCV 2020, arXiv 2006.07114"
     flows = (
         Flow(

@@ -25,7 +25,7 @@ class TeacherAssistant(Distiller):
     """
 
     name = "takd"
-    needs = Needs()
+    needs = Needs(label=True)
     scalar = True
     source = "Mirzadeh et al., AAAI 2020, arXiv 1902.03393"
     flows = (

@@ -197,3 +197,26 @@ def shown(result: dict[str, Any]) -> str:
     with console.capture() as caught:
         console.print(render(result))
     return caught.get()
+
+
+def test_scores_at_more_steps_come_beside_the_others(work: tuple[Path, Dataset]) -> None:
+    """The students of four times the steps answer as those of the other arm, so that the gain turns round."""
+    folder, _ = work
+    plain = ran(folder, "mean")
+    assert "more_steps" not in plain
+    runs = json.loads((folder / "artifacts/students/runs.json").read_text())
+    arms = runs["arms"]
+    other = {"real": "raw", "raw": "real"}
+    for arm, entry in arms.items():
+        entry["longer"] = {"4": [run | {"val_balanced": 0.0} for run in arms[other[arm]]["runs"]]}
+    write_json(folder / "artifacts/students/runs.json", runs)
+    result = ran(folder, "mean")
+    more = result.pop("more_steps")
+    assert result == plain and list(more) == ["1", "4"]
+    assert more["4"]["arms"]["raw"]["values"] == more["1"]["arms"]["real"]["values"] == plain["arms"]["real"]["values"]
+    assert more["1"]["gain"] == pytest.approx(plain["arms"]["raw"]["gain"])
+    assert more["4"]["gain"] == pytest.approx(-more["1"]["gain"])
+    console = Console(width=120, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(render(result | {"more_steps": more}))
+    assert "with more steps" in capture.get() and "x 4" in capture.get()
