@@ -13,7 +13,15 @@ from typing import Any, Literal
 from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
-from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
+from cgankd.config.distill import (
+    KD,
+    ArmConfig,
+    DistillerConfig,
+    check_arms,
+    check_list,
+    check_own_loss,
+    check_unlabelled,
+)
 from cgankd.config.nets import OwnTeacherConfig, check_fits, check_net
 from cgankd.config.settings import check_milestones, from_dict, require
 
@@ -248,6 +256,7 @@ class Config:
         for section, fit in (("teacher", self.teacher), ("student", self.student)):
             check_fits(fit.net, self.data.image_size, self.data.task, section)
         check_augment(self.cgan.augment, "cgan.augment")
+        check_unlabelled(self.student.arms, self.data.unlabelled)
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
         require(attention is None or attention <= largest, "cgan.attention", rule, attention)

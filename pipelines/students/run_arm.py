@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cgankd.bank.build import selection_name
 from cgankd.config import ArmConfig, Config, ConfigError, to_dict
 from cgankd.data.augment import augment
-from cgankd.data.batches import Mixture
+from cgankd.data.batches import Mixture, TwoSources
 from cgankd.data.store.banks import read_pool_scores, read_pool_stream
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
@@ -113,19 +113,28 @@ class Job:
 
 
 def bank_rows(pool: Path, arm: ArmConfig) -> Tensor:
-    """Rows of the pool [M] that the M1/M2 switches of an arm select."""
-    return (
-        read_pool_scores(pool, but=("teacher_output",))[f"in_{selection_name(arm.subsample, arm.filter)}"]
-        .bool()
-        .nonzero()[:, 0]
-    )
+    """Rows of the pool [M] that the M1/M2 switches of an arm select: of fakes, then of unlabelled images."""
+    scores = read_pool_scores(pool, but=("teacher_output",))
+    return torch.cat([scores[flag].bool().nonzero()[:, 0] for flag in flags_of(arm)])
+
+
+def flags_of(arm: ArmConfig) -> list[str]:
+    """The columns of a pool that say which rows an arm takes, one for each source."""
+    selection = selection_name(arm.subsample, arm.filter)
+    sources = (("in_", arm.bank), ("unlabelled_", arm.unlabelled))
+    return [f"{prefix}{selection}" for prefix, used in sources if used]
 
 
 def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -> Split:
-    """The fakes of an arm, labels asked or replaced; their images are streamed where `memory` has no room for them."""
+    """The fakes of an arm, labels asked or replaced, and its unlabelled images with the teacher's; their images are streamed
+    where `memory` has no room for them.
+    """
     scores, rows = read_pool_scores(pool, but=("teacher_output",)), bank_rows(pool, arm)
     labels = scores["predicted" if arm.replace else "asked"][rows]
-    return Split(read_pool_stream(pool, rows, memory), labels)
+    images = read_pool_stream(pool, rows, memory)
+    if arm.bank and arm.unlabelled:
+        return TwoSources(images, labels, int((scores["source"][rows] == 0).sum()))
+    return Split(images, labels)
 
 
 def teacher_tables(
@@ -143,7 +152,8 @@ def teacher_tables(
         found = table_of_pool(job.pool, rows, job.teacher_key["teacher"], precision)
         extra = [] if found is None else [found]
         bank_images = bank.images if found is None else None
-    facts = job.teacher_key if bank_images is not None else {k: v for k, v in job.teacher_key.items() if k != "bank"}
+    extras = () if bank_images is not None else ("bank", "unlabelled")
+    facts = {k: v for k, v in job.teacher_key.items() if k not in extras}
     images = end_to_end(train.images, bank_images)
     return [cached_table(folder, facts, predict, images, precision, num_outputs), *extra]
 
@@ -177,7 +187,7 @@ def train_job(job: Job) -> list[str]:
     task = make_task(info, job.config, job.config.student.scalar_loss)
     memory = MemoryBudget(job.memory_bytes)
     val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
-    bank = bank_split(job.pool, job.arm, memory) if job.arm.bank else None
+    bank = bank_split(job.pool, job.arm, memory) if job.arm.mixes else None
     # The seed is shared by all arms: same initialisation, same order of real images, so that differences pair up.
     seed = derive(job.config.seed, "student", job.seed, job.stage)
     seed_all(seed, "init")
