@@ -203,7 +203,7 @@ def arms_chart(result: dict[str, Any]) -> Markup:
             f"{name} (ships)" if name == result["chosen_arm"] else name,
             arm["values"],
             result["confidence"],
-            colour=1 if arm["uses_bank"] else 0,
+            colour=int(arm["uses_bank"]) + 2 * int(arm.get("uses_unlabelled", False)),
             strong=name == result["chosen_arm"],
         )
         for name, arm in result["arms"].items()

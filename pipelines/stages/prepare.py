@@ -100,15 +100,15 @@ def take_unlabelled(ctx: Context, dataset: Dataset, room: Room) -> dict[str, flo
     for line in found.account.lines:
         ctx.say(line)
     for part, name in enumerate(sets):
-        for kind, exact in (("exact", True), ("near", False)):
-            here = (known.part_U == part) & (known.exact_U == exact)
-            numbers[f"unlabelled.{kind}_copies.{name}"] = float(here.sum())
-        exact, near = (numbers[f"unlabelled.{kind}_copies.{name}"] for kind in ("exact", "near"))
+        of_part = known.part_U == part
+        exact, near = (float((of_part & (known.exact_U == kind)).sum()) for kind in (True, False))
+        numbers |= {f"unlabelled.exact_copies.{name}": exact, f"unlabelled.near_copies.{name}": near}
         if exact + near:
-            named_ = [f"{row[0]} ({row[1]} {row[2]})" for row in rows if row[1].endswith(f"of {name}")][:COPIES_NAMED]
-            more = f"; and {exact + near - len(named_):.0f} more" if exact + near > len(named_) else ""
+            firsts = [f"{row[0]} is {row[1]}: {row[2]}" for row in rows if row[1].endswith(f"of {WORDS[name]}")]
+            firsts = firsts[:COPIES_NAMED]
+            more = f"; and {exact + near - len(firsts):.0f} more" if exact + near > len(firsts) else ""
             ctx.say(
-                f"left out: {exact:.0f} exact and {near:.0f} near copies of {WORDS[name]} images: {'; '.join(named_)}{more}"
+                f"left out: {exact:.0f} exact and {near:.0f} near copies of {WORDS[name]} images: {'; '.join(firsts)}{more}"
             )
     if again.any():
         ctx.say(f"left out: {int(again.sum())} unlabelled images that are there more than once")
@@ -122,11 +122,11 @@ def left_out(dataset: Dataset, found: Unlabelled, known: Known, again: torch.Ten
     for row in ((known.part_U >= 0) | again).nonzero()[:, 0].tolist():
         part = int(known.part_U[row])
         if part < 0:
-            yield found.names[row], "repeat", ""
+            yield found.names[row], "a repeat", ""
             continue
         name = ("test", "val", "train")[part]
-        kind = "copy" if known.exact_U[row] else "near copy"
-        yield found.names[row], f"{kind} of {name}", named(dataset, name, int(known.row_U[row]))
+        kind = "a copy" if known.exact_U[row] else "a near copy"
+        yield found.names[row], f"{kind} of {WORDS[name]}", named(dataset, name, int(known.row_U[row]))
 
 
 def about_copies(

@@ -133,7 +133,7 @@ def fit_ratio(ctx: Context, work: Work, images: Images, label_U: Tensor) -> Rati
     mlp, embed = fresh["mlp"], fresh["embed"]
     assert isinstance(features, Extractor) and isinstance(mlp, RatioMLP)
     embed.requires_grad_(bool(embed.trained_with_gan))
-    groups = task.filter_groups(label_U).unique()
+    groups = torch.unique(task.filter_groups(label_U))
     train, val = (among(split, groups, task) for split in (work.train, work.val))
     vicinity = task.vicinity(train.labels, cfg.targets)
     zeta = drop_radius(cfg, vicinity)
