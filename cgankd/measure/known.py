@@ -23,12 +23,10 @@ near the nearest of 1,000 at 0.12, 0.09 and 0.04; 99 % of copies changed in one 
 below 0.04."""
 COARSE = 0.25
 """Pairs that differ by more than this share at SIDES[0] pixels a side are not looked at again."""
-BEST = 4
-"""Known images that are looked at again for each view of an image: the nearest at SIDES[0] pixels a side."""
-VIEWS = ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
-"""Shifts in pixels under which the nearest ones are found; every shift by a pixel is half a pixel from one of them at most."""
+BEST = 2
+"""Known images that are looked at again for each shift of an image: the nearest at SIDES[0] pixels a side."""
 SHIFTS = tuple((dy, dx) for dy in (0, -1, 1) for dx in (0, -1, 1))
-"""Shifts under which a pair is compared."""
+"""Shifts by up to a pixel, under each of which the nearest images are found and pairs compared."""
 DARK, LIGHT = 4, 251
 """Pixels up to the one and from the other on may be cut off, and are left out of a comparison."""
 SEEN = 0.3
@@ -85,7 +83,7 @@ def _near(
 ) -> tuple[Tensor, Tensor]:
     """Set [B] and row [B] of the nearest near copy of each image, -1 where there is none."""
     part_B, row_B = torch.full((len(query_BCHW),), -1), torch.full((len(query_BCHW),), -1)
-    views = [directions(thumbnails(shifted(query_BCHW, dy, dx)), SIDES[0]) for dy, dx in VIEWS]
+    views = [directions(thumbnails(shifted(query_BCHW, dy, dx)), SIDES[0]) for dy, dx in SHIFTS]
     pairs: set[tuple[int, int, int]] = set()
     best = [[torch.empty(len(query_BCHW), 0) for _ in sets] for _ in views]
     rows = [[torch.empty(len(query_BCHW), 0, dtype=torch.int64) for _ in sets] for _ in views]

@@ -109,7 +109,7 @@ def verdict(
     found = list(claims(choice, scored))
     if not found:
         return f"No arm uses the bank; ship {choice.chosen}, the best real-only student on validation."
-    heads = "; ".join(head for head, _, _ in found)
+    heads = "; ".join(head if place == 0 else head[:1].lower() + head[1:] for place, (head, _, _) in enumerate(found))
     numbers = "; ".join(scored.numbers(arm, rivals) for _, arm, rivals in found)
     level = f"{100 * confidence:.0f} %"
     of, score = ("", "") if mean is None else (" of the balanced error", " by the balanced error")
@@ -141,7 +141,7 @@ def claims(choice: Choice, scored: Scored) -> Iterator[tuple[str, str, list[str]
         yield _family("the bank", "helps", choice.best_bank, choice, scored)
     if choice.best_both:
         if choice.best_unlabelled is None:
-            head = "what fakes and what unlabelled images bring is not told apart, as no arm has those alone"
+            head = "What fakes and what unlabelled images bring is not told apart, as no arm has those alone"
             yield head, choice.best_both, ["real", choice.best_real]
             return
         gain = scored.over(choice.best_both, choice.best_unlabelled)

@@ -27,7 +27,16 @@ from pipelines.project.dvc_file import project_stages
 from pipelines.project.fitted import covering, fitted
 from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_folder
 from pipelines.project.own_groups import divided, group_names
-from pipelines.project.own_images import FITS, Rules, Wanted, about_images, few_lines, looked_over
+from pipelines.project.own_images import (
+    FITS,
+    Rules,
+    Wanted,
+    about_images,
+    few_lines,
+    looked_over,
+    unlabelled,
+    with_unlabelled,
+)
 from pipelines.project.repository import check_git, make_repository
 from pipelines.project.whole_turn import question
 from pipelines.search.config import load_searched
@@ -52,6 +61,8 @@ class Wish(Wanted):
     """The columns of a list."""
     groups: str | None = None
     """Which images belong together, as `data.groups` says it."""
+    unlabelled: Path | None = None
+    """Folder of images without labels."""
 
 
 NOTHING = Wish()
@@ -71,6 +82,7 @@ class Plan:
     skipped: tuple[str, ...] = ()
     groups: str | None = None
     """`data.groups`, for the images where they lie now."""
+    unlabelled: Path | None = None
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -117,6 +129,8 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     data, rules, skipped = looked_over(data, wish)
     plan = Plan(folder, data, rules, wish.copying or data.own_list, (*data.skipped, *skipped), wish.groups)
     lines = divided(data, PRESETS[data.scalar], plan.changes | {"data.groups": wish.groups})
+    if wish.unlabelled is not None:
+        plan, lines = replace(plan, unlabelled=wish.unlabelled.resolve()), [*lines, unlabelled(wish.unlabelled, folder)]
     return replace(plan, data=replace(data, said=(*data.said, *lines)))
 
 
@@ -192,9 +206,10 @@ def _write(plan: Plan, wanted: Plan, say: Callable[[str], None]) -> None:
     """All files of a project in `plan.folder`, which will be `wanted.folder`."""
     folder, data = plan.folder, plan.data
     root, watched = _data_files(plan, wanted.folder, say)
+    watched += [str(wanted.unlabelled)] if wanted.unlabelled else []
     params = folder / "params.yaml"
     write_text(params, preset_text(PRESETS[data.scalar]).replace(_head(data.scalar), _new_head(wanted), 1))
-    set_values(params, plan.changes | _own_values(wanted, root))
+    set_values(params, plan.changes | _own_values(wanted, root) | with_unlabelled(plan.unlabelled, data.scalar))
     load_searched(params)
     write_text(folder / "dvc.yaml", project_stages(watched))
     for name in ("gitignore", "dvcignore"):

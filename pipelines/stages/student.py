@@ -52,8 +52,9 @@ def run(ctx: Context) -> None:
     by = score_key(ctx.cfg.evaluate.headline)
     plain = {name: arm for name, arm in arms.items() if not arm.kd}
     families = {
-        "with fakes": [name for name, arm in plain.items() if arm.bank],
-        "with unlabelled images alone": [name for name, arm in plain.items() if arm.unlabelled and not arm.bank],
+        "with fakes": [name for name, arm in plain.items() if arm.bank and not arm.unlabelled],
+        "with unlabelled images": [name for name, arm in plain.items() if arm.unlabelled and not arm.bank],
+        "with fakes and unlabelled images": [name for name, arm in plain.items() if arm.unlabelled and arm.bank],
     }
     for words, names in families.items() if cfg.best_with_kd else ():
         if not names:
