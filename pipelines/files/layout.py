@@ -20,7 +20,7 @@ MAKERS = {
     "student": "evaluate",
 }
 OUTPUTS = {
-    "prepare": ("dataset.h5", "unlabelled.h5"),
+    "prepare": ("dataset.h5", "unlabelled.h5", "unlabelled.csv"),
     "teacher": ("teacher.safetensors",),
     "cgan": ("cgan.safetensors",),
     "ratio": ("ratio.safetensors",),
