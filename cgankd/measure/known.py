@@ -84,7 +84,6 @@ def _near(
     """Set [B] and row [B] of the nearest near copy of each image, -1 where there is none."""
     part_B, row_B = torch.full((len(query_BCHW),), -1), torch.full((len(query_BCHW),), -1)
     views = [directions(thumbnails(shifted(query_BCHW, dy, dx)), SIDES[0]) for dy, dx in SHIFTS]
-    pairs: set[tuple[int, int, int]] = set()
     best = [[torch.empty(len(query_BCHW), 0) for _ in sets] for _ in views]
     rows = [[torch.empty(len(query_BCHW), 0, dtype=torch.int64) for _ in sets] for _ in views]
     for part, start, block_CF in known:
@@ -94,24 +93,20 @@ def _near(
             both = torch.cat([best[view][part], top_BK], 1)
             best[view][part], order = both.topk(min(BEST, both.shape[1]), dim=1)
             rows[view][part] = torch.cat([rows[view][part], place_BK + start], 1).gather(1, order)
-    for view in range(len(views)):
-        for part in range(len(sets)):
-            close = (best[view][part] >= 1 - COARSE * usual[0]).nonzero()
-            near = rows[view][part][close[:, 0], close[:, 1]]
-            pairs |= {(part, own, row) for own, row in zip(close[:, 0].tolist(), near.tolist(), strict=True)}
     least_B = torch.full((len(query_BCHW),), SHARE * usual[1])
-    for start in range(0, len(ordered := sorted(pairs)), PAIRS):
-        some = ordered[start : start + PAIRS]
+    for view, (dy, dx) in enumerate(SHIFTS):
         for part, images in enumerate(sets):
-            mine = torch.tensor([(own, row) for of, own, row in some if of == part], dtype=torch.int64)
-            if len(mine) == 0:
+            close = (best[view][part] >= 1 - COARSE * usual[0]).nonzero()
+            if len(close) == 0:
                 continue
-            away_P = difference(query_BCHW[mine[:, 0]], images[mine[:, 1]])
-            for place in (away_P <= least_B[mine[:, 0]]).nonzero()[:, 0].tolist():
-                own, row = mine[place].tolist()
-                # The nearest one; of equally near ones, which copies of copies are, the first set's.
-                if away_P[place] < least_B[own] or part_B[own] < 0:
-                    least_B[own], part_B[own], row_B[own] = away_P[place], part, row
+            near = rows[view][part][close[:, 0], close[:, 1]]
+            for own_P, near_P in zip(close[:, 0].split(PAIRS), near.split(PAIRS), strict=True):
+                away_P = difference(query_BCHW[own_P], images[near_P], dy, dx)
+                for place in (away_P <= least_B[own_P]).nonzero()[:, 0].tolist():
+                    own, away = int(own_P[place]), float(away_P[place])
+                    # The nearest one; of equally near ones, which copies of copies are, the first set's.
+                    if away < float(least_B[own]) or part_B[own] < 0:
+                        least_B[own], part_B[own], row_B[own] = away, part, near_P[place]
     return part_B, row_B
 
 
@@ -122,8 +117,8 @@ def shifted(images_BCHW: Tensor, dy: int, dx: int) -> Tensor:
     return padded[:, :, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width]
 
 
-def difference(one_PCHW: Tensor, other_PCHW: Tensor) -> Tensor:
-    """1 - cos [P] of two images' pixels around their means, at the best shift by up to a pixel, brightness and contrast aside.
+def difference(one_PCHW: Tensor, other_PCHW: Tensor, dy: int, dx: int) -> Tensor:
+    """1 - cos [P] of the pixels around their means, brightness and contrast aside, of images moved by (dy, dx) and others.
 
     Both are averaged to about SIDES[1] pixels a side, without a border, as what a shift brings in is not known. Pixels cut off
     in one of them are left out.
@@ -131,19 +126,17 @@ def difference(one_PCHW: Tensor, other_PCHW: Tensor) -> Tensor:
     size = one_PCHW.shape[2]
     step = max(1, size // SIDES[1])
     inner = size - 2 * step
-    seen = [((x > DARK) & (x < LIGHT)).float() for x in (one_PCHW, other_PCHW)]
 
-    def cut(x_PCHW: Tensor, dy: int, dx: int) -> Tensor:
-        part = x_PCHW[:, :, step + dy : step + dy + inner, step + dx : step + dx + inner].float()
+    def cut(x_PCHW: Tensor, down: int, right: int) -> Tensor:
+        part = x_PCHW[:, :, step + down : step + down + inner, step + right : step + right + inner].float()
         return F.avg_pool2d(part, step).flatten(1)
 
-    other_PF, other_seen_PF = cut(other_PCHW, 0, 0), cut(seen[1], 0, 0) > 1 - 1e-3
-    least_P = torch.full((len(one_PCHW),), 2.0)
-    for dy, dx in SHIFTS:
-        mask_PF = ((cut(seen[0], dy, dx) > 1 - 1e-3) & other_seen_PF).float()
-        mask_PF[mask_PF.mean(1) < SEEN] = 1.0
-        least_P = torch.minimum(least_P, _apart(cut(one_PCHW, dy, dx), other_PF, mask_PF))
-    return least_P
+    moves = ((one_PCHW, -dy, -dx), (other_PCHW, 0, 0))
+    seen = [cut((x > DARK) & (x < LIGHT), *move) > 1 - 1e-3 for x, *move in moves]
+    mask_PF = (seen[0] & seen[1]).float()
+    mask_PF[mask_PF.mean(1) < SEEN] = 1.0
+    one_PF, other_PF = (cut(x, *move) for x, *move in moves)
+    return _apart(one_PF, other_PF, mask_PF)
 
 
 def _apart(one_PF: Tensor, other_PF: Tensor, mask_PF: Tensor) -> Tensor:
