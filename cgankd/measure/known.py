@@ -100,7 +100,7 @@ def _near(
             if len(close) == 0:
                 continue
             near = rows[view][part][close[:, 0], close[:, 1]]
-            for own_P, near_P in zip(close[:, 0].split(PAIRS), near.split(PAIRS), strict=True):
+            for own_P, near_P in zip(torch.split(close[:, 0], PAIRS), torch.split(near, PAIRS), strict=True):
                 away_P = difference(query_BCHW[own_P], images[near_P], dy, dx)
                 for place in (away_P <= least_B[own_P]).nonzero()[:, 0].tolist():
                     own, away = int(own_P[place]), float(away_P[place])

@@ -130,7 +130,7 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     plan = Plan(folder, data, rules, wish.copying or data.own_list, (*data.skipped, *skipped), wish.groups)
     lines = divided(data, PRESETS[data.scalar], plan.changes | {"data.groups": wish.groups})
     if wish.unlabelled is not None:
-        plan, lines = replace(plan, unlabelled=wish.unlabelled.resolve()), [*lines, unlabelled(wish.unlabelled, folder)]
+        plan, lines = replace(plan, unlabelled=wish.unlabelled.resolve()), (*lines, unlabelled(wish.unlabelled, folder))
     return replace(plan, data=replace(data, said=(*data.said, *lines)))
 
 
