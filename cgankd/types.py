@@ -18,6 +18,10 @@ class Diverged(ValueError):
     """A training whose loss, or a net whose answers, are no longer finite numbers; the message names what to lower."""
 
 
+class SupplyEnded(ValueError):
+    """A finite source of images has none left for any of the labels asked for."""
+
+
 class Images(Protocol):
     """uint8 images [N, C, H, W] at rest: a tensor, or rows of a file that are read when asked for (data.store.stream).
 
@@ -244,6 +248,9 @@ class Dealing(Protocol):
 
     def skip(self, label_B: Tensor) -> None:
         """Go on as if these labels had been drawn."""
+
+    def servable(self, label_B: Tensor) -> Tensor:
+        """True [B] for the labels that an image is left for, if they are drawn together; deals none."""
 
 
 class RatioFn(Protocol):

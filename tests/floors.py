@@ -97,7 +97,10 @@ HALLS: dict[str, Part] = {
     "distill.losses": Part(
         "the catalogue of KD losses, a module a family", (*BASE, "data", "distill", "labels.circle")
     ),
-    "bank": Part("M1's rejection, M2's filter and labels, the pool they are cut from", (*BASE, "data.store.banks")),
+    "bank": Part(
+        "M1's rejection, M2's filter and labels, the pool they are cut from",
+        (*BASE, "data.batches", "data.store.banks"),
+    ),
     "ratio": Part(
         "M1's features and conditional density ratio",
         (

@@ -2,7 +2,8 @@
 
 All selections are cut from one pool of scored fakes, so that an ablation compares the same draws. The draws of a label
 group come in blocks of bank.block_size, each a function of (seed, group, block) alone: one more selection never
-changes the rows of another, and a larger quota or another cutoff only draws further blocks.
+changes the rows of another, and a larger quota or another cutoff only draws further blocks. A group that ends below its
+quota (its draws are used up, its source has no more, M1 accepts none) changes no other: see cgankd.bank.short.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from cgankd.bank.scores import ScoreFn, Scorer, Scores
 from cgankd.bank.selections import SELECTIONS, Columns, Limits, bank_report, freeze, passes, select, selection_name
 from cgankd.config import BankConfig, ConfigError
 from cgankd.rng import generator
-from cgankd.types import LogFn, Task, silent
+from cgankd.types import LogFn, SupplyEnded, Task, silent
 
 __all__ = (
     "SELECTIONS",
@@ -28,7 +29,6 @@ __all__ = (
     "EmptyBankError",
     "Grouping",
     "Limits",
-    "QuotaError",
     "ScoreFn",
     "Scorer",
     "Scores",
@@ -46,12 +46,8 @@ __all__ = (
 )
 
 
-class QuotaError(ValueError):
-    """A selection did not reach its quota within `bank.max_draws_factor`; the message states the acceptance rate."""
-
-
-class EmptyBankError(QuotaError, ConfigError):
-    """Without `bank.refill`, a wanted selection let no fake through at all."""
+class EmptyBankError(ConfigError):
+    """A wanted selection let no fake through at all, of any label; the message states what was drawn and the cures."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +97,27 @@ class Source:
     seed: int
 
     def blocks(self, group: int, cap: int) -> Iterator[Scores]:
-        """The scored blocks of a group in draw order, up to `cap` fakes."""
-        size = self.cfg.block_size
+        """The scored blocks of a group in draw order, up to `cap` fakes asked for; fewer where a finite source ends."""
+        return self._scored(group, cap, self.cfg.block_size, "bank")
+
+    def burn_in_blocks(self, group: int) -> Iterator[Scores]:
+        """The scored blocks of a group's burn-in."""
+        return self._scored(group, self.cfg.burn_in, self.cfg.batch_size, "burn-in")
+
+    def _scored(self, group: int, cap: int, size: int, use: str) -> Iterator[Scores]:
+        unserved = 0
         for block, start in enumerate(range(0, cap, size)):
             label_B = self.conditions.ask(group, start, min(size, cap - start))
-            yield self.score_fn(label_B, generator(self.seed, "bank", group, block), block)
+            try:
+                scores = self.score_fn(label_B, generator(self.seed, use, group, block), block)
+            except SupplyEnded:
+                # Another label of the group may have images left, so that all of them are asked for once more.
+                unserved += len(label_B)
+                if unserved >= len(self.conditions.labels[group]):
+                    return
+                continue
+            unserved = 0
+            yield scores
 
 
 def burn_in(source: Source, log: LogFn = silent) -> Limits:
@@ -121,13 +133,10 @@ def limits_of(burned: Columns, source: Source) -> Limits:
 
 def draw_burn_in(source: Source, log: LogFn = silent) -> Columns:
     """Scores of `bank.burn_in` fakes in every group; they depend on no quantile, quota or selection."""
-    conditions, cfg = source.conditions, source.cfg
+    conditions = source.conditions
     parts: list[Columns] = []
     for done, group in enumerate(sorted(conditions.labels), 1):
-        for block, start in enumerate(range(0, cfg.burn_in, cfg.batch_size)):
-            label_B = conditions.ask(group, start, min(cfg.batch_size, cfg.burn_in - start))
-            gen = generator(source.seed, "burn-in", group, block)
-            parts.append(source.score_fn(label_B, gen, block).columns(group))
+        parts += [scores.columns(group) for scores in source.burn_in_blocks(group)]
         log(done, {}, len(conditions.labels))
     return Columns.joined(parts)
 
@@ -135,8 +144,9 @@ def draw_burn_in(source: Source, log: LogFn = silent) -> Columns:
 def grow_pool(source: Source, limits: Limits, selections: Collection[str], log: LogFn = silent) -> Iterator[Scores]:
     """Yield scored blocks until every wanted selection has its quota in every group; only counts are kept here.
 
-    Groups go one after the other, the one with the lowest acceptance first, so that a hopeless quota fails early.
-    Raises QuotaError where a selection exhausts max_draws_factor times the quota of a group. Without `bank.refill` it
+    A group ends below a quota where max_draws_factor times the quota are drawn, where its source has no more, or where M1
+    can accept nothing; the quotas of the others stay (cgankd.bank.short says which). Groups go one after the other, the one
+    with the lowest acceptance first. Raises EmptyBankError where a selection gets nothing at all. Without `bank.refill` it
     is `one_pass`, with no quota to reach.
     """
     conditions, cfg = source.conditions, source.cfg
@@ -145,27 +155,31 @@ def grow_pool(source: Source, limits: Limits, selections: Collection[str], log: 
         yield from one_pass(source, limits, names, log)
         return
     total = int(conditions.quota_G.sum()) * len(names)
-    filled, logged, draws = 0, 0, 0
+    filled, logged, draws, kept = 0, 0, 0, dict.fromkeys(names, 0)
     for group in hardest_first(conditions, limits, names):
         quota = int(conditions.quota_G[group])
-        cap = math.ceil(cfg.max_draws_factor * quota)
-        have, drawn, here = dict.fromkeys(names, 0), 0, limits
-        blocks = source.blocks(group, cap)
-        while lacking := [name for name in names if have[name] < quota]:
-            if drawn >= cap:
-                worst = min(lacking, key=have.__getitem__)
-                raise QuotaError(quota_message(conditions, group, worst, have[worst], drawn, limits.running))
-            scores = next(blocks)
+        hopeful = [name for name in names if not hopeless(name, group, limits)]
+        if not hopeful:
+            continue
+        have, here = dict.fromkeys(names, 0), limits
+        for scores in source.blocks(group, math.ceil(cfg.max_draws_factor * quota)):
             columns = scores.columns(group)
-            drawn, draws = drawn + len(scores), draws + len(scores)
-            for name in lacking:
+            draws += len(scores)
+            for name in hopeful:
                 new = min(int(passes(name, columns, here).sum()), quota - have[name])
-                have[name], filled = have[name] + new, filled + new
+                have[name], kept[name], filled = have[name] + new, kept[name] + new, filled + new
             here = here.after(columns)
             yield scores
             if filled - logged >= max(1, total // 100) or filled == total:
                 log(filled, {"draws": float(draws)}, total)
                 logged = filled
+            if all(have[name] == quota for name in hopeful):
+                break
+    if empty := [name for name in names if not kept[name]]:
+        raise EmptyBankError(
+            f"bank: nothing passes selection {empty[0]!r} among the {draws} fakes drawn, of any label; "
+            + cures(empty[0], limits.running)
+        )
 
 
 def one_pass(source: Source, limits: Limits, names: Collection[str], log: LogFn = silent) -> Iterator[Scores]:
@@ -197,34 +211,34 @@ def one_pass(source: Source, limits: Limits, names: Collection[str], log: LogFn 
         )
 
 
+def hopeless(selection: str, group: int, limits: Limits) -> bool:
+    """Whether M1 can accept nothing of a group, as every ratio of its burn-in was zero; a running bound may rise yet."""
+    return SELECTIONS[selection][0] and not limits.running and float(limits.bound_G[group]) <= 0
+
+
 def hardest_first(conditions: Conditions, limits: Limits, names: Collection[str]) -> list[int]:
     """Groups with a quota, by their lowest acceptance in the burn-in among the wanted selections.
 
-    Raises QuotaError at once where subsampling is wanted in a group whose every ratio was zero; a running bound may
-    rise there yet.
+    Raises EmptyBankError at once where a wanted selection can accept nothing in any group.
     """
     groups = [g for g in sorted(conditions.labels) if conditions.quota_G[g] > 0]
-    subsampled = [name for name in names if SELECTIONS[name][0]]
-    for group in groups:
-        if subsampled and not limits.running and limits.bound_G[group] <= 0:
-            raise QuotaError(
-                f"bank: selection {subsampled[0]!r} accepts nothing for {conditions.describe(group)}, because all "
-                f"{int(limits.tried[group])} burn-in ratios there are zero (acceptance 0 %); run `cgankd ratio` with "
-                "fewer ratio.num_steps or a larger ratio.ratio_penalty, or use arms without subsample"
+    for name in names:
+        if groups and all(hopeless(name, group, limits) for group in groups):
+            raise EmptyBankError(
+                f"bank: selection {name!r} accepts nothing, because all {int(limits.tried.sum())} burn-in ratios are zero"
+                " (acceptance 0 %); run `cgankd ratio` with fewer ratio.num_steps or a larger ratio.ratio_penalty, or use"
+                " arms without subsample"
             )
     return sorted(groups, key=lambda g: min(float(limits.passed[name][g]) for name in names))
 
 
-def quota_message(conditions: Conditions, group: int, selection: str, have: int, drawn: int, running: bool) -> str:
-    """What fell short where, the acceptance rate, and the cures (fewer fakes is none: the cap shrinks with them)."""
-    quota, rate = int(conditions.quota_G[group]), have / drawn
+def cures(selection: str, running: bool) -> str:
+    """What lets more fakes through a selection (fewer fakes is none: the cap shrinks with them)."""
     subsample, use_filter = SELECTIONS[selection]
-    cures = [f"raise bank.max_draws_factor (about {math.ceil(1.2 / rate)} is needed)" if rate else ""]
     lower = "set bank.bound: frozen and lower bank.bound_quantile" if running else "lower bank.bound_quantile"
-    cures += ["raise bank.rho" if use_filter else "", lower if subsample else ""]
-    cures += ["train the GAN longer (cgan.num_steps)"]
-    return (
-        f"bank: selection {selection!r} has {have} of {quota} fakes for {conditions.describe(group)} after {drawn} "
-        f"draws, the cap set by bank.max_draws_factor (acceptance {100 * rate:.2g} %); "
-        + ", or ".join(filter(None, cures))
-    )
+    found = [
+        "raise bank.rho" if use_filter else "",
+        lower if subsample else "",
+        "train the GAN longer (cgan.num_steps)",
+    ]
+    return ", or ".join(filter(None, found))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cgankd.bank.selections import Columns
 from cgankd.data.store.banks import PoolRows
-from cgankd.types import Dealing, Diverged, Draw, PredictFn, RatioFn, Task
+from cgankd.types import Dealing, Diverged, Draw, PredictFn, RatioFn, SupplyEnded, Task
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,26 @@ class Scorer:
     """The teacher's outputs with how far its members disagree as one more column [B, O + 1]; None where it has none."""
 
     def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
+        """The scores; of a finite stock for those labels only that an image is left for.
+
+        Raises SupplyEnded where that is none.
+        """
         self._begin(label_B, shard)
-        return score(self, label_B, gen, shard)
+        return score(self, self._served(label_B), gen, shard)
 
     def skip(self, label_B: Tensor, shard: int) -> None:
         """Go on as if this block had been drawn, for a caller that has it already."""
         self._begin(label_B, shard)
         if isinstance(self.draw, Dealing):
-            self.draw.skip(label_B)
+            self.draw.skip(self._served(label_B))
+
+    def _served(self, label_B: Tensor) -> Tensor:
+        if not isinstance(self.draw, Dealing):
+            return label_B
+        served_B = self.draw.servable(label_B)
+        if not bool(served_B.any()):
+            raise SupplyEnded("the source of fakes has no image left for these labels")
+        return label_B[served_B]
 
     def _begin(self, label_B: Tensor, shard: int) -> None:
         if shard == 0 and isinstance(self.draw, Dealing):

@@ -107,6 +107,11 @@ class DataConfig:
     between training, validation and test: folder = those of one sub-folder (within the class folder); NAME or column:NAME =
     those with one entry in this column of the list (or number, from 1); re:PATTERN = those of which the brackets of a regular
     expression, searched for in the path below data.root, match the same. null = each image by itself; docs/data.md."""
+    unlabelled: str | None = field(default=None, metadata={"left_out": True})
+    """Folder of images without labels, of any depth, or HDF5 file with `images`, for the arms with `unlabelled`; its files are
+    read by the rules of all others. Copies of labelled images among them are left out. null = none; docs/howto/unlabelled.md."""
+    num_unlabelled: int | None = field(default=None, metadata={"left_out": True})
+    """Cap on unlabelled images, a seeded subset; null = no cap."""
     download: bool = False
     """Fetch the official archive into data.root where that has no images (cifar10, cifar100)."""
     memory_budget_gb: float | None = None
@@ -119,9 +124,13 @@ class DataConfig:
         require(16 <= size <= 256 and size & (size - 1) == 0, "data.image_size", "a power of two from 16 to 256", size)
         require(bool(self.root.strip()), "data.root", "the path of a folder or file", self.root)
         require(self.channels in (1, 3), "data.channels", "1 or 3", self.channels)
-        for name in ("train_per_label", "num_train", "val_per_label", "num_val", "num_test"):
+        for name in ("train_per_label", "num_train", "val_per_label", "num_val", "num_test", "num_unlabelled"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
+        own = self.unlabelled
+        require(own is None or bool(own.strip()), "data.unlabelled", "null or the path of a folder or file", own)
+        capped = self.num_unlabelled is None or own is not None
+        require(capped, "data.num_unlabelled", "null where data.unlabelled is", self.num_unlabelled)
         self._check_validation()
         repeated = self.replicate_to
         require(repeated is None or repeated >= 2, "data.replicate_to", "null or at least 2", repeated)

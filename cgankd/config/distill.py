@@ -18,9 +18,9 @@ class ArmConfig:
     bank: bool = False
     """Mix the bank's fakes into the batches."""
     subsample: bool = False
-    """M1: of the fakes only those that rejection by the density ratio keeps; needs `bank`."""
+    """M1: of the fakes only those that rejection by the density ratio keeps; needs `bank` or `unlabelled`."""
     filter: bool = False
-    """M2: of the fakes only those with a small teacher error (bank.rho); needs `bank`."""
+    """M2: of the fakes only those with a small teacher error (bank.rho); needs `bank` or `unlabelled`."""
     replace: bool = False
     """M2: the teacher's prediction as label of each fake in place of the label asked for; needs `bank`."""
     strong: bool = False
@@ -33,6 +33,14 @@ class ArmConfig:
     """Options of `distiller`; where that is null, laid over student.distiller_options."""
     balanced: bool = field(default=False, metadata={"left_out": True})
     """Draw each class or label range equally often, as student.sampling does for all arms."""
+    unlabelled: bool = field(default=False, metadata={"left_out": True})
+    """Mix images of data.unlabelled into the batches, with the teacher's answers as labels; with `bank` half of the places that
+    fakes have go to them. `subsample` and `filter` choose among them as among fakes."""
+
+    @property
+    def uses_pool(self) -> bool:
+        """Whether the batches hold anything but real labelled images."""
+        return self.bank or self.unlabelled
 
     mix: Literal["none", "mixup", "cutmix"] | None = field(default=None, metadata={"left_out": True})
     """student.mix of this arm; null = the section's."""
@@ -120,6 +128,13 @@ def check_arms(arms: Mapping[str, ArmConfig]) -> None:
         )
         if name.endswith("_kd"):
             require(arm.kd, f"student.arms.{name}.kd", "true, as names in _kd are those of arms with a KD loss", arm.kd)
-        if not arm.bank:
-            for switch in ("subsample", "filter", "replace"):
-                require(not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True)
+        off = ("replace",) if arm.unlabelled else ("subsample", "filter", "replace")
+        for switch in () if arm.bank else off:
+            require(not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True)
+
+
+def check_unlabelled(arms: Mapping[str, ArmConfig], given: str | None) -> None:
+    """Raise ConfigError where an arm takes unlabelled images and there are none."""
+    for name, arm in arms.items():
+        rule = "false where data.unlabelled is null; name a folder of images there"
+        require(given is not None or not arm.unlabelled, f"student.arms.{name}.unlabelled", rule, True)

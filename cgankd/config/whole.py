@@ -13,7 +13,15 @@ from typing import Any, Literal
 from cgankd.config.bank import BankConfig, RatioConfig
 from cgankd.config.cgan import CganConfig
 from cgankd.config.data import DataConfig, check_augment
-from cgankd.config.distill import KD, ArmConfig, DistillerConfig, check_arms, check_list, check_own_loss
+from cgankd.config.distill import (
+    KD,
+    ArmConfig,
+    DistillerConfig,
+    check_arms,
+    check_list,
+    check_own_loss,
+    check_unlabelled,
+)
 from cgankd.config.fit import FitConfig, TeacherConfig
 from cgankd.config.members import check_members
 from cgankd.config.mix import StudentMixConfig, check_arm_mix, own_mix
@@ -225,6 +233,7 @@ class Config:
         check_augment(self.cgan.augment, "cgan.augment")
         plain = not scalar or self.cgan.embed_std == 1
         require(plain, "cgan.embed_std", "1, or left out, for scalar labels (data.task is scalar)", self.cgan.embed_std)
+        check_unlabelled(self.student.arms, self.data.unlabelled)
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
         require(attention is None or attention <= largest, "cgan.attention", rule, attention)

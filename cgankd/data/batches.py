@@ -93,12 +93,24 @@ GroupFn = Callable[[Tensor], Tensor]
 """From labels [N] to group numbers [N]."""
 
 
+@dataclass(frozen=True)
+class TwoSources(Split):
+    """A bank of fakes and, from row `edge` on, of unlabelled images."""
+
+    edge: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert 0 <= self.edge <= len(self), "the edge lies among the rows"
+
+
 class Mixture:
     """M3's training set: real images, and the bank's fakes by concatenation or at a set share of each batch.
 
     Without a bank all rows are real. With `real_share` s each batch has round(s * B) rows of the real stream and the
-    rest of the bank's; with None one stream runs over the N + M rows together, as in the paper. `groups` of labels makes
-    each group come equally often in each stream, in place of each row.
+    rest of the bank's; with None one stream runs over the N + M rows together, as in the paper. A bank of two sources
+    has a stream for each: the rest of the batch is halved between them, whatever their sizes, and an odd place is a fake's.
+    `groups` of labels makes each group come equally often in each stream, in place of each row.
 
     Raises ConfigError where a set is empty or the share leaves a batch without real or without fake rows.
     """
@@ -122,6 +134,8 @@ class Mixture:
             assert bank.images.shape[1:] == real.images.shape[1:], "real and bank images are of one shape"
         self.real, self.bank, self.batch_size = real, bank, batch_size
         self.num_real = batch_size
+        self.shares: list[tuple[int, int]] = []
+        """Rows of each further stream in a batch, and the number of its first row."""
 
         def walk(label_N: Tensor, name: str) -> Walk:
             return Stream(len(label_N), name, seed) if groups is None else EvenStream(groups(label_N), name, seed)
@@ -138,14 +152,24 @@ class Mixture:
                 f"student.real_share {real_share} of a batch of {batch_size} is {self.num_real} real images;"
                 " choose a share that leaves at least one real and one fake image in a batch"
             )
-        self.streams.append(walk(bank.labels, "bank"))
+        if not isinstance(bank, TwoSources):
+            self.streams.append(walk(bank.labels, "bank"))
+            self.shares = [(batch_size - self.num_real, len(real))]
+            return
+        second = (batch_size - self.num_real) // 2
+        if not 0 < bank.edge < len(bank) or second == 0:
+            raise ConfigError(
+                "an arm with fakes and unlabelled images needs some of both, and room for one of each in a batch beside the"
+                f" {self.num_real} real ones; lower student.real_share or raise student.batch_size"
+            )
+        self.streams += [walk(bank.labels[: bank.edge], "bank"), walk(bank.labels[bank.edge :], "unlabelled")]
+        self.shares = [(batch_size - self.num_real - second, len(real)), (second, len(real) + bank.edge)]
 
     def batch(self, step: int) -> Batch:
         """The batch of a step; the same step gives the same batch, whatever was asked before."""
         index_B = self.streams[0].rows(step * self.num_real, self.num_real)
-        if len(self.streams) == 2:
-            num_fake = self.batch_size - self.num_real
-            index_B = torch.cat([index_B, self.streams[1].rows(step * num_fake, num_fake) + len(self.real)])
+        for walk, (num, first) in zip(self.streams[1:], self.shares, strict=True):
+            index_B = torch.cat([index_B, walk.rows(step * num, num) + first])
         is_fake_B = index_B >= len(self.real)
         if self.bank is None:
             return Batch(self.real.images[index_B], self.real.labels[index_B], index_B, is_fake_B)

@@ -68,6 +68,14 @@ class ImageDraw:
 
     def near(self, value: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Rows of the images that may serve a label. Raises ValueError where there are none."""
+        rows = self._near(value)
+        if len(rows) == 0:
+            reach = f" within cgan.file_radius ({self.radius:g})" if self.radius else ""
+            bins = "" if self.reuse or not self.radius else " and in its label bin"
+            raise ValueError(f"cgan.file {self.source!r} has no image of label {value:g}{reach}{bins}; add some")
+        return rows
+
+    def _near(self, value: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         if self.period is None:
             low = np.searchsorted(self.labels, value - self.radius, "left")
             high = np.searchsorted(self.labels, value + self.radius, "right")
@@ -77,10 +85,6 @@ class ImageDraw:
         if not self.reuse:
             asked = self.group_of(torch.tensor([value], dtype=self.fakes.labels.dtype))
             rows = rows[self.groups[rows] == int(asked)]
-        if len(rows) == 0:
-            reach = f" within cgan.file_radius ({self.radius:g})" if self.radius else ""
-            bins = "" if self.reuse or not self.radius else " and in its label bin"
-            raise ValueError(f"cgan.file {self.source!r} has no image of label {value:g}{reach}{bins}; add some")
         return rows
 
     def _away(self, value: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -97,19 +101,37 @@ class ImageDraw:
         order = np.argsort(which, kind="stable")
         return list(zip(values.tolist(), np.split(order, np.cumsum(np.bincount(which))[:-1]), strict=True))
 
+    def servable(self, label_B: Tensor) -> Tensor:
+        """True [B] for the labels that an image is left for: of each label the first ones asked for."""
+        before = self.used.copy()
+        rows = self._dealt(label_B)
+        self.used = before
+        return torch.from_numpy(rows >= 0)
+
     def _deal(self, label_B: Tensor) -> Tensor:
         assert not self.reuse, "dealing and reusing do not mix"
-        rows = np.empty(len(label_B), np.int64)
+        before = self.used.copy()
+        rows = self._dealt(label_B)
+        if (rows < 0).any():
+            self.used = before
+            value = float(label_B[int(np.flatnonzero(rows < 0)[0])])
+            near, more = self.near(value), int((label_B == value).sum())
+            left = int((before[near] == 0).sum())
+            raise ValueError(
+                f"cgan.file {self.source!r} has {len(near)} images for label {value:g}, of which {left} are left"
+                f" where {more} more are asked for; add images, or lower bank.num_fakes, bank.burn_in or"
+                " bank.block_size"
+            )
+        return torch.from_numpy(rows)
+
+    def _dealt(self, label_B: Tensor) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Rows [B] for the labels, -1 where none is left, marked as used."""
+        rows = np.full(len(label_B), -1, np.int64)
         for value, places in self._asked(label_B):
-            near = self.near(value)
+            near = self._near(value)
             free = near[self.used[near] == 0]
-            if len(free) < len(places):
-                raise ValueError(
-                    f"cgan.file {self.source!r} has {len(near)} images for label {value:g}, of which {len(free)} are left"
-                    f" where {len(places)} more are asked for; add images, or lower bank.num_fakes, bank.burn_in or"
-                    " bank.block_size"
-                )
             nearest = np.argsort(self._away(value)[free], kind="stable")
+            places = places[: len(free)]
             rows[places] = free[nearest[: len(places)]]
             self.used[rows[places]] = 1
-        return torch.from_numpy(rows)
+        return rows

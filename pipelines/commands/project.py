@@ -65,6 +65,12 @@ def init(
             " re:PATTERN on the path.",
         ),
     ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            "--unlabelled", metavar="FOLDER", help="More images, without labels, which the teacher answers for."
+        ),
+    ] = None,
 ) -> None:
     """Make a project of your own images in which `dvc repro` runs: git, DVC, fitted params.yaml, README."""
     with plain_errors():
@@ -83,6 +89,7 @@ def init(
             copying=copy,
             columns=Columns(path_column, label_column),
             groups=groups,
+            unlabelled=unlabelled,
         )
         plan = make_plan(folder, images, csv, wish)
         for line in summary(plan):

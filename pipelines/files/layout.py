@@ -10,6 +10,7 @@ from cgankd.config import ConfigError
 STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
 MAKERS = {
     "dataset": "prepare",
+    "unlabelled": "prepare",
     "teacher": "teacher",
     "cgan": "cgan",
     "ratio": "ratio",
@@ -19,7 +20,7 @@ MAKERS = {
     "student": "evaluate",
 }
 OUTPUTS = {
-    "prepare": ("dataset.h5",),
+    "prepare": ("dataset.h5", "unlabelled.h5", "unlabelled.csv"),
     "teacher": ("teacher.safetensors",),
     "cgan": ("cgan.safetensors",),
     "ratio": ("ratio.safetensors",),

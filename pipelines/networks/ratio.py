@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from cgankd.config import ConfigError
+from cgankd.config import ConfigError, RatioConfig
 from cgankd.fit.device import PLAIN, Plan
+from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.nets.autoencoders import AutoEncoder, FirstAutoEncoder
 from cgankd.nets.features import DenseNetFeatures, Extractor, FeatureNet, ResNetFeatures, TeacherFeatures
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.density_ratio import RatioNets, make_ratio
 from cgankd.ratio.features import FrozenExtractor
-from cgankd.types import DatasetInfo, RatioFn, Task
+from cgankd.types import DatasetInfo, RatioFn, Task, Vicinity
 from pipelines.files.artifacts import load_weights
 from pipelines.networks.origin import check_origin
 from pipelines.networks.predictor import member_weights, restore_predictor
@@ -82,19 +84,32 @@ def build_ratio_nets(
     return nn.ModuleDict({"features": features, "mlp": mlp, "embed": copy.deepcopy(embed)})
 
 
-def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> RatioFn:
-    """The fitted density ratio as a function of uint8 images and the labels asked for."""
+def drop_radius(cfg: RatioConfig, vicinity: Vicinity) -> float:
+    """zeta in raw units: the setting, else 6 * largest label gap; infinite where labels match exactly."""
+    if not isinstance(vicinity, ScalarVicinity):
+        return math.inf
+    return 6 * vicinity.kernel.largest_gap if cfg.vicinity_drop is None else cfg.vicinity_drop
+
+
+def load_ratio_nets(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.ModuleDict, dict[str, Any]]:
+    """Feature extractor, ratio network and label embedding, frozen, and the config that rebuilds them."""
     weights, config = load_weights(path, ("info", "ratio", "embed_dim"))
     check_origin(config, info, path)
-    ratio = config["ratio"]
     embed = task.label_embed(config["embed_dim"])
     teacher = None
     if config.get("extractor") is not None:
         own = {name.removeprefix(TEACHER): w for name, w in weights.items() if name.startswith(TEACHER)}
         teacher = build_teacher(config["extractor"], own, info, task)
-    nets = build_ratio_nets(ratio, embed, config["embed_dim"], info, task, teacher)
+    nets = build_ratio_nets(config["ratio"], embed, config["embed_dim"], info, task, teacher)
     nets.load_state_dict(weights)
     nets.eval().requires_grad_(False)
+    return nets, config
+
+
+def load_ratio(path: Path, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> RatioFn:
+    """The fitted density ratio as a function of uint8 images and the labels asked for."""
+    nets, config = load_ratio_nets(path, info, task)
+    ratio = config["ratio"]
     mlp, features = nets["mlp"], nets["features"]
     assert isinstance(mlp, RatioMLP) and isinstance(features, Extractor)
     mlp.to(plan.device)

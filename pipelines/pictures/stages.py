@@ -19,6 +19,7 @@ from pipelines.pictures.style import (
     BANK_COLOUR,
     BLACK,
     BLUE,
+    BOTH_COLOUR,
     DASHES,
     DIAMOND,
     GREY,
@@ -26,6 +27,7 @@ from pipelines.pictures.style import (
     REAL_COLOUR,
     SERIES,
     STYLE,
+    UNLABELLED_COLOUR,
     array,
     draw_bars,
     draw_histograms,
@@ -162,6 +164,20 @@ def learning_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
     return figure
 
 
+FAMILIES = {
+    (False, False): (REAL_COLOUR, "real images only"),
+    (True, False): (BANK_COLOUR, "with the bank"),
+    (False, True): (UNLABELLED_COLOUR, "with unlabelled images"),
+    (True, True): (BOTH_COLOUR, "with both"),
+}
+"""Whether an arm uses the bank, and unlabelled images -> its colour, and the words for it."""
+
+
+def family_of(arm: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether an arm of an evaluate.json uses the bank, and unlabelled images."""
+    return bool(arm["uses_bank"]), bool(arm.get("uses_unlabelled"))
+
+
 def arms_with_intervals(result: Mapping[str, Any]) -> Figure:
     """Test scores of every arm of an evaluate.json: a dot a seed, the mean with its t interval, the teacher's line."""
     arms, headline = result["arms"], result["headline"]
@@ -171,7 +187,7 @@ def arms_with_intervals(result: Mapping[str, Any]) -> Figure:
         axes = figure.subplots()
         for row, name in enumerate(names):
             values = np.asarray(arms[name]["values"], dtype=float)
-            colour = BANK_COLOUR if arms[name]["uses_bank"] else REAL_COLOUR
+            colour = FAMILIES[family_of(arms[name])][0]
             n = len(values)
             half = 0.0
             if n > 1:
@@ -183,9 +199,13 @@ def arms_with_intervals(result: Mapping[str, Any]) -> Figure:
         better = "right" if headline["higher_is_better"] else "left"
         axes.set_xlabel(f"{headline['name']} ({headline['unit']}), better to the {better}")
         figure.suptitle(wrapped(str(result["verdict"]), 100), weight="bold", fontsize=10, x=0.01, ha="left")
+        there = {family_of(arm) for arm in arms.values()} | {(False, False), (True, False)}
         keys = [
-            Line2D([], [], color=REAL_COLOUR, marker="D", linestyle="", label="real images only"),
-            Line2D([], [], color=BANK_COLOUR, marker="D", linestyle="", label="with the bank"),
+            *(
+                Line2D([], [], color=colour, marker="D", linestyle="", label=words)
+                for family, (colour, words) in FAMILIES.items()
+                if family in there
+            ),
             Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4, label="one seed"),
             Line2D([], [], color=BLACK, linestyle="--", label="teacher"),
         ]

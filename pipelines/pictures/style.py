@@ -21,6 +21,7 @@ BLUE, RED, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A"
 SERIES = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)
 DASHES = ("-", "--", "-.", ":")
 REAL_COLOUR, BANK_COLOUR = BLUE, RED
+UNLABELLED_COLOUR, BOTH_COLOUR = GREEN, PURPLE
 DIAMOND: dict[str, Any] = {"fmt": "D", "markersize": 6, "capsize": 4, "linewidth": 2}
 STYLE: dict[Any, Any] = {
     "figure.dpi": 120,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import string
 from collections import Counter
@@ -24,13 +23,22 @@ from pipelines.files.params import preset_text, set_values, write_text
 from pipelines.files.pinned import template, write_pin
 from pipelines.project.appearing import appearing
 from pipelines.project.dvc_file import project_stages
-from pipelines.project.fitted import covering, fitted
+from pipelines.project.fitted import fitted
 from pipelines.project.own_data import KINDS, OwnData, look_at_csv, look_at_folder
 from pipelines.project.own_groups import divided, group_names
-from pipelines.project.own_images import FITS, Rules, Wanted, about_images, few_lines, looked_over
+from pipelines.project.own_images import (
+    FITS,
+    Rules,
+    Wanted,
+    about_images,
+    few_lines,
+    looked_over,
+    unlabelled,
+    with_unlabelled,
+)
 from pipelines.project.pretrained import proposal
 from pipelines.project.repository import check_git, make_repository
-from pipelines.project.whole_turn import class_question, question
+from pipelines.project.whole_turn import check_period, class_question, question, turn_lines
 from pipelines.search.config import load_searched
 
 PRESETS = {True: "own-scalar", False: "own-classes"}
@@ -53,6 +61,8 @@ class Wish(Wanted):
     """The columns of a list."""
     groups: str | None = None
     """Which images belong together, as `data.groups` says it."""
+    unlabelled: Path | None = None
+    """Folder of images without labels."""
 
 
 NOTHING = Wish()
@@ -72,6 +82,7 @@ class Plan:
     skipped: tuple[str, ...] = ()
     groups: str | None = None
     """`data.groups`, for the images where they lie now."""
+    unlabelled: Path | None = None
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
         raise ConfigError("name your images with one of --images FOLDER or --csv FILE")
     if task not in (None, *KINDS.values()):
         raise ConfigError(f"--task must be one of {', '.join(KINDS.values())}, but is {task!r}")
-    _check_period(wish, listed=csv is not None)
+    check_period(wish.label_period, wish.task, listed=csv is not None)
     if fit is not None and fit not in FITS:
         raise ConfigError(f"--square must be crop, pad or stretch, but is {fit!r}")
     if COLOUR.fullmatch(wish.background) is None:
@@ -118,18 +129,9 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     data, rules, skipped = looked_over(data, wish)
     plan = Plan(folder, data, rules, wish.copying or data.own_list, (*data.skipped, *skipped), wish.groups)
     lines = divided(data, PRESETS[data.scalar], plan.changes | {"data.groups": wish.groups})
+    if wish.unlabelled is not None:
+        plan, lines = replace(plan, unlabelled=wish.unlabelled.resolve()), (*lines, unlabelled(wish.unlabelled, folder))
     return replace(plan, data=replace(data, said=(*data.said, *lines)))
-
-
-def _check_period(wish: Wish, *, listed: bool) -> None:
-    """Raise ConfigError where labels that go round make no sense."""
-    period = wish.label_period
-    if period is None:
-        return
-    if not (math.isfinite(period) and period > 0):
-        raise ConfigError(f"--label-period must be a positive number, the length of a turn, but is {period:g}")
-    if not listed or wish.task == KINDS[False]:
-        raise ConfigError("--label-period is for measured labels, which come from --csv FILE; leave it out for classes")
 
 
 def _looked_at(given: Path, wish: Wish, *, listed: bool) -> OwnData:
@@ -169,23 +171,13 @@ def summary(plan: Plan) -> list[str]:
     ]
     if data.scalar:
         lines.append(f"labels from {data.numbers[0]:g} to {data.numbers[-1]:g}")
-        lines += _turn(data)
+        lines += turn_lines(data)
     else:
         lines.append(f"images by class: {by_class(Counter(data.labels))}")
     if plan.skipped:
         what = "files or lines" if data.skipped else "files"
         lines += [f"{len(plan.skipped)} {what} skipped (--skip-broken):", *few_lines(plan.skipped)]
     return [*lines, *about_images(data.survey, plan.rules), *data.said, *proposal(plan.rules.channels)]
-
-
-def _turn(data: OwnData) -> list[str]:
-    """Where a turn of labels that go round begins and ends, and what becomes of labels beyond it."""
-    if data.label_period is None:
-        return []
-    low, high, numbers = *covering(data), data.numbers
-    beyond = sum(not low <= value < low + data.label_period for value in numbers)
-    moved = f"; {beyond} labels of other turns are brought to it" if beyond else ""
-    return [f"labels go round in {data.label_period:.9g}: a turn is taken from {low:.9g} to {high:.9g}{moved}"]
 
 
 def init(plan: Plan, say: Callable[[str], None]) -> None:
@@ -199,9 +191,10 @@ def _write(plan: Plan, wanted: Plan, say: Callable[[str], None]) -> None:
     """All files of a project in `plan.folder`, which will be `wanted.folder`."""
     folder, data = plan.folder, plan.data
     root, watched = _data_files(plan, wanted.folder, say)
+    watched += [str(wanted.unlabelled)] if wanted.unlabelled else []
     params = folder / "params.yaml"
     write_text(params, preset_text(PRESETS[data.scalar]).replace(_head(data.scalar), _new_head(wanted), 1))
-    set_values(params, plan.changes | _own_values(wanted, root))
+    set_values(params, plan.changes | _own_values(wanted, root) | with_unlabelled(plan.unlabelled, data.scalar))
     load_searched(params)
     write_text(folder / "dvc.yaml", project_stages(watched))
     for name in ("gitignore", "dvcignore"):

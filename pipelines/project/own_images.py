@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
 from cgankd.data.readers.decode import SAID
 from cgankd.data.readers.survey import WHITE, Survey, pixel_range
+from cgankd.data.readers.walk import walk
 from pipelines.project.fitted import LEAST_SIZE, image_size
 from pipelines.project.own_data import OwnData, too_little
 
@@ -142,3 +144,30 @@ def few_lines(lines: Sequence[str]) -> list[str]:
     """The first ten, and how many more there are."""
     more = len(lines) - MOST_NAMED
     return [*lines[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
+
+
+def unlabelled(given: Path, project: Path) -> str:
+    """What a folder of images without labels holds, in words. Raises ConfigError where it cannot be used."""
+    if not given.is_dir():
+        raise ConfigError(f"--unlabelled {given} is not a folder; name one that holds images, in sub-folders or not")
+    place = given.resolve()
+    if place.is_relative_to(project) or project.is_relative_to(place):
+        raise ConfigError(
+            f"--unlabelled {given} and the project {project} lie in each other; name another folder for one"
+        )
+    count = len(walk(place).images)
+    if count == 0:
+        raise ConfigError(
+            f"--unlabelled {given} has no images that can be read, such as .png or .jpg; name another folder"
+        )
+    return f"{count} images without labels in {place}, for the arms unlabelled and both"
+
+
+def with_unlabelled(folder: Path | None, scalar: bool) -> dict[str, Any]:
+    """Settings of a project that has images without labels: where they are, an arm with them alone, and one with fakes too."""
+    if folder is None:
+        return {}
+    chosen = {"unlabelled": True, "filter": True}
+    fakes = {"bank": True, "subsample": True} | ({"replace": True} if scalar else {})
+    arms = {"unlabelled": chosen, "both": fakes | chosen}
+    return {"data.unlabelled": str(folder)} | {f"student.arms.{name}": switches for name, switches in arms.items()}

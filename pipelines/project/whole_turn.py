@@ -9,7 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from cgankd.config import ConfigError
 from cgankd.data.readers.label_text import number
+from pipelines.project.fitted import covering
+from pipelines.project.own_data import KINDS, OwnData
 
 
 @dataclass(frozen=True)
@@ -122,3 +125,23 @@ def _stops_a_step_before(label_D: np.ndarray[tuple[int], np.dtype[np.float64]], 
     if not 2 * LEAST - 4 <= parts <= FINEST or float(np.abs(places - places.round()).max()) > 0.01:
         return False
     return bool(places[0] <= 2 and parts - 2 <= places[-1].round() <= parts - 1)
+
+
+def check_period(period: float | None, task: str | None, *, listed: bool) -> None:
+    """Raise ConfigError where labels that go round make no sense."""
+    if period is None:
+        return
+    if not (math.isfinite(period) and period > 0):
+        raise ConfigError(f"--label-period must be a positive number, the length of a turn, but is {period:g}")
+    if not listed or task == KINDS[False]:
+        raise ConfigError("--label-period is for measured labels, which come from --csv FILE; leave it out for classes")
+
+
+def turn_lines(data: OwnData) -> list[str]:
+    """Where a turn of labels that go round begins and ends, and what becomes of labels beyond it."""
+    if data.label_period is None:
+        return []
+    low, high, numbers = *covering(data), data.numbers
+    beyond = sum(not low <= value < low + data.label_period for value in numbers)
+    moved = f"; {beyond} labels of other turns are brought to it" if beyond else ""
+    return [f"labels go round in {data.label_period:.9g}: a turn is taken from {low:.9g} to {high:.9g}{moved}"]

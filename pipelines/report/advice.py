@@ -20,6 +20,8 @@ from pipelines.ship.card import LICENCES
 TEACHER_LEAD = 0.15
 """Share of the student's error that a teacher must take off to be worth distilling."""
 ACCEPTANCE_LEAST = 0.3
+M1_TO_BLAME = 0.1
+"""Where M1 accepts less of a label that lacks fakes, it is the generator that is at fault, else the filter."""
 FAKES_PER_REAL = 3.0
 """The gain grows steeply up to two or three times as many fakes as real images."""
 SEEDS_MOST = 60
@@ -43,6 +45,7 @@ def advise(facts: Facts, label_error: float | None) -> list[Advice]:
         lambda: health(facts),
         lambda: weak_teacher(facts),
         lambda: wrong_labels(facts, label_error),
+        lambda: fakes_ran_out(facts),
         lambda: low_acceptance(facts),
         lambda: few_fakes(facts),
         lambda: idle_steps(facts),
@@ -79,12 +82,8 @@ def health(facts: Facts) -> Iterator[Advice]:
         for mark, sentence in facts.stages[name].health:
             if mark != "ok" and sentence not in said:
                 said.add(sentence)
-                yield Advice(
-                    f"Health check of {name}",
-                    sentence[:1].upper() + sentence[1:] + ".",
-                    f"cgankd show {name}",
-                    "problem",
-                )
+                text = sentence[:1].upper() + sentence[1:] + "."
+                yield Advice(f"Health check of {name}", text, f"cgankd show {name}", "problem")
 
 
 def weak_teacher(facts: Facts) -> Iterator[Advice]:
@@ -145,6 +144,31 @@ def wrong_labels(facts: Facts, label_error: float | None) -> Iterator[Advice]:
             f" error of the best real-only student ({name}, {student:.2f} {unit})."
         )
         yield Advice("Train the GAN longer", why, f"dvc exp run -S cgan.num_steps={2 * facts.cfg.cgan.num_steps}")
+
+
+def fakes_ran_out(facts: Facts) -> Iterator[Advice]:
+    """Labels whose fakes ran out, and what stood in the way: the source, M1 or M2."""
+    names = ("labels", "have", "quota", "draws", "accepted_share", "passed_share", "source_ended")
+    found = [facts.metric("bank", f"short.{name}") for name in names]
+    if None in found:
+        return
+    labels, have, quota, draws, accepted, passed, ended = (value or 0.0 for value in found)
+    factor = facts.cfg.bank.max_draws_factor
+    why = f"{labels:.0f} label{'s lack' if labels > 1 else ' lacks'} fakes, the emptiest has {have:.0f} of {quota:.0f}"
+    if ended:
+        why += f": the source of fakes had {draws:.0f} images for it, of which {100 * passed:.2g} % pass."
+        yield Advice("More images in the source of fakes", why, "cgankd show bank", "problem")
+    elif accepted < M1_TO_BLAME:
+        why += f" after {draws:.0f} draws: M1 accepts only {100 * accepted:.2g} % of them, so the GAN is far from the data there."
+        yield Advice("A better GAN", why, f"dvc exp run -S cgan.num_steps={2 * facts.cfg.cgan.num_steps}", "problem")
+    else:
+        why += (
+            f" after {draws:.0f} draws: M1 accepts {100 * accepted:.2g} % of them, but the teacher sees the label in few, as"
+            f" {100 * passed:.2g} % pass the filter too."
+        )
+        yield Advice(
+            "More draws, or a looser filter", why, f"dvc exp run -S bank.max_draws_factor={2 * factor:g}", "problem"
+        )
 
 
 def low_acceptance(facts: Facts) -> Iterator[Advice]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cgankd.config import Config
-from cgankd.data.store.banks import read_pool_images, read_pool_scores
+from cgankd.data.store.banks import of_fakes, read_pool_images, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.gan.diversity import pair_distances
@@ -116,7 +116,7 @@ def read_fakes(workdir: Path, cfg: Config) -> Fakes | None:
         return None
     info = read_info(dataset)
     task = make_task(info, cfg)
-    scores = read_pool_scores(pool)
+    scores = of_fakes(read_pool_scores(pool))
     flags = {name: column.bool() for name, column in scores.items() if name.startswith("in_")}
     labels = read_pool_scores(bank)["labels"] if bank.exists() else None
     per_label = cfg.bank.bound_scope == "label"

@@ -17,10 +17,9 @@ from pipelines.files.artifacts import replacing
 from pipelines.files.layout import STAGES
 from pipelines.report.advice import advise
 from pipelines.report.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
-from pipelines.report.draws import draws_section
 from pipelines.report.facts import Facts, StageFacts, gather
 from pipelines.report.fakes import Fakes, LabelQuality, fake_sheets, label_text, quality, read_fakes, real_sheet
-from pipelines.report.groups import group_table
+from pipelines.report.groups import draws_section, group_table
 from pipelines.report.page import render_page
 from pipelines.runtime.progress import duration_text
 from pipelines.stages.scores import by_headline
@@ -209,7 +208,7 @@ def arms_chart(result: dict[str, Any]) -> Markup:
             f"{name} (ships)" if name == result["chosen_arm"] else name,
             arm["values"],
             result["confidence"],
-            colour=1 if arm["uses_bank"] else 0,
+            colour=int(arm["uses_bank"]) + 2 * int(arm.get("uses_unlabelled", False)),
             strong=name == result["chosen_arm"],
         )
         for name, arm in result["arms"].items()

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cgankd.bank.build import QuotaError
+from cgankd.bank.build import EmptyBankError
 from cgankd.config import BankConfig, ConfigError
 from cgankd.measure.predictive import Gain, paired_gain
 from cgankd.measure.verdict import describe
@@ -82,7 +82,7 @@ def curve_points(
         value = round(x) if key == "bank.num_fakes" else x
         try:
             found = scores(search, with_values(cfg, {key: value}), control.seeds)
-        except QuotaError as error:
+        except EmptyBankError as error:
             say(console, f"{key} = {value}: no bank ({error})")
             continue
         higher, confidence = search.headline.higher_is_better, search.cfg.evaluate.confidence

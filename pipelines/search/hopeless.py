@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from cgankd.bank.build import QuotaError
+from cgankd.bank.build import EmptyBankError
 from cgankd.types import Diverged
 from pipelines.runtime.faults import origin, said_on_purpose, told_to_user
 
@@ -18,7 +18,7 @@ DIVERGED, NO_BANK, NO_MEMORY, REFUSED = "diverged", "no bank", "out of memory", 
 FILES = ("cgankd.data.store.", "pipelines.files.artifacts")
 """What these modules refuse is a damaged or missing file, which no other values mend."""
 BANK = ("the bank is empty", "the bank would be worthless")
-"""How a refusal of a bank begins that is no QuotaError."""
+"""How a refusal of a bank begins that is no EmptyBankError."""
 NO_ROOM = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed", "bad allocation")
 """How torch says on its devices that memory is gone, in small letters."""
 
@@ -37,7 +37,7 @@ def why(error: BaseException) -> tuple[str, str] | None:
         )
     if isinstance(error, Diverged):
         return DIVERGED, text
-    if isinstance(error, QuotaError):
+    if isinstance(error, EmptyBankError):
         return NO_BANK, text
     if not isinstance(error, ValueError) or origin(error)[0].startswith(FILES):
         return None

@@ -53,8 +53,8 @@ class Remembered:
             with FileLock(self.folder / ".lock"):
                 found = self._read(path, shard)
                 if found is None:
-                    self.drawn += len(label_B)
                     scores = self.score_fn(label_B, gen, shard)
+                    self.drawn += len(scores)
                     with replacing(path) as temporary:
                         save_file({name: values.contiguous() for name, values in fields_of(scores).items()}, temporary)
                     found = self._read(path, shard)
@@ -85,7 +85,7 @@ def pool_name(inputs: bank.Inputs, plan: Plan, expected: int) -> str:
 def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Path, int]]:
     """A pool file with the rows of one selection, as `bank` would select them under ctx.cfg, and the fakes newly drawn.
 
-    It lives as long as the context: writing it again takes seconds. Raises QuotaError and ConfigError as `bank` does.
+    It lives as long as the context: writing it again takes seconds. Raises EmptyBankError and ConfigError as `bank` does.
     """
     cfg = ctx.cfg.bank
     info = read_info(inputs.dataset)

@@ -99,6 +99,10 @@ def check_space(cfg: SearchedConfig) -> list[str]:
     arm = cfg.student.arms[search.arm]
     if not arm.bank:
         raise ConfigError(f"search.arm must be an arm with fakes (bank: true), but {search.arm!r} has none")
+    if arm.unlabelled:
+        raise ConfigError(
+            f"search.arm must be an arm with fakes alone, but {search.arm!r} has unlabelled images too (unlabelled: true)"
+        )
     if strange := sorted(set(search.seeds) - set(cfg.student.seeds)):
         raise ConfigError(
             f"search.seeds must be among student.seeds, so that the student stage trains the winner's students again,"

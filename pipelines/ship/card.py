@@ -10,7 +10,7 @@ from typing import Any
 from cgankd.bank.build import selection_name
 from cgankd.config import ConfigError
 from cgankd.config.distill import arm_label
-from cgankd.data.store.banks import read_attributes, read_pool_scores
+from cgankd.data.store.banks import of_fakes, read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.labels.answers import Margin
@@ -48,6 +48,8 @@ class Lineage:
     """Groups of images that were never divided between the splits."""
     copies: tuple[str, ...] = ()
     """What to say of copies across the splits."""
+    unlabelled: int = 0
+    """Unlabelled images that were trained on with the teacher's answers."""
 
 
 def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, seed: int) -> Lineage:
@@ -60,17 +62,23 @@ def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, 
     files = {"student": folder / "student.safetensors", "teacher": folder / "teacher.safetensors", "dataset": dataset}
     digests = {name: file_digest(path) for name, path in files.items()}
     switches = _json(folder / "students" / "runs.json")["arms"][student.config["arm"]]["switches"]
-    fakes = drawn = 0
+    fakes = drawn = unlabelled = 0
     rho = None
-    if switches["bank"]:
+    if switches["bank"] or switches.get("unlabelled"):
         if not pool.exists():
             raise missing(pool)
         attributes = read_attributes(pool)
         if attributes["dataset"] != digests["dataset"] or attributes["teacher"] != digests["teacher"]:
             raise ConfigError("artifacts/pool.h5 was made from another data set or teacher; run all stages again")
-        selected = read_pool_scores(pool)[f"in_{selection_name(switches['subsample'], switches['filter'])}"]
-        fakes, drawn = int(selected.sum()), len(selected)
-        digests |= {"pool": file_digest(pool), "cgan": str(attributes["cgan"])}
+        scores, selection = read_pool_scores(pool), selection_name(switches["subsample"], switches["filter"])
+        digests |= {"pool": file_digest(pool)}
+        if switches["bank"]:
+            selected = of_fakes(scores)[f"in_{selection}"]
+            fakes, drawn = int(selected.sum()), len(selected)
+            digests |= {"cgan": str(attributes["cgan"])}
+        if switches.get("unlabelled"):
+            unlabelled = int(scores[f"unlabelled_{selection}"].sum())
+            digests |= {"unlabelled": str(attributes["unlabelled"])}
         rho = float(json.loads(str(attributes["config"]))["rho"]) if switches["filter"] else None
     real = {
         "training": len(read_split(dataset, "train", MemoryBudget(0))),
@@ -92,6 +100,7 @@ def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, 
         digests=digests,
         groups=int(prepared["groups"]) if "groups" in prepared else None,
         copies=tuple(copy_sentences(prepared)),
+        unlabelled=unlabelled,
     )
 
 
@@ -177,12 +186,13 @@ def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
         fakes += f"processing: {', '.join(on) or 'none (raw)'}"
         fakes += f"; rho = {origin.rho:g}" if origin.rho is not None else ""
     else:
-        fakes = "none: this student was trained on real images alone"
+        fakes = "none" if origin.unlabelled else "none: this student was trained on real images alone"
     settings = student.config["settings"]
     loss = arm_label(settings, origin.switches)
     rows = [
         ("real images", f"{real} from `{origin.source}` (`{origin.root}`){_grouped(origin)}"),
         ("fake images", fakes),
+        *([("unlabelled images", _unlabelled(origin, on))] if origin.unlabelled else []),
         ("licence of the data", origin.licence),
         (
             "teacher",
@@ -201,6 +211,11 @@ def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
         ("SHA-256", ", ".join(f"{name} `{digest[:12]}`" for name, digest in origin.digests.items())),
     ]
     return "## Lineage\n\n| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows)
+
+
+def _unlabelled(origin: Lineage, on: list[str]) -> str:
+    chosen = f"; chosen by: {', '.join(name for name in on if name != 'replace')}" if on else ""
+    return f"{origin.unlabelled:,} real images with the teacher's answers as labels{chosen}"
 
 
 def _grouped(origin: Lineage) -> str:

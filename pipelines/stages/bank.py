@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cgankd.bank import build
 from cgankd.bank.m2_replace import replace
+from cgankd.bank.short import short_lines, short_report, shortages
 from cgankd.config import BANK_UNSAID, ArmConfig, BankConfig, ConfigError, DataConfig, to_dict
-from cgankd.data.store.banks import BankWriter, read_pool_images, read_pool_scores, write_bank
+from cgankd.data.store.banks import BankWriter, of_fakes, read_pool_images, read_pool_scores, write_bank
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.predictor import make_predict
@@ -42,6 +43,7 @@ from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
 from pipelines.stages.same_data import info_of
+from pipelines.stages.unlabelled import Work, take
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,13 @@ def wanted_selections(bank: BankConfig, arms: Mapping[str, ArmConfig]) -> list[s
 
 
 def run(ctx: Context) -> None:
-    """Burn in, freeze bounds and cutoffs, grow the pool (to every selection's quota, or once), cut the bank from it."""
+    """Burn in, freeze bounds and cutoffs, grow the pool (to every selection's quota, or once), cut the bank from it.
+
+    Unlabelled images, where an arm wants them, come behind the fakes in the pool; the bank holds fakes alone.
+    """
     cfg = ctx.cfg.bank
     inputs = Inputs(*ctx.inputs("dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"))
+    unlabelled, *_ = ctx.inputs("unlabelled.h5")
     info = info_of(inputs.dataset, ctx.cfg.data)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
@@ -109,11 +115,16 @@ def run(ctx: Context) -> None:
         columns = dataclasses.replace(build.Columns.joined(parts), group=conditions.grouping.groups(asked))
         rows = {name: build.select(name, columns, limits, conditions.quota_G) for name in selections}
         flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
-        writer.set_columns({f"in_{name}": flag.numpy() for name, flag in flags.items()})
-        report = build.bank_report(columns, asked, predicted, limits, rows)
+        lacking = shortages(columns, limits, conditions, cfg, rows)
+        taken = take(ctx, Work(unlabelled, inputs.ratio, info, task, train, val, scorer.teacher, seed, memory), writer)
+        beside = torch.zeros(len(writer) - len(asked), dtype=torch.bool)
+        writer.set_columns({f"in_{name}": torch.cat([flag, beside]) for name, flag in flags.items()})
+        writer.set_columns(taken.columns(len(asked)))
+        report = build.bank_report(columns, asked, predicted, limits, rows) | short_report(lacking) | taken.report
         if not cfg.refill:
             report |= {f"{name}.kept_share": len(row) / cfg.num_fakes for name, row in rows.items()}
-        writer.close(attributes | {f"report.{name}": value for name, value in report.items()})
+        beside_fakes = {"unlabelled": file_digest(unlabelled)} if taken.flags else {}
+        writer.close(attributes | beside_fakes | {f"report.{name}": value for name, value in report.items()})
 
     chosen = build.selection_name(cfg.subsample, cfg.filter)
     row = rows[chosen]
@@ -123,7 +134,8 @@ def run(ctx: Context) -> None:
     ctx.metrics(report)
     val_error = task.error(scorer.teacher(val.images), val.labels)
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
-    for line in in_words(cfg, report, selections, float(val_error.mean())):
+    short = [f"the fakes ran out: {line}" for line in short_lines(lacking, cfg)]
+    for line in (*in_words(cfg, report, selections, float(val_error.mean())), *short, *taken.lines):
         ctx.say(line)
     draw_pictures(ctx, conditions.grouping, pool_path, (train, val_error), limits, Shown(labels, info))
 
@@ -134,8 +146,8 @@ def kept_settings(cfg: BankConfig) -> dict[str, Any]:
     return {name: value for name, value in to_dict(cfg).items() if (name, value) not in unsaid}
 
 
-WHERE = ("root", "download", "memory_budget_gb")
-"""Settings of `data` that say where images come from and lie, and change none of them."""
+WHERE = ("root", "download", "memory_budget_gb", "unlabelled", "num_unlabelled")
+"""Settings of `data` that say where images come from and lie, and change none of those that the fakes were made from."""
 
 
 def made_from(cfg: DataConfig, seed: int, inputs: Inputs) -> dict[str, str | int | float]:
@@ -233,7 +245,7 @@ def draw_pictures(
 ) -> None:
     """Kept and dropped fakes with their scores, the two histograms with their limits, and the label marginals."""
     train, val_error = data
-    scores = read_pool_scores(pool, but=("teacher_output",))
+    scores = of_fakes(read_pool_scores(pool, but=("teacher_output",)))
     columns = build.Columns(
         grouping.groups(scores["asked"]),
         scores["ratio"],

@@ -41,7 +41,10 @@ def run(ctx: Context) -> None:
     runs = read_record(students / "runs.json", ("arms", "seeds", "settings", "teacher_val"))
     info = info_of(dataset, ctx.cfg.data)
     task, by = make_task(info, ctx.cfg), ctx.cfg.evaluate.headline
-    uses_bank = {name: bool(arm["switches"]["bank"]) for name, arm in runs["arms"].items()}
+    uses_bank, unlabelled = (
+        {name: bool(arm["switches"].get(switch)) for name, arm in runs["arms"].items()}
+        for switch in ("bank", "unlabelled")
+    )
     teacher = load_predictor(teacher_path, info, task)
 
     def score_arms(scorer: Scorer, title: str) -> Runs:
@@ -60,7 +63,7 @@ def run(ctx: Context) -> None:
     # The mean is the one of the training, which a device may round otherwise than is done here.
     means = {name: [run["val"] for run in arm["runs"]] for name, arm in runs["arms"].items()}
     val = means if by == "mean" else {name: [one.balanced for one in of] for name, of in val_scores.items()}
-    choice = choose(val, uses_bank, task.headline)
+    choice = choose(val, uses_bank, task.headline, unlabelled)
 
     scorer = Scorer(task, read_split(dataset, "test", image_memory(ctx.cfg.data)), ctx.plan)
     teacher_test = scorer(*teacher)
@@ -96,12 +99,12 @@ def run(ctx: Context) -> None:
         "arms": {
             name: summary(test[name], means[name])
             | {"uses_bank": uses_bank[name]}
-            | gains(name, test, choice.best_real, task.headline, confidence)
+            | ({"uses_unlabelled": True} if unlabelled[name] else {})
+            | gains(name, test, choice, task.headline, confidence)
             | {"distiller": arm_label(runs["settings"], runs["arms"][name]["switches"])}
             | ({"best": best[name]} if name in best else {})
             | {
-                "balanced": summary(even[name], even_val[name])
-                | gains(name, even, choice.best_real, task.headline, confidence),
+                "balanced": summary(even[name], even_val[name]) | gains(name, even, choice, task.headline, confidence),
                 "groups": mean_groups(test_scores[name]),
                 "val_groups": mean_groups(val_scores[name]),
             }
@@ -110,6 +113,8 @@ def run(ctx: Context) -> None:
         "chosen_arm": choice.chosen,
         "best_real_arm": choice.best_real,
         "best_bank_arm": choice.best_bank,
+        **({"best_unlabelled_arm": choice.best_unlabelled} if choice.best_unlabelled else {}),
+        **({"best_both_arm": choice.best_both} if choice.best_both else {}),
         "verdict": said + _unknown(task, groups),
         "chosen_by": by,
         "teacher_balanced": teacher_test.balanced,

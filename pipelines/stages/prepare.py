@@ -1,19 +1,26 @@
-"""Stage `prepare`: read the source, split it, write artifacts/dataset.h5 and a contact sheet."""
+"""Stage `prepare`: read the source, split it, write artifacts/dataset.h5, the unlabelled images and a contact sheet."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import torch
 
-from cgankd.config import DataConfig
+from cgankd.config import ConfigError, DataConfig
 from cgankd.config.data import GROUPED
 from cgankd.data.dataset import Dataset, class_counts, gaps
 from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.sources import load
+from cgankd.data.readers.unlabelled import Unlabelled, read_unlabelled
 from cgankd.data.store.datasets import write_dataset
-from cgankd.measure.twins import Copies, copies_across, copy_counts, copy_sentences
+from cgankd.data.store.room import Room
+from cgankd.data.store.unlabelled import write_unlabelled
+from cgankd.measure.known import Known, known_images, repeats
+from cgankd.measure.twins import WORDS, Copies, copies_across, copy_counts, copy_sentences
+from pipelines.files.params import write_text
 from pipelines.pictures import stages as pictures
 from pipelines.pictures.style import label_texts
 from pipelines.runtime.context import Context
@@ -59,9 +66,67 @@ def run(ctx: Context) -> None:
     numbers |= copy_counts(found)
     for line in about_copies(dataset, found, numbers, ctx.cfg.data):
         ctx.say(line)
+    numbers |= take_unlabelled(ctx, dataset, room)
     ctx.metrics(numbers | dict(dataset.notes) | dict(dataset.account.counts))
     shown, texts, title = sheet(dataset)
     ctx.picture("contact", pictures.contact_sheet(dataset.train.images[shown], texts, title))
+
+
+def take_unlabelled(ctx: Context, dataset: Dataset, room: Room) -> dict[str, float]:
+    """artifacts/unlabelled.h5, empty where data.unlabelled is null, without what is labelled already; what was left out and
+    why is a list in artifacts/unlabelled.csv. Returns numbers for metrics/prepare.json.
+
+    Raises ConfigError where nothing is left.
+    """
+    found = read_unlabelled(ctx.cfg.data, ctx.seed, log=ctx.progress("unlabelled"), room=room)
+    # The test images first: an image that is near several is said to be a copy of the one that matters most.
+    sets = {name: dataset.splits()[name] for name in ("test", "val", "train")}
+    known = known_images(found.images, {name: split.images for name, split in sets.items()}, ctx.progress("known"))
+    again = repeats(found.images) & (known.part_U < 0)
+    kept = ((known.part_U < 0) & ~again).nonzero()[:, 0]
+    if ctx.cfg.data.unlabelled is not None and len(kept) == 0:
+        raise ConfigError(
+            f"data.unlabelled {ctx.cfg.data.unlabelled!r}: all {len(found)} images are copies of labelled ones; name others"
+        )
+    write_unlabelled(ctx.path("unlabelled.h5"), found.images, kept)
+    rows = list(left_out(dataset, found, known, again))
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([("image", "why", "of"), *rows])
+    write_text(ctx.path("unlabelled.csv"), table.getvalue())
+    if ctx.cfg.data.unlabelled is None:
+        return {}
+    numbers = {"num_unlabelled": float(len(kept)), "unlabelled.repeats": float(again.sum())}
+    ctx.say(f"{ctx.cfg.data.unlabelled}: {len(found)} unlabelled images, of which {len(kept)} are used")
+    for line in found.account.lines:
+        ctx.say(line)
+    for part, name in enumerate(sets):
+        of_part = known.part_U == part
+        exact, near = (float((of_part & (known.exact_U == kind)).sum()) for kind in (True, False))
+        numbers |= {f"unlabelled.exact_copies.{name}": exact, f"unlabelled.near_copies.{name}": near}
+        if exact + near:
+            firsts = [f"{row[0]} is {row[1]}: {row[2]}" for row in rows if row[1].endswith(f"of {WORDS[name]}")]
+            firsts = firsts[:COPIES_NAMED]
+            more = f"; and {exact + near - len(firsts):.0f} more" if exact + near > len(firsts) else ""
+            ctx.say(
+                f"left out: {exact:.0f} exact and {near:.0f} near copies of {WORDS[name]} images: {'; '.join(firsts)}{more}"
+            )
+    if again.any():
+        ctx.say(f"left out: {int(again.sum())} unlabelled images that are there more than once")
+    if rows:
+        ctx.say("artifacts/unlabelled.csv names all that was left out")
+    return numbers | {f"unlabelled.{name}": count for name, count in found.account.counts.items()}
+
+
+def left_out(dataset: Dataset, found: Unlabelled, known: Known, again: torch.Tensor) -> Iterator[tuple[str, str, str]]:
+    """For each unlabelled image that is not used its name, why, and the labelled image that it is a copy of."""
+    for row in ((known.part_U >= 0) | again).nonzero()[:, 0].tolist():
+        part = int(known.part_U[row])
+        if part < 0:
+            yield found.names[row], "a repeat", ""
+            continue
+        name = ("test", "val", "train")[part]
+        kind = "a copy" if known.exact_U[row] else "a near copy"
+        yield found.names[row], f"{kind} of {WORDS[name]}", named(dataset, name, int(known.row_U[row]))
 
 
 def about_copies(

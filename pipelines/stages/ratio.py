@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from cgankd.config import RatioConfig, to_dict
+from cgankd.config import to_dict
 from cgankd.data.augment import augment
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.loop import Loop
 from cgankd.labels.task import make_task
-from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.measure.health import check_ratio_informative, check_ratio_mean, check_ratio_overfit, check_ratio_zeros
 from cgankd.nets.features import Extractor
 from cgankd.nets.ratio_mlp import RatioMLP
@@ -18,22 +17,14 @@ from cgankd.ratio.density_ratio import RatioNets, make_ratio, train_ratio
 from cgankd.ratio.features import FrozenExtractor, Reals, take_features, train_features
 from cgankd.ratio.partners import FakeSource
 from cgankd.rng import derive, generator, seed_all
-from cgankd.types import Vicinity
 from pipelines.files.artifacts import load_weights
 from pipelines.networks.generator import load_source
-from pipelines.networks.ratio import build_ratio_nets, build_teacher, heaviest
+from pipelines.networks.ratio import build_ratio_nets, build_teacher, drop_radius, heaviest
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.runtime.scratch import roomy
 from pipelines.stages.same_data import info_of
-
-
-def drop_radius(cfg: RatioConfig, vicinity: Vicinity) -> float:
-    """zeta in raw units: the setting, else 6 * largest label gap; infinite where labels match exactly."""
-    if not isinstance(vicinity, ScalarVicinity):
-        return math.inf
-    return 6 * vicinity.kernel.largest_gap if cfg.vicinity_drop is None else cfg.vicinity_drop
 
 
 def run(ctx: Context) -> None:

@@ -13,6 +13,7 @@ from cgankd.fit.device import Plan
 from cgankd.fit.predictor import make_predict
 from cgankd.measure.groups import Scores, group_scores
 from cgankd.measure.predictive import mean_sd, paired_gain
+from cgankd.measure.verdict import Choice
 from cgankd.types import Headline, Split, Task
 
 NO_IMAGES = MemoryBudget(0)
@@ -43,12 +44,14 @@ def summary(test: Sequence[float], val: Sequence[float]) -> dict[str, Any]:
 
 
 def gains(
-    name: str, test: Mapping[str, Sequence[float]], best_real: str, headline: Headline, confidence: float
+    name: str, test: Mapping[str, Sequence[float]], choice: Choice, headline: Headline, confidence: float
 ) -> dict[str, float]:
-    """Paired gains of an arm over plain training on real images, and over the best arm without fakes."""
+    """Paired gains of an arm over plain training on real images, over the best arm of real images alone, and where there are
+    arms with unlabelled images and no fakes over the best of those."""
     entry: dict[str, float] = {}
-    for key, rival in (("gain", "real"), ("rival_gain", best_real)):
-        if name != rival and name != "real":
+    rivals = {"gain": "real", "rival_gain": choice.best_real, "unlabelled_gain": choice.best_unlabelled}
+    for key, rival in rivals.items():
+        if rival is not None and name not in (rival, "real"):
             gain = paired_gain(
                 test[rival], test[name], higher_is_better=headline.higher_is_better, confidence=confidence
             )

@@ -50,14 +50,20 @@ def run(ctx: Context) -> None:
     runner = Runner(ctx, dataset, teacher, pool)
     arms = dict(cfg.arms)
     results = runner.train(arms)
-    bank_arms = [name for name, arm in arms.items() if arm.bank and not arm.kd]
     by = score_key(ctx.cfg.evaluate.headline)
-    if cfg.best_with_kd and bank_arms:
-        scores = {name: [run[by] for run in results[name]] for name in bank_arms}
-        best = best_arm(bank_arms, scores, task.headline)
+    plain = {name: arm for name, arm in arms.items() if not arm.kd}
+    families = {
+        "with fakes": [name for name, arm in plain.items() if arm.bank and not arm.unlabelled],
+        "with unlabelled images": [name for name, arm in plain.items() if arm.unlabelled and not arm.bank],
+        "with fakes and unlabelled images": [name for name, arm in plain.items() if arm.unlabelled and arm.bank],
+    }
+    for words, names in families.items() if cfg.best_with_kd else ():
+        if not names:
+            continue
+        best = best_arm(names, {name: [run[by] for run in results[name]] for name in names}, task.headline)
         name = f"{best}_kd"
         if name not in arms:
-            ctx.say(f"best arm with fakes on validation: {best}; training it with KD on top as {name}")
+            ctx.say(f"best arm {words} on validation: {best}; training it with KD on top as {name}")
             arms[name] = ArmConfig(**(to_dict(arms[best]) | {"kd": True}))
             results |= runner.train({name: arms[name]})
     longer = {factor: runner.train(arms, factor) for factor in cfg.step_factors}
@@ -133,14 +139,17 @@ class Runner:
             inputs["label_bin"] = cfg.bank.label_bin
         if cfg.student.keep_best and cfg.evaluate.headline != "mean":
             inputs["headline"] = cfg.evaluate.headline
-        if arm.bank:
-            selection = selection_name(arm.subsample, arm.filter)
-            if selection not in self.bank_digests:
+        selection = selection_name(arm.subsample, arm.filter)
+        for source, what, used in (("bank", "fakes", arm.bank), ("unlabelled", "unlabelled images", arm.unlabelled)):
+            key = selection if source == "bank" else f"unlabelled {selection}"
+            if not used:
+                continue
+            if key not in self.bank_digests:
                 raise ValueError(
-                    f"student.arms.{name} needs the fakes selected as {selection!r}, which artifacts/pool.h5 lacks;"
+                    f"student.arms.{name} needs the {what} selected as {selection!r}, which artifacts/pool.h5 lacks;"
                     " run `cgankd bank` again (the bank stage reads student.arms)"
                 )
-            inputs["bank"] = self.bank_digests[selection]
+            inputs[source] = self.bank_digests[key]
         key = fingerprint({"student": settings, "arm": to_dict(arm), "seed": [cfg.seed, seed], "inputs": inputs})
         return Job(
             name=name,
@@ -158,6 +167,7 @@ class Runner:
             teacher_key={
                 "teacher": self.digests["teacher"],
                 **{k: str(inputs.get(k)) for k in ("data", "bank", "code", "compile", "device")},
+                **({"unlabelled": inputs["unlabelled"]} if arm.unlabelled else {}),
             },
             compile=self.ctx.plan.compile,
             device=self.ctx.plan.device,
@@ -194,16 +204,17 @@ def bank_digests(pool: Path) -> dict[str, str]:
     """One digest a selection of the pool, over what its fakes are: their generator, labels and teacher errors.
 
     The images themselves are a function of those, so an arm whose fakes stay the same is not trained again when
-    another arm's selection changes.
+    another arm's selection changes. Of unlabelled images ("unlabelled raw") their file stands in the generator's place.
     """
-    scores, source = read_pool_scores(pool, but=("teacher_output",)), str(read_attributes(pool)["cgan"])
+    scores, made = read_pool_scores(pool, but=("teacher_output",)), read_attributes(pool)
     digests = {}
     for key, rows in scores.items():
-        if key.startswith("in_"):
+        if key.startswith(("in_", "unlabelled_")):
+            source = str(made["cgan"] if key.startswith("in_") else made["unlabelled"])
             digest = hashlib.sha256(source.encode())
             for column in ("asked", "predicted", "teacher_error", "uniform"):
                 digest.update(scores[column][rows.bool()].numpy().tobytes())
-            digests[key.removeprefix("in_")] = digest.hexdigest()
+            digests[key.removeprefix("in_").replace("unlabelled_", "unlabelled ", 1)] = digest.hexdigest()
     return digests
 
 

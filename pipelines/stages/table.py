@@ -38,11 +38,12 @@ def render(result: dict[str, Any]) -> Group:
         table.add_column("over best real-only", justify="right", no_wrap=True)
     table.add_row("teacher", f"{result['teacher_val']:.2f}", f"{result['teacher']:.2f}", "", "")
     table.add_section()
-    previous_bank = False
+    previous = (False, False)
     for name, arm in arms.items():
-        if arm["uses_bank"] and not previous_bank:
+        family = (arm["uses_bank"], arm.get("uses_unlabelled", False))
+        if any(family) and family != previous:
             table.add_section()
-        previous_bank = arm["uses_bank"]
+        previous = family
         mark = "*" if name == result["chosen_arm"] else "o" if name == result["best_real_arm"] else " "
         cells = [f"{mark} {name}", f"{arm['val_mean']:.2f}", f"{arm['mean']:.2f}+-{arm['sd']:.2f}"]
         gains = [_interval(arm, "gain")] if with_best else [_interval(arm, "gain"), _interval(arm, "rival_gain")]
@@ -57,6 +58,8 @@ def render(result: dict[str, Any]) -> Group:
         " Gains are paired by seed, positive = better. Seeds vary the student alone: one data split, one teacher,"
         " one GAN, one bank."
     )
+    if mixed := [name for name, arm in arms.items() if arm.get("uses_unlabelled")]:
+        note += f" With unlabelled images: {', '.join(mixed)}."
     if with_best:
         note += " Best step: test with the weights of each seed's best validation point."
     if other:

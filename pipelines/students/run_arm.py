@@ -12,10 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cgankd.bank.build import selection_name
-from cgankd.config import ArmConfig, Config, ConfigError, StudentConfig, to_dict
+from cgankd.config import ArmConfig, Config, ConfigError, to_dict
 from cgankd.data.augment import augment
-from cgankd.data.store.banks import read_pool_scores, read_pool_stream
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.distill.table import TeacherTable, rows_of
@@ -26,7 +24,6 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
 from cgankd.fit.tuning import freeze
-from cgankd.labels.ensemble import spread_weights
 from cgankd.labels.task import make_task
 from cgankd.measure.groups import group_scores
 from cgankd.rng import derive, seed_all
@@ -34,6 +31,7 @@ from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
 from pipelines.files.distillers import own_field
 from pipelines.networks.weights import Weights, start
+from pipelines.students.arm_rows import bank_rows, bank_split, soft_weights
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
 from pipelines.students.stored_views import Source, mixing_of, stored_views, view_facts
 from pipelines.students.teacher_outputs import cached_table, end_to_end, table_of_pool
@@ -116,36 +114,6 @@ class Job:
         return replace(self, init=init)
 
 
-def bank_rows(pool: Path, arm: ArmConfig) -> Tensor:
-    """Rows of the pool [M] that the M1/M2 switches of an arm select."""
-    return (
-        read_pool_scores(pool, but=("teacher_output",))[f"in_{selection_name(arm.subsample, arm.filter)}"]
-        .bool()
-        .nonzero()[:, 0]
-    )
-
-
-def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -> Split:
-    """The fakes of an arm, labels asked or replaced; their images are streamed where `memory` has no room for them."""
-    scores, rows = read_pool_scores(pool, but=("teacher_output",)), bank_rows(pool, arm)
-    labels = scores["predicted" if arm.replace else "asked"][rows]
-    return Split(read_pool_stream(pool, rows, memory), labels)
-
-
-def soft_weights(pool: Path, arm: ArmConfig, cfg: StudentConfig) -> Tensor | None:
-    """How much the teacher's answer counts on each fake of an arm [M], by student.spread_weight; None where all count alike."""
-    if not arm.bank or cfg.spread_weight == 0:
-        return None
-    spread = read_pool_scores(pool, but=("teacher_output",)).get("teacher_spread")
-    if spread is None:
-        raise ConfigError(
-            f"student.spread_weight is {cfg.spread_weight:g}, but artifacts/pool.h5 was scored by a teacher without members that"
-            " could disagree (auto keeps one where their mean is no better); set student.spread_weight to 0, or"
-            " teacher.members to 2 or more"
-        )
-    return spread_weights(spread[bank_rows(pool, arm)], cfg.spread_weight)
-
-
 def teacher_tables(
     job: Job, predict: PredictFn, num_outputs: int, train: Split, bank: Split | None
 ) -> list[TeacherTable]:
@@ -161,7 +129,8 @@ def teacher_tables(
         found = table_of_pool(job.pool, rows, job.teacher_key["teacher"], precision)
         extra = [] if found is None else [found]
         bank_images = bank.images if found is None else None
-    facts = job.teacher_key if bank_images is not None else {k: v for k, v in job.teacher_key.items() if k != "bank"}
+    extras = () if bank_images is not None else ("bank", "unlabelled")
+    facts = {k: v for k, v in job.teacher_key.items() if k not in extras}
     images = end_to_end(train.images, bank_images)
     return [cached_table(folder, facts, predict, images, precision, num_outputs), *extra]
 
@@ -189,7 +158,7 @@ def train_job(job: Job) -> list[str]:
     task = make_task(info, job.config, job.config.student.scalar_loss)
     memory = MemoryBudget(job.memory_bytes)
     val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
-    bank = bank_split(job.pool, job.arm, memory) if job.arm.bank else None
+    bank = bank_split(job.pool, job.arm, memory) if job.arm.uses_pool else None
     # The seed is shared by all arms: same initialisation, same order of real images, so that differences pair up.
     seed = derive(job.config.seed, "student", job.seed, job.stage)
     seed_all(seed, "init")

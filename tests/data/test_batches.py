@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgankd.config import ConfigError
-from cgankd.data.batches import Batch, EvenStream, Mixture, Stream
+from cgankd.data.batches import Batch, EvenStream, Mixture, Stream, TwoSources
 from cgankd.types import Split
 
 
@@ -134,3 +134,36 @@ def test_even_batches_balance_real_images_and_fakes(share: float | None) -> None
     if share is not None:  # arms with and without fakes see the same real images in the same order
         first = torch.cat([mixture.batch(step).index_B[:4] for step in range(2)])
         assert torch.equal(first, alone.batch(0).index_B)
+
+
+@pytest.mark.parametrize(
+    ("share", "batch", "counts"), [(0.5, 8, (4, 2, 2)), (0.5, 10, (5, 3, 2)), (0.25, 4, (1, 2, 1))]
+)
+def test_fakes_and_unlabelled_images_halve_what_is_left_whatever_their_numbers(
+    share: float, batch: int, counts: tuple[int, int, int]
+) -> None:
+    """The real rows are those of an arm without either, in their order; each source goes through its own epochs."""
+    real, both = split(10), split(90, first=100)
+    bank = TwoSources(both.images, both.labels, edge=6)
+    mixed = Mixture(real, bank, real_share=share, batch_size=batch, seed=3)
+    alone = Mixture(real, split(6, first=100), real_share=share, batch_size=batch, seed=3)
+    seen = []
+    for step in range(30):
+        found = mixed.batch(step)
+        rows = found.index_B
+        parts = [(rows < 10).sum(), ((rows >= 10) & (rows < 16)).sum(), (rows >= 16).sum()]
+        assert tuple(map(int, parts)) == counts
+        assert torch.equal(found.index_B[: counts[0]], alone.batch(step).index_B[: counts[0]])
+        assert torch.equal(found.labels_B[counts[0] :], rows[counts[0] :] - 10 + 100)
+        seen += rows[rows >= 16].tolist()
+    first = seen[:84]
+    assert len(set(first)) == len(first), "no unlabelled image twice before all have come"
+
+
+def test_two_sources_need_some_of_both_and_room_for_them() -> None:
+    both = split(20)
+    for edge, batch in ((0, 8), (20, 8), (10, 2)):
+        with pytest.raises(ConfigError, match="fakes and unlabelled images needs some of both"):
+            Mixture(split(5), TwoSources(both.images, both.labels, edge), real_share=0.5, batch_size=batch, seed=0)
+    together = Mixture(split(5), TwoSources(both.images, both.labels, 10), real_share=None, batch_size=25, seed=0)
+    assert sorted(together.batch(0).index_B.tolist()) == list(range(25)), "all images equally often"

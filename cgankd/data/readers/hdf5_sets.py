@@ -56,7 +56,7 @@ def load_rc49(
         rows = _choose_rc49(cfg, seed, tenth_N, torch.from_numpy(own))
         degrees_N = (tenth_N.double() / 10).float()
         splits = {
-            name: Split(_pixels(path, images, part, cfg, room), degrees_N[part])
+            name: Split(read_pixels(path, images, part, cfg, room), degrees_N[part])
             for name, part in rows.items()
             if len(part)
         }
@@ -205,7 +205,7 @@ def _read_hdf5(
             home = parts[int(part[0])]  # All rows of a split come from one part of the file.
             ending = next(ending for ending, own in PARTS.items() if own == home)
             images = column(path, file, f"images_{ending}", "u", 4, cure=CURE)
-            splits[name] = Split(_pixels(path, images, part - first[home], cfg, room), label_N[part])
+            splits[name] = Split(read_pixels(path, images, part - first[home], cfg, room), label_N[part])
     return make_dataset(cfg, _all_three(cfg, splits), label_unit="" if names else "units", class_names=names)
 
 
@@ -219,7 +219,7 @@ def _all_three(cfg: DataConfig, splits: dict[str, Split]) -> dict[str, Split]:
     return {name: splits[name] for name in ("train", "val", "test")}
 
 
-def _pixels(path: Path, images: Any, rows: Tensor, cfg: DataConfig, room: Room) -> Tensor:
+def read_pixels(path: Path, images: Any, rows: Tensor, cfg: DataConfig, room: Room) -> Tensor:
     """Rows of an image dataset as uint8 [B, C, S, S], made to fit slab by slab; only those rows are read."""
     by_pixel = images.shape[1] not in (1, 3) and images.shape[3] in (1, 3)
     if not by_pixel and images.shape[1] not in (1, 3):

@@ -137,6 +137,14 @@ def read_pool_scores(path: Path, but: Collection[str] = ()) -> dict[str, Tensor]
         return {name: torch.from_numpy(values[...]) for name, values in zip(names, columns, strict=True)}
 
 
+def of_fakes(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The columns of a pool for its fakes alone, whose rows are those before the unlabelled images where there are some."""
+    if "source" not in scores:
+        return dict(scores)
+    num = int((scores["source"] == 0).sum())
+    return {name: column[:num] for name, column in scores.items() if not name.startswith(("source", "unlabelled_"))}
+
+
 def read_pool_images(path: Path, rows: Tensor) -> Tensor:
     """Images [R, C, H, W] at row numbers [R] of a pool or bank file, in the order asked."""
     with opening(path) as file:

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from pipelines.files.layout import INPUTS, OUTPUTS, STAGES
 from pipelines.files.params import load_config
-from pipelines.report.draws import draws_section
+from pipelines.report.groups import draws_section
 from tests.conftest import ROOT
 from tests.tiny import project, run, tiny, write_params
 

@@ -225,7 +225,7 @@ def test_advice_names_its_numbers_and_a_command(workdir: Path) -> None:
     found = advice(workdir)
     assert found["Health check of cgan"][0].startswith("Two fakes of one label differ by 0.80")
     assert "21 %" in found["A better GAN"][0] and found["A better GAN"][1] == "dvc exp run -S cgan.num_steps=2000"
-    assert found["Repeat on another split"][1] == "dvc exp run -S seed=1"
+    assert found["Repeat it over draws"][1] == "cgankd repeat --draws 5"
     assert not {"A better teacher first", "Train the GAN longer", "More fakes", "More seeds"} & set(found)
     values = result(0)
     values["teacher_val"] = values["arms"]["real"]["val_mean"] - 0.1

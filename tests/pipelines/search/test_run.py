@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from scipy import stats
 
-from cgankd.bank.build import QuotaError
+from cgankd.bank.build import EmptyBankError
 from cgankd.config import ConfigError
 from cgankd.data.store.banks import read_pool_images, read_pool_scores
 from cgankd.measure.predictive import Gain
@@ -423,7 +423,7 @@ def trials_in(output: str) -> set[int]:
 
 def test_values_without_a_bank_count_as_pruned(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hopeless(*args: Any, **rest: Any) -> Any:
-        raise QuotaError("bank: nothing passes")
+        raise EmptyBankError("bank: nothing passes")
 
     monkeypatch.setattr(search_pool.build, "grow_pool", hopeless)
     words = (

@@ -32,7 +32,8 @@ from pipelines.runtime.scratch import roomy
 from pipelines.search.students import one_thread, quiet_context
 from pipelines.stages.student import Runner
 from pipelines.students import teacher_outputs
-from pipelines.students.run_arm import Job, bank_rows, train_job
+from pipelines.students.arm_rows import bank_rows
+from pipelines.students.run_arm import Job, train_job
 from tests.tiny import tiny, write_params
 
 QUIET = Console(quiet=True)

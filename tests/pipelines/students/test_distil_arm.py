@@ -28,8 +28,9 @@ from pipelines.files.distillers import check_distillers
 from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import build_predictor
 from pipelines.ship.saved import load_package
+from pipelines.students.arm_rows import bank_split
 from pipelines.students.distil_arm import DistilledRun, Student, distilled_run, train_phases
-from pipelines.students.run_arm import Job, bank_split, teacher_lookup, train_job
+from pipelines.students.run_arm import Job, teacher_lookup, train_job
 from tests.distill.arms import STEPS, job, settings, with_student, workplace
 
 KINDS = [(name, scalar) for name in METHODS for scalar in (False, True) if METHODS[name]().accepts(0 if scalar else 3)]

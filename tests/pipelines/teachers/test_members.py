@@ -33,7 +33,8 @@ from pipelines.runtime.workers import run_side_by_side
 from pipelines.search.stages import base_files
 from pipelines.ship.saved import load_package, net_words
 from pipelines.stages import bank, teacher
-from pipelines.students.run_arm import soft_weights, train_job
+from pipelines.students.arm_rows import soft_weights
+from pipelines.students.run_arm import train_job
 from pipelines.teachers.members import member_jobs
 from pipelines.teachers.packaged import packaged
 from tests.distill.arms import job, settings, workplace
