@@ -107,7 +107,9 @@ def test_settings_on_the_pages_are_settings() -> None:
     for page, text in blocks:
         values = copy.deepcopy(preset("digits"))
         for section, settings in YAML(typ="safe").load(text).items():
-            assert set(settings) <= set(values[section]) | {"distiller_options", "distillers", "file", "unlabelled"}, page
+            assert set(settings) <= set(values[section]) | {"distiller_options", "distillers", "file", "unlabelled"}, (
+                page
+            )
             values[section] |= settings
         check_distillers(from_dict(SearchedConfig, values, ""))
 
