@@ -29,14 +29,16 @@ OUTPUTS = {
     "evaluate": ("student.safetensors",),
 }
 """The files that each stage leaves in artifacts/."""
+WEIGHTS = ("safetensors", "config.json")
+"""Endings of the two files that a net is kept in."""
 INPUTS = {
     "prepare": (),
     "teacher": ("dataset.h5",),
     "cgan": ("dataset.h5",),
-    "ratio": ("dataset.h5", "cgan.safetensors", "cgan.config.json"),
+    "ratio": ("dataset.h5", *(f"{net}.{ending}" for net in ("teacher", "cgan") for ending in WEIGHTS)),
     "bank": (
-        "dataset.h5",
-        *(f"{net}.{ending}" for net in ("teacher", "cgan", "ratio") for ending in ("safetensors", "config.json")),
+        *("dataset.h5", "unlabelled.h5"),
+        *(f"{net}.{ending}" for net in ("teacher", "cgan", "ratio") for ending in WEIGHTS),
     ),
     "student": ("dataset.h5", "teacher.safetensors", "teacher.config.json", "pool.h5"),
     "evaluate": ("dataset.h5", "teacher.safetensors", "teacher.config.json", "students"),

@@ -57,9 +57,15 @@ def key_of(draw: Draw, stage: str, device: Mapping[str, Any]) -> str:
     """Digest of all that the results of a stage depend on: settings, files it reads, code, and how this machine computes."""
     settings = {k: v for k, v in settings_of(draw.cfg, stage).items() if k not in NO_EFFECT}
     facts = {"settings": settings, "code": source_digest(*CODE), "torch": torch.__version__} | dict(device)
-    read = {name: file_digest(draw.folder / "artifacts" / name) for name in INPUTS[stage]}
+    read = {name: file_digest(draw.folder / "artifacts" / name) for name in files_read(draw.cfg, stage)}
     read |= {name: _digest(Path(value)) for name, value in own_files(draw.cfg, stage).items()}
     return fingerprint(facts, read)
+
+
+def files_read(cfg: Config, stage: str) -> list[str]:
+    """The artifacts that a stage looks at under these settings."""
+    unread = "teacher." if stage == "ratio" and cfg.ratio.extractor != "teacher" else None
+    return [name for name in INPUTS[stage] if unread is None or not name.startswith(unread)]
 
 
 def own_files(cfg: Config, stage: str) -> dict[str, str]:
@@ -67,6 +73,8 @@ def own_files(cfg: Config, stage: str) -> dict[str, str]:
     found: dict[str, str] = {}
     if stage == "prepare" and cfg.data.source not in MADE_HERE:
         found["data.root"] = cfg.data.root
+    if stage == "prepare" and cfg.data.unlabelled is not None:
+        found["data.unlabelled"] = cfg.data.unlabelled
     if stage == "cgan" and cfg.cgan.file is not None:
         found["cgan.file"] = cfg.cgan.file
     for name in FILES_OF.get(stage, ()):
