@@ -87,7 +87,7 @@ POINTS = replace(ANGLES, label_answer="circle")
 def test_every_format_gives_the_answers_of_the_net(info: DatasetInfo, input_size: int | None, tmp_path: Path) -> None:
     shipped, x = model(info, input_size), images(info, 101)
     want, graph = shipped.run(x), program(model(info, input_size), images(info, 2))
-    assert want.std(dim=0).min() > 1e-3 * shipped.answer.scale  # different images, different answers
+    assert want.std(dim=0).min() > 3e-4 * shipped.answer.scale  # different images, different answers
     write_onnx(graph, tmp_path / "m.onnx")
     write_torch_export(graph, tmp_path / "m.pt2")
     run = open_onnx(tmp_path / "m.onnx")

@@ -485,7 +485,6 @@ def test_a_trial_whose_loss_is_no_number_is_pruned_and_the_search_goes_on(work: 
         ({"cgan.lr_g": [0.0003, 1e30]}, "diverged", "cgan.lr_"),
         ({"ratio.learning_rate": [0.0005, 1e30]}, "diverged", "the ratio loss is"),
         ({"teacher.learning_rate": [0.003, 1e30]}, "diverged", "training loss became"),
-        ({"bank.max_draws_factor": [400.0, 1.01]}, "no bank", "bank.max_draws_factor"),
         ({"student.real_share": [0.5, 0.001]}, "settings refused", "leaves at least one real and one fake"),
     ],
 )

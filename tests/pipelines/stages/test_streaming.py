@@ -104,7 +104,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
         write_params(folder, params(gb))
         if made:
             (folder / "artifacts").mkdir()
-            shutil.copy(made[0] / "artifacts/dataset.h5", folder / "artifacts")
+            for name in ("dataset.h5", "unlabelled.h5"):
+                shutil.copy(made[0] / "artifacts" / name, folder / "artifacts")
         else:
             run_stage(folder, "prepare")
         for stage in ("teacher", "cgan", "ratio"):
