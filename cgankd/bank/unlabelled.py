@@ -27,16 +27,18 @@ MOVES = ((1, 1), (-1, -1))
 
 @dataclass(frozen=True)
 class Answers:
-    """The teacher on U images: its outputs float16 [U, O], the label that it says [U], and how unsure it is [U], in the unit of
-    M2's error."""
+    """The teacher on U images: its outputs float16 [U, O], the label that it says [U], how unsure it is [U], in the unit of
+    M2's error, and how far its members disagree [U], None where it has none."""
 
     output: Tensor
     label: Tensor
     doubt: Tensor
+    spread: Tensor | None = None
 
 
-def answers(images_UCHW: Images, teacher: PredictFn, task: Task) -> Answers:
-    """What the teacher says of unlabelled images, and how sure it is.
+def answers(images_UCHW: Images, teacher: PredictFn, task: Task, spreading: PredictFn | None = None) -> Answers:
+    """What the teacher says of unlabelled images, and how sure it is; `spreading` gives [B, O + 1]: the outputs, and
+    behind them the disagreement of its members.
 
     Classes: the doubt is the cross-entropy against the class that it says, -log of its probability. Scalars: an answer has no
     probability, so the doubt is the mean distance of its answers on the image moved by a pixel, two ways, to that on the image
@@ -52,7 +54,9 @@ def answers(images_UCHW: Images, teacher: PredictFn, task: Task) -> Answers:
             raise Diverged(f"teacher: NaN answers for {count} of {len(label_B)} images; run `cgankd teacher` again")
         parts.append((out_BO.to(torch.float16), label_B, doubt_B))
     output, label, doubt = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Answers(output, label, doubt)
+    if spreading is None:
+        return Answers(output, label, doubt)
+    return Answers(output, label, doubt, torch.cat([spreading(part)[:, -1] for part in chunks(images_UCHW, CHUNK)]))
 
 
 def moved(images_BCHW: Tensor, dy: int, dx: int) -> Tensor:
@@ -94,6 +98,7 @@ def pool_rows(images_UCHW: Images, said: Answers, ratio_U: Tensor, uniform_U: Te
             teacher_output=said.output[part],
             uniform=uniform_U[part],
             shard=torch.full((len(images_BCHW),), shard, dtype=torch.int32),
+            teacher_spread=None if said.spread is None else said.spread[part],
         )
 
 

@@ -116,7 +116,9 @@ def run(ctx: Context) -> None:
         rows = {name: build.select(name, columns, limits, conditions.quota_G) for name in selections}
         flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
         lacking = shortages(columns, limits, conditions, cfg, rows)
-        taken = take(ctx, Work(unlabelled, inputs.ratio, info, task, train, val, scorer.teacher, seed, memory), writer)
+        teacher, spreading = scorer.teacher, scorer.spreading
+        work = Work(unlabelled, inputs.ratio, info, task, train, val, teacher, seed, memory, spreading)
+        taken = take(ctx, work, writer)
         beside = torch.zeros(len(writer) - len(asked), dtype=torch.bool)
         writer.set_columns({f"in_{name}": torch.cat([flag, beside]) for name, flag in flags.items()})
         writer.set_columns(taken.columns(len(asked)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +28,7 @@ from cgankd.ratio.partners import FakeSource
 from cgankd.ratio.stock import stock_draw
 from cgankd.rng import generator, seed_all
 from cgankd.types import DatasetInfo, Images, PredictFn, RatioFn, Split, Task
-from pipelines.networks.ratio import build_ratio_nets, drop_radius, load_ratio_nets
+from pipelines.networks.ratio import drop_radius, load_ratio_nets
 from pipelines.runtime.context import Context
 
 FAKE, UNLABELLED = 0, 1
@@ -74,6 +75,8 @@ class Work:
     teacher: PredictFn
     seed: int
     memory: MemoryBudget
+    spreading: PredictFn | None = None
+    """The teacher's outputs with the disagreement of its members behind them; None where it has none."""
 
 
 def take(ctx: Context, work: Work, writer: BankWriter) -> Taken:
@@ -88,13 +91,13 @@ def take(ctx: Context, work: Work, writer: BankWriter) -> Taken:
         return Taken(lines=(idle,) if len(images) else ())
     if len(images) == 0:
         raise ConfigError("artifacts/unlabelled.h5 has no images; set data.unlabelled and run `cgankd prepare` again")
-    task, said = work.task, unlabelled.answers(images, work.teacher, work.task)
+    task, said = work.task, unlabelled.answers(images, work.teacher, work.task, work.spreading)
     group_U = task.filter_groups(said.label)
     ratio_U = torch.ones(len(images))
     if any(SELECTIONS[name][0] for name in selections):
         ratio_U = unlabelled.ratios(images, said.label, fit_ratio(ctx, work, images, said.label))
     uniform_U = torch.rand(len(images), generator=generator(work.seed, "unlabelled"))
-    columns = Columns(group_U, ratio_U, said.doubt, uniform_U)
+    columns = Columns(group_U, ratio_U, said.doubt, uniform_U, said.spread)
     limits, rows = unlabelled.judged(columns, len(task.group_names), ctx.cfg.bank, selections)
     if empty := [name for name, row in rows.items() if len(row) == 0]:
         raise ConfigError(
@@ -129,9 +132,9 @@ def fit_ratio(ctx: Context, work: Work, images: Images, label_U: Tensor) -> Rati
     task, (nets, config) = work.task, load_ratio_nets(work.ratio, work.info, work.task)
     cfg, features = from_dict(RatioConfig, config["ratio"], "ratio."), nets["features"]
     seed_all(work.seed, "unlabelled ratio")
-    fresh = build_ratio_nets(config["ratio"], nets["embed"], config["embed_dim"], work.info, task)
-    mlp, embed = fresh["mlp"], fresh["embed"]
-    assert isinstance(features, Extractor) and isinstance(mlp, RatioMLP)
+    assert isinstance(features, Extractor)
+    mlp = RatioMLP(config["embed_dim"], features.feature_width, cfg.hidden, cfg.dropout)
+    embed = copy.deepcopy(nets["embed"])
     embed.requires_grad_(bool(embed.trained_with_gan))
     groups = torch.unique(task.filter_groups(label_U))
     train, val = (among(split, groups, task) for split in (work.train, work.val))

@@ -95,3 +95,13 @@ def test_their_rows_lie_behind_the_fakes_and_are_not_taken_for_some(tmp_path: Pa
     fakes = of_fakes(scores)
     assert set(fakes) == set(scores) - {"source", "unlabelled_raw"} and len(fakes["asked"]) == 76
     assert bool(fakes["in_raw"].all()) and of_fakes(fakes).keys() == fakes.keys()
+
+
+def test_the_disagreement_of_members_goes_with_the_images() -> None:
+    def spreading(images_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.cat([class_teacher(images_BCHW), images_BCHW.double().mean((1, 2, 3)).float()[:, None]], dim=1)
+
+    said = unlabelled.answers(IMAGES, class_teacher, class_task(3), spreading)
+    assert said.spread is not None and torch.equal(said.spread, IMAGES.double().mean((1, 2, 3)).float())
+    rows = list(unlabelled.pool_rows(IMAGES, said, torch.ones(len(IMAGES)), torch.ones(len(IMAGES))))
+    assert torch.equal(torch.cat([torch.as_tensor(piece.teacher_spread) for piece in rows]), said.spread)

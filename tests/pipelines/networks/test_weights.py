@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError, TeacherConfig, config_from_dict
 from cgankd.config.weights import PACKAGED, Packaged
-from cgankd.nets.predictors import external
+from cgankd.nets.predictors.external import library_pixels
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
 from pipelines.networks import weights as module
@@ -152,7 +152,7 @@ def test_a_file_is_loaded_whatever_its_names_begin_with(form: str, tmp_path: Pat
     equal_below_the_head(net, wanted)
     assert "fresh: classifier.weight, classifier.bias" in said
     assert ("not used: neck.weight;" in said) == (form == "of a larger net")
-    mean, std = external.library_pixels(SMALL) or ((), ())
+    mean, std = library_pixels(SMALL) or ((), ())
     assert config["mean"] == list(mean) and config["std"] == list(std)
     assert config["weights_digest"] == file_digest(tmp_path / name)
 
