@@ -11,8 +11,8 @@ from cgankd.config.settings import ConfigError, from_dict, require, to_dict
 T = TypeVar("T")
 
 AUTO = "auto"
-WHOLE = ("members", "file", "file_digest", "output_unit", "precision")
-"""Settings that all members share."""
+WHOLE = ("members", "file", "file_digest", "output_unit")
+"""Settings that all members share; of `precision` a member may only say fp32."""
 Override = dict[str, Any]
 
 
@@ -46,6 +46,9 @@ def check_override(override: object, name: str) -> None:
     for key in override:
         if key in WHOLE:
             raise ConfigError(f"{name}.{key} cannot differ between members; set teacher.{key} for all of them")
+    precision = override.get("precision", "fp32")
+    rule = "fp32, or left out, which means teacher.precision"
+    require(precision == "fp32", f"{name}.precision", rule, precision)
 
 
 def check_members(members: Any, filter_by: str, spread_weight: float) -> None:

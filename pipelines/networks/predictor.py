@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def restore_predictor(
             restore_predictor(member_weights(weights, number), own, info, num_outputs)
             for number, own in enumerate(config["members"])
         ]
-        net: nn.Module = Ensemble(members, [own["weight"] for own in config["members"]], make_mean(info))
+        net: nn.Module = ensemble_of(members, config["members"], info)
     elif "program" in config:
         if "body.program" not in weights:
             raise ValueError("the config tells of a program that the weights do not hold")
@@ -86,6 +87,12 @@ def restore_predictor(
         net = build_predictor(config, info, num_outputs)
         net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
+
+
+def ensemble_of(members: Sequence[nn.Module], configs: Sequence[dict[str, Any]], info: DatasetInfo) -> Ensemble:
+    """Nets as one, by the `weight` and the `precision` in the config of each."""
+    full = [number for number, own in enumerate(configs) if own["precision"] == "fp32"]
+    return Ensemble(members, [own["weight"] for own in configs], make_mean(info), full)
 
 
 def member_weights(weights: dict[str, Tensor], number: int) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from cgankd.config import Config, ConfigError, TeacherConfig, to_dict
 from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.predictor import make_predict
 from cgankd.labels.ensemble import Mean, best_or_all, make_mean
-from cgankd.nets.predictors.ensemble import Ensemble
 from cgankd.rng import derive
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import (
@@ -28,7 +27,7 @@ from pipelines.files.artifacts import (
     save_weights,
     source_digest,
 )
-from pipelines.networks.predictor import restore_predictor
+from pipelines.networks.predictor import ensemble_of, restore_predictor
 from pipelines.networks.weights import Weights
 from pipelines.runtime.curves import Curves
 
@@ -146,6 +145,8 @@ def put_together(members: Sequence[Member], info: DatasetInfo) -> tuple[nn.Modul
     kept = [member for member in members if member.weight > 0]
     if len(kept) == 1:
         return kept[0].net, kept[0].config
-    net = Ensemble([m.net for m in kept], [m.weight for m in kept], make_mean(info)).eval().requires_grad_(False)
     listed = [member.config | {"weight": member.weight} for member in kept]
-    return net, kept[net.heaviest].config | {"members": listed}
+    net = ensemble_of([member.net for member in kept], listed, info).eval().requires_grad_(False)
+    # Members in full precision stay in it under any other, so that the whole has that of the rest.
+    precision = next((own["precision"] for own in listed if own["precision"] != "fp32"), "fp32")
+    return net, kept[net.heaviest].config | {"members": listed, "precision": precision}

@@ -18,14 +18,16 @@ TUNING: dict[str, Any] = {
 }
 
 
-def packaged(info: DatasetInfo) -> dict[str, Any] | None:
+def packaged(info: DatasetInfo, device: str) -> dict[str, Any] | None:
     """Settings of a teacher that starts from packaged weights of the smallest net; None where none are installed.
 
-    Larger images than those it is shown here are not made smaller.
+    Larger images than those it is shown here are not made smaller. On processors it computes in full precision, as
+    depthwise convolutions have no fast bf16 kernel there.
     """
     found = installed()
     if not found:
         return None
     own = CLASSES if info.class_names else SCALARS
     size = {"input_size": max(own["input_size"], info.image_size)}
-    return TUNING | own | size | {"net": PACKAGED[found[0].removeprefix(PACKAGE)].net, "weights": found[0]}
+    precision = {"precision": "fp32"} if device == "cpu" else {}
+    return TUNING | own | size | precision | {"net": PACKAGED[found[0].removeprefix(PACKAGE)].net, "weights": found[0]}

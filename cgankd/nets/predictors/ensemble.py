@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -28,9 +29,13 @@ class Ensemble(nn.Module):
 
     weights: Tensor
 
-    def __init__(self, members: Sequence[nn.Module], weights: Sequence[float], mean: Averaging) -> None:
+    def __init__(
+        self, members: Sequence[nn.Module], weights: Sequence[float], mean: Averaging, full: Collection[int] = ()
+    ) -> None:
+        """`full` are the places of members that compute in float32 whatever precision the others are run in."""
         super().__init__()
         assert len(members) == len(weights) >= 2, "a weight a member, of several"
+        self.full = frozenset(full)
         self.members = nn.ModuleList(members)
         self.register_buffer(
             "weights", torch.tensor(weights, dtype=torch.float32), persistent=False
@@ -44,12 +49,29 @@ class Ensemble(nn.Module):
 
     def forward(self, unit_BCHW: Tensor) -> Tensor:
         """Images in [0, 1] to outputs [B, O]."""
-        return self.mean.combine(torch.stack([member(unit_BCHW) for member in self.members]), self.weights)
+        return self.mean.combine(self.each(unit_BCHW), self.weights)
+
+    def each(self, unit_BCHW: Tensor) -> Tensor:
+        """Images in [0, 1] to the outputs [K, B, O] of each member, in float32."""
+        return torch.stack([self._of(number, unit_BCHW) for number in range(len(self.members))])
+
+    def _of(self, number: int, unit_BCHW: Tensor) -> Tensor:
+        with self._precision(number, unit_BCHW):
+            return self.members[number](unit_BCHW).float()  # type: ignore[no-any-return]
+
+    def _precision(self, number: int, unit_BCHW: Tensor) -> AbstractContextManager[object]:
+        """Outside of autocast for members of `full`. Nothing is entered where no autocast is, as exporters know none."""
+        device = unit_BCHW.device.type
+        if number in self.full and torch.is_autocast_enabled(device):
+            return torch.autocast(device, enabled=False)
+        return nullcontext()
 
     def outputs(self, unit_BCHW: Tensor) -> Outputs:
         """Images in [0, 1] to outputs with the features and the head of the heaviest member; `pred` equals `forward`."""
-        shown: Outputs = self.shown.outputs(unit_BCHW)  # type: ignore[operator]
-        given = [shown.pred if k == self.heaviest else m(unit_BCHW) for k, m in enumerate(self.members)]
+        with self._precision(self.heaviest, unit_BCHW):
+            shown: Outputs = self.shown.outputs(unit_BCHW)  # type: ignore[operator]
+        others = range(len(self.members))
+        given = [shown.pred.float() if k == self.heaviest else self._of(k, unit_BCHW) for k in others]
         return replace(shown, pred=self.mean.combine(torch.stack(given), self.weights))
 
 
@@ -63,6 +85,6 @@ class Spreading(nn.Module):
     def forward(self, unit_BCHW: Tensor) -> Tensor:
         """Images in [0, 1] to outputs and spread."""
         of = self.ensemble
-        output_KBO = torch.stack([member(unit_BCHW) for member in of.members])
+        output_KBO = of.each(unit_BCHW)
         spread_B = of.mean.spread(output_KBO, of.weights)
         return torch.cat([of.mean.combine(output_KBO, of.weights), spread_B[:, None]], dim=1)

@@ -46,6 +46,20 @@ def test_of_equally_heavy_members_the_first_is_shown() -> None:
     ]
 
 
+@pytest.mark.parametrize("weights", [[0.3, 0.7], [0.7, 0.3]])
+def test_a_member_in_full_precision_leaves_autocast(weights: list[float]) -> None:
+    nets, x = members(), torch.rand(6, 1, 16, 16)
+    ensemble = Ensemble(nets, weights, ClassMean(), full=[1]).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = nets[0](x).float()
+        found = ensemble.each(x)
+        out = ensemble.outputs(x)
+        assert torch.equal(out.pred, ensemble(x)) and torch.is_autocast_enabled("cpu")
+    assert torch.equal(found[1], nets[1](x)) and torch.equal(found[0], half)
+    assert not torch.equal(half, nets[0](x))
+    assert torch.equal(out.pred, ClassMean().combine(torch.stack([half, nets[1](x)]), torch.tensor(weights)))
+
+
 def test_it_can_be_exported_with_a_free_batch() -> None:
     ensemble = Ensemble(members(), [0.4, 0.6], ClassMean()).eval()
     x = torch.rand(3, 1, 16, 16)

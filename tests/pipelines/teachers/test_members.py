@@ -196,7 +196,7 @@ def test_auto_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     digests = [file_digest(tmp_path / name / "artifacts/teacher.safetensors") for name in ("work", "alone")]
     assert digests[0] == digests[1]
 
-    monkeypatch.setattr(teacher, "packaged", lambda info: OTHER | {"weights": None})
+    monkeypatch.setattr(teacher, "packaged", lambda info, device: OTHER | {"weights": None})
     monkeypatch.setattr(teacher, "weighted", lambda found, *rest, may_drop: one_left(found, may_drop))
     said = run(tmp_path / "work")
     assert "the best member alone is the teacher" in said
@@ -216,12 +216,13 @@ def test_the_pretrained_member_of_auto_is_a_valid_section(monkeypatch: pytest.Mo
         values = project(tmp_path / f"s{scalar}", "auto", scalar=scalar)
         values["teacher"] |= {"width": 8}
         cfg = config_from_dict({name: section for name, section in values.items() if name != "search"})
-        own = packaged(made_data(scalar).info)
+        own = packaged(made_data(scalar).info, "cpu")
         assert own is not None and own["input_size"] >= 64
-        fresh, tuned = teacher.members_of(cfg.teacher, made_data(scalar).info, lambda text: None)
+        fresh, tuned = teacher.members_of(cfg.teacher, made_data(scalar).info, "cpu", lambda text: None)
         assert fresh == dataclasses.replace(cfg.teacher, members=None)
         assert tuned.net == "timm:tf_efficientnet_lite0" and tuned.weights == "package:efficientnet-lite0"
-        assert tuned.augment == cfg.teacher.augment
+        assert tuned.augment == cfg.teacher.augment and tuned.precision == "fp32"
+        assert "precision" not in (packaged(made_data(scalar).info, "cuda") or {})
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,8 @@ def test_the_pretrained_member_of_auto_is_a_valid_section(monkeypatch: pytest.Mo
         ("many", "but is 'many'"),
         ([{}], "teacher.members must be a list of at least 2 mappings"),
         ([{}, 3], r"teacher.members\[1\] must be a mapping of settings"),
-        ([{}, {"precision": "fp32"}], r"teacher.members\[1\].precision cannot differ between members"),
+        ([{}, {"precision": "bf16"}], r"teacher.members\[1\].precision must be fp32, or left out"),
+        ([{}, {"file": "net.pt"}], r"teacher.members\[1\].file cannot differ between members"),
         ([{}, {"nett": "convnet"}], r"teacher.members\[1\]: teacher.nett is not a known setting; the nearest"),
         ([{"width": None}, {}], r"teacher.members\[0\]: teacher.width must be at least 1 for plain-vgg"),
     ],
