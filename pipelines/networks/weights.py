@@ -26,15 +26,6 @@ LEAST_SHARE = 0.5
 """Of the net's tensors without its last layer: weights that fill fewer are those of another net."""
 HEAD_SD = 0.01
 """Of the numbers that a fresh last layer on trained features is drawn from."""
-RECIPE: dict[str, Any] = {
-    "input_size": 96,
-    "num_steps": 400,
-    "learning_rate": 0.001,
-    "weight_decay": 0.05,
-    "augment": "affine+flip",
-    "precision": "fp32",
-}
-"""How a packaged net is trained on with a few thousand images; on processors its depthwise convolutions are slower in bf16."""
 COUNTERS = "num_batches_tracked"
 """Tensors that only an average without momentum reads; older files lack them."""
 
@@ -59,14 +50,6 @@ def package_file(packaged: Packaged) -> Path | None:
 def installed() -> tuple[str, ...]:
     """The packaged weights that are there, as `weights` names them, the smallest net first: `package:efficientnet-lite0`."""
     return tuple(PACKAGE + name for name, packaged in PACKAGED.items() if package_file(packaged) is not None)
-
-
-def pretrained_teacher() -> dict[str, Any] | None:
-    """Settings of the section `teacher` for the first packaged weights that are there; None where there are none."""
-    for name, packaged in PACKAGED.items():
-        if package_file(packaged) is not None:
-            return {"net": packaged.net, "width": None, "weights": PACKAGE + name} | RECIPE
-    return None
 
 
 def find_weights(section: str, cfg: TeacherConfig | StudentConfig, workdir: Path) -> Weights | None:

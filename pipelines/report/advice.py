@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cgankd.config.members import AUTO
 from pipelines.files.layout import STAGES
-from pipelines.networks.weights import installed
 from pipelines.report.facts import Facts
+from pipelines.report.stronger import stronger_teacher
 from pipelines.ship.card import LICENCES
 
 TEACHER_LEAD = 0.15
@@ -102,34 +101,6 @@ def weak_teacher(facts: Facts) -> Iterator[Advice]:
         )
         title, more, command = stronger_teacher(facts)
         yield Advice(title, f"{why} {more}".strip(), command)
-
-
-def stronger_teacher(facts: Facts) -> tuple[str, str, str]:
-    """What helps a weak teacher most among what was not tried yet: title, reason and command.
-
-    Members that differ in kind err differently; trained weights know more than a few images tell; a net made for larger
-    images wants them larger; more steps come last.
-    """
-    cfg, title = facts.cfg.teacher, "A better teacher first"
-    trained = cfg.starts_from is not None or cfg.members == AUTO
-    if cfg.file is not None:
-        return title, "It comes from teacher.file; null trains one.", "dvc exp run -S teacher.file=null"
-    if cfg.members is None:
-        if facts.cfg.data.channels == 3:
-            why = "A fresh and a pretrained net err differently, and their mean is often better than either."
-            first = "" if installed() else "pip install 'cgankd[pretrained]' && "
-            return title, why, f"{first}dvc exp run -S ++teacher.members=auto"
-        why = "The mean of several trainings is steadier than one."
-        return title, why, "dvc exp run -S ++teacher.members=3"
-    if not trained and facts.cfg.data.channels == 3:
-        first = "" if installed() else "pip install 'cgankd[pretrained]' && "
-        why = "None of its members is pretrained; one that is errs differently."
-        return title, why, f"{first}dvc exp run -S ++teacher.members=auto"
-    if cfg.starts_from is not None and cfg.input_size is None:
-        size = 2 * facts.cfg.data.image_size
-        why = f"Its weights were trained on larger images than {facts.cfg.data.image_size} px."
-        return title, why, f"dvc exp run -S ++teacher.input_size={size}"
-    return title, "", f"dvc exp run -S teacher.num_steps={2 * cfg.num_steps}"
 
 
 def wrong_labels(facts: Facts, label_error: float | None) -> Iterator[Advice]:

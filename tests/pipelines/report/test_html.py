@@ -24,8 +24,8 @@ from cgankd.types import Split
 from pipelines.commands.app import app
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import load_config, set_value
-from pipelines.report import advice as advice_rules
 from pipelines.report import html as report
+from pipelines.report import stronger
 from pipelines.report.advice import advise
 from pipelines.report.charts import histogram, mark_lines, ticks
 from pipelines.report.facts import gather
@@ -250,6 +250,8 @@ def test_advice_names_its_numbers_and_a_command(workdir: Path) -> None:
         (True, 3, {"members": 2}, "dvc exp run -S ++teacher.members=auto"),
         (True, 1, {"members": 2}, "dvc exp run -S teacher.num_steps=600"),
         (True, 3, {"members": "auto"}, "dvc exp run -S teacher.num_steps=600"),
+        (False, 3, {"members": "auto"}, "pip install 'cgankd[pretrained]' && dvc repro -f teacher && dvc repro"),
+        (False, 1, {"members": "auto"}, "dvc exp run -S teacher.num_steps=600"),
         (True, 3, {"members": 2, "weights": "a.pt"}, "dvc exp run -S ++teacher.input_size=32"),
         (True, 3, {"members": 2, "weights": "a.pt", "input_size": 64}, "dvc exp run -S teacher.num_steps=600"),
         (True, 3, {"file": "mine.pt"}, "dvc exp run -S teacher.file=null"),
@@ -259,13 +261,13 @@ def test_a_weak_teacher_is_answered_by_what_was_not_tried(
     monkeypatch: pytest.MonkeyPatch, there: bool, channels: int, given: dict[str, object], command: str
 ) -> None:
     """Members, then trained weights, then their size, before more steps."""
-    monkeypatch.setattr(advice_rules, "installed", lambda: ("package:efficientnet-lite0",) if there else ())
+    monkeypatch.setattr(stronger, "installed", lambda: ("package:efficientnet-lite0",) if there else ())
     values = preset("digits")
     values["teacher"] |= given
     values["data"] |= {"channels": channels, "source": "image-folder"}
     cfg = config_from_dict({name: section for name, section in values.items() if name != "search"})
     facts: Any = SimpleNamespace(cfg=cfg)
-    assert advice_rules.stronger_teacher(facts)[2] == command
+    assert stronger.stronger_teacher(facts)[2] == command
 
 
 def test_advice_leads_on_to_search_audit_export_and_ship(workdir: Path) -> None:

