@@ -79,7 +79,7 @@ def members_of(cfg: TeacherConfig, info: DatasetInfo, device: str, say: Callable
     """The section of each member of teacher.members; none where auto finds no packaged weights, which is said."""
     if cfg.members != AUTO:
         return sections_of(cfg, overrides(cfg.members))
-    found = packaged(info, device)
+    found = packaged(info, device, cfg.augment)
     if found is None:
         why = "no packaged weights are installed (pip install 'cgankd[pretrained]')"
         say(f"teacher.members auto: {why}, so that one teacher is trained, as the section says")

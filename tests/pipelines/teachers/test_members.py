@@ -36,7 +36,7 @@ from pipelines.stages import bank, teacher
 from pipelines.students.arm_rows import soft_weights
 from pipelines.students.run_arm import train_job
 from pipelines.teachers.members import member_jobs
-from pipelines.teachers.packaged import packaged
+from pipelines.teachers.packaged import gentle, packaged
 from tests.distill.arms import job, settings, workplace
 from tests.pipelines.finished import made_data
 from tests.tiny import tiny, write_params
@@ -216,13 +216,21 @@ def test_the_pretrained_member_of_auto_is_a_valid_section(monkeypatch: pytest.Mo
         values = project(tmp_path / f"s{scalar}", "auto", scalar=scalar)
         values["teacher"] |= {"width": 8}
         cfg = config_from_dict({name: section for name, section in values.items() if name != "search"})
-        own = packaged(made_data(scalar).info, "cpu")
+        own = packaged(made_data(scalar).info, "cpu", "affine+flip+colour+cutout")
         assert own is not None and own["input_size"] >= 64
         fresh, tuned = teacher.members_of(cfg.teacher, made_data(scalar).info, "cpu", lambda text: None)
         assert fresh == dataclasses.replace(cfg.teacher, members=None)
         assert tuned.net == "timm:tf_efficientnet_lite0" and tuned.weights == "package:efficientnet-lite0"
-        assert tuned.augment == cfg.teacher.augment and tuned.precision == "fp32"
-        assert "precision" not in (packaged(made_data(scalar).info, "cuda") or {})
+        assert own["augment"] == "shift+flip" and tuned.precision == "fp32"
+        assert "precision" not in (packaged(made_data(scalar).info, "cuda", "none") or {})
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("none", "none"), ("colour+cutout", "none"), ("affine", "shift"), ("flip", "flip"), ("crop+flip", "shift+flip")],
+)
+def test_the_pretrained_member_is_augmented_gently(given: str, kept: str) -> None:
+    assert gentle(given) == kept
 
 
 @pytest.mark.parametrize(
