@@ -8,16 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from cgankd.config import Config, FitConfig, TeacherConfig
 from cgankd.data.batches import Mixture
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
-from cgankd.fit.predictor import Feed, fit_predictor, make_optimizer, make_predict, mean_score
+from cgankd.fit.predictor import Feed, fit_predictor, fitting_batch, make_optimizer, make_predict, mean_score
 from cgankd.fit.schedule import make_schedule
 from cgankd.labels.task import make_task
 from cgankd.nets.predictors.shape import NetShape
-from cgankd.nets.predictors.zoo import make_predictor
+from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.rng import derive, generator, seed_all
 from cgankd.types import DatasetInfo, Split
 
@@ -171,3 +172,23 @@ def test_predict_runs_in_eval_mode_and_in_chunks(digits_config: Config) -> None:
     torch.testing.assert_close(whole, pieces)
     assert net.training
     assert dataclasses.is_dataclass(INFO) and derive(1, "a") != derive("a", 1)
+
+
+def test_a_net_that_enlarges_its_images_gets_few_at_a_time_and_answers_the_same() -> None:
+    seen: list[int] = []
+
+    class Body(nn.Module):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            seen.append(len(x_BCHW))
+            return x_BCHW.mean((2, 3))
+
+    images = torch.randint(256, (100, 3, 8, 8), dtype=torch.uint8)
+    small, large = (Predictor(Body(), (0.5,) * 3, (0.2,) * 3, size).eval() for size in (None, 96))
+    assert fitting_batch(large) == 32 and fitting_batch(nn.ModuleList([small, large])) == 32
+    found = make_predict(large, "fp32")(images)
+    assert seen == [32, 32, 32, 4]
+    assert torch.allclose(found, large(images.float() / 255), atol=1e-6)
+    seen.clear()
+    make_predict(small, "fp32")(images)
+    assert seen == [100]
+    assert fitting_batch(Predictor(Body(), (0.5,), (0.2,), 4000)) == 8
