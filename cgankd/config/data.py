@@ -10,12 +10,12 @@ from cgankd.config.settings import ConfigError, check_name, nearest, require
 
 SOURCES = (
     "digits", "chairs", "image-folder", "csv", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "rc49", "utkface",
-    "steering-angle", "hdf5",
+    "steering-angle", "hands", "hdf5",
 )  # fmt: skip
 """The readers of cgankd.data.readers.sources by name; a test compares the two."""
 DOWNLOADS = ("cifar10", "cifar100")
 """Sources that `data.download` can fetch."""
-MADE_HERE = ("digits", "chairs")
+MADE_HERE = ("digits", "chairs", "hands")
 """Sources that read no files; their data.root is the code that makes them, for DVC to watch."""
 
 LISTS = ("utkface", "steering-angle")
@@ -41,9 +41,9 @@ class DataConfig:
     """Kind of label: class = one of several classes; scalar = a number, such as an angle or an age."""
     source: str
     """Which reader: digits, chairs, image-folder, csv, cifar10, cifar100, tiny-imagenet, imagenet100, rc49, utkface,
-    steering-angle, hdf5; docs/data.md has the layout of each."""
+    steering-angle, hands, hdf5; docs/data.md has the layout of each."""
     root: str
-    """Folder or file the images come from; for the embedded sets (digits, chairs) the code that makes them."""
+    """Folder or file the images come from; for the embedded sets (digits, chairs, hands) the code that makes them."""
     image_size: int
     """Height and width in pixels (a power of two from 16)."""
     channels: int
