@@ -26,6 +26,8 @@ FOLDER, COLUMN, PATTERN = "folder", "column:", "re:"
 """What `data.groups` may be, or begin with."""
 ANSWERS = ("scalar", "circle")
 """What nets may answer with for scalar labels: values of data.label_answer."""
+REST = "rest"
+"""What `data.unlabelled` may be in place of a path."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 AUGMENTS = (
     *("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment"),
@@ -109,7 +111,8 @@ class DataConfig:
     expression, searched for in the path below data.root, match the same. null = each image by itself; docs/data.md."""
     unlabelled: str | None = field(default=None, metadata={"left_out": True})
     """Folder of images without labels, of any depth, or HDF5 file with `images`, for the arms with `unlabelled`; its files are
-    read by the rules of all others. Copies of labelled images among them are left out. null = none; docs/howto/unlabelled.md."""
+    read by the rules of all others. rest = the training images that train_per_label, num_train and imbalance leave out, their
+    labels hidden. Copies of labelled images are left out. null = none; docs/howto/unlabelled.md."""
     num_unlabelled: int | None = field(default=None, metadata={"left_out": True})
     """Cap on unlabelled images, a seeded subset; null = no cap."""
     download: bool = False
@@ -128,7 +131,12 @@ class DataConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
         own = self.unlabelled
-        require(own is None or bool(own.strip()), "data.unlabelled", "null or the path of a folder or file", own)
+        require(
+            own is None or bool(own.strip()), "data.unlabelled", f"null, {REST} or the path of a folder or file", own
+        )
+        if own == REST:
+            rule = "set where data.unlabelled is rest, or data.num_train is: else no training image is left"
+            require((self.train_per_label or self.num_train) is not None, "data.train_per_label", rule, None)
         capped = self.num_unlabelled is None or own is not None
         require(capped, "data.num_unlabelled", "null where data.unlabelled is", self.num_unlabelled)
         self._check_validation()
