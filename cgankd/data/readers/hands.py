@@ -21,7 +21,7 @@ from cgankd.data.readers.groups import Grouping
 from cgankd.data.readers.image_files import fit_arrays
 from cgankd.data.readers.splits import train_caps, val_shares
 from cgankd.data.store.room import Room, in_memory
-from cgankd.types import Images, LogFn, Split, silent
+from cgankd.types import LogFn, Split, silent
 
 SHEET = Path(__file__).parent / "embedded" / "hands" / "hands.webp"
 """All photographs as tiles of a lossless picture: a row for each digit, a column for each student; black where there is none."""
@@ -54,7 +54,7 @@ def load_hands(
     return replace(make_dataset(cfg, splits, label_unit="", class_names=names), account=account, files=files)
 
 
-def photographs(path: Path) -> tuple[Images, Tensor, Tensor]:
+def photographs(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Images uint8 [N, 3, 32, 32], digits [N] and numbers of the students [N] of a sheet, by digit and then student.
 
     Raises ConfigError where the file cannot be decoded, or to other pixels.
