@@ -10,12 +10,12 @@ from cgankd.config.settings import ConfigError, check_name, nearest, require
 
 SOURCES = (
     "digits", "chairs", "image-folder", "csv", "cifar10", "cifar100", "tiny-imagenet", "imagenet100", "rc49", "utkface",
-    "steering-angle", "hdf5",
+    "steering-angle", "hands", "hdf5",
 )  # fmt: skip
 """The readers of cgankd.data.readers.sources by name; a test compares the two."""
 DOWNLOADS = ("cifar10", "cifar100")
 """Sources that `data.download` can fetch."""
-MADE_HERE = ("digits", "chairs")
+MADE_HERE = ("digits", "chairs", "hands")
 """Sources that read no files; their data.root is the code that makes them, for DVC to watch."""
 
 LISTS = ("utkface", "steering-angle")
@@ -26,6 +26,8 @@ FOLDER, COLUMN, PATTERN = "folder", "column:", "re:"
 """What `data.groups` may be, or begin with."""
 ANSWERS = ("scalar", "circle")
 """What nets may answer with for scalar labels: values of data.label_answer."""
+REST = "rest"
+"""What `data.unlabelled` may be in place of a path."""
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 AUGMENTS = (
     *("none", "shift", "affine", "zoom", "hue", "colour", "cutout", "flip", "crop", "cutout_half", "randaugment"),
@@ -41,9 +43,9 @@ class DataConfig:
     """Kind of label: class = one of several classes; scalar = a number, such as an angle or an age."""
     source: str
     """Which reader: digits, chairs, image-folder, csv, cifar10, cifar100, tiny-imagenet, imagenet100, rc49, utkface,
-    steering-angle, hdf5; docs/data.md has the layout of each."""
+    steering-angle, hands, hdf5; docs/data.md has the layout of each."""
     root: str
-    """Folder or file the images come from; for the embedded sets (digits, chairs) the code that makes them."""
+    """Folder or file the images come from; for the embedded sets (digits, chairs, hands) the code that makes them."""
     image_size: int
     """Height and width in pixels (a power of two from 16)."""
     channels: int
@@ -109,7 +111,8 @@ class DataConfig:
     expression, searched for in the path below data.root, match the same. null = each image by itself; docs/data.md."""
     unlabelled: str | None = field(default=None, metadata={"left_out": True})
     """Folder of images without labels, of any depth, or HDF5 file with `images`, for the arms with `unlabelled`; its files are
-    read by the rules of all others. Copies of labelled images among them are left out. null = none; docs/howto/unlabelled.md."""
+    read by the rules of all others. rest = the training images that train_per_label, num_train and imbalance leave out, their
+    labels hidden. Copies of labelled images are left out. null = none; docs/howto/unlabelled.md."""
     num_unlabelled: int | None = field(default=None, metadata={"left_out": True})
     """Cap on unlabelled images, a seeded subset; null = no cap."""
     download: bool = False
@@ -128,7 +131,12 @@ class DataConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}", "null or at least 1", value)
         own = self.unlabelled
-        require(own is None or bool(own.strip()), "data.unlabelled", "null or the path of a folder or file", own)
+        require(
+            own is None or bool(own.strip()), "data.unlabelled", f"null, {REST} or the path of a folder or file", own
+        )
+        if own == REST:
+            rule = "set where data.unlabelled is rest, or data.num_train is: else no training image is left"
+            require((self.train_per_label or self.num_train) is not None, "data.train_per_label", rule, None)
         capped = self.num_unlabelled is None or own is not None
         require(capped, "data.num_unlabelled", "null where data.unlabelled is", self.num_unlabelled)
         self._check_validation()

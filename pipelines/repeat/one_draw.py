@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from cgankd.config import Config
-from cgankd.config.data import MADE_HERE
+from cgankd.config.data import MADE_HERE, REST
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, read_record, source_digest, write_json
 from pipelines.files.layout import INPUTS, OUTPUTS, STAGES
 from pipelines.files.made_with import NO_EFFECT
@@ -73,7 +73,7 @@ def own_files(cfg: Config, stage: str) -> dict[str, str]:
     found: dict[str, str] = {}
     if stage == "prepare" and cfg.data.source not in MADE_HERE:
         found["data.root"] = cfg.data.root
-    if stage == "prepare" and cfg.data.unlabelled is not None:
+    if stage == "prepare" and cfg.data.unlabelled not in (None, REST):
         found["data.unlabelled"] = cfg.data.unlabelled
     if stage == "cgan" and cfg.cgan.file is not None:
         found["cgan.file"] = cfg.cgan.file

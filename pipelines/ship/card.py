@@ -24,6 +24,7 @@ from pipelines.ship.saved import Finished, Package, net_words
 LICENCES = {
     "digits": "CC BY 4.0 (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning"
     " Repository; the copy in scikit-learn)",
+    "hands": "Apache-2.0 (A. Mavi, Sign Language Digits Dataset, arXiv 2011.08927; reduced to 32x32 pixels)",
     "chairs": "MIT (the images are made by the code of this project)",
 }
 """Licence of each embedded source; of anything else only the user knows it."""

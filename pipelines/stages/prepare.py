@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from cgankd.config import ConfigError, DataConfig
-from cgankd.config.data import GROUPED
+from cgankd.config.data import GROUPED, REST
 from cgankd.data.dataset import Dataset, class_counts, gaps
 from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.sources import load
-from cgankd.data.readers.unlabelled import Unlabelled, read_unlabelled
+from cgankd.data.readers.unlabelled import Unlabelled, read_rest, read_unlabelled
 from cgankd.data.store.datasets import write_dataset
 from cgankd.data.store.room import Room
 from cgankd.data.store.unlabelled import write_unlabelled
@@ -78,7 +78,11 @@ def take_unlabelled(ctx: Context, dataset: Dataset, room: Room) -> dict[str, flo
 
     Raises ConfigError where nothing is left.
     """
-    found = read_unlabelled(ctx.cfg.data, ctx.seed, log=ctx.progress("unlabelled"), room=room)
+    cfg, log = ctx.cfg.data, ctx.progress("unlabelled")
+    if cfg.unlabelled == REST:
+        found = read_rest(cfg, ctx.seed, dataset.train.images, log=log, cache=ctx.path("cache"), room=room)
+    else:
+        found = read_unlabelled(cfg, ctx.seed, log=log, room=room)
     # The test images first: an image that is near several is said to be a copy of the one that matters most.
     sets = {name: dataset.splits()[name] for name in ("test", "val", "train")}
     known = known_images(found.images, {name: split.images for name, split in sets.items()}, ctx.progress("known"))

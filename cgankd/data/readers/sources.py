@@ -12,6 +12,7 @@ from cgankd.data.readers.chair_images import load_chairs
 from cgankd.data.readers.cifar import load_cifar
 from cgankd.data.readers.csv_list import load_csv_classes, load_csv_scalars
 from cgankd.data.readers.digits import load_digits
+from cgankd.data.readers.hands import load_hands
 from cgankd.data.readers.hdf5_sets import load_hdf5_classes, load_hdf5_scalars, load_rc49
 from cgankd.data.readers.image_folder import load_image_folder
 from cgankd.data.readers.repeats import replicated
@@ -24,8 +25,8 @@ from cgankd.types import LogFn, silent
 class Reader(Protocol):
     """Reads a source and splits it; `cache` is a folder in which a reader may keep what is slow to make.
 
-    Images are read in chunks into what `room` gives; digits, chairs and the archives of CIFAR, small sets that come in
-    one block, are held in memory.
+    Images are read in chunks into what `room` gives; digits, chairs, hands and the archives of CIFAR, small sets that
+    come in one block, are held in memory.
     """
 
     def __call__(
@@ -45,6 +46,7 @@ READERS: dict[str, dict[str, Reader]] = {
     "rc49": {"scalar": load_rc49},
     "utkface": {"scalar": load_utkface},
     "steering-angle": {"scalar": load_steering_angle},
+    "hands": {"class": load_hands},
     "hdf5": {"class": load_hdf5_classes, "scalar": load_hdf5_scalars},
 }
 

@@ -1,19 +1,26 @@
-"""`data.unlabelled`: images without labels, a folder of any depth or an HDF5 file, by the rules of all other images."""
+"""`data.unlabelled`: images without labels, a folder of any depth or an HDF5 file, by the rules of all other images; or what
+the caps on training images leave out.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from cgankd.config import ConfigError, DataConfig
-from cgankd.config.data import LISTS
+from cgankd.config.data import LISTS, REST
+from cgankd.data.batches import chunks
 from cgankd.data.dataset import Account
 from cgankd.data.readers.groups import inside_paths
 from cgankd.data.readers.hdf5_sets import read_pixels
 from cgankd.data.readers.image_files import done_lines, read_images
 from cgankd.data.readers.image_folder import joined, middle_squares, without_broken
+from cgankd.data.readers.sources import load
 from cgankd.data.readers.walk import left_out_lines, walk
 from cgankd.data.store.files import WRITE_AGAIN, column, opening
 from cgankd.data.store.room import Room, in_memory
@@ -23,6 +30,8 @@ from cgankd.types import Images, LogFn, silent
 HDF5 = (".h5", ".hdf5")
 SIZED = (*LISTS, "tiny-imagenet", "imagenet100")
 """Sources whose files are of many sizes, of which the middle square is taken unless data.fit says otherwise."""
+ROWS = 1024
+"""Images looked at and copied at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,51 @@ def read_unlabelled(cfg: DataConfig, seed: int, *, log: LogFn = silent, room: Ro
             f"data.unlabelled {cfg.unlabelled!r} must be a folder of images or an HDF5 file ({' or '.join(HDF5)})"
         )
     return _hdf5(path, cfg, seed, room)
+
+
+def read_rest(
+    cfg: DataConfig, seed: int, train: Images, *, log: LogFn = silent, cache: Path | None = None, room: Room = in_memory
+) -> Unlabelled:
+    """The training images that train_per_label, num_train and imbalance leave out, without labels, at most num_unlabelled.
+
+    `train` are those that are left in. The source is read once more: without these caps its training images are the same and
+    others, and neither validation nor test changes. Raises ConfigError where none is left out.
+    """
+    uncapped = replace(
+        cfg,
+        train_per_label=None,
+        num_train=None,
+        imbalance=None,
+        replicate_to=None,
+        unlabelled=None,
+        num_unlabelled=None,
+    )
+    whole = load(uncapped, seed, log=log, cache=cache, room=room)
+    labelled = Counter(_digests(train))
+    rest = []
+    for row, digest in enumerate(_digests(whole.train.images)):
+        if labelled[digest] > 0:
+            labelled[digest] -= 1
+        else:
+            rest.append(row)
+    if not rest:
+        raise ConfigError(
+            f"data.unlabelled is {REST}, but all {len(whole.train)} training images of data.source {cfg.source} are labelled;"
+            " lower data.train_per_label or data.num_train, name a folder, or use null"
+        )
+    chosen = torch.tensor(rest)[_chosen(len(rest), cfg, seed)]
+    images = room((len(chosen), *whole.train.images.shape[1:]))
+    for start in range(0, len(chosen), ROWS):
+        rows = chosen[start : start + ROWS]
+        images[start : start + len(rows)] = whole.train.images[rows]
+    names = whole.files.get("train") or [f"training image {row}" for row in range(len(whole.train))]
+    return Unlabelled(images, [names[row] for row in chosen.tolist()])
+
+
+def _digests(images: Images) -> Iterator[bytes]:
+    """A digest of the pixels of each image."""
+    for part in chunks(images, ROWS):
+        yield from (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in part.numpy())
 
 
 def _chosen(num: int, cfg: DataConfig, seed: int) -> torch.Tensor:

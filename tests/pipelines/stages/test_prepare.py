@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from cgankd.data.dataset import Dataset, make_dataset
+from cgankd.data.store.datasets import read_split
+from cgankd.data.store.unlabelled import read_unlabelled
 from cgankd.types import Split
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import preset_text, set_values, write_text
@@ -82,3 +84,23 @@ def test_a_file_that_is_no_image_is_said_and_changes_no_data_set(
     assert "1 of 20 images with transparent parts, laid on data.background" in said
     metrics = json.loads((tmp_path / "metrics/prepare.json").read_text())
     assert (metrics["files_ignored"], metrics["files_hidden"], metrics["images_transparent"]) == (1.0, 1.0, 1.0)
+
+
+def test_the_rest_of_the_training_images_is_unlabelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "params.yaml", preset_text("hands"))
+    set_values(tmp_path / "params.yaml", {"data.unlabelled": "rest", "data.image_size": 16, "tracking.mlflow": False})
+    with open_context("prepare", ()) as ctx:
+        prepare.run(ctx)
+    said = capsys.readouterr().out
+    assert "hands: 100 training, 220 validation and 958 test images of 3x16x16" in said
+    assert "rest: 784 unlabelled images, of which 784 are used" in said and "groups: 208 (students)" in said
+    assert "no exact or near copies across training, validation and test" in said
+    metrics = json.loads((tmp_path / "metrics/prepare.json").read_text())
+    assert (metrics["num_train"], metrics["num_unlabelled"], metrics["groups"]) == (100, 784, 208)
+    rest = {image.numpy().tobytes() for image in read_unlabelled(tmp_path / "artifacts/unlabelled.h5")[:]}
+    for part in ("train", "val", "test"):
+        split = read_split(tmp_path / "artifacts/dataset.h5", part)
+        assert not rest & {image.numpy().tobytes() for image in split.images[:]}
