@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,14 @@ from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
 from cgankd.labels.task import make_task
 from cgankd.rng import derive, seed_all
-from cgankd.types import DatasetInfo, Split, Task
+from cgankd.types import DatasetInfo, LogFn, Split, Task
 from pipelines.files.kept_runs import prune
 from pipelines.networks.own_teacher import find_file, load_own_teacher, other_unit
 from pipelines.networks.weights import find_weights, start
 from pipelines.runtime.context import Context
 from pipelines.runtime.curves import Curves
 from pipelines.runtime.machine import image_memory, side_by_side
-from pipelines.runtime.workers import run_side_by_side
+from pipelines.runtime.workers import run_side_by_side, tell_steps
 from pipelines.stages.same_data import info_of
 from pipelines.teachers.members import MemberJob, finished_members, member_jobs, put_together, weighted
 from pipelines.teachers.packaged import packaged
@@ -100,8 +100,9 @@ def together(
     todo = [job for job in jobs if not job.finished()]
     if len(todo) < len(jobs):
         ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} members were trained before under equal settings: kept")
-    log = ctx.progress("members")
-    run_side_by_side(train_member, todo, workers, lambda count: log(count, {}, len(todo)), ctx.say)
+    run_side_by_side(
+        train_member, todo, workers, lambda count: None, ctx.say, steps_of_all(todo, ctx.progress("members"))
+    )
     trainings = finished_members(jobs, info, task, val, ctx.plan)
     members = weighted(trainings, info, task, val, may_drop=ctx.cfg.teacher.members == AUTO)
     for job, member in zip(jobs, members, strict=True):
@@ -120,6 +121,17 @@ def together(
     return net, config | {"teacher": to_dict(ctx.cfg.teacher)}
 
 
+def steps_of_all(jobs: list[MemberJob], log: LogFn) -> Callable[[int, int], None]:
+    """The steps of all members as one loop, of which each member tells its own."""
+    done, total = {job.number: 0 for job in jobs}, sum(job.cfg.num_steps for job in jobs)
+
+    def tell(number: int, steps: int) -> None:
+        done[number] = steps
+        log(sum(done.values()), {}, total)
+
+    return tell
+
+
 def train_member(job: MemberJob) -> list[str]:
     """Train one member and write its weights and curve. Same job, same bytes, whatever runs beside it."""
     said, curves = list[str](), Curves()
@@ -128,7 +140,12 @@ def train_member(job: MemberJob) -> list[str]:
     task = make_task(info, job.config, job.cfg.scalar_loss)
     memory = MemoryBudget(job.memory_bytes)
     val, train = read_split(job.dataset, "val", memory), read_split(job.dataset, "train", memory)
-    loop = Loop(job.seed, plan, lambda step, values, total: curves.add(step, values), job.checkpoint(curves))
+
+    def log(step: int, values: Mapping[str, float], total: int) -> None:
+        curves.add(step, values)
+        tell_steps(job.number, step)
+
+    loop = Loop(job.seed, plan, log, job.checkpoint(curves))
     begin = partial(start, "teacher", job.cfg, info, task.num_outputs, job.weights, said.append)
     net, config = trained(job.cfg, task, begin, train, val, loop)
     job.save(net.to("cpu"), config, curves)

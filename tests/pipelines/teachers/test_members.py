@@ -59,7 +59,7 @@ def project(folder: Path, members: Any, *, scalar: bool = False) -> dict[str, An
     return values
 
 
-def in_this_process(train: Any, jobs: list[Any], workers: int, done: Any, say: Any) -> None:
+def in_this_process(train: Any, jobs: list[Any], workers: int, done: Any, say: Any, steps: Any) -> None:
     """As run_side_by_side, without the seconds that a worker process takes to begin."""
     for count, one in enumerate(jobs, start=1):
         for line in train(one):
@@ -91,7 +91,8 @@ def test_the_number_of_workers_moves_no_bit_and_finished_members_are_kept(
     folder, _ = trained
     monkeypatch.setattr(teacher, "side_by_side", lambda device: 2)
     project(tmp_path / "work", [{}, OTHER])
-    run(tmp_path / "work", run_side_by_side)
+    said = run(tmp_path / "work", run_side_by_side)
+    assert "members 70/70" in said, "the steps of both together"
     for name in ("artifacts/teacher.safetensors", "artifacts/teacher.config.json", "plots/teacher/teacher.csv"):
         assert (folder / name).read_bytes() == (tmp_path / "work" / name).read_bytes(), name
     before = load_file(folder / "artifacts/teacher.safetensors")
