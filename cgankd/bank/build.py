@@ -34,6 +34,7 @@ __all__ = (
     "Scores",
     "Source",
     "arrange",
+    "asked_labels",
     "bank_report",
     "burn_in",
     "draw_burn_in",
@@ -73,9 +74,24 @@ class Conditions:
         return f"label {low:g}" if low == high else f"labels {low:g} to {high:g}"
 
 
+def asked_labels(task: Task, label_N: Tensor, cfg: BankConfig) -> Tensor:
+    """The labels [K] to ask for, some of them more than once where they follow those of the training images, label_N [N].
+
+    Of numbers that go by the training images K is `bank.num_conditions`: their quantiles at the levels (k + 1/2) / K.
+    """
+    if cfg.label_shares == "even":
+        return task.conditions(label_N)
+    if cfg.num_conditions is None:
+        return label_N
+    # ceil((k + 1/2) N / K) - 1 in whole numbers: the smallest label that at least this share does not exceed.
+    twice = 2 * cfg.num_conditions
+    place_K = ((2 * torch.arange(cfg.num_conditions) + 1) * len(label_N) + twice - 1) // twice - 1
+    return label_N.sort().values[place_K]
+
+
 def arrange(task: Task, condition_K: Tensor, cfg: BankConfig, *, seed: int) -> Conditions:
     """Spread `bank.num_fakes` over the conditions [K] and sort them into filter groups."""
-    grouping = Grouping(task, condition_K if cfg.bound_scope == "label" else None)
+    grouping = Grouping(task, torch.unique(condition_K) if cfg.bound_scope == "label" else None)
     group_K = grouping.groups(condition_K)
     edge = torch.arange(len(condition_K) + 1) * cfg.num_fakes // len(condition_K)
     quota_G = torch.zeros(int(group_K.max()) + 1, dtype=torch.int64).index_add(0, group_K, edge.diff())

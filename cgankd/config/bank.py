@@ -191,6 +191,9 @@ class BankConfig:
     published), which takes burn_in draws for each of them."""
     filter_strict: bool = field(default=False, metadata={"left_out": True})
     """Keep what is below the cutoff and not what is equal to it, and take the quantile between two errors (published)."""
+    label_shares: Literal["even", "training"] = field(default="even", metadata={"left_out": True})
+    """Which labels are asked of the generator: even = each class, or num_conditions evenly spaced labels, equally often; training
+    = labels as often as among the training images (of numbers num_conditions quantiles), for errors that count images alike."""
     filter_by: Literal["error", "spread", "both"] = field(default="error", metadata={"left_out": True})
     """What M2's filter looks at: error = the teacher error; spread = how far the members of the teacher disagree
     (teacher.members); both = a fake must lie below the rho-quantile of each, so that fewer than the share rho stay."""
@@ -209,5 +212,5 @@ class BankConfig:
 
 
 BANK_UNSAID: dict[str, Any] = {"refill": True, "bound": "frozen", "bound_scope": "group", "filter_strict": False}
-BANK_UNSAID |= {"filter_by": "error"}
+BANK_UNSAID |= {"filter_by": "error", "label_shares": "even"}
 """Settings of `bank` that came later: its files leave them out at these values, and so are the same as before."""

@@ -93,7 +93,8 @@ def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Pat
     selections = bank.wanted_selections(cfg, ctx.cfg.student.arms)
     bank.refuse_worthless(ctx, inputs, selections)
     seed = derive(ctx.seed, "bank")
-    conditions = build.arrange(task, task.conditions(read_split(inputs.dataset, "train").labels), cfg, seed=seed)
+    labels = read_split(inputs.dataset, "train").labels
+    conditions = build.arrange(task, build.asked_labels(task, labels, cfg), cfg, seed=seed)
     expected = bank.expected_draws(conditions, cfg)
     scorer = bank.make_scorer(inputs, info, task, ctx.plan, expected)
     bank.check_members(cfg, scorer)

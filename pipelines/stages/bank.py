@@ -82,7 +82,7 @@ def run(ctx: Context) -> None:
     selections = wanted_selections(cfg, ctx.cfg.student.arms)
     refuse_worthless(ctx, inputs, selections)
     seed = derive(ctx.seed, "bank")
-    conditions = build.arrange(task, task.conditions(train.labels), cfg, seed=seed)
+    conditions = build.arrange(task, build.asked_labels(task, train.labels, cfg), cfg, seed=seed)
     scorer = make_scorer(inputs, info, task, ctx.plan, expected_draws(conditions, cfg))
     check_members(cfg, scorer)
     source = build.Source(scorer, conditions, cfg, seed)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from cgankd.bank.build import (
     Scores,
     Source,
     arrange,
+    asked_labels,
     bank_report,
     burn_in,
     grow_pool,
@@ -168,6 +170,33 @@ def test_scalar_quota_is_even_over_the_bins_and_labels_are_spread_within_a_bin()
     assert predicted.dtype == asked.dtype == torch.float32
     errors = (predicted - asked).abs()
     assert torch.allclose(errors, columns.error)
+
+
+def test_labels_may_be_asked_as_often_as_they_are_trained_on() -> None:
+    rng = np.random.default_rng(2)
+    task, cfg = scalar_task(num_conditions=50, label_bin=2.5), bank_config(num_fakes=400, label_shares="training")
+    cfg = replace(cfg, num_conditions=50)
+    ages = np.concatenate([rng.uniform(0, 2.4, 900), rng.uniform(5.1, 7.4, 90), rng.uniform(7.6, 10, 10)]).astype("f4")
+    rng.shuffle(ages)
+    found = asked_labels(task, torch.from_numpy(ages), cfg)
+    wanted = np.quantile(ages, (np.arange(50) + 0.5) / 50, method="inverted_cdf")
+    assert found.tolist() == wanted.tolist()
+    quota = arrange(task, found, cfg, seed=0).quota_G
+    # 45 of the 50 quantiles lie in the first bin, none in the second, and the ten last labels above them all.
+    assert quota.tolist() == [360, 0, 40]
+    assert torch.equal(asked_labels(task, found, replace(cfg, label_shares="even")), task.conditions(found))
+
+    many, scope = class_task(3), bank_config(num_fakes=100, label_shares="training", bound_scope="label")
+    label_N = torch.tensor([2] * 30 + [0] * 10)
+    assert arrange(many, asked_labels(many, label_N, scope), scope, seed=0).quota_G.tolist() == [25, 75], "by label"
+    by_class = bank_config(num_fakes=100, label_shares="training")
+    conditions = arrange(many, asked_labels(many, label_N, by_class), by_class, seed=0)
+    assert conditions.quota_G.tolist() == [25, 0, 75] and sorted(conditions.labels) == [0, 2]
+    source = Source(Scorer(draw, ratio, class_teacher, many), conditions, by_class, 0)
+    limits = burn_in(source)
+    blocks = list(grow_pool(source, limits, ("raw",)))
+    rows = select("raw", columns_of(blocks, many), limits, conditions.quota_G)
+    assert torch.bincount(torch.cat([b.asked for b in blocks])[rows], minlength=3).tolist() == [25, 0, 75]
 
 
 @given(st.integers(1, 2000), st.integers(1, 12))

@@ -197,7 +197,7 @@ def test_auto_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     digests = [file_digest(tmp_path / name / "artifacts/teacher.safetensors") for name in ("work", "alone")]
     assert digests[0] == digests[1]
 
-    monkeypatch.setattr(teacher, "packaged", lambda info, device: OTHER | {"weights": None})
+    monkeypatch.setattr(teacher, "packaged", lambda info, device, augment: OTHER | {"weights": None})
     monkeypatch.setattr(teacher, "weighted", lambda found, *rest, may_drop: one_left(found, may_drop))
     said = run(tmp_path / "work")
     assert "the best member alone is the teacher" in said
