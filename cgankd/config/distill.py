@@ -48,6 +48,11 @@ class ArmConfig:
     """student.mix_pairs of this arm; needs `bank`; null = the section's."""
     views: int | None = field(default=None, metadata={"left_out": True})
     """student.views of this arm, 0 for none; null = the section's."""
+    views_share: float | None = field(default=None, metadata={"left_out": True})
+    """student.views_share of this arm, which stores views; null = the section's."""
+    real_share: float | None = field(default=None, metadata={"left_out": True})
+    """student.real_share of this arm; needs `bank` or `unlabelled`; null = the section's. Good images, such as unlabelled ones,
+    may take more of each batch than poor ones."""
 
     @property
     def own_loss(self) -> bool:

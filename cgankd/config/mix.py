@@ -65,8 +65,9 @@ class StudentMixConfig(MixConfig):
 
 
 def own_mix(arm: ArmConfig) -> dict[str, Any]:
-    """The settings of mixing that an arm has of its own, by name."""
-    return {name: getattr(arm, name) for name in ("mix", "mix_pairs", "views") if getattr(arm, name) is not None}
+    """The settings of mixing and of the shares of each batch that an arm has of its own, by name."""
+    names = ("mix", "mix_pairs", "views", "views_share", "real_share")
+    return {name: getattr(arm, name) for name in names if getattr(arm, name) is not None}
 
 
 def check_arm_mix(name: str, arm: ArmConfig, section: StudentMixConfig, *, clean_kd: bool) -> None:
@@ -78,6 +79,13 @@ def check_arm_mix(name: str, arm: ArmConfig, section: StudentMixConfig, *, clean
     require(arm.views is None or arm.views >= 0, f"{where}.views", "null, zero or more", arm.views)
     mixes = (section.mix if arm.mix is None else arm.mix) != "none"
     stores = bool(section.num_views if arm.views is None else arm.views)
+    share = arm.views_share
+    require(share is None or 0 < share <= 1, f"{where}.views_share", "null, or above 0 and at most 1", share)
+    require(share is None or stores, f"{where}.views_share", "null where no views are stored (views)", share)
+    share = arm.real_share
+    require(share is None or 0 < share < 1, f"{where}.real_share", "null or between 0 and 1", share)
+    rule = "null where neither bank nor unlabelled is true, as all images are real there"
+    require(share is None or arm.uses_pool, f"{where}.real_share", rule, share)
     if arm.mix_pairs is not None:
         require(mixes, f"{where}.mix_pairs", "null where nothing is mixed (mix is none)", arm.mix_pairs)
         rule = "null where bank is false, as there are no fakes to pair"

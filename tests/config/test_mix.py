@@ -39,6 +39,10 @@ def arms(**own: Any) -> dict[str, Any]:
             {"teacher_view": "clean", **arms(bank=True, mix="mixup")},
             ["student.teacher_view", "student.arms.x"],
         ),
+        ("student", arms(views_share=0.5), ["student.arms.x.views_share", "no views are stored"]),
+        ("student", arms(views=9, views_share=1.5), ["student.arms.x.views_share", "at most 1"]),
+        ("student", arms(real_share=0.5), ["student.arms.x.real_share", "neither bank nor unlabelled"]),
+        ("student", arms(bank=True, real_share=1.0), ["student.arms.x.real_share", "between 0 and 1"]),
         ("student", {"arms": {"real": {"mix": "mixup"}}}, ["student.arms.real", "control"]),
     ],
 )
@@ -69,6 +73,9 @@ def test_an_arm_changes_what_it_names(digits: dict[str, Any]) -> None:
     assert student.for_arm(ArmConfig()) is student
     own = student.for_arm(ArmConfig(bank=True, mix="cutmix", mix_pairs="across", views=0))
     assert (own.mix, own.mix_pairs, own.num_views, own.mix_alpha) == ("cutmix", "across", 0, 0.4)
+    shares = student.for_arm(ArmConfig(bank=True, real_share=0.25, views_share=0.75))
+    assert (shares.real_share, shares.views_share, shares.mix) == (0.25, 0.75, "mixup")
+    assert student.real_share != 0.25 and student.views_share != 0.75
     both = student.for_arm(ArmConfig(kd=True, distiller="dist", mix="none"))
     assert (both.distiller, both.mixes, both.num_views) == ("dist", False, 300)
 
