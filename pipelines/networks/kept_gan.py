@@ -1,4 +1,4 @@
-"""Trained GANs in artifacts/resume/gans: what is kept, so that one whose settings, inputs and code come again is not trained again.
+"""Trained GANs in artifacts/resume/gans: one whose settings, inputs and code come again is not trained again.
 
 A GAN costs more than all other stages together, and `cgan` depends on the teacher even where its numbers do not.
 """
