@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cgankd.labels.task import ScalarTask
 from cgankd.labels.targets import nth_nearest
+from cgankd.labels.task import ScalarTask
 from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.rng import generator
 from tests.gan.toys import SCALARS, VICINITY
@@ -19,7 +19,9 @@ KINDS = [("hard", "uniform"), ("soft", "uniform"), ("soft", "proportional")]
 PERIODS = [None, 50.0, 60.0]
 
 
-def vicinity(least: int | None, kind: str = "hard", draw: str = "uniform", period: float | None = None) -> ScalarVicinity:
+def vicinity(
+    least: int | None, kind: str = "hard", draw: str = "uniform", period: float | None = None
+) -> ScalarVicinity:
     info = replace(SCALARS, label_period=period)
     cfg = replace(VICINITY, kind=kind, draw=draw, kappa=1.5, least=least)
     found = ScalarTask(info, cfg, 10.0, 20).vicinity(LABELS)
@@ -97,7 +99,7 @@ def test_fakes_are_asked_for_in_the_grown_vicinity(kind: str, draw: str, period:
     gap_B = gap_B if period is None else torch.minimum(gap_B, period - gap_B)
     assert label_B.dtype == torch.float32 and weight_B.dtype == torch.float32
     assert float(gap_B.max()) <= radius + 1e-4 and float(gap_B.max()) > 1.5
-    assert 0 <= float(label_B.min()) and float(label_B.max()) <= 50
+    assert float(label_B.min()) >= 0 and float(label_B.max()) <= 50
     if (kind, draw) == ("soft", "uniform"):
         torch.testing.assert_close(weight_B, torch.exp(-((gap_B / kappa) ** 2)), rtol=1e-3, atol=1e-5)
     else:
