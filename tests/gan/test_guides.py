@@ -116,7 +116,7 @@ def test_each_guide_changes_the_training(changes: dict[str, Any]) -> None:
 def test_the_teacher_pulls_fakes_to_the_labels_asked() -> None:
     def means(weight: float) -> list[float]:
         given = Given(teacher=brightness) if weight else NOTHING
-        net, embed, _ = trained(given=given, teacher_weight=weight, teacher_start=0.0, num_steps=150, width=8)
+        net, embed, _ = trained(given=given, teacher_weight=weight, teacher_start=0.0, num_steps=60, lr_g=3e-3)
         draw = make_draw(net, embed, z_dim=8, precision="fp32")
         fakes = draw(torch.arange(2).repeat(50), generator("fakes")).float() / 255
         return [float(fakes[k::2].mean()) for k in (0, 1)]
@@ -145,7 +145,7 @@ def test_the_teacher_is_asked_after_its_share_of_the_steps_with_unaugmented_fake
 
 def test_the_second_head_learns_the_labels_and_the_generator_follows() -> None:
     train, task = scalar_toy()
-    cfg = gan_config(**(SMALL | SCALAR | {"aux_weight": 20.0, "num_steps": 200, "width": 8}))
+    cfg = gan_config(**(SMALL | SCALAR | {"aux_weight": 20.0, "num_steps": 200, "width": 8, "d_steps": 1}))
     seed_all("embed")
     rows: list[Mapping[str, float]] = []
     loop = Loop(5, log=lambda step, values, total: rows.append(values))
