@@ -53,11 +53,14 @@ class KeptGan:
             tensors, record = load_weights(self.path, ("metrics", "curves"))
         except ConfigError:
             return None
-        return Trained(tensors, record["metrics"], record["curves"])
+        curves = {name: [[step, dict(values)] for step, values in rows] for name, rows in record["curves"].items()}
+        return Trained(tensors, record["metrics"], curves)
 
     def save(self, trained: Trained) -> None:
         """Keep it; the weights come last, and with them it is whole."""
-        save_weights(self.path, trained.tensors, {"metrics": trained.metrics, "curves": trained.curves})
+        # Values as pairs, whose order is that of the columns: a mapping would be sorted.
+        curves = {name: [[step, [*values.items()]] for step, values in rows] for name, rows in trained.curves.items()}
+        save_weights(self.path, trained.tensors, {"metrics": trained.metrics, "curves": curves})
 
     def used(self) -> None:
         """Note that it was used, and make room: others go, longest unused first, where they fill too much."""
