@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 import pipelines.stages.cgan as cgan_stage
 from cgankd.config import config_from_dict, to_dict
-from cgankd.data.store.datasets import read_info
+from cgankd.data.store.datasets import read_info, write_dataset
 from cgankd.fit.device import PLAIN
 from cgankd.labels.task import make_task
 from cgankd.rng import generator
@@ -112,17 +113,11 @@ def test_what_differs_or_is_damaged_is_trained_again(
 
 def dataset_with_another_image(folder: Path) -> bytes:
     """The bytes of the data set with one pixel changed."""
-    import dataclasses
-
-    from cgankd.data.store.datasets import write_dataset
-
     data = made_data(False)
-    images = data.splits["train"].images.clone()  # type: ignore[union-attr]
+    images = data.train.images[torch.arange(len(data.train))]
     images[0, 0, 0, 0] ^= 1
-    changed = dataclasses.replace(
-        data, splits=data.splits | {"train": dataclasses.replace(data.splits["train"], images=images)}
-    )
-    write_dataset(folder / "other.h5", changed)
+    train = dataclasses.replace(data.train, images=images)
+    write_dataset(folder / "other.h5", dataclasses.replace(data, train=train))
     return (folder / "other.h5").read_bytes()
 
 
