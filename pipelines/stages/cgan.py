@@ -42,6 +42,7 @@ def run(ctx: Context) -> None:
     info = info_of(path, ctx.cfg.data)
     if reads_teacher(ctx.cfg, "cgan"):
         ctx.inputs("teacher.safetensors")
+        ctx.digests["teacher.scalar_loss"] = ctx.cfg.teacher.scalar_loss
     features = _find_features(ctx)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
@@ -54,7 +55,7 @@ def run(ctx: Context) -> None:
     if real is None:
         ctx.say("WARNING: no label has two training images, so whether the GAN ignores its noise cannot be checked")
     if cfg.file is None:
-        settings = settings_of(ctx.cfg, "cgan") | {"teacher.scalar_loss": ctx.cfg.teacher.scalar_loss}
+        settings = settings_of(ctx.cfg, "cgan")
         kept = kept_gan(ctx.path("resume") / "gans", settings, ctx.digests, cfg.precision, ctx.plan)
         trained = kept.load()
         if trained is None:

