@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cgankd.config.data import check_augment
+from cgankd.config.guides import GuidesConfig
 from cgankd.config.settings import check_milestones, require
 
 
@@ -30,6 +31,9 @@ class VicinityConfig:
     ends: Literal["clip", "cut"] = field(default="clip", metadata={"left_out": True})
     """At the ends of the label range: clip = what is drawn beyond an end becomes that end; cut = the interval that labels of
     fakes are drawn from is cut there, and targets may lie beyond it (as published). No effect with data.label_period."""
+    least: int | None = field(default=None, metadata={"left_out": True})
+    """Real images within kappa of every target: kappa grows to the distance of the least-th nearest one where fewer are, and
+    the soft weights with it (adaptive vicinity, arXiv 2508.01725); null = one kappa for all targets."""
 
     def __post_init__(self) -> None:
         for name in ("label_sigma", "kappa"):
@@ -38,6 +42,7 @@ class VicinityConfig:
         require(self.kappa_multiplier > 0, "cgan.vicinity.kappa_multiplier", "positive", self.kappa_multiplier)
         require(0 < self.gap_quantile <= 1, "cgan.vicinity.gap_quantile", "in (0, 1]", self.gap_quantile)
         require(0 < self.weight_floor < 1, "cgan.vicinity.weight_floor", "between 0 and 1", self.weight_floor)
+        require(self.least is None or self.least >= 1, "cgan.vicinity.least", "null or at least 1", self.least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ class LabelInputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CganConfig:
+class CganConfig(GuidesConfig):
     """The conditional GAN (class labels) or CcGAN (scalar labels): its nets, its training, or the user's own generator."""
 
     width: int
@@ -189,6 +194,7 @@ class CganConfig:
             self.accumulate,
         )
         self._check_nets()
+        self.check_guides()
         radius = self.file_radius
         require(radius is None or radius > 0, "cgan.file_radius", "null or positive", radius)
         require(self.file is None or bool(self.file.strip()), "cgan.file", "null or a path", self.file)

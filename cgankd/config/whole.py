@@ -233,6 +233,8 @@ class Config:
         check_augment(self.cgan.augment, "cgan.augment")
         plain = not scalar or self.cgan.embed_std == 1
         require(plain, "cgan.embed_std", "1, or left out, for scalar labels (data.task is scalar)", self.cgan.embed_std)
+        aux = self.cgan.aux_weight
+        require(scalar or aux == 0, "cgan.aux_weight", "0 for class labels (data.task is class)", aux)
         check_unlabelled(self.student.arms, self.data.unlabelled)
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"

@@ -36,6 +36,12 @@ def unit_to_signed(unit: Tensor) -> Tensor:
     return unit * 2.0 - 1.0
 
 
+def signed_to_unit(signed: Tensor) -> Tensor:
+    """Floats in [-1, 1] to [0, 1], any shape: x / 2 + 1 / 2; a gradient passes."""
+    assert signed.is_floating_point(), "signed pixels are floats"
+    return signed * 0.5 + 0.5
+
+
 def signed_to_u8(signed: Tensor) -> Tensor:
     """Floats in [-1, 1] to uint8, any shape: rounded to the nearest level, values outside are clamped."""
     assert signed.is_floating_point(), "signed pixels are floats"

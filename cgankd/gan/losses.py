@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgankd.labels.circle import miss
+
 
 def hinge_d(real_B: Tensor, fake_B: Tensor, weight_real_B: Tensor, weight_fake_B: Tensor) -> Tensor:
     """Weighted hinge loss of the discriminator: mean w_r max(0, 1 - D(real)) + mean w_f max(0, 1 + D(fake)).
@@ -50,3 +52,12 @@ def diversity_floor(a_BCHW: Tensor, b_BCHW: Tensor, target: float) -> Tensor:
     """
     assert target > 0, "real images of one label must differ"
     return F.relu(target - mean_distance(a_BCHW, b_BCHW)) / target
+
+
+def label_miss(answer_BO: Tensor, unit_B: Tensor, period: float | None) -> Tensor:
+    """Mean squared distance of answers from normalised labels [B], on a circle that of the chord (`circle.miss`), a scalar.
+
+    The auxiliary regression of CcGAN-AVAR (arXiv 2508.01725): of real images against their own labels it teaches the
+    discriminator, of fakes against the labels asked it pulls the generator.
+    """
+    return miss(answer_BO.float(), unit_B.float(), period).square().mean()

@@ -1,14 +1,13 @@
 """Training of the conditional GAN: one flat loop for classes and scalars, as exact matching is a vicinity of zero width.
 
 Hinge or vanilla loss with the weights of the vicinity, projection discriminator, DiffAugment on every image the discriminator
-sees, and a floor under the distance of fakes that share a label (losses.diversity_floor).
+sees, and a floor under the distance of fakes that share a label (losses.diversity_floor). `guides` adds what is set beside it.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,14 +17,16 @@ from cgankd.config import CganConfig
 from cgankd.fit.device import Plan, autocast, channels_last, device_of
 from cgankd.fit.ema import update_ema
 from cgankd.fit.loop import Loop
-from cgankd.gan.augment import diff_augment, real_images
+from cgankd.gan.augment import real_images
 from cgankd.gan.diversity import real_diversity
+from cgankd.gan.guides import NOTHING, Given, Guides
 from cgankd.gan.losses import LOSSES, diversity_floor, mean_distance
+from cgankd.gan.micro import backward, micro_batches
 from cgankd.nets.gans.label_embed import embed_labels, with_std
-from cgankd.nets.gans.spectral import hold_spectral
+from cgankd.nets.gans.projection import apart
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
 from cgankd.rng import generator, seed_all
-from cgankd.types import Diverged, Split, Task, Vicinity
+from cgankd.types import Split, Task, Vicinity
 
 
 def train_cgan(
@@ -35,6 +36,7 @@ def train_cgan(
     embed: nn.Module,
     cfg: CganConfig,
     loop: Loop,
+    given: Given = NOTHING,
 ) -> tuple[nn.Module, nn.Module, dict[str, float]]:
     """Train a generator and a discriminator on `train`; `embed` is copied, never changed.
 
@@ -46,8 +48,9 @@ def train_cgan(
     seed, plan, device = loop.seed, loop.plan, loop.plan.device
     seed_all(seed, "cgan", "init")
     channels, size = train.images.shape[1], train.images.shape[-1]
+    guides = Guides(given, cfg, task)
     net_g = channels_last(make_generator(cfg, channels, size)).to(device)
-    net_d = channels_last(make_discriminator(cfg, channels, size)).to(device)
+    net_d = channels_last(guides.with_answer(make_discriminator(cfg, channels, size))).to(device)
     # A table that learns is learned twice: what helps the generator may not help the discriminator.
     embed_g, embed_d = with_std(copy.deepcopy(embed), cfg.embed_std).to(device), copy.deepcopy(embed).to(device)
     ema_g, ema_embed = copy.deepcopy(net_g).requires_grad_(False), copy.deepcopy(embed_g).requires_grad_(False)
@@ -60,9 +63,11 @@ def train_cgan(
         [*net_d.parameters(), *(embed_d.parameters() if learned else ())], cfg.lr_d, betas, fused=True
     )
     tau = real_diversity(train, vicinity, generator(seed, "cgan", "tau")) if cfg.diversity_weight > 0 else 0.0
+    guides.begin(train, vicinity, embed, seed)
     parts: dict[str, nn.Module | torch.optim.Adam] = {
         "net_g": net_g, "net_d": net_d, "embed_g": embed_g, "embed_d": embed_d,
         "ema_g": ema_g, "ema_embed": ema_embed, "opt_g": opt_g, "opt_d": opt_d,
+        **guides.parts(),
     }  # fmt: skip
     start, values = resume(parts, loop.state())
     num, (d_loss, g_loss) = cfg.batch_size, LOSSES[cfg.loss]
@@ -70,6 +75,7 @@ def train_cgan(
 
     for step in range(start, cfg.num_steps):
         gen = generator(seed, "cgan", step)
+        guides.begin_step()
         for _ in range(cfg.d_steps):
             plan.step()
             target_B = vicinity.targets(num, gen)
@@ -80,19 +86,22 @@ def train_cgan(
             z_BZ = torch.randn(num, cfg.z_dim, generator=gen).to(device)
             with torch.no_grad(), autocast(cfg.precision, device):
                 fake_BCHW = run_g(z_BZ, embed_labels(embed_g, fake_label_B))
-            both = diff_augment(torch.cat([real_BCHW, fake_BCHW]), cfg.diffaugment, gen, cfg.cutout_share)
+            both = guides.views(torch.cat([real_BCHW, fake_BCHW]), gen)
             scores, loss_d = list[Tensor](), 0.0
             opt_d.zero_grad()
             for rows in micro_batches(num, cfg.accumulate, net_d):
                 # Reals and fakes are both judged against the target, not against their own labels.
                 h_BE = embed_labels(embed_d, target_B[rows])
                 with autocast(cfg.precision, device):
-                    score_2B = run_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE]))
+                    score_2B, read_2BO = apart(run_d(both[torch.cat([rows, rows + num])], torch.cat([h_BE, h_BE])))
                 real_B, fake_B = score_2B.chunk(2)
                 loss = d_loss(real_B, fake_B, weight_B[rows], fake_weight_B[rows])
+                read_BO = None if read_2BO is None else read_2BO[: len(rows)]
+                loss = guides.judged(loss, real_B, weight_B[rows], read_BO, train.labels[pairing.index[rows]])
                 loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
                 scores.append(score_2B.detach().clone().reshape(2, -1))
             opt_d.step()
+            guides.after_d(both, target_B, (weight_B, fake_weight_B), step)
 
         plan.step()
         freeze(net_d, embed_d, frozen=True, learned=learned)
@@ -102,12 +111,13 @@ def train_cgan(
         z_BZ = torch.randn(num, cfg.z_dim, generator=gen).to(device)
         loss_g, floor, distance = 0.0, 0.0, 0.0
         opt_g.zero_grad()
-        for rows in micro_batches(num, cfg.accumulate, net_g, net_d):
+        for rows in micro_batches(num, cfg.accumulate, net_g, net_d, *guides.heads):
             with autocast(cfg.precision, device):
                 fake_BCHW = run_g(z_BZ[rows], embed_labels(embed_g, label_B[rows]))
-            seen_BCHW = diff_augment(fake_BCHW, cfg.diffaugment, gen, cfg.cutout_share)
+            seen_BCHW = guides.views(fake_BCHW, gen, paired=tau > 0)
             with autocast(cfg.precision, device):
-                loss = g_loss(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
+                score_B, read_BO = apart(run_d(seen_BCHW, embed_labels(embed_d, label_B[rows])))
+                loss = g_loss(score_B)
             loss_g += float(loss.detach()) / cfg.accumulate
             if tau > 0:
                 one_BCHW, other_BCHW = fake_BCHW.chunk(2)
@@ -115,6 +125,7 @@ def train_cgan(
                 loss = loss + cfg.diversity_weight * too_near
                 floor += float(too_near.detach()) / cfg.accumulate
                 distance += float(mean_distance(one_BCHW, other_BCHW).detach()) / cfg.accumulate
+            loss = guides.pulled(loss, fake_BCHW, seen_BCHW, label_B[rows], read_BO, step)
             backward(loss, cfg.accumulate, "cgan.lr_g", step)
         opt_g.step()
         freeze(net_d, embed_d, frozen=False, learned=learned)
@@ -134,6 +145,7 @@ def train_cgan(
             }
             if tau > 0:
                 values |= {"floor": floor, "diversity_ratio": distance / tau}
+            values |= guides.values()
             loop.log(step + 1, values, cfg.num_steps)
         if loop.saves(step + 1, cfg.num_steps):
             done = {name: part.state_dict() for name, part in parts.items()}
@@ -170,31 +182,6 @@ def resume(parts: dict[str, nn.Module | torch.optim.Adam], state: Any) -> tuple[
     step, values = state["step"], state["values"]
     assert isinstance(step, int) and isinstance(values, dict)
     return step, values
-
-
-def micro_batches(num: int, count: int, *nets: nn.Module) -> Iterator[Tensor]:
-    """Row numbers [B / count] of each micro-batch; the two fakes of a pair, num / 2 rows apart, stay together.
-
-    The spectral norms of `nets` move in the first one only, so that all of a step see the same weights.
-    """
-    for part, rows_2B in enumerate(torch.arange(num).view(2, -1).chunk(count, dim=1)):
-        for net in nets:
-            hold_spectral(net, part > 0)
-        yield rows_2B.flatten()
-    for net in nets:
-        hold_spectral(net, False)
-
-
-def backward(loss: Tensor, count: int, setting: str, step: int) -> float:
-    """Add the gradient of a micro-batch's share of the mean loss, which is returned; `count` shares make the mean.
-
-    Raises Diverged where the loss is not finite, naming the setting to lower.
-    """
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise Diverged(f"{setting}: the loss is {value} at step {step}; lower it, or set cgan.precision to fp32")
-    (loss / count).backward()  # type: ignore[no-untyped-call]
-    return value / count
 
 
 def freeze(net_d: nn.Module, embed_d: nn.Module, *, frozen: bool, learned: bool) -> None:

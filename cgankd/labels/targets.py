@@ -64,8 +64,22 @@ def uniform_index(low_B: Tensor, high_B: Tensor, gen: torch.Generator) -> Tensor
     return low_B + torch.minimum(offset_B, span_B - 1)
 
 
-def truncated_normal(centre_B: Tensor, sd: float, low: float | Tensor, high: float | Tensor, level_B: Tensor) -> Tensor:
-    """Quantiles [B] of N(centre, sd^2) cut to [low, high] at levels [B] in [0, 1], in float64."""
+def nth_nearest(sorted_N: Tensor, target_B: Tensor, count: int) -> Tensor:
+    """Distance [B] of each target from the count-th nearest of sorted labels, equal ones counted each, of at least count.
+
+    It is the least max(y - a, b - y) over runs of count labels, from a to b; only runs next to the target can be it.
+    """
+    place_B = torch.searchsorted(sorted_N, target_B)
+    first_BK = place_B[:, None] - count + torch.arange(count + 1)
+    first_BK = first_BK.clamp(0, len(sorted_N) - count)
+    low_BK, high_BK = sorted_N[first_BK], sorted_N[first_BK + count - 1]
+    return torch.maximum(target_B[:, None] - low_BK, high_BK - target_B[:, None]).amin(dim=1)
+
+
+def truncated_normal(
+    centre_B: Tensor, sd: float | Tensor, low: float | Tensor, high: float | Tensor, level_B: Tensor
+) -> Tensor:
+    """Quantiles [B] of N(centre, sd^2), with one sd or [B], cut to [low, high] at levels [B] in [0, 1], in float64."""
     centre_B = centre_B.double()
     low_B, high_B = (torch.as_tensor(edge, dtype=torch.float64).expand_as(centre_B) for edge in (low, high))
     p_low_B, p_high_B = (torch.special.ndtr((edge_B - centre_B) / sd) for edge_B in (low_B, high_B))

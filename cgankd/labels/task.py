@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from cgankd.config import Config, ConfigError, VicinityConfig
 from cgankd.labels.circle import is_whole, label_of, miss, onto_range, wrapped
-from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, Kernel, SoftVicinity, kernel_rules
+from cgankd.labels.kernel import Kernel, kernel_rules
+from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity
 from cgankd.nets.gans.label_embed import ClassEmbed, ScalarEmbed
 from cgankd.types import DatasetInfo, Headline, Task, Vicinity
 
@@ -173,11 +174,11 @@ class ScalarTask:
         kernel, ends = self.kernel(label_N), self.vicinity_cfg.ends
         if self.vicinity_cfg.kind == "hard":
             hard = HardVicinity(label_N, kernel, self.label_min, self.label_max, self.label_period)
-            return hard.with_targets(targets, ends)
+            return hard.with_targets(targets, ends).with_least(self.vicinity_cfg.least)
         kind = DrawnVicinity if self.vicinity_cfg.draw == "proportional" else SoftVicinity
         floor = self.vicinity_cfg.weight_floor
         soft = kind(label_N, kernel, self.label_min, self.label_max, floor, self.label_period)
-        return soft.with_targets(targets, ends)
+        return soft.with_targets(targets, ends).with_least(self.vicinity_cfg.least)
 
     def kernel(self, label_N: Tensor) -> Kernel:
         """CcGAN's widths from the training labels."""

@@ -8,50 +8,18 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from cgankd.config import VicinityConfig
-from cgankd.labels.circle import is_whole, onto_range, spread, wrapped
-from cgankd.labels.targets import base_labels, truncated_normal, uniform_index
+from cgankd.labels.circle import is_whole, onto_range, wrapped
+from cgankd.labels.kernel import Kernel
+from cgankd.labels.targets import base_labels, nth_nearest, truncated_normal, uniform_index
 from cgankd.types import Pairing
 
-
-@dataclass(frozen=True)
-class Kernel:
-    """The kernel widths of CcGAN in raw units, and the two label gaps they come from."""
-
-    label_sigma: float
-    kappa: float
-    largest_gap: float
-    median_gap: float
-
-    @property
-    def nu(self) -> float:
-        """Decay of the soft weight, nu = 1 / kappa^2."""
-        return 1.0 / self.kappa**2
-
-
-def kernel_rules(label_N: Tensor, cfg: VicinityConfig, period: float | None = None, *, whole: bool = True) -> Kernel:
-    """Rule-of-thumb widths: sigma = 1.06 sd(y) N^(-1/5), kappa = m_k * (quantile of the gaps of distinct labels).
-
-    On a circle of length `period` sd is `circle.spread`, and where the labels go all the way round (`whole`) there is one gap
-    more, from the last to the first.
-    Raises ValueError where all labels are equal.
-    """
-    label_N = label_N.double()
-    distinct = torch.unique(label_N)
-    if len(distinct) < 2:
-        raise ValueError("data: all training labels are equal, so a scalar label has no vicinity; give more labels")
-    gaps = distinct.diff()
-    if period is not None and whole:
-        gaps = torch.cat([gaps, distinct[:1] + period - distinct[-1:]])
-    sigma = cfg.label_sigma or 1.06 * spread(label_N, period) * len(label_N) ** -0.2
-    kappa = cfg.kappa or cfg.kappa_multiplier * float(torch.quantile(gaps, cfg.gap_quantile))
-    return Kernel(sigma, kappa, float(gaps.max()), float(gaps.median()))
+Radius = TypeVar("Radius", float, Tensor, float | Tensor)
+"""One radius for all labels, or one each."""
 
 
 class ExactMatch:
@@ -108,15 +76,47 @@ class ScalarVicinity:
         self.label_min, self.label_max = label_min, label_max
         self.label_N = self.base_N = label_N
         self.cut = False
+        self.least: int | None = None
         self.radius = self.reach(kernel.kappa)
+        self.sort(label_N)
+
+    def sort(self, label_N: Tensor) -> None:
+        """Sort the labels, once for all searches, in their type."""
+        period = self.period
         turns = label_N if period is None else torch.cat([label_N - period, label_N, label_N + period])
         order = torch.argsort(turns, stable=True)
         self.sorted_N = turns[order].contiguous()
         self.order_N = order % len(label_N)
 
-    def reach(self, radius: float) -> float:
+    def reach(self, radius: Radius) -> Radius:
         """A radius, at most half the circle, so that no label is within it twice."""
-        return radius if self.period is None else min(radius, 0.5 * self.period)
+        if self.period is None:
+            return radius
+        return radius.clamp(max=0.5 * self.period) if isinstance(radius, Tensor) else min(radius, 0.5 * self.period)
+
+    def with_least(self, least: int | None) -> Self:
+        """This vicinity with kappa grown, target by target, to the distance of the least-th nearest image where fewer are within.
+
+        The adaptive vicinity of CcGAN-AVAR (arXiv 2508.01725), symmetric; least is at most the number of images.
+        """
+        if least is None:
+            return self
+        other = copy.copy(self)
+        other.least = min(least, len(self.label_N))
+        # In float64, in which differences of labels are exact: the last image within must not be lost to rounding.
+        other.sort(self.label_N.double())
+        return other
+
+    def searched(self, target_B: Tensor) -> Tensor:
+        """Targets in the type of the sorted labels."""
+        return target_B.to(self.sorted_N.dtype)
+
+    def kappa(self, target_B: Tensor) -> float | Tensor:
+        """kappa of all targets, or with `least` that of each, in the shape of the targets."""
+        if self.least is None:
+            return self.kernel.kappa
+        grown_B = nth_nearest(self.sorted_N, self.searched(target_B.flatten()), self.least) * (1 + 1e-9)
+        return self.reach(grown_B.clamp(min=self.kernel.kappa)).view_as(target_B)
 
     def clip(self, label_B: Tensor) -> Tensor:
         return onto_range(label_B, self.label_min, self.label_max, self.period)
@@ -144,17 +144,19 @@ class ScalarVicinity:
         """Targets [num] clipped to the range."""
         return self.clip(self.targets(num, gen))
 
-    def neighbours(self, label_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
+    def neighbours(self, label_B: Tensor, radius: float | Tensor, gen: torch.Generator) -> Tensor:
         """Labels [B] uniform within +-radius of each label, clipped to the range, or uniform in what the range leaves of it."""
         radius = self.reach(radius)
+        if isinstance(radius, Tensor):
+            radius = radius.to(label_B.dtype)
         if not self.cut:
             return self.clip(label_B + radius * (2 * torch.rand(len(label_B), generator=gen) - 1))
         low_B, high_B = self.clip(label_B - radius), self.clip(label_B + radius)
         return self.clip(low_B + (high_B - low_B) * torch.rand(len(label_B), generator=gen))
 
-    def draw_within(self, target_B: Tensor, radius: float, gen: torch.Generator) -> Tensor:
+    def draw_within(self, target_B: Tensor, radius: float | Tensor, gen: torch.Generator) -> Tensor:
         """Row numbers [B], uniform among |y_i - y| <= radius; the nearest row where that interval is empty."""
-        radius = self.reach(radius)
+        radius, target_B = self.reach(radius), self.searched(target_B)
         low_B = torch.searchsorted(self.sorted_N, target_B - radius)
         high_B = torch.searchsorted(self.sorted_N, target_B + radius, right=True)
         empty_B = high_B <= low_B
@@ -174,13 +176,14 @@ class HardVicinity(ScalarVicinity):
     """
 
     def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
-        index_B = self.draw_within(target_B, self.kernel.kappa, gen)
-        inside_B = wrapped(self.label_N[index_B] - target_B, self.period).abs() <= self.kernel.kappa
+        kappa = self.kappa(target_B)
+        index_B = self.draw_within(target_B, kappa, gen)
+        inside_B = wrapped(self.label_N[index_B] - self.searched(target_B), self.period).abs() <= kappa
         return Pairing(index_B, inside_B.float())
 
     def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         """Labels uniform within +-kappa of the targets, weight one."""
-        return self.neighbours(target_B, self.kernel.kappa, gen), torch.ones(len(target_B))
+        return self.neighbours(target_B, self.kappa(target_B), gen), torch.ones(len(target_B))
 
 
 class SoftVicinity(ScalarVicinity):
@@ -200,20 +203,27 @@ class SoftVicinity(ScalarVicinity):
         period: float | None = None,
     ) -> None:
         super().__init__(label_N, kernel, label_min, label_max, period)
+        self.weight_floor = weight_floor
         self.radius = self.reach(math.sqrt(-math.log(weight_floor) / kernel.nu))
 
+    def within(self, target_B: Tensor) -> float | Tensor:
+        """The radius at which the weight falls to the floor, of all targets or of each."""
+        kappa = self.kappa(target_B)
+        return self.radius if self.least is None else self.reach(kappa * math.sqrt(-math.log(self.weight_floor)))
+
     def weight(self, label_B: Tensor, target_B: Tensor) -> Tensor:
-        """exp(-nu (y_i - y)^2), [B]."""
-        return torch.exp(-self.kernel.nu * wrapped(label_B - target_B, self.period) ** 2)
+        """exp(-nu (y_i - y)^2), [B], nu = 1 / kappa^2."""
+        nu = self.kernel.nu if self.least is None else 1.0 / torch.as_tensor(self.kappa(target_B)) ** 2
+        return torch.exp(-nu * wrapped(label_B - target_B, self.period) ** 2)
 
     def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
-        index_B = self.draw_within(target_B, self.radius, gen)
-        return Pairing(index_B, self.weight(self.label_N[index_B], target_B))
+        index_B = self.draw_within(target_B, self.within(target_B), gen)
+        return Pairing(index_B, self.weight(self.label_N[index_B], target_B).float())
 
     def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         """Labels uniform where the weight exceeds the floor, with their weights."""
-        label_B = self.neighbours(target_B, self.radius, gen)
-        return label_B, self.weight(label_B, target_B)
+        label_B = self.neighbours(target_B, self.within(target_B), gen)
+        return label_B, self.weight(label_B, target_B).float()
 
 
 class DrawnVicinity(SoftVicinity):
@@ -232,12 +242,17 @@ class DrawnVicinity(SoftVicinity):
         period: float | None = None,
     ) -> None:
         super().__init__(label_N, kernel, label_min, label_max, weight_floor, period)
+
+    def sort(self, label_N: Tensor) -> None:
+        """Sort the labels, and count those that are equal."""
+        super().sort(label_N)
         self.distinct_D, count_D = torch.unique(self.sorted_N, return_counts=True)
         self.count_D, self.first_D = count_D, count_D.cumsum(0) - count_D
 
     def pair(self, target_B: Tensor, gen: torch.Generator) -> Pairing:
-        low_B = torch.searchsorted(self.distinct_D, target_B - self.radius)
-        high_B = torch.searchsorted(self.distinct_D, target_B + self.radius, right=True)
+        radius, exact_B = self.within(target_B), self.searched(target_B)
+        low_B = torch.searchsorted(self.distinct_D, exact_B - radius)
+        high_B = torch.searchsorted(self.distinct_D, exact_B + radius, right=True)
         empty_B = high_B <= low_B
         span = max(1, int((high_B - low_B).max()))
         label_BS = low_B[:, None] + torch.arange(span)
@@ -257,11 +272,11 @@ class DrawnVicinity(SoftVicinity):
 
     def fake_labels(self, target_B: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         """Labels from N(target, kappa^2 / 2) cut to the radius and, but for a whole circle, the label range, weight one."""
-        centre_B = target_B.double()
-        low_B, high_B = centre_B - self.radius, centre_B + self.radius
+        centre_B, radius = target_B.double(), self.within(target_B)
+        low_B, high_B = centre_B - radius, centre_B + radius
         if not is_whole(self.label_min, self.label_max, self.period):
             low_B, high_B = low_B.clamp(min=self.label_min), high_B.clamp(max=self.label_max)
         level_B = torch.rand(len(target_B), generator=gen, dtype=torch.float64)
-        label_B = truncated_normal(centre_B, self.kernel.kappa * math.sqrt(0.5), low_B, high_B, level_B)
+        label_B = truncated_normal(centre_B, self.kappa(target_B) * math.sqrt(0.5), low_B, high_B, level_B)
         # Rounding to the labels' type may step over an edge of the range.
         return self.clip(label_B.to(target_B.dtype)), torch.ones(len(target_B))

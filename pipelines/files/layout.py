@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cgankd.config import ConfigError
+from cgankd.config import Config, ConfigError
 
 STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
 MAKERS = {
@@ -34,7 +34,7 @@ WEIGHTS = ("safetensors", "config.json")
 INPUTS = {
     "prepare": (),
     "teacher": ("dataset.h5",),
-    "cgan": ("dataset.h5",),
+    "cgan": ("dataset.h5", *(f"teacher.{ending}" for ending in WEIGHTS)),
     "ratio": ("dataset.h5", *(f"{net}.{ending}" for net in ("teacher", "cgan") for ending in WEIGHTS)),
     "bank": (
         *("dataset.h5", "unlabelled.h5"),
@@ -56,6 +56,15 @@ SECTIONS = {
 """The settings each stage reads, as dvc.yaml has them."""
 BESIDE_STAGES = ("audit", "repeat")
 """Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
+
+
+def reads_teacher(cfg: Config, stage: str) -> bool:
+    """Whether a stage looks at the teacher under these settings; in dvc.yaml each depends on it that may."""
+    if stage == "ratio":
+        return cfg.ratio.extractor == "teacher"
+    if stage == "cgan":
+        return cfg.cgan.file is None and cfg.cgan.teacher_weight > 0
+    return "teacher.safetensors" in INPUTS[stage]
 
 
 def within(key: str, sections: Iterable[str]) -> bool:

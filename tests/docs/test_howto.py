@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import dataclasses
 import functools
 import importlib.util
 import re
@@ -15,6 +16,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from cgankd.config.guides import GuidesConfig
 from cgankd.config.settings import from_dict
 from cgankd.distill import Outputs
 from cgankd.distill.base import Batch, Distiller
@@ -108,6 +110,7 @@ def test_settings_on_the_pages_are_settings() -> None:
         values = copy.deepcopy(preset("digits"))
         for section, settings in YAML(typ="safe").load(text).items():
             known = {"distiller_options", "distillers", "file", "weights", "input_size", "unlabelled"}
+            known |= {field.name for field in dataclasses.fields(GuidesConfig)}
             assert set(settings) <= set(values[section]) | known, page
             values[section] |= settings
         check_distillers(from_dict(SearchedConfig, values, ""))

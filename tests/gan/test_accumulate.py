@@ -11,7 +11,8 @@ from torch import nn
 import cgankd.gan.train as train_module
 from cgankd.config import ConfigError
 from cgankd.fit.loop import Loop
-from cgankd.gan.train import micro_batches, train_cgan
+from cgankd.gan.micro import micro_batches
+from cgankd.gan.train import train_cgan
 from cgankd.nets.gans.spectral import SNLinear, hold_spectral
 from cgankd.rng import generator, seed_all
 from tests.gan.test_train import class_run

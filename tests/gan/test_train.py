@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import cgankd.gan.guides as guides_module
 import cgankd.gan.train as train_module
 from cgankd.data.pixels import to_signed
 from cgankd.fit.ema import update_ema
@@ -161,7 +162,7 @@ def test_augmented_reals_are_what_the_generator_learns(monkeypatch: pytest.Monke
         seen.append(x_BCHW.detach())
         return x_BCHW
 
-    monkeypatch.setattr(train_module, "diff_augment", record)
+    monkeypatch.setattr(guides_module, "diff_augment", record)
     class_run(cfg=gan_config(num_steps=1))
     class_run(cfg=gan_config(num_steps=1, augment="shift"))
     (plain, shifted) = (to_signed(train.images), seen[2][:16])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cgankd.labels.answers import Margin, make_answer
 from cgankd.labels.circle import chord, is_whole, label_of, miss, onto_range, points, spread, wrapped
+from cgankd.labels.kernel import kernel_rules
 from cgankd.labels.task import CircleTask, ScalarTask
-from cgankd.labels.vicinity import kernel_rules
 from cgankd.types import DatasetInfo
 from tests.labels.test_vicinity import CFG as VICINITY
 

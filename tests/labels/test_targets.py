@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy import stats
 
+from cgankd.labels.kernel import Kernel
 from cgankd.labels.targets import Rows, base_labels, truncated_normal
-from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, Kernel, ScalarVicinity, SoftVicinity
+from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, ScalarVicinity, SoftVicinity
 from cgankd.rng import generator
 from tests.gan.toys import scalar_toy
 

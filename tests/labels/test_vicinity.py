@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cgankd.config import VicinityConfig
-from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, Kernel, SoftVicinity, kernel_rules
+from cgankd.labels.kernel import Kernel, kernel_rules
+from cgankd.labels.vicinity import DrawnVicinity, ExactMatch, HardVicinity, SoftVicinity
 from cgankd.rng import generator
 
 CFG = VicinityConfig(

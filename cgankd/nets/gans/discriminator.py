@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cgankd.nets.gans.projection import Judged
 from cgankd.nets.gans.spectral import SNConv2d, SNLinear
 
 
@@ -41,6 +42,8 @@ class Discriminator(nn.Module):
     The stem goes down at once, since a block at full resolution would cost a third of the step.
     """
 
+    answer: nn.Linear | None
+
     def __init__(self, embed_dim: int, width: int, channels: int, image_size: int) -> None:
         super().__init__()
         num_down = (image_size // 8).bit_length() - 1
@@ -50,11 +53,12 @@ class Discriminator(nn.Module):
         self.blocks = nn.Sequential(*blocks, DownBlock(widths[-1], 8 * width, down=False))
         self.psi = SNLinear(8 * width, 1)
         self.project = SNLinear(embed_dim, 8 * width, bias=False)
+        self.register_module("answer", None)
 
-    def forward(self, x_BCHW: Tensor, h_BE: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, h_BE: Tensor) -> Judged:
         """Images [B, C, H, W] in [-1, 1] and h [B, E] to scores float32 [B]; the head runs in fp32."""
         phi_BCHW = self.blocks(self.stem(x_BCHW.contiguous(memory_format=torch.channels_last)))
         with torch.autocast(x_BCHW.device.type, enabled=False):
             phi_BF = F.relu(phi_BCHW).float().sum(dim=(2, 3))
             score_B: Tensor = self.psi(phi_BF)[:, 0] + (self.project(h_BE.float()) * phi_BF).sum(dim=1)
-        return score_B
+            return score_B if self.answer is None else (score_B, self.answer(phi_BF))

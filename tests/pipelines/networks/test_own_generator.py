@@ -21,8 +21,9 @@ from cgankd.config import ConfigError, config_from_dict
 from cgankd.data.store.banks import read_pool_images
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.gan.own_images import ImageDraw
+from cgankd.labels.kernel import Kernel
 from cgankd.labels.task import CircleTask
-from cgankd.labels.vicinity import HardVicinity, Kernel
+from cgankd.labels.vicinity import HardVicinity
 from cgankd.rng import generator
 from cgankd.types import DatasetInfo, Split
 from pipelines.networks import own_generator
