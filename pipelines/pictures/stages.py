@@ -239,9 +239,14 @@ def gains_with_intervals(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
+CHOSEN_ROWS = {"best_real": "best real-only", "best_bank": "best with fakes", "ships": "what ships"}
+"""What rows are called whose arm each draw chose."""
+
+
 def gains_over_draws(result: Mapping[str, Any]) -> Figure:
     """Gains of every arm over the best real-only arm of each draw: a dot a draw, the mean with its interval over draws."""
-    rows = {name: row for name, row in {**result["arms"], **result["chosen"]}.items() if "rival_gain" in row}
+    chosen = {CHOSEN_ROWS.get(name, name): row for name, row in result["chosen"].items()}
+    rows = {name: row for name, row in {**result["arms"], **chosen}.items() if "rival_gain" in row}
     headline = result["headline"]
     with rc_context(STYLE):
         figure = Figure(figsize=(9.0, 0.42 * max(1, len(rows)) + 2.0), layout="constrained")
