@@ -211,6 +211,10 @@ class Task(Protocol):
     def soft_loss(self, out_BO: Tensor, teacher_BO: Tensor, *, temperature: float) -> Tensor:
         """Mean Hinton loss of a batch: KL * T^2, or absolute or squared difference on the normalised label."""
 
+    def divergence(self, out_BO: Tensor, teacher_BO: Tensor) -> Tensor:
+        """How far a student's outputs are from the teacher's, [B]: KL(p_t || p_s) in nats, or the absolute difference of the
+        normalised answers, the short way round where labels go round."""
+
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Per-sample headline [B] whose mean is reported (0/100 error in %, or absolute error in raw units)."""
 
@@ -237,6 +241,20 @@ class Draw(Protocol):
     """Any conditional generator: labels [B] in raw units to uint8 images [B, C, H, W]."""
 
     def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor: ...
+
+
+@runtime_checkable
+class LatentDraw(Protocol):
+    """A Draw that draws z from N(0, I) in R^Z for each label, and then makes the image of z and the label."""
+
+    @property
+    def z_dim(self) -> int: ...
+
+    def at(self, z_BZ: Tensor, label_B: Tensor) -> Tensor:
+        """uint8 images [B, C, H, W] of latents and labels in raw units."""
+
+    def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor:
+        """`at` torch.randn(B, Z), the first thing that is drawn from `gen`."""
 
 
 @runtime_checkable
