@@ -191,7 +191,7 @@ def image_rules(info: DatasetInfo) -> str:
 
 def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
     real = ", ".join(f"{count:,} {name}" for name, count in origin.real.items())
-    on = [name for name in ("subsample", "filter", "replace") if origin.switches[name]]
+    on = [name for name in ("hard", "subsample", "filter", "replace") if origin.switches.get(name)]
     if origin.fakes:
         fakes = f"{origin.fakes:,} fakes out of {origin.drawn:,} scored draws of the conditional GAN; "
         fakes += f"processing: {', '.join(on) or 'none (raw)'}"
