@@ -244,20 +244,6 @@ class Draw(Protocol):
 
 
 @runtime_checkable
-class LatentDraw(Protocol):
-    """A Draw that draws z from N(0, I) in R^Z for each label, and then makes the image of z and the label."""
-
-    @property
-    def z_dim(self) -> int: ...
-
-    def at(self, z_BZ: Tensor, label_B: Tensor) -> Tensor:
-        """uint8 images [B, C, H, W] of latents and labels in raw units."""
-
-    def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor:
-        """`at` torch.randn(B, Z), the first thing that is drawn from `gen`."""
-
-
-@runtime_checkable
 class Dealing(Protocol):
     """A Draw with a finite stock, of which nothing comes twice within a run of blocks of one label group."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,12 +22,25 @@ from torch import Tensor
 from cgankd.bank.build import Source
 from cgankd.bank.scores import Scorer, Scores, score
 from cgankd.rng import generator
-from cgankd.types import LatentDraw
 
 PARENT_SHARE = 0.25
 """Share of the fakes of a group, the hardest, that are parents."""
 LatentsOf = Callable[[int, int], Tensor]
 """Group and block to the latents [B, Z] that it was drawn with."""
+
+
+@runtime_checkable
+class LatentDraw(Protocol):
+    """A Draw that draws z from N(0, I) in R^Z for each label, and then makes the image of z and the label."""
+
+    @property
+    def z_dim(self) -> int: ...
+
+    def at(self, z_BZ: Tensor, label_B: Tensor) -> Tensor:
+        """uint8 images [B, C, H, W] of latents and labels in raw units."""
+
+    def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor:
+        """`at` torch.randn(B, Z), the first thing that is drawn from `gen`."""
 
 
 def hardness(divergence_M: Tensor, spread_M: Tensor | None) -> Tensor:

@@ -13,12 +13,11 @@ from cgankd.data.pixels import signed_to_u8
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
 from cgankd.nets.gans.spectral import fold_spectral
 from cgankd.nets.gans.zoo import AnyGenerator
-from cgankd.types import LatentDraw
 
 
 @dataclass(frozen=True)
 class GanDraw:
-    """Images of latents z ~ N(0, I) and labels, see cgankd.types.LatentDraw; `image` makes those of [B, Z] and labels [B]."""
+    """Images of latents z ~ N(0, I) and labels, see cgankd.bank.hard.LatentDraw; `image` makes those of [B, Z] and labels [B]."""
 
     image: Callable[[Tensor, Tensor], Tensor]
     z_dim: int
@@ -41,7 +40,7 @@ def make_draw(
     batch_size: int = 256,
     plan: Plan = PLAIN,
     expected: int = 0,
-) -> LatentDraw:
+) -> GanDraw:
     """A frozen copy of generator and embedding as draw(label_B, gen) -> uint8 [B, C, H, W].
 
     The latents are drawn at once, so the images do not depend on how they are cut into batches. Spectral norms are

@@ -17,7 +17,7 @@ from cgankd.config import ArmConfig, ConfigError
 from cgankd.data.store.banks import BankWriter
 from cgankd.fit.loop import Loop
 from cgankd.rng import derive
-from cgankd.types import DatasetInfo, LatentDraw, LogFn, PredictFn, Split
+from cgankd.types import DatasetInfo, LogFn, PredictFn, Split
 from pipelines.rounds.probe import Lesson, Probes
 from pipelines.runtime.context import Context
 
@@ -56,7 +56,7 @@ class Bench:
 
     ctx: Context
     plain: Plain
-    draw: LatentDraw
+    draw: hard.LatentDraw
     train: Split
     probes: Probes
     writer: BankWriter
@@ -96,7 +96,7 @@ def hard_rounds(ctx: Context, plain: Plain, train: Split, info: DatasetInfo, wri
         return Rounds(lines=[idle] if cfg.rounds > 1 else [])
     assert cfg.probe is not None, "Config checks this"
     draw = scorer_of(plain).draw
-    if not isinstance(draw, LatentDraw):
+    if not isinstance(draw, hard.LatentDraw):
         raise ConfigError(
             "artifacts/cgan.safetensors is a generator of your own (cgan.file), whose latents are not known, so that arms with"
             " hard: true cannot draw near them; leave those arms out, or set cgan.file to null and run `cgankd cgan`"

@@ -16,7 +16,6 @@ from cgankd.bank import hard
 from cgankd.bank.build import Columns, Limits, Scorer, Source, arrange, burn_in, grow_pool, select
 from cgankd.config import BankConfig
 from cgankd.gan.sample import GanDraw
-from cgankd.types import LatentDraw
 from tests.bank.toys import bank_config, class_task
 
 Z = 4
@@ -103,7 +102,7 @@ def test_latents_of_plain_draws_are_found_again(refill: bool, num_fakes: int) ->
     rows = torch.randperm(len(asked), generator=torch.Generator().manual_seed(2))
     z = hard.Places.of(asked, shard).take(rows).latents(lambda g, b: hard.plain_latents(of, Z, g, b), Z)
     assert torch.equal(DRAW.at(z, asked[rows]), images[rows]) and len(asked) > num_fakes - 1
-    assert isinstance(DRAW, LatentDraw) and not isinstance(lambda label_B, gen: label_B, LatentDraw)
+    assert isinstance(DRAW, hard.LatentDraw) and not isinstance(lambda label_B, gen: label_B, hard.LatentDraw)
 
 
 def grown(cfg: BankConfig) -> tuple[hard.NearSource, Limits, Columns, Tensor, Tensor]:

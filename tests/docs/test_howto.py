@@ -108,6 +108,7 @@ def test_settings_on_the_pages_are_settings() -> None:
         values = copy.deepcopy(preset("digits"))
         for section, settings in YAML(typ="safe").load(text).items():
             known = {"distiller_options", "distillers", "file", "weights", "input_size", "unlabelled"}
+            known |= {"rounds", "near", "probe"}
             assert set(settings) <= set(values[section]) | known, page
             values[section] |= settings
         check_distillers(from_dict(SearchedConfig, values, ""))
