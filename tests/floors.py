@@ -60,8 +60,9 @@ WINGS: dict[str, Part] = {
     ),
     "stages": Part(
         "the seven stages, one module each, as in dvc.yaml and params.yaml",
-        ("students", "teachers", "networks", "runtime", "files", "pictures", "tracking"),
+        ("students", "rounds", "teachers", "networks", "runtime", "files", "pictures", "tracking"),
     ),
+    "rounds": Part("rounds of hard fakes: a probe student, and draws near what it finds hard", ("networks", "runtime")),
     "teachers": Part("the members of a teacher: their trainings, put together", ("networks", "runtime", "files")),
     "students": Part("training one arm at one seed, anywhere", ("networks", "files")),
     "networks": Part(

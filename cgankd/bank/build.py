@@ -116,6 +116,11 @@ class Source:
         """The scored blocks of a group in draw order, up to `cap` fakes asked for; fewer where a finite source ends."""
         return self._scored(group, cap, self.cfg.block_size, "bank")
 
+    def cap(self, group: int) -> int:
+        """Most draws of a group; without refilling its quota in whole blocks, as a part of a block would be other fakes."""
+        quota, size = int(self.conditions.quota_G[group]), self.cfg.block_size
+        return math.ceil(self.cfg.max_draws_factor * quota) if self.cfg.refill else math.ceil(quota / size) * size
+
     def burn_in_blocks(self, group: int) -> Iterator[Scores]:
         """The scored blocks of a group's burn-in."""
         return self._scored(group, self.cfg.burn_in, self.cfg.batch_size, "burn-in")
@@ -178,7 +183,7 @@ def grow_pool(source: Source, limits: Limits, selections: Collection[str], log: 
         if not hopeful:
             continue
         have, here = dict.fromkeys(names, 0), limits
-        for scores in source.blocks(group, math.ceil(cfg.max_draws_factor * quota)):
+        for scores in source.blocks(group, source.cap(group)):
             columns = scores.columns(group)
             draws += len(scores)
             for name in hopeful:
@@ -203,13 +208,11 @@ def one_pass(source: Source, limits: Limits, names: Collection[str], log: LogFn 
 
     They are the ones that refilling looks at first. Raises EmptyBankError at the end where a selection got none at all.
     """
-    conditions, size = source.conditions, source.cfg.block_size
+    conditions = source.conditions
     total, drawn, logged, kept = int(conditions.quota_G.sum()), 0, 0, dict.fromkeys(names, 0)
     for group in sorted(conditions.labels):
         left, here = int(conditions.quota_G[group]), limits
-        # Whole blocks, as refilling draws them: a part of a block would be other fakes.
-        cap = math.ceil(left / size) * size
-        for block in source.blocks(group, cap):
+        for block in source.blocks(group, source.cap(group)):
             scores = block.head(left)
             columns = scores.columns(group)
             left, drawn = left - len(scores), drawn + len(scores)

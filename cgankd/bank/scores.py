@@ -56,12 +56,16 @@ ScoreFn = Callable[[Tensor, torch.Generator, int], Scores]
 """Labels [B], generator and number of the block within its label group to Scores, as `Scorer` gives them."""
 
 
-def score(scorer: Scorer, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
-    """Draw fakes for the labels and score them; the uniform of the rejection test comes from `gen` after the images.
+def score(
+    scorer: Scorer, label_B: Tensor, gen: torch.Generator, shard: int, images_BCHW: Tensor | None = None
+) -> Scores:
+    """Draw fakes for the labels, unless their images are given, and score them; the uniform of the rejection test comes from
+    `gen` after the images.
 
     Raises Diverged where a ratio or a teacher error is NaN.
     """
-    task, images_BCHW, spread_B = scorer.task, scorer.draw(label_B, gen), None
+    task, spread_B = scorer.task, None
+    images_BCHW = scorer.draw(label_B, gen) if images_BCHW is None else images_BCHW
     if scorer.spreading is None:
         out_BO = scorer.teacher(images_BCHW)
     else:

@@ -13,6 +13,7 @@ from cgankd.config.distill import ArmConfig as ArmConfig
 from cgankd.config.fit import FitConfig as FitConfig
 from cgankd.config.fit import TeacherConfig as TeacherConfig
 from cgankd.config.nets import NETS as NETS
+from cgankd.config.probe import ProbeConfig as ProbeConfig
 from cgankd.config.settings import ConfigError as ConfigError
 from cgankd.config.settings import to_dict as to_dict
 from cgankd.config.whole import Config as Config

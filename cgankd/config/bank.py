@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cgankd.config.data import check_augment
+from cgankd.config.probe import ProbeConfig
 from cgankd.config.settings import check_milestones, require
 
 
@@ -197,6 +198,14 @@ class BankConfig:
     filter_by: Literal["error", "spread", "both"] = field(default="error", metadata={"left_out": True})
     """What M2's filter looks at: error = the teacher error; spread = how far the members of the teacher disagree
     (teacher.members); both = a fake must lie below the rho-quantile of each, so that fewer than the share rho stay."""
+    rounds: int = field(default=1, metadata={"left_out": True})
+    """Parts in which the fakes of arms with `hard` are drawn: the first plainly, each further one near those of the fakes so far
+    on which a probe student and the teacher differ most. 1 = no such arms (docs/howto/hard-fakes.md)."""
+    near: float = field(default=0.5, metadata={"left_out": True})
+    """s of the latents z' = sqrt(1 - s^2) z + s e, e from N(0, I), that these are drawn with; a small s draws nearly the same
+    image again, 1 another one of the label."""
+    probe: ProbeConfig | None = field(default=None, metadata={"left_out": True, "shortened": True})
+    """The probe student, a fresh one for each round; set where bank.rounds is above 1."""
 
     def __post_init__(self) -> None:
         require(0 < self.rho <= 1, "bank.rho", "in (0, 1]", self.rho)
@@ -209,8 +218,13 @@ class BankConfig:
         require(conditions is None or conditions >= 1, "bank.num_conditions", "null or at least 1", conditions)
         require(self.max_draws_factor >= 1, "bank.max_draws_factor", "at least 1", self.max_draws_factor)
         require(self.label_bin is None or self.label_bin > 0, "bank.label_bin", "null or positive", self.label_bin)
+        require(self.rounds >= 1, "bank.rounds", "at least 1", self.rounds)
+        require(0 < self.near <= 1, "bank.near", "above 0 and at most 1", self.near)
+        rule = "set where bank.rounds is above 1, such as {net: convnet, width: 4, num_steps: 500}"
+        require(self.rounds == 1 or self.probe is not None, "bank.probe", rule, self.probe)
 
 
 BANK_UNSAID: dict[str, Any] = {"refill": True, "bound": "frozen", "bound_scope": "group", "filter_strict": False}
 BANK_UNSAID |= {"filter_by": "error", "label_shares": "even"}
+BANK_UNSAID |= {"rounds": 1, "near": 0.5, "probe": None}
 """Settings of `bank` that came later: its files leave them out at these values, and so are the same as before."""

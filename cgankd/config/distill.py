@@ -37,6 +37,10 @@ class ArmConfig:
     """Mix images of data.unlabelled into the batches, with the teacher's answers as labels; with `bank` half of the places that
     fakes have go to them. `subsample` and `filter` choose among them as among fakes."""
 
+    hard: bool = field(default=False, metadata={"left_out": True})
+    """As many fakes as without, but only the first of bank.rounds parts are plain draws; the others are drawn near fakes on which
+    a probe student and the teacher differ most. Needs `bank`."""
+
     @property
     def uses_pool(self) -> bool:
         """Whether the batches hold anything but real labelled images."""
@@ -133,7 +137,7 @@ def check_arms(arms: Mapping[str, ArmConfig]) -> None:
         )
         if name.endswith("_kd"):
             require(arm.kd, f"student.arms.{name}.kd", "true, as names in _kd are those of arms with a KD loss", arm.kd)
-        off = ("replace",) if arm.unlabelled else ("subsample", "filter", "replace")
+        off = ("replace", "hard") if arm.unlabelled else ("subsample", "filter", "replace", "hard")
         for switch in () if arm.bank else off:
             require(not getattr(arm, switch), f"student.arms.{name}.{switch}", "false where bank is false", True)
 

@@ -26,6 +26,7 @@ from cgankd.config.fit import FitConfig, TeacherConfig
 from cgankd.config.members import check_members
 from cgankd.config.mix import StudentMixConfig, check_arm_mix, own_mix
 from cgankd.config.nets import check_fits
+from cgankd.config.probe import check_hard
 from cgankd.config.settings import from_dict, require
 
 
@@ -227,7 +228,8 @@ class Config:
                 require(value is not None, name, "set for scalar labels (data.task is scalar)", value)
             else:
                 require(value is None, name, "null for class labels (data.task is class)", value)
-        for section, fit in (("teacher", self.teacher), ("student", self.student)):
+        nets = {"teacher": self.teacher, "student": self.student}
+        for section, fit in (nets if self.bank.probe is None else nets | {"bank.probe": self.bank.probe}).items():
             size_name = "data.image_size" if fit.input_size is None else f"{section}.input_size"
             check_fits(fit.net, fit.input_size or self.data.image_size, self.data.task, section, size_name)
         check_augment(self.cgan.augment, "cgan.augment")
@@ -236,6 +238,7 @@ class Config:
         aux = self.cgan.aux_weight
         require(scalar or aux == 0, "cgan.aux_weight", "0 for class labels (data.task is class)", aux)
         check_unlabelled(self.student.arms, self.data.unlabelled)
+        check_hard(self.student.arms, self.bank.rounds, self.cgan.file)
         attention, largest = self.cgan.attention, self.data.image_size // 2
         rule = f"null or a power of two from 8 to {largest}, half of data.image_size"
         require(attention is None or attention <= largest, "cgan.attention", rule, attention)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,22 @@ from cgankd.data.pixels import signed_to_u8
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
 from cgankd.nets.gans.spectral import fold_spectral
 from cgankd.nets.gans.zoo import AnyGenerator
-from cgankd.types import Draw
+
+
+@dataclass(frozen=True)
+class GanDraw:
+    """Images of latents z ~ N(0, I) and labels, see cgankd.bank.hard.LatentDraw; `image` makes those of [B, Z] and labels [B]."""
+
+    image: Callable[[Tensor, Tensor], Tensor]
+    z_dim: int
+
+    def at(self, z_BZ: Tensor, label_B: Tensor) -> Tensor:
+        """uint8 [B, C, H, W]."""
+        return self.image(z_BZ, label_B)
+
+    def __call__(self, label_B: Tensor, gen: torch.Generator) -> Tensor:
+        """uint8 [B, C, H, W] of z drawn from `gen`."""
+        return self.at(torch.randn(len(label_B), self.z_dim, generator=gen), label_B)
 
 
 def make_draw(
@@ -24,7 +40,7 @@ def make_draw(
     batch_size: int = 256,
     plan: Plan = PLAIN,
     expected: int = 0,
-) -> Draw:
+) -> GanDraw:
     """A frozen copy of generator and embedding as draw(label_B, gen) -> uint8 [B, C, H, W].
 
     The latents are drawn at once, so the images do not depend on how they are cut into batches. Spectral norms are
@@ -37,8 +53,7 @@ def make_draw(
     shape = (generator.channels, generator.image_size, generator.image_size)
     run: Callable[..., Tensor] | None = None
 
-    def draw(label_B: Tensor, gen: torch.Generator) -> Tensor:
-        z_BZ = torch.randn(len(label_B), z_dim, generator=gen)
+    def image(z_BZ: Tensor, label_B: Tensor) -> Tensor:
         # Made outside inference mode, so that callers may train on the images.
         images_BCHW = torch.empty(len(label_B), *shape, dtype=torch.uint8)
         nonlocal run
@@ -54,4 +69,4 @@ def make_draw(
                     images_BCHW[part] = signed_to_u8(run(z_PZ, h_PE)).cpu()
         return images_BCHW
 
-    return draw
+    return GanDraw(image, z_dim)

@@ -50,6 +50,11 @@ class ClassTask:
         teacher_BO = F.log_softmax(teacher_BO.float() / temperature, dim=1)
         return F.kl_div(student_BO, teacher_BO, reduction="batchmean", log_target=True) * temperature**2
 
+    def divergence(self, out_BO: Tensor, teacher_BO: Tensor) -> Tensor:
+        """KL(p_t || p_s) in nats, [B]."""
+        log_s_BO, log_t_BO = (F.log_softmax(of_BO.float(), dim=1) for of_BO in (out_BO, teacher_BO))
+        return F.kl_div(log_s_BO, log_t_BO, reduction="none", log_target=True).sum(1)
+
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """100 where the arg max is wrong, else 0, [B]; its mean is the error in %."""
         return 100.0 * (self.predict(out_BO) != label_B).float()
@@ -146,6 +151,11 @@ class ScalarTask:
         The same scale as `loss`, so that `soft_weight` means what it says (see CONTRIBUTING, "Decisions").
         """
         return self.size(miss(out_BO.float(), label_of(teacher_BO.float(), self.period), self.period)).mean()
+
+    def divergence(self, out_BO: Tensor, teacher_BO: Tensor) -> Tensor:
+        """|f_s - f_t| of the normalised answers, the short way round a circle, [B]."""
+        gap_B = label_of(out_BO.float(), self.period) - label_of(teacher_BO.float(), self.period)
+        return wrapped(gap_B, self.period).abs()
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, the short way round a circle, [B]."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cgankd.config import ConfigError, StudentConfig, TeacherConfig
+from cgankd.config import ConfigError, FitConfig
 from cgankd.labels.ensemble import make_mean
 from cgankd.nets.predictors.ensemble import Ensemble
 from cgankd.nets.predictors.program import Program
@@ -19,7 +19,7 @@ from pipelines.files.artifacts import load_weights
 from pipelines.networks.origin import check_origin
 
 
-def config_of(cfg: TeacherConfig | StudentConfig) -> dict[str, Any]:
+def config_of(cfg: FitConfig) -> dict[str, Any]:
     """What config.json says of a fresh net: all that `build_predictor` needs to make it again."""
     config: dict[str, Any] = {"net": cfg.net, "width": cfg.width, "precision": cfg.precision}
     if cfg.input_size is not None:
@@ -29,7 +29,7 @@ def config_of(cfg: TeacherConfig | StudentConfig) -> dict[str, Any]:
     return config
 
 
-def check_channels(section: str, cfg: TeacherConfig | StudentConfig, info: DatasetInfo) -> None:
+def check_channels(section: str, cfg: FitConfig, info: DatasetInfo) -> None:
     """Raise ConfigError unless the mean of a section has a number a channel."""
     if cfg.mean is not None and len(cfg.mean) != info.channels:
         raise ConfigError(f"{section}.mean must have {info.channels} numbers, one a channel, but is {list(cfg.mean)}")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgankd.config import ConfigError, StudentConfig, TeacherConfig
+from cgankd.config import ConfigError, FitConfig
 from cgankd.config.nets import from_library
 from cgankd.config.weights import PACKAGE, PACKAGED, Packaged
 from cgankd.fit.tuning import head_name
@@ -68,7 +68,7 @@ def packaged_weights(name: str, packaged: Packaged) -> Weights:
     return Weights(path, digest)
 
 
-def find_weights(section: str, cfg: TeacherConfig | StudentConfig, workdir: Path) -> Weights | None:
+def find_weights(section: str, cfg: FitConfig, workdir: Path) -> Weights | None:
     """The file that `weights` names, or that the package named there carries; None for fresh weights and the library's.
 
     Raises ConfigError where it is missing, or is not the one of the digest.
@@ -94,7 +94,7 @@ def find_weights(section: str, cfg: TeacherConfig | StudentConfig, workdir: Path
 
 def start(
     section: str,
-    cfg: TeacherConfig | StudentConfig,
+    cfg: FitConfig,
     info: DatasetInfo,
     num_outputs: int,
     found: Weights | None,

@@ -103,6 +103,8 @@ def check_space(cfg: SearchedConfig) -> list[str]:
         raise ConfigError(
             f"search.arm must be an arm with fakes alone, but {search.arm!r} has unlabelled images too (unlabelled: true)"
         )
+    if arm.hard:
+        raise ConfigError(f"search.arm must be an arm of plain draws, but {search.arm!r} has hard fakes (hard: true)")
     if strange := sorted(set(search.seeds) - set(cfg.student.seeds)):
         raise ConfigError(
             f"search.seeds must be among student.seeds, so that the student stage trains the winner's students again,"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from cgankd.bank.build import selection_name
 from cgankd.config import ConfigError
@@ -74,8 +77,7 @@ def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, 
         scores, selection = read_pool_scores(pool), selection_name(switches["subsample"], switches["filter"])
         digests |= {"pool": file_digest(pool)}
         if switches["bank"]:
-            selected = of_fakes(scores)[f"in_{selection}"]
-            fakes, drawn = int(selected.sum()), len(selected)
+            fakes, drawn = fakes_of(scores, selection, hard=bool(switches.get("hard")))
             digests |= {"cgan": str(attributes["cgan"])}
         if switches.get("unlabelled"):
             unlabelled = int(scores[f"unlabelled_{selection}"].sum())
@@ -103,6 +105,14 @@ def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, 
         copies=tuple(copy_sentences(prepared)),
         unlabelled=unlabelled,
     )
+
+
+def fakes_of(scores: Mapping[str, Tensor], selection: str, *, hard: bool) -> tuple[int, int]:
+    """Fakes of a selection and those they were chosen from; with `hard` those of later rounds are among them."""
+    plain = of_fakes(scores)
+    if hard:
+        return int(scores[f"in_hard_{selection}"].sum()), int((scores["round"] > 0).sum())
+    return int(plain[f"in_{selection}"].sum()), len(plain["asked"])
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -181,7 +191,7 @@ def image_rules(info: DatasetInfo) -> str:
 
 def _origin(student: Package, teacher: Package, origin: Lineage) -> str:
     real = ", ".join(f"{count:,} {name}" for name, count in origin.real.items())
-    on = [name for name in ("subsample", "filter", "replace") if origin.switches[name]]
+    on = [name for name in ("hard", "subsample", "filter", "replace") if origin.switches.get(name)]
     if origin.fakes:
         fakes = f"{origin.fakes:,} fakes out of {origin.drawn:,} scored draws of the conditional GAN; "
         fakes += f"processing: {', '.join(on) or 'none (raw)'}"

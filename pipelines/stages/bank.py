@@ -39,6 +39,7 @@ from pipelines.networks.predictor import load_predictor
 from pipelines.networks.ratio import load_ratio
 from pipelines.pictures import stages as pictures
 from pipelines.pictures.style import label_texts
+from pipelines.rounds.hard import Plain, hard_rounds
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
@@ -114,15 +115,17 @@ def run(ctx: Context) -> None:
         asked, predicted = torch.cat(asked_parts), torch.cat(predicted_parts)
         columns = dataclasses.replace(build.Columns.joined(parts), group=conditions.grouping.groups(asked))
         rows = {name: build.select(name, columns, limits, conditions.quota_G) for name in selections}
-        flags = {name: torch.zeros(len(asked), dtype=torch.bool).index_fill(0, row, True) for name, row in rows.items()}
+        none = torch.zeros(len(asked), dtype=torch.bool)
+        flags = {f"in_{name}": none.index_fill(0, row, True) for name, row in rows.items()}
         lacking = shortages(columns, limits, conditions, cfg, rows)
-        teacher, spreading = scorer.teacher, scorer.spreading
+        near = hard_rounds(ctx, Plain(source, limits, columns, rows), train, info, writer)
+        teacher, spreading, num_fakes = scorer.teacher, scorer.spreading, len(writer)
         work = Work(unlabelled, inputs.ratio, info, task, train, val, teacher, seed, memory, spreading)
         taken = take(ctx, work, writer)
-        beside = torch.zeros(len(writer) - len(asked), dtype=torch.bool)
-        writer.set_columns({f"in_{name}": torch.cat([flag, beside]) for name, flag in flags.items()})
-        writer.set_columns(taken.columns(len(asked)))
-        report = build.bank_report(columns, asked, predicted, limits, rows) | short_report(lacking) | taken.report
+        writer.set_columns({name: filled_up(flag, len(writer)) for name, flag in (flags | dict(near.columns)).items()})
+        writer.set_columns(taken.columns(num_fakes))
+        report = build.bank_report(columns, asked, predicted, limits, rows) | short_report(lacking)
+        report |= {**near.report, **taken.report}
         if not cfg.refill:
             report |= {f"{name}.kept_share": len(row) / cfg.num_fakes for name, row in rows.items()}
         beside_fakes = {"unlabelled": file_digest(unlabelled)} if taken.flags else {}
@@ -137,9 +140,14 @@ def run(ctx: Context) -> None:
     val_error = task.error(scorer.teacher(val.images), val.labels)
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
     short = [f"the fakes ran out: {line}" for line in short_lines(lacking, cfg)]
-    for line in (*in_words(cfg, report, selections, float(val_error.mean())), *short, *taken.lines):
+    for line in (*in_words(cfg, report, selections, float(val_error.mean())), *short, *near.lines, *taken.lines):
         ctx.say(line)
     draw_pictures(ctx, conditions.grouping, pool_path, (train, val_error), limits, Shown(labels, info))
+
+
+def filled_up(column: Tensor, num_rows: int) -> Tensor:
+    """A column with zeros for the rows behind its own."""
+    return torch.cat([column, torch.zeros(num_rows - len(column), dtype=column.dtype)])
 
 
 def kept_settings(cfg: BankConfig) -> dict[str, Any]:

@@ -141,12 +141,12 @@ class Runner:
             inputs["headline"] = cfg.evaluate.headline
         selection = selection_name(arm.subsample, arm.filter)
         for source, what, used in (("bank", "fakes", arm.bank), ("unlabelled", "unlabelled images", arm.unlabelled)):
-            key = selection if source == "bank" else f"unlabelled {selection}"
+            key = f"{'hard_' if arm.hard else ''}{selection}" if source == "bank" else f"unlabelled {selection}"
             if not used:
                 continue
             if key not in self.bank_digests:
                 raise ValueError(
-                    f"student.arms.{name} needs the {what} selected as {selection!r}, which artifacts/pool.h5 lacks;"
+                    f"student.arms.{name} needs the {what} selected as {key.split()[-1]!r}, which artifacts/pool.h5 lacks;"
                     " run `cgankd bank` again (the bank stage reads student.arms)"
                 )
             inputs[source] = self.bank_digests[key]

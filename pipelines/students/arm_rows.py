@@ -25,7 +25,7 @@ def bank_rows(pool: Path, arm: ArmConfig) -> Tensor:
 def flags_of(arm: ArmConfig) -> list[str]:
     """The columns of a pool that say which rows an arm takes, one for each source."""
     selection = selection_name(arm.subsample, arm.filter)
-    sources = (("in_", arm.bank), ("unlabelled_", arm.unlabelled))
+    sources = (("in_hard_" if arm.hard else "in_", arm.bank), ("unlabelled_", arm.unlabelled))
     return [f"{prefix}{selection}" for prefix, used in sources if used]
 
 

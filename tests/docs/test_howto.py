@@ -111,6 +111,7 @@ def test_settings_on_the_pages_are_settings() -> None:
         for section, settings in YAML(typ="safe").load(text).items():
             known = {"distiller_options", "distillers", "file", "weights", "input_size", "unlabelled"}
             known |= {field.name for field in dataclasses.fields(GuidesConfig)}
+            known |= {"rounds", "near", "probe"}
             assert set(settings) <= set(values[section]) | known, page
             values[section] |= settings
         check_distillers(from_dict(SearchedConfig, values, ""))

@@ -51,6 +51,36 @@ def test_class_soft_loss_is_kl_times_temperature_squared(digits_config: Config) 
     assert task.soft_loss(student, student, temperature=4.0).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_class_divergence_is_kl_from_the_teacher_by_numpy(digits_config: Config) -> None:
+    task = make_task(CLASSES, digits_config)
+    student, teacher = outputs(), outputs().flip(0)
+    ps, pt = log_softmax(student.double().numpy(), axis=1), log_softmax(teacher.double().numpy(), axis=1)
+    found = task.divergence(student, teacher)
+    np.testing.assert_allclose(found.numpy(), (np.exp(pt) * (pt - ps)).sum(1), rtol=1e-4)
+    assert found.mean().item() == pytest.approx(task.soft_loss(student, teacher, temperature=1.0).item(), rel=1e-5)
+    assert task.divergence(teacher, teacher).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("answer", ["line", "scalar", "circle"])
+def test_scalar_divergence_is_the_difference_of_answers_round_the_circle(chairs_config: Config, answer: str) -> None:
+    """On half a circle of 360 degrees with labels from 10 to 190: normalised, the circle is 2 long."""
+    info = replace(YAW, label_max=190.0, label_period=None if answer == "line" else 360.0)
+    info = replace(info, label_answer="circle" if answer == "circle" else "scalar")
+    cfg = replace(chairs_config, data=replace(chairs_config.data, label_period=info.label_period))
+    if answer == "circle":
+        cfg = replace(cfg, data=replace(cfg.data, label_answer="circle"))
+    elif answer == "scalar":
+        cfg = replace(cfg, data=replace(cfg.data, label_answer="scalar"))
+    task = make_task(info, cfg)
+    a, b = np.array([0.0, 0.1, 0.95, 1.9]), np.array([0.3, 1.9, -0.95, 0.05])
+    expected = np.abs(a - b)
+    if answer != "line":
+        expected = np.minimum(expected % 2, 2 - expected % 2)
+    as_output = lambda y: np.stack([np.cos(np.pi * y), np.sin(np.pi * y)], 1) * 3 if answer == "circle" else y[:, None]  # noqa: E731
+    found = task.divergence(*(torch.from_numpy(as_output(y)).float() for y in (a, b)))
+    assert found.numpy() == pytest.approx(expected, abs=1e-5)
+
+
 def test_scalar_losses(chairs_config: Config) -> None:
     task = make_task(YAW, chairs_config)
     out, y = torch.rand(40, 1, generator=generator("s")), 10 + 90 * torch.rand(40, generator=generator("t"))

@@ -104,6 +104,10 @@ class BankWriter:
             target[self._rows : end] = values.numpy() if isinstance(values, Tensor) else values
         self._rows = end
 
+    def read(self, name: str, rows: Tensor) -> Tensor:
+        """Rows [R] of a column as they were appended, in the order asked."""
+        return read_rows(self._file[name], rows.numpy())
+
     def set_columns(self, columns: Mapping[str, Tensor | Array]) -> None:
         """Add whole columns [M] once all rows are in, such as the boolean `in_raw`."""
         for name, values in columns.items():
@@ -138,11 +142,16 @@ def read_pool_scores(path: Path, but: Collection[str] = ()) -> dict[str, Tensor]
 
 
 def of_fakes(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The columns of a pool for its fakes alone, whose rows are those before the unlabelled images where there are some."""
-    if "source" not in scores:
+    """The columns of a pool for its plain draws alone, whose rows come first: fakes of later rounds and unlabelled images lie
+    behind them where there are some."""
+    if "round" in scores:
+        num = int((scores["round"] == 1).sum())
+    elif "source" in scores:
+        num = int((scores["source"] == 0).sum())
+    else:
         return dict(scores)
-    num = int((scores["source"] == 0).sum())
-    return {name: column[:num] for name, column in scores.items() if not name.startswith(("source", "unlabelled_"))}
+    beside = ("source", "unlabelled_", "round", "in_hard_")
+    return {name: column[:num] for name, column in scores.items() if not name.startswith(beside)}
 
 
 def read_pool_images(path: Path, rows: Tensor) -> Tensor:
