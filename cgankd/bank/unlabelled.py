@@ -17,7 +17,7 @@ from cgankd.bank.selections import Columns, Limits, freeze, passes
 from cgankd.config import BankConfig
 from cgankd.data.batches import chunks
 from cgankd.data.store.banks import PoolRows
-from cgankd.types import Diverged, Images, PredictFn, RatioFn, Task
+from cgankd.types import Diverged, Images, LogFn, PredictFn, RatioFn, Task, silent
 
 CHUNK = 512
 """Images looked at at a time."""
@@ -36,27 +36,34 @@ class Answers:
     spread: Tensor | None = None
 
 
-def answers(images_UCHW: Images, teacher: PredictFn, task: Task, spreading: PredictFn | None = None) -> Answers:
+def answers(
+    images_UCHW: Images, teacher: PredictFn, task: Task, spreading: PredictFn | None = None, log: LogFn = silent
+) -> Answers:
     """What the teacher says of unlabelled images, and how sure it is; `spreading` gives [B, O + 1]: the outputs, and
-    behind them the disagreement of its members.
+    behind them the disagreement of its members. `log` is told how many images are done.
 
     Classes: the doubt is the cross-entropy against the class that it says, -log of its probability. Scalars: an answer has no
     probability, so the doubt is the mean distance of its answers on the image moved by a pixel, two ways, to that on the image
     as it is. Raises Diverged where an answer is NaN.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for images_BCHW in chunks(images_UCHW, CHUNK):
-        out_BO = teacher(images_BCHW)
+    spreads: list[Tensor] = []
+    for done, images_BCHW in enumerate(chunks(images_UCHW, CHUNK)):
+        if spreading is None:
+            out_BO = teacher(images_BCHW)
+        else:
+            both = spreading(images_BCHW)
+            out_BO = both[:, :-1]
+            spreads.append(both[:, -1])
         label_B = task.predict(out_BO)
         tried = [out_BO] if task.num_classes else [teacher(moved(images_BCHW, dy, dx)) for dy, dx in MOVES]
         doubt_B = torch.stack([task.error(other_BO, label_B).float() for other_BO in tried]).mean(0)
         if count := int(doubt_B.isnan().sum()):
             raise Diverged(f"teacher: NaN answers for {count} of {len(label_B)} images; run `cgankd teacher` again")
         parts.append((out_BO.to(torch.float16), label_B, doubt_B))
+        log(min(len(images_UCHW), (done + 1) * CHUNK), {}, len(images_UCHW))
     output, label, doubt = (torch.cat(column) for column in zip(*parts, strict=True))
-    if spreading is None:
-        return Answers(output, label, doubt)
-    return Answers(output, label, doubt, torch.cat([spreading(part)[:, -1] for part in chunks(images_UCHW, CHUNK)]))
+    return Answers(output, label, doubt, torch.cat(spreads) if spreads else None)
 
 
 def moved(images_BCHW: Tensor, dy: int, dx: int) -> Tensor:

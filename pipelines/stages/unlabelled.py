@@ -91,7 +91,8 @@ def take(ctx: Context, work: Work, writer: BankWriter) -> Taken:
         return Taken(lines=(idle,) if len(images) else ())
     if len(images) == 0:
         raise ConfigError("artifacts/unlabelled.h5 has no images; set data.unlabelled and run `cgankd prepare` again")
-    task, said = work.task, unlabelled.answers(images, work.teacher, work.task, work.spreading)
+    task, log = work.task, ctx.progress("unlabelled")
+    said = unlabelled.answers(images, work.teacher, task, work.spreading, log)
     group_U = task.filter_groups(said.label)
     ratio_U = torch.ones(len(images))
     if any(SELECTIONS[name][0] for name in selections):

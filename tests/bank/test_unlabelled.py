@@ -97,11 +97,21 @@ def test_their_rows_lie_behind_the_fakes_and_are_not_taken_for_some(tmp_path: Pa
     assert bool(fakes["in_raw"].all()) and of_fakes(fakes).keys() == fakes.keys()
 
 
+def no_teacher(images_BCHW: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("the outputs come with the disagreement, in one pass")
+
+
 def test_the_disagreement_of_members_goes_with_the_images() -> None:
     def spreading(images_BCHW: torch.Tensor) -> torch.Tensor:
         return torch.cat([class_teacher(images_BCHW), images_BCHW.double().mean((1, 2, 3)).float()[:, None]], dim=1)
 
-    said = unlabelled.answers(IMAGES, class_teacher, class_task(3), spreading)
+    told: list[tuple[int, int]] = []
+    said = unlabelled.answers(
+        IMAGES, no_teacher, class_task(3), spreading, lambda done, values, total: told.append((done, total))
+    )
+    assert told[-1] == (len(IMAGES), len(IMAGES))
+    alone = unlabelled.answers(IMAGES, class_teacher, class_task(3))
+    assert torch.equal(said.output, alone.output) and torch.equal(said.label, alone.label)
     assert said.spread is not None and torch.equal(said.spread, IMAGES.double().mean((1, 2, 3)).float())
     rows = list(unlabelled.pool_rows(IMAGES, said, torch.ones(len(IMAGES)), torch.ones(len(IMAGES))))
     assert torch.equal(torch.cat([torch.as_tensor(piece.teacher_spread) for piece in rows]), said.spread)
