@@ -153,7 +153,7 @@ class ScalarTask:
         return self.size(miss(out_BO.float(), label_of(teacher_BO.float(), self.period), self.period)).mean()
 
     def divergence(self, out_BO: Tensor, teacher_BO: Tensor) -> Tensor:
-        """|f_s - f_t| of the normalised answers, the short way round a circle, [B]."""
+        """Absolute difference of the normalised answers, f_s - f_t, the short way round a circle, [B]."""
         gap_B = label_of(out_BO.float(), self.period) - label_of(teacher_BO.float(), self.period)
         return wrapped(gap_B, self.period).abs()
 
