@@ -120,5 +120,5 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         config(num_unlabelled=3)
     with pytest.raises(ConfigError, match=r"data\.num_unlabelled must be null or at least 1"):
         config(unlabelled="more", num_unlabelled=0)
-    with pytest.raises(ConfigError, match=r"data\.unlabelled must be null or the path"):
+    with pytest.raises(ConfigError, match=r"data\.unlabelled must be null, rest or the path"):
         config(unlabelled=" ")
