@@ -62,6 +62,7 @@ def run_side_by_side(
                 say("stopping: finished runs are kept, the others go on from their saved progress")
             stop_workers(pool)
             raise
+    # Not after an error: a worker that was ended while it told something may hold the queue's lock for ever.
     queue.put(None)
     listener.join()
 
