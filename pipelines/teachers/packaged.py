@@ -1,4 +1,4 @@
-"""The pretrained member of `teacher.members: auto`: weights that a Python package carries, fine-tuned."""
+"""The pretrained members of `teacher.members: auto`: weights that a Python package carries, fine-tuned."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ TUNING: dict[str, Any] = {
     **{"schedule": "onecycle", "milestones": ()},
     **{"tune": "all", "pretrained": False, "weights_digest": None, "mean": None, "std": None},
 }
+TRAININGS = 2
+"""How many members start from the packaged weights. They differ in their seed, that is in head, order and augmentation.
+
+CIFAR-10 with 3,000 images, error on 3,000 images held out: one 18.8 %, beside a fresh net 18.5 %, two and the fresh net 16.8 %.
+"""
 MOVES = {"shift", "affine", "zoom", "crop", "resized_crop", "randaugment"}
 """Augmentations after which a thing lies elsewhere in the image."""
 

@@ -187,7 +187,7 @@ def test_a_killed_member_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: 
 
 
 def test_auto_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without packaged weights one teacher, as without members; with them two, of which one may be left."""
+    """Without packaged weights one teacher, as without members; with them three, of which one may be left."""
     monkeypatch.setattr(packaged_weights, "package_file", lambda one: None)
     project(tmp_path / "work", "auto")
     said = run(tmp_path / "work")
@@ -208,7 +208,7 @@ def test_auto_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def one_left(found: Any, may_drop: bool) -> Any:
     assert may_drop, "auto may keep the better one alone"
-    return [dataclasses.replace(member, weight=float(k)) for k, member in enumerate(found)]
+    return [dataclasses.replace(member, weight=float(member is found[-1])) for member in found]
 
 
 def test_the_pretrained_member_of_auto_is_a_valid_section(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -219,8 +219,9 @@ def test_the_pretrained_member_of_auto_is_a_valid_section(monkeypatch: pytest.Mo
         cfg = config_from_dict({name: section for name, section in values.items() if name != "search"})
         own = packaged(made_data(scalar).info, "cpu", "affine+flip+colour+cutout")
         assert own is not None and own["input_size"] >= 64
-        fresh, tuned = teacher.members_of(cfg.teacher, made_data(scalar).info, "cpu", lambda text: None)
+        fresh, tuned, second = teacher.members_of(cfg.teacher, made_data(scalar).info, "cpu", lambda text: None)
         assert fresh == dataclasses.replace(cfg.teacher, members=None)
+        assert tuned == second  # the seed alone differs
         assert tuned.net == "timm:tf_efficientnet_lite0" and tuned.weights == "package:efficientnet-lite0"
         assert own["augment"] == "shift+flip" and tuned.precision == "fp32"
         assert "precision" not in (packaged(made_data(scalar).info, "cuda", "none") or {})
