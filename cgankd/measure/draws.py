@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cgankd.measure.places import places_of, with_ends
 from cgankd.measure.predictive import Gain, mean_interval, mean_sd, paired_gain
 from cgankd.measure.verdict import best_arm
 from cgankd.types import Headline
@@ -100,7 +101,7 @@ def draws_verdict(result: Mapping[str, Any], headline: Headline, confidence: flo
     level = f"{100 * confidence:.0f} %"
 
     def words(row: Mapping[str, Any], key: str) -> str:
-        return f"{row[key]:+.2f} {unit} [{row[f'{key}_low']:+.2f}, {row[f'{key}_high']:+.2f}]"
+        return with_ends(row, key, places_of(result), unit=unit)
 
     plain = words(bank, "gain")
     over = words(bank, "rival_gain") if "rival_gain" in bank else plain

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cgankd.measure.places import places_of, with_ends
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.measure.verdict import choose
 from cgankd.types import Headline
@@ -63,10 +64,10 @@ def in_words(rows: Mapping[str, Mapping[str, Any]], unit: str) -> str:
     (_, first), *later = rows.items()
     if "gain" not in first:
         return ""
-    unit = "points" if unit == "%" else unit
+    unit, dec = "points" if unit == "%" else unit, places_of(first)
 
     def size(entry: Mapping[str, Any], key: str) -> str:
-        return f"{entry[key]:+.2f} {unit} [{entry[f'{key}_low']:+.2f}, {entry[f'{key}_high']:+.2f}]"
+        return with_ends(entry, key, dec, unit=unit)
 
     parts = [
         f"at {factor} times the steps {size(entry, 'gain')} ({entry['best_bank_arm']} over {entry['best_real_arm']};"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cgankd.measure.places import places
 from cgankd.measure.predictive import Gain, paired_gain
 from cgankd.types import Headline
 
@@ -60,10 +61,10 @@ LEAST_SEEDS = 3
 TOO_FEW = "too few seeds to claim"
 
 
-def describe(gain: Gain, unit: str) -> str:
+def describe(gain: Gain, unit: str, decimals: int = 2) -> str:
     """A gain in words: size, interval and whether it is proved; differences of percentages are points."""
     unit = "points" if unit == "%" else unit
-    size = f"{gain.gain:+.2f} {unit} [{gain.low:+.2f}, {gain.high:+.2f}]"
+    size = f"{gain.gain:+.{decimals}f} {unit} [{gain.low:+.{decimals}f}, {gain.high:+.{decimals}f}]"
     if len(gain.values) < LEAST_SEEDS:
         return f"{size}, {TOO_FEW}"
     if gain.proved:
@@ -85,8 +86,10 @@ class Scored:
 
     def numbers(self, arm: str, rivals: Sequence[str]) -> str:
         """What an arm gains over each of its rivals."""
+        dec = places([float(np.mean(self.test["real"]))])
         gains = (
-            f"{describe(self.over(arm, rival), self.headline.unit)} over {rival}" for rival in dict.fromkeys(rivals)
+            f"{describe(self.over(arm, rival), self.headline.unit, dec)} over {rival}"
+            for rival in dict.fromkeys(rivals)
         )
         return f"{arm} gains {' and '.join(gains)}"
 

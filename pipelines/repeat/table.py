@@ -10,6 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cgankd.measure.places import places_of, with_ends
+
 CHOSEN = {"best_real": "best real-only", "best_bank": "best with fakes", "ships": "ships"}
 """Rows whose arm is chosen in each draw on its validation images."""
 
@@ -29,22 +31,18 @@ def render(result: Mapping[str, Any]) -> Group:
     table.add_column("arm", no_wrap=True)
     for name in ("test", "gain over real", "over best real-only"):
         table.add_column(name, justify="right", no_wrap=True)
-    teacher = result["teacher"]
-    table.add_row("teacher", f"{teacher['mean']:.2f}", f"[{teacher['low']:.2f},{teacher['high']:.2f}]", "")
+    teacher, dec = result["teacher"], places_of(result)
+    ends = f"[{teacher['low']:.{dec}f},{teacher['high']:.{dec}f}]"
+    table.add_row("teacher", f"{teacher['mean']:.{dec}f}", ends, "")
     table.add_section()
     rows = dict(result["arms"])
     rows |= {CHOSEN[key]: result["chosen"][key] for key in CHOSEN if key in result["chosen"]}
     for place, (name, row) in enumerate(rows.items()):
         if place == len(result["arms"]):
             table.add_section()
-        cells = [f"{row['mean']:.2f}+-{row['sd']:.2f}", interval(row, "gain"), interval(row, "rival_gain")]
-        table.add_row(name, *cells)
+        gains = (with_ends(row, key, dec, comma=",") if key in row else "" for key in ("gain", "rival_gain"))
+        table.add_row(name, f"{row['mean']:.{dec}f}+-{row['sd']:.{dec}f}", *gains)
     note = "The last rows are the arms that each draw chose on its validation images: " + "; ".join(
         f"{CHOSEN[key]} {', '.join(row['arms'])}" for key, row in result["chosen"].items()
     )
     return Group(table, Text(result["verdict"], style="bold"), Text(note + ".", style="dim"))
-
-
-def interval(row: Mapping[str, Any], key: str) -> str:
-    """A gain with its interval; empty for an arm over itself."""
-    return f"{row[key]:+.2f} [{row[f'{key}_low']:+.2f},{row[f'{key}_high']:+.2f}]" if key in row else ""

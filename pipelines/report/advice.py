@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cgankd.measure.places import places, places_of, with_ends
 from pipelines.files.layout import STAGES
 from pipelines.report.facts import Facts
 from pipelines.report.stronger import stronger_teacher
@@ -95,9 +96,10 @@ def weak_teacher(facts: Facts) -> Iterator[Advice]:
         return
     lead = (student - teacher) / student
     if lead < TEACHER_LEAD:
+        dec = places([teacher, student])
         why = (
-            f"On validation the teacher has {teacher:.2f} {unit}, the best real-only student ({name}) {student:.2f} {unit}:"
-            f" {100 * lead:.0f} % less error (at least {100 * TEACHER_LEAD:.0f} % is worth distilling)."
+            f"On validation the teacher has {teacher:.{dec}f} {unit}, the best real-only student ({name})"
+            f" {student:.{dec}f} {unit}: {100 * lead:.0f} % less error (at least {100 * TEACHER_LEAD:.0f} % is worth distilling)."
         )
         title, more, command = stronger_teacher(facts)
         yield Advice(title, f"{why} {more}".strip(), command)
@@ -110,9 +112,10 @@ def wrong_labels(facts: Facts, label_error: float | None) -> Iterator[Advice]:
     name, unit = facts.result["best_real_arm"], facts.result["headline"]["unit"]
     student = float(facts.result["arms"][name]["val_mean"])
     if label_error > student and facts.cfg.cgan.file is None:
+        dec = places([student])
         why = (
-            f"By the teacher the labels of the fakes drawn are off by {label_error:.2f} {unit}, more than the validation"
-            f" error of the best real-only student ({name}, {student:.2f} {unit})."
+            f"By the teacher the labels of the fakes drawn are off by {label_error:.{dec}f} {unit}, more than the validation"
+            f" error of the best real-only student ({name}, {student:.{dec}f} {unit})."
         )
         yield Advice("Train the GAN longer", why, f"dvc exp run -S cgan.num_steps={2 * facts.cfg.cgan.num_steps}")
 
@@ -168,10 +171,10 @@ def idle_steps(facts: Facts) -> Iterator[Advice]:
     arms, unit = facts.result["arms"], facts.result["headline"]["unit"]
     processed = [n for n in ("subsample", "filter", "filter_only", "replace") if n in arms]
     if processed and all(arms["raw"]["val_mean"] <= arms[n]["val_mean"] for n in processed):
-        best = min(processed, key=lambda n: float(arms[n]["val_mean"]))
+        best, dec = min(processed, key=lambda n: float(arms[n]["val_mean"])), places_of(facts.result)
         why = (
-            f"On validation raw fakes have {arms['raw']['val_mean']:.2f} {unit}, the best processed ones ({best})"
-            f" {arms[best]['val_mean']:.2f} {unit}; rho is {facts.cfg.bank.rho:g}. The search turns it and the other knobs"
+            f"On validation raw fakes have {arms['raw']['val_mean']:.{dec}f} {unit}, the best processed ones ({best})"
+            f" {arms[best]['val_mean']:.{dec}f} {unit}; rho is {facts.cfg.bank.rho:g}. The search turns it and the other knobs"
             f" of search.space for the arm {facts.cfg.search.arm}."
         )
         ships = facts.result["chosen_arm"]
@@ -206,8 +209,8 @@ def more_seeds(facts: Facts) -> Iterator[Advice]:
         arm, unit = facts.result["arms"][name], facts.result["headline"]["unit"]
         gain, half, n = float(arm[key]), float(arm[f"{key}_high"]) - float(arm[key]), facts.result["num_seeds"]
         need = math.ceil(n * (half / gain) ** 2) + 1 if gain > 0 else None
-        ends = f"[{arm[f'{key}_low']:+.2f}, {arm[f'{key}_high']:+.2f}]"
-        size = f"{name} gains {gain:+.2f} {ends} {unit} over {rival} with {n} seeds"
+        ends = with_ends(arm, key, places_of(facts.result))
+        size = f"{name} gains {ends} {unit} over {rival} with {n} seeds"
         if need is None or need > SEEDS_MOST:
             tail = "no gain to be seen" if need is None else f"about {need} seeds would be needed to prove it"
             yield Advice("Improve the bank before adding seeds", f"{size}: {tail}.", "cgankd show bank")

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from cgankd.measure.places import places
 from cgankd.measure.predictive import mean_sd
 
 WIDTH, NARROW = 760, 470
@@ -124,7 +125,8 @@ def intervals(
         m = x(row.middle)
         body.append(f'<path d="M{m - 6:.1f} {y + 4:.1f}l6 -6l6 6l-6 6z" class="fill{row.colour}"/>')
     body.append(text((left + WIDTH) / 2, bottom + 38, axis, anchor="middle", kind="small"))
-    said = "; ".join(f"{row.label} {row.middle:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows)
+    dec = places(row.high - row.low for row in rows)
+    said = "; ".join(f"{row.label} {row.middle:.{dec}f} [{row.low:.{dec}f}, {row.high:.{dec}f}]" for row in rows)
     return figure(bottom + 46, title, said, "".join(body))
 
 

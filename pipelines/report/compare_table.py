@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from cgankd.measure.places import places
 from cgankd.measure.predictive import Gain
 from pipelines.files.artifacts import replacing
 from pipelines.report.charts import Interval, difference_unit, intervals
@@ -30,13 +31,13 @@ def arm_names(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(name for one in records for name in one.arms))
 
 
-def gain_text(gain: Gain | None) -> str:
+def gain_text(gain: Gain | None, decimals: int = 2) -> str:
     """ "+1.23 [+0.45, +2.01]"; "equal" where every seed gave the same number, as when an arm did not change."""
     if gain is None:
         return ""
     if gain.values and not any(gain.values):
         return "equal"
-    return f"{gain.gain:+z.2f} [{gain.low:+z.2f}, {gain.high:+z.2f}]"
+    return f"{gain.gain:+z.{decimals}f} [{gain.low:+z.{decimals}f}, {gain.high:+z.{decimals}f}]"
 
 
 def facts(one: Record) -> dict[str, str]:
@@ -50,7 +51,7 @@ def facts(one: Record) -> dict[str, str]:
         "seeds": seeds,
         "steps x batch": one.steps,
         "scored on": f"{one.headline['name']} ({one.headline['unit']})",
-        "teacher": "" if one.teacher is None else f"{one.teacher:.2f}",
+        "teacher": "" if one.teacher is None else f"{one.teacher:.{places([one.teacher])}f}",
         "ships (by validation)": one.chosen or "",
     }
 
@@ -108,17 +109,18 @@ def arm_header(records: Sequence[Record]) -> list[str]:
 def arm_rows(records: Sequence[Record]) -> list[list[str]]:
     """Cells of the table of arms."""
     rows = []
+    dec = places(arm.mean for one in records for name, arm in one.arms.items() if name == "real")
     for name in arm_names(records):
         kinds = {one.arms[name].distiller for one in records if name in one.arms}
         row = [name, ", ".join(sorted(kind for kind in kinds if kind))]
         for i, one in enumerate(records):
             arm = one.arms.get(name)
-            row.append(f"{arm.mean:.2f}+-{arm.sd:.2f}{'*' if name == one.chosen else ''}" if arm else "")
+            row.append(f"{arm.mean:.{dec}f}+-{arm.sd:.{dec}f}{'*' if name == one.chosen else ''}" if arm else "")
             if i == 0 and len(records) == 1:
-                row += [f"{arm.val_mean:.2f}" if arm else "", gain_text(over_real(one, name))]
+                row += [f"{arm.val_mean:.{dec}f}" if arm else "", gain_text(over_real(one, name), dec)]
             elif i > 0:
                 found = difference(records[0], one, name)
-                row.append(gain_text(found.gain if found else None))
+                row.append(gain_text(found.gain if found else None, dec))
         rows.append(row)
     return rows
 

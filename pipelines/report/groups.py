@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import Config, to_dict
+from cgankd.measure.places import places_of
 from pipelines.files.made_with import NO_EFFECT, read_json
 from pipelines.files.params import flatten
 from pipelines.report.charts import Interval, difference_unit, intervals
@@ -78,4 +79,4 @@ def draws_section(workdir: Path, cfg: Config) -> dict[str, Any] | None:
     ]
     axis = f"gain over the best real-only arm of each draw ({difference_unit(result['headline']['unit'])}), right is better"
     chart = intervals(bars, axis, title="What each arm gains, draw by draw", mark=0.0) if bars else None
-    return {"result": result, "rows": list(rows.values()), "chart": chart, "changed": changed}
+    return {"result": result, "dec": places_of(result), "rows": list(rows.values()), "chart": chart, "changed": changed}

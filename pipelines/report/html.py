@@ -12,6 +12,7 @@ import torch
 from markupsafe import Markup
 
 from cgankd.measure.longer import in_words
+from cgankd.measure.places import FEWEST, places, places_of
 from cgankd.measure.twins import copy_sentences
 from pipelines.files.artifacts import replacing
 from pipelines.files.layout import STAGES
@@ -72,6 +73,7 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "written": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
         "ran": time.strftime("%Y-%m-%d %H:%M", time.localtime(max(ended) / 1000)) if ended else "",
         "result": facts.result,
+        "dec": places_of(facts.result) if facts.result else FEWEST,
         "judged": judged,
         "groups": group_table(facts.result, LABELS_SHOWN) if facts.result else None,
         "more_steps": in_words(facts.result["more_steps"], facts.result["headline"]["unit"])
@@ -140,7 +142,7 @@ def number(facts: Facts, stage: StageFacts) -> str:
         return f"{len(arms)} arms x {len(facts.cfg.student.seeds)}"
     texts = {
         "prepare": ("num_train", "{:.0f} train images"),
-        "teacher": ("val", "val {:.2f} " + unit),
+        "teacher": ("val", f"val {{:.{places([metrics.get('val', 1.0)])}f}} {unit}"),
         "cgan": ("health.diversity", "diversity {:.2f}"),
         "ratio": ("ratio.mean_fake", "mean r {:.2f}"),
         "bank": ("draws", "{:,.0f} drawn"),

@@ -17,6 +17,7 @@ from cgankd.data.store.banks import of_fakes, read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.labels.answers import Margin
+from cgankd.measure.places import places, places_of, with_ends
 from cgankd.measure.predictive import mean_interval
 from cgankd.measure.twins import copy_sentences
 from cgankd.types import DatasetInfo
@@ -236,21 +237,23 @@ def _grouped(origin: Lineage) -> str:
 def _results(student: Package, result: dict[str, Any]) -> str:
     headline, level = result["headline"], result["confidence"]
     percent = f"{100 * level:g} %"
+    dec = places_of(result)
     lines = [
         f"## Results\n\n{headline['name']} in {headline['unit']},"
         f" {'higher' if headline['higher_is_better'] else 'lower'} is better; {percent} intervals over"
         f" {result['num_seeds']} student seeds.\n",
         f"| | validation | test | test, mean of the arm [{percent}] | gain over `real` [{percent}] |",
         "|---|---|---|---|---|",
-        f"| **this student** | {student.config['val']:.2f} | {student.config['test']:.2f} | | |",
-        f"| teacher | {result['teacher_val']:.2f} | {result['teacher']:.2f} | | |",
+        f"| **this student** | {student.config['val']:.{dec}f} | {student.config['test']:.{dec}f} | | |",
+        f"| teacher | {result['teacher_val']:.{dec}f} | {result['teacher']:.{dec}f} | | |",
     ]
     shown = dict.fromkeys([result["chosen_arm"], "real", result["best_real_arm"]])
     for name in shown:
         arm = result["arms"][name]
         mean, low, high = mean_interval(arm["values"], level)
-        gain = f"{arm['gain']:+.2f} [{arm['gain_low']:+.2f}, {arm['gain_high']:+.2f}]" if "gain" in arm else ""
-        lines.append(f"| arm `{name}` | {arm['val_mean']:.2f} | | {mean:.2f} [{low:.2f}, {high:.2f}] | {gain} |")
+        gain = with_ends(arm, "gain", dec) if "gain" in arm else ""
+        of_arm = f"{mean:.{dec}f} [{low:.{dec}f}, {high:.{dec}f}]"
+        lines.append(f"| arm `{name}` | {arm['val_mean']:.{dec}f} | | {of_arm} | {gain} |")
     return "\n".join(lines) + f"\n\n{result['verdict']}\n"
 
 
@@ -261,7 +264,7 @@ def _formats(exported: dict[str, Any]) -> str:
         fails = "" if row["holds"] else ", does not hold"
         lines.append(
             f"| {row['network']} {row['arithmetic']}{fails} | {row['bytes'] / 1000:.1f} | {row['latency_ms']:.3f} |"
-            f" {row['validation']:.2f} |"
+            f" {row['validation']:.{places([row['validation']])}f} |"
         )
     return "\n".join(lines) + "\n"
 

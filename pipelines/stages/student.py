@@ -18,6 +18,7 @@ from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
+from cgankd.measure.places import places
 from cgankd.measure.verdict import best_arm
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
 from pipelines.files.kept_runs import prune
@@ -81,7 +82,10 @@ def run(ctx: Context) -> None:
         ctx.metrics({f"{name}.val_balanced_mean": float(even.mean()), f"{name}.val_balanced_sd": float(even.std())})
         ctx.tracker.metrics({f"val/{name}": float(values.mean()), f"val_sd/{name}": float(values.std())})
         ctx.tracker.metrics({f"val_balanced/{name}": float(even.mean())})
-        ctx.say(f"{name:>16}: validation {values.mean():.2f} +- {values.std():.2f} {unit} over {len(runs)} seeds")
+        dec = places([float(values.mean())])
+        ctx.say(
+            f"{name:>16}: validation {values.mean():.{dec}f} +- {values.std():.{dec}f} {unit} over {len(runs)} seeds"
+        )
     curves = {name: _mean_curve(runs, by) for name, runs in results.items()}
     what = "balanced validation" if by == "val_balanced" else "validation"
     ctx.picture("learning_curves", pictures.learning_curves(curves, f"{what} {task.headline.name[5:]} ({unit})"))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cgankd.measure.longer import in_words
+from cgankd.measure.places import places_of, with_ends
 from cgankd.measure.verdict import LEAST_SEEDS, TOO_FEW
 from pipelines.stages.scores import by_headline
 
@@ -36,7 +37,8 @@ def render(result: dict[str, Any]) -> Group:
         table.add_column(name, justify="right", no_wrap=True)
     if not with_best:
         table.add_column("over best real-only", justify="right", no_wrap=True)
-    table.add_row("teacher", f"{result['teacher_val']:.2f}", f"{result['teacher']:.2f}", "", "")
+    dec = places_of(result)
+    table.add_row("teacher", f"{result['teacher_val']:.{dec}f}", f"{result['teacher']:.{dec}f}", "", "")
     table.add_section()
     previous = (False, False)
     for name, arm in arms.items():
@@ -45,11 +47,11 @@ def render(result: dict[str, Any]) -> Group:
             table.add_section()
         previous = family
         mark = "*" if name == result["chosen_arm"] else "o" if name == result["best_real_arm"] else " "
-        cells = [f"{mark} {name}", f"{arm['val_mean']:.2f}", f"{arm['mean']:.2f}+-{arm['sd']:.2f}"]
-        gains = [_interval(arm, "gain")] if with_best else [_interval(arm, "gain"), _interval(arm, "rival_gain")]
+        cells = [f"{mark} {name}", f"{arm['val_mean']:.{dec}f}", f"{arm['mean']:.{dec}f}+-{arm['sd']:.{dec}f}"]
+        gains = [_interval(arm, key, dec) for key in ("gain", *(() if with_best else ("rival_gain",)))]
         table.add_row(
             *cells,
-            *([_best(arm)] if with_best else []),
+            *([_best(arm, dec)] if with_best else []),
             *gains,
             style="bold green" if name == result["chosen_arm"] else "",
         )
@@ -70,14 +72,14 @@ def render(result: dict[str, Any]) -> Group:
 
 def longer_table(result: dict[str, Any]) -> Group:
     """Test scores of the arms by number of steps, and what fakes gain at each."""
-    rows = result["more_steps"]
+    rows, dec = result["more_steps"], places_of(result)
     table = Table(title="with more steps", box=box.SIMPLE_HEAD, padding=0, title_style="bold")
     table.add_column("arm", no_wrap=True)
     for factor in rows:
         table.add_column(f"x {factor}", justify="right", no_wrap=True)
     for name in result["arms"]:
         cells = [row["arms"][name] for row in rows.values()]
-        table.add_row(name, *(f"{cell['mean']:.2f}+-{cell['sd']:.2f}" for cell in cells))
+        table.add_row(name, *(f"{cell['mean']:.{dec}f}+-{cell['sd']:.{dec}f}" for cell in cells))
     return Group(table, Text(in_words(rows, result["headline"]["unit"])))
 
 
@@ -88,17 +90,15 @@ def _other(result: dict[str, Any]) -> str:
     by_mean, kind = result["chosen_by"] == "mean", result["groups"]["kind"]
     arms = {name: (arm["balanced"] if by_mean else arm)["mean"] for name, arm in result["arms"].items()}
     names = dict.fromkeys(("real", result["best_real_arm"], result["chosen_arm"]))
-    numbers = ", ".join(f"{name} {arms[name]:.2f}" for name in names)
+    numbers = ", ".join(f"{name} {arms[name]:.{places_of(result)}f}" for name in names)
     over = f"Balanced, with each {kind} counting alike," if by_mean else "Over all images"
     return f"{over} test is {numbers}."
 
 
-def _interval(arm: dict[str, Any], key: str) -> str:
-    if key not in arm:
-        return ""
-    return f"{arm[key]:+.2f} [{arm[key + '_low']:+.2f},{arm[key + '_high']:+.2f}]"
+def _interval(arm: dict[str, Any], key: str, decimals: int) -> str:
+    return with_ends(arm, key, decimals, comma=",") if key in arm else ""
 
 
-def _best(arm: dict[str, Any]) -> str:
+def _best(arm: dict[str, Any], decimals: int) -> str:
     best = arm.get("best")
-    return f"{best['mean']:.2f}+-{best['sd']:.2f}" if best else ""
+    return f"{best['mean']:.{decimals}f}+-{best['sd']:.{decimals}f}" if best else ""

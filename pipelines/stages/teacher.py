@@ -25,6 +25,7 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
 from cgankd.labels.task import make_task
+from cgankd.measure.places import places
 from cgankd.rng import derive, seed_all
 from cgankd.types import DatasetInfo, LogFn, Split, Task
 from pipelines.files.kept_runs import prune
@@ -66,11 +67,11 @@ def run(ctx: Context) -> None:
     if cfg.file is not None:
         ctx.progress("teacher")(1, {"val": metrics["val"]}, 1)  # the curve is an output of the stage
     ctx.metrics(metrics)
-    name = cfg.net if cfg.file is None else cfg.file
+    name, dec = cfg.net if cfg.file is None else cfg.file, places([metrics["val"]])
     name = f"of {len(config['members'])} members" if "members" in config else name
     ctx.say(
-        f"teacher {name}: {metrics['train']:.2f} {task.headline.unit} on training,"
-        f" {metrics['val']:.2f} {task.headline.unit} on validation images"
+        f"teacher {name}: {metrics['train']:.{dec}f} {task.headline.unit} on training,"
+        f" {metrics['val']:.{dec}f} {task.headline.unit} on validation images"
     )
     ctx.save_weights("teacher", net.to("cpu"), config | {"info": to_dict(info)})
 
@@ -109,7 +110,8 @@ def together(
         job.record.touch()
         score = float(task.score(member.output_NO, val.labels).double().mean())
         ctx.metrics({f"members.{job.number}.val": score, f"members.{job.number}.weight": member.weight})
-        ctx.say(f"member {job.number} ({job.cfg.net}): {score:.2f} {task.headline.unit}, weight {member.weight:.2f}")
+        said = f"{score:.{places([score])}f} {task.headline.unit}"
+        ctx.say(f"member {job.number} ({job.cfg.net}): {said}, weight {member.weight:.2f}")
     if sum(member.weight > 0 for member in members) == 1:
         ctx.say("their mean is no better on validation, so the best member alone is the teacher")
     heaviest = max(range(len(members)), key=lambda k: members[k].weight)
