@@ -5,12 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 
 @dataclass(frozen=True)
 class SlowJob:
     folder: Path
     number: int
+    arm: Any = SimpleNamespace(uses_pool=False)
+
+    def need_bytes(self) -> float:
+        return 1.0
 
     def finished(self) -> bool:
         return False
