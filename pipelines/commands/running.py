@@ -29,7 +29,7 @@ def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def stop_when_asked() -> None:
-    """Take SIGTERM and the end of the terminal like Ctrl-C, so that workers are ended too, and end with DVC where it runs this."""
+    """Take SIGTERM and the end of the terminal like Ctrl-C, so that workers are ended too, and end with a DVC that runs this."""
     from pipelines.runtime.bonds import dvc_process, end_with
 
     signal.signal(signal.SIGTERM, stop_on_terminate)
