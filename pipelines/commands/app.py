@@ -214,8 +214,11 @@ for part in (search, bank, repeat, ship, project, report, distill):
 def main(argv: list[str] | None = None) -> Any:
     """The console script; a command line of its own is started again once for the allocator (pipelines/runtime/malloc.py)."""
     if argv is None:
-        with plain_errors():
-            restart((*STAGES, "run"), sys.argv[1:])
-            if not {"--help", "use", "init"} & {*sys.argv[1:]}:
-                check_start()
+        try:
+            with plain_errors():
+                restart((*STAGES, "run"), sys.argv[1:])
+                if not {"--help", "use", "init"} & {*sys.argv[1:]}:
+                    check_start()
+        except typer.Exit as ended:  # no app is there yet to make an exit code of it
+            raise SystemExit(ended.exit_code) from None
     return app(args=argv, prog_name="cgankd")

@@ -44,7 +44,7 @@ def run(
     train, task = class_toy()
     seed_all("embed")
     embed = task.label_embed(8)
-    loop = Loop(0, Plan(say=said.append), checkpoint=checkpoint, save_every=2)
+    loop = Loop(0, Plan(say=said.append), checkpoint=checkpoint, save_every=4)
     cfg = gan_config(**({"width": 4, "num_steps": 6, "batch_size": 16} | changes))
     net, _, _ = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, loop)
     monkeypatch.undo()
@@ -71,10 +71,9 @@ def test_a_lack_in_mid_training_goes_on_from_what_was_saved(monkeypatch: pytest.
     found, said = run(monkeypatch, fails, Memory())
     # Four steps of two calls, the one that failed, two steps of three: none is lost, none done twice.
     assert len(said) == 1 and counted == [4 * 2 + 1 + 2 * 3]
-    killed = Memory(kill_after=2)
+    killed = Memory(kill=True)
     with pytest.raises(Killed):
         run(monkeypatch, lambda *of: False, killed)
-    killed.kill_after = None
     expected, _ = run(monkeypatch, lambda name, rows, calls: rows > 16, killed)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
