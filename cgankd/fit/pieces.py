@@ -107,7 +107,7 @@ class Halves:
             try:
                 if size == len(rows[0]):
                     return run(*rows)
-                return joined([run(*part) for part in zip(*(r.split(size) for r in rows), strict=True)])
+                return joined([run(*part) for part in zip(*(torch.split(r, size) for r in rows), strict=True)])
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

@@ -45,7 +45,8 @@ def pids(tmp_path: Path) -> Iterator[Path]:
 
 
 NOTE = (
-    "import os, pathlib, sys, time; from pipelines.runtime import bonds\n"
+    "import os, pathlib, signal, sys, time; from pipelines.runtime import bonds\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests begun in the background have it ignored
     "def note(name):\n"
     "    new = pathlib.Path(sys.argv[1], name + '.new'); new.write_text(f'{os.getpid()}|{bonds.start_ticks(os.getpid())}')\n"
     "    new.rename(new.with_suffix('.pid'))\n"
