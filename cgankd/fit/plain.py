@@ -15,6 +15,8 @@ class Plain:
     """The task's own loss on hard labels."""
 
     extra: nn.Module | None = None
+    by_image = True
+    """Its loss is a mean over images, each judged by itself, so that pieces of a batch add up to it."""
 
     def __init__(self, task: Task) -> None:
         self.task = task

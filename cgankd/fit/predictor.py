@@ -15,6 +15,7 @@ from cgankd.data.batches import Batch, chunks
 from cgankd.data.pixels import to_unit
 from cgankd.fit.device import PLAIN, Forward, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
+from cgankd.fit.pieces import Halves, Losses, Steps
 from cgankd.fit.schedule import make_schedule
 from cgankd.fit.tuning import freeze, head_rates, set_training
 from cgankd.rng import generator, seed_all
@@ -121,6 +122,7 @@ def fit_predictor(
     save_every = loop.save_every or max(200, cfg.num_steps // 5)
     # All steps count, done or not, so that a resumed training computes as one that was never stopped.
     forward = Forward(net, cfg.precision, plan, cfg.num_steps * cfg.batch_size)
+    steps = Steps(net, bool(getattr(objective, "by_image", False)), plan.say)
     for step in range(start, cfg.num_steps):
         set_training(net, cfg.tune)
         if extra is not None:
@@ -133,9 +135,8 @@ def fit_predictor(
             unit_BCHW, batch = feed.mix(unit_BCHW, batch, step)
         for group in optimizer.param_groups:
             group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0)
-        parts = objective(forward, unit_BCHW, batch, step)
-        optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()  # type: ignore[no-untyped-call]
+        losses = judged(objective, forward, step, len(unit_BCHW))
+        parts = steps.gradient(losses, unit_BCHW, batch, optimizer.zero_grad)
         optimizer.step()
         done = step + 1
         if done % log_every == 0 or done == cfg.num_steps:
@@ -155,6 +156,17 @@ def fit_predictor(
             module.to("cpu")
 
 
+def judged(objective: Objective, forward: Forward, step: int, full: int) -> Losses:
+    """The objective at a step on a batch of `full` images, or on pieces of it."""
+
+    def losses(unit_BCHW: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        if len(unit_BCHW) < full and forward.plan.device != "cpu":
+            forward.run = forward.net  # gradients of pieces add up over replays of a graph, which would overwrite them
+        return objective(forward, unit_BCHW, batch, step)
+
+    return losses
+
+
 def make_predict(
     net: nn.Module, precision: str, batch_size: int = 512, *, plan: Plan = PLAIN, expected: int = 0
 ) -> PredictFn:
@@ -165,6 +177,7 @@ def make_predict(
     at a time, which is faster: see `fitting_batch`.
     """
     run: Callable[..., Tensor] | None = None
+    halves = Halves(plan.say)
     if plan.device != "cpu":
         net.to(plan.device)
     else:
@@ -181,7 +194,7 @@ def make_predict(
                 x_BCHW = to_unit(chunk.to(device)).contiguous(memory_format=torch.channels_last)
                 run = run or plan.inference(net, "predictor", (x_BCHW,), images=expected, batch_size=batch_size)
                 plan.step()
-                parts.append(run(x_BCHW).float().cpu())
+                parts.append(halves(run, x_BCHW).float().cpu())
         net.train(was_training)
         return torch.cat(parts)
 

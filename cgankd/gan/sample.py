@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cgankd.data.pixels import signed_to_u8
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last
+from cgankd.fit.pieces import Halves
 from cgankd.nets.gans.spectral import fold_spectral
 from cgankd.nets.gans.zoo import AnyGenerator
 
@@ -52,6 +53,7 @@ def make_draw(
     frozen_embed = copy.deepcopy(embed).eval().requires_grad_(False).to(device)
     shape = (generator.channels, generator.image_size, generator.image_size)
     run: Callable[..., Tensor] | None = None
+    halves = Halves(plan.say)
 
     def image(z_BZ: Tensor, label_B: Tensor) -> Tensor:
         # Made outside inference mode, so that callers may train on the images.
@@ -66,7 +68,7 @@ def make_draw(
                         example = (z_PZ, h_PE)
                         run = plan.inference(frozen, "generator", example, images=expected, batch_size=batch_size)
                     plan.step()
-                    images_BCHW[part] = signed_to_u8(run(z_PZ, h_PE)).cpu()
+                    images_BCHW[part] = signed_to_u8(halves(run, z_PZ, h_PE)).cpu()
         return images_BCHW
 
     return GanDraw(image, z_dim)

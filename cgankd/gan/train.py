@@ -17,11 +17,12 @@ from cgankd.config import CganConfig
 from cgankd.fit.device import Plan, autocast, channels_last, device_of
 from cgankd.fit.ema import update_ema
 from cgankd.fit.loop import Loop
+from cgankd.fit.pieces import give_back
 from cgankd.gan.augment import real_images
 from cgankd.gan.diversity import real_diversity
 from cgankd.gan.guides import NOTHING, Given, Guides
 from cgankd.gan.losses import LOSSES, diversity_floor, mean_distance
-from cgankd.gan.micro import backward, micro_batches
+from cgankd.gan.micro import Turns, backward, micro_batches
 from cgankd.nets.gans.label_embed import embed_labels, with_std
 from cgankd.nets.gans.projection import apart
 from cgankd.nets.gans.zoo import make_discriminator, make_generator
@@ -42,13 +43,27 @@ def train_cgan(
 
     Returns the averaged generator, the label embedding that belongs to it, both on the processor, and the last losses, with
     `real_diversity` = tau. All is computed on the plan's device; draws are made on the processor. Raises Diverged where a
-    loss is not finite, or where tau cannot be measured.
+    loss is not finite, or where tau cannot be measured; NoRoom where memory runs out and no pieces would be the same step.
     """
+    turns = Turns(cfg)
+    while True:
+        try:
+            return trained((train, task, vicinity), embed, cfg, loop, given, turns)
+        except (RuntimeError, MemoryError) as error:
+            loop.plan.say(turns.halve(error))
+        give_back()  # after the error and all that its trace holds is gone
+
+
+def trained(
+    on: tuple[Split, Task, Vicinity], embed: nn.Module, cfg: CganConfig, loop: Loop, given: Given, turns: Turns
+) -> tuple[nn.Module, nn.Module, dict[str, float]]:
+    """`train_cgan` with the pieces that `turns` has now, from what `loop` saved last."""
+    train, task, vicinity = on
     assert train.labels.dtype == task.label_dtype, "labels are at rest in the task's type"
     seed, plan, device = loop.seed, loop.plan, loop.plan.device
     seed_all(seed, "cgan", "init")
     channels, size = train.images.shape[1], train.images.shape[-1]
-    guides = Guides(given, cfg, task)
+    guides = Guides(given, turns.cfg, task)
     net_g = channels_last(make_generator(cfg, channels, size)).to(device)
     net_d = channels_last(guides.with_answer(make_discriminator(cfg, channels, size))).to(device)
     # A table that learns is learned twice: what helps the generator may not help the discriminator.
@@ -71,7 +86,7 @@ def train_cgan(
     }  # fmt: skip
     start, values = resume(parts, loop.state())
     num, (d_loss, g_loss) = cfg.batch_size, LOSSES[cfg.loss]
-    run_g, run_d = compile_both(plan, net_g, net_d, cfg, (channels, size))
+    run_g, run_d = compile_both(plan, net_g, net_d, turns.cfg, (channels, size))
 
     for step in range(start, cfg.num_steps):
         gen = generator(seed, "cgan", step)
@@ -89,7 +104,8 @@ def train_cgan(
             both = guides.views(torch.cat([real_BCHW, fake_BCHW]), gen)
             scores, loss_d = list[Tensor](), 0.0
             opt_d.zero_grad()
-            for rows in micro_batches(num, cfg.accumulate, net_d):
+            turns.judging = True
+            for rows in micro_batches(num, turns.cfg.accumulate, net_d):
                 # Reals and fakes are both judged against the target, not against their own labels.
                 h_BE = embed_labels(embed_d, target_B[rows])
                 with autocast(cfg.precision, device):
@@ -98,10 +114,11 @@ def train_cgan(
                 loss = d_loss(real_B, fake_B, weight_B[rows], fake_weight_B[rows])
                 read_BO = None if read_2BO is None else read_2BO[: len(rows)]
                 loss = guides.judged(loss, real_B, weight_B[rows], read_BO, train.labels[pairing.index[rows]])
-                loss_d += backward(loss, cfg.accumulate, "cgan.lr_d", step)
+                loss_d += backward(loss, turns.cfg.accumulate, "cgan.lr_d", step)
                 scores.append(score_2B.detach().clone().reshape(2, -1))
             opt_d.step()
             guides.after_d(both, target_B, (weight_B, fake_weight_B), step)
+            turns.judging = False
 
         plan.step()
         freeze(net_d, embed_d, frozen=True, learned=learned)

@@ -16,6 +16,7 @@ from cgankd.data import pixels
 from cgankd.data.batches import chunks
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
+from cgankd.fit.pieces import Halves
 from cgankd.fit.schedule import make_schedule
 from cgankd.labels.targets import Rows
 from cgankd.nets.features import Extractor
@@ -171,12 +172,18 @@ def forward_u8(
     run: Callable[..., Any] | None = None,
     *,
     decode: bool = False,
+    halves: Halves | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One evaluation pass over uint8 images, where the net is; its mode is put back. `run` is the net, perhaps compiled."""
+    """One evaluation pass over uint8 images, where the net is; its mode is put back. `run` is the net, perhaps compiled, which
+    `halves` cuts a batch for where memory runs out.
+    """
     was_training, device = net.training, device_of(net)
     net.eval()
     with autocast(precision, device):
-        result: tuple[Tensor, Tensor, Tensor | None] = (run or net)(signed_input(images_BCHW, device), decode)
+        x_BCHW, forward = signed_input(images_BCHW, device), run or net
+        result: tuple[Tensor, Tensor, Tensor | None] = (
+            forward(x_BCHW, decode) if halves is None else halves(lambda x_PCHW: forward(x_PCHW, decode), x_BCHW)
+        )
     net.train(was_training)
     return result
 
@@ -230,6 +237,7 @@ class FrozenExtractor:
     def __init__(self, net: Extractor, precision: str, plan: Plan = PLAIN, expected: int = 0) -> None:
         self.net = net if plan.device == "cpu" else copy.deepcopy(net).to(plan.device)
         self.precision, self.plan, self.expected = precision, plan, expected
+        self.halves = Halves(plan.say)
         self.run: Callable[..., Any] | None = None
 
     def __call__(self, images_BCHW: Images) -> Tensor:
@@ -245,7 +253,7 @@ class FrozenExtractor:
                 example = (signed_input(chunk, device), False)
                 self.run = self.plan.inference(self.net, "features", example, images=self.expected, batch_size=CHUNK)
             self.plan.step()
-            features_BF, out_BO, _ = forward_u8(self.net, chunk, self.precision, self.run)
+            features_BF, out_BO, _ = forward_u8(self.net, chunk, self.precision, self.run, halves=self.halves)
             parts.append((self.net.scale(features_BF).cpu(), out_BO.cpu()))
         features, outs = zip(*parts, strict=True)
         return torch.cat(features), torch.cat(outs)

@@ -6,7 +6,6 @@ Heavy modules are imported inside commands, so that `cgankd --help` answers at o
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +14,10 @@ import typer
 
 from pipelines.commands import bank, distill, project, repeat, report, search, ship
 from pipelines.commands.errors import Root, Settings, console, plain_errors, with_root
-from pipelines.commands.running import check_stage, one_stage, run_from, stop_on_terminate
+from pipelines.commands.running import check_stage, one_stage, run_from, stop_when_asked
 from pipelines.files.layout import STAGES
 from pipelines.runtime.malloc import restart
+from pipelines.runtime.memory import check_start
 
 app = typer.Typer(
     help="Distil a small student through the samples of a conditional GAN. Works on params.yaml in this folder;"
@@ -85,7 +85,7 @@ def run(
     root: Root = None,
 ) -> None:
     """Run all stages in order without DVC; each one is run anew."""
-    signal.signal(signal.SIGTERM, stop_on_terminate)
+    stop_when_asked()
     with plain_errors("stopped; `cgankd run --from STAGE` goes on with the stage that was under way"):
         run_from(start, with_root(settings, root))
 
@@ -132,6 +132,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     """Open MLflow's page over the runs of this folder, on 127.0.0.1 only."""
     with plain_errors():
         from cgankd.config import ConfigError
+        from pipelines.runtime.bonds import run_bonded
         from pipelines.tracking.moved import StoreMoved, check_place
         from pipelines.tracking.page import links, serve
         from pipelines.tracking.places import has_store, is_server, store_uri
@@ -149,7 +150,8 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
         if not has_store(Path.cwd()):
             raise ConfigError("there are no MLflow runs in this folder yet; run a stage first")
         typer.echo(f"http://127.0.0.1:{port} (Ctrl-C ends it; it needs some seconds to start)")
-        raise typer.Exit(serve(uri, port))
+        sys.stdout.flush()
+        raise typer.Exit(serve(uri, port, run_bonded))
 
 
 @app.command(rich_help_panel="Settings and results")
@@ -212,6 +214,11 @@ for part in (search, bank, repeat, ship, project, report, distill):
 def main(argv: list[str] | None = None) -> Any:
     """The console script; a command line of its own is started again once for the allocator (pipelines/runtime/malloc.py)."""
     if argv is None:
-        with plain_errors():
-            restart((*STAGES, "run"), sys.argv[1:])
+        try:
+            with plain_errors():
+                restart((*STAGES, "run"), sys.argv[1:])
+                if not {"--help", "use", "init"} & {*sys.argv[1:]}:
+                    check_start()
+        except typer.Exit as ended:  # no app is there yet to make an exit code of it
+            raise SystemExit(ended.exit_code) from None
     return app(args=argv, prog_name="cgankd")

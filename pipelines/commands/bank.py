@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipelines.commands.errors import Settings, plain_errors
-from pipelines.commands.running import one_stage, stop_on_terminate
+from pipelines.commands.running import one_stage, stop_when_asked
 
 group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -42,7 +41,7 @@ def audit(
     settings: Settings = None,
 ) -> None:
     """Measure the bank: fidelity, labels, variety, copies of training images. Reads bank.h5; writes metrics/audit.json."""
-    signal.signal(signal.SIGTERM, stop_on_terminate)
+    stop_when_asked()
     with plain_errors():
         from pipelines.audit.inception import make_inception
         from pipelines.audit.run import run

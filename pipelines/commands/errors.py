@@ -41,16 +41,32 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(stopped, err=True)
         raise typer.Exit(130) from None
-    except USER_ERRORS as error:
-        if os.environ.get("CGANKD_DEBUG", "0") not in ("", "0"):
+    except Exception as error:
+        if debugging() or (text := told(error)) is None:
             raise
-        if isinstance(error, ValueError):
-            from pipelines.runtime.faults import told_to_user
-
-            if not told_to_user(error):
-                raise
-        typer.echo(f"error: {sentence(error)}", err=True)
+        typer.echo(f"error: {text}", err=True)
         raise typer.Exit(2) from None
+
+
+def told(error: Exception) -> str | None:
+    """What the user is told of an error; None where it is a defect, to be seen whole."""
+    from pipelines.runtime.memory import in_words
+
+    if (text := in_words(error)) is not None:
+        return text
+    if not isinstance(error, USER_ERRORS):
+        return None
+    if isinstance(error, ValueError):
+        from pipelines.runtime.faults import told_to_user
+
+        if not told_to_user(error):
+            return None
+    return sentence(error)
+
+
+def debugging() -> bool:
+    """Whether the user wants to see tracebacks."""
+    return os.environ.get("CGANKD_DEBUG", "0") not in ("", "0")
 
 
 def sentence(error: BaseException) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Annotated
 
 import typer
 
 from pipelines.commands.errors import RESUMES, Settings, plain_errors
-from pipelines.commands.running import stop_on_terminate
+from pipelines.commands.running import stop_when_asked
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +24,7 @@ def repeat(
     settings: Settings = None,
 ) -> None:
     """All stages over draws of split, teacher, GAN and bank; writes metrics/repeat.json. What is done is kept."""
-    signal.signal(signal.SIGTERM, stop_on_terminate)
+    stop_when_asked()
     with plain_errors(RESUMES):
         from pathlib import Path
 

@@ -11,19 +11,42 @@ from typing import NoReturn
 from pipelines.commands.errors import RESUMES, console, plain_errors
 from pipelines.files.layout import STAGES
 
+LOWER = {
+    "prepare": "data.image_size, or data.memory_budget_gb",
+    "teacher": "teacher.batch_size",
+    "cgan": "cgan.batch_size, or raise cgan.accumulate",
+    "ratio": "ratio.feature_batch_size, ratio.batch_size or ratio.pool_size",
+    "bank": "bank.batch_size",
+    "student": "student.batch_size, or student.workers",
+    "evaluate": "data.memory_budget_gb",
+}
+"""The settings of each stage that its memory grows with."""
+
 
 def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
     """Treat SIGTERM like Ctrl-C, so that the run is ended as FAILED and progress is kept."""
     raise KeyboardInterrupt
 
 
+def stop_when_asked() -> None:
+    """Take SIGTERM and the end of the terminal like Ctrl-C, so that workers are ended too, and end with a DVC that runs this."""
+    from pipelines.runtime.bonds import dvc_process, end_with
+
+    signal.signal(signal.SIGTERM, stop_on_terminate)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup stays nohup
+        signal.signal(signal.SIGHUP, stop_on_terminate)
+    if (dvc := dvc_process()) is not None:
+        end_with(dvc)
+
+
 def run_stage(stage: str, settings: list[str] | None) -> None:
     """Open the context of a stage in this folder and run it; a mistake in `search`, which it does not read, is said too."""
+    from pipelines.runtime.memory import naming
     from pipelines.runtime.opening import open_context
     from pipelines.search.config import load_searched
 
     load_searched(Path("params.yaml").resolve(), settings or ())
-    with open_context(stage, settings or ()) as ctx:
+    with naming(LOWER[stage]), open_context(stage, settings or ()) as ctx:
         importlib.import_module(f"pipelines.stages.{stage}").run(ctx)
 
 
@@ -37,7 +60,7 @@ def run_from(start: str, settings: list[str] | None) -> None:
 
 def one_stage(stage: str, settings: list[str] | None) -> None:
     """A stage's command."""
-    signal.signal(signal.SIGTERM, stop_on_terminate)
+    stop_when_asked()
     with plain_errors(RESUMES if stage not in ("prepare", "evaluate") else "stopped"):
         run_stage(stage, settings)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.commands.errors import RESUMES, Settings, console, plain_errors
-from pipelines.commands.running import stop_on_terminate
+from pipelines.commands.running import stop_when_asked
 
 if TYPE_CHECKING:
     from pipelines.search.run import Search
@@ -60,7 +59,7 @@ def search(
     if ctx.invoked_subcommand is not None:
         ctx.obj = (settings, storage, study)
         return
-    signal.signal(signal.SIGTERM, stop_on_terminate)  # the trial under way goes back into the queue
+    stop_when_asked()  # the trial under way goes back into the queue
     with plain_errors(RESUMES):
         from pipelines.search.run import run
 

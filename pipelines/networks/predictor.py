@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cgankd.config import ConfigError, FitConfig
+from cgankd.fit.need import step_bytes, worker_bytes
 from cgankd.labels.ensemble import make_mean
 from cgankd.nets.predictors.ensemble import Ensemble
 from cgankd.nets.predictors.program import Program
@@ -48,6 +50,15 @@ def build_predictor(
         input_size=config.get("input_size"),
         pretrained=pretrained,
     )
+
+
+def training_bytes(cfg: FitConfig, info: DatasetInfo, num_outputs: int, at_rest: float, device: str) -> float:
+    """Main memory that a process needs to train the net of a section with so many bytes of images at rest, about; no draw of
+    the caller's moves."""
+    with torch.random.fork_rng(devices=[]):
+        net = build_predictor(config_of(cfg), info, num_outputs)
+        unit_BCHW = torch.zeros(2, info.channels, info.image_size, info.image_size)
+        return worker_bytes(step_bytes(net, unit_BCHW, cfg.batch_size), at_rest, device)
 
 
 def plain_pixels(config: dict[str, Any], info: DatasetInfo) -> tuple[list[float], list[float]]:

@@ -9,6 +9,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,12 +100,28 @@ def look_at_machine(workdir: Path) -> list[Finding]:
         findings.append(Finding("cuda", "ok", f"{torch.cuda.get_device_name(0)} is there: {does}"))
     else:
         findings.append(Finding("cuda", "ok", "no CUDA device; everything runs on the processor"))
+    findings.append(look_at_cores())
     free = free_memory_gb()
     if free is not None:
         low = free < LEAST_MEMORY_GB
         cure = "close other programs, or lower the batch_size settings" if low else ""
         findings.append(Finding("memory", "warning" if low else "ok", f"{free:.1f} GB free", cure))
     return findings
+
+
+def look_at_cores() -> Finding:
+    """Whether other work holds the cores; half a second is looked at."""
+    from pipelines.runtime.held import between, free_cores, sample
+    from pipelines.runtime.machine import available_cores
+
+    first = sample()
+    time.sleep(0.5)
+    held, cores = between(first, sample()), available_cores()
+    text = f"other work uses {held.others:.1f} of {cores}"
+    if held.others < 0.3 * cores:
+        return Finding("cores", "ok", text)
+    cure = f"wait for it, or set CGANKD_THREADS={free_cores(held, cores)}, and student.workers to the same"
+    return Finding("cores", "warning", f"{text}: a run on all of them is far slower than its share", cure)
 
 
 def look_at_disk(workdir: Path) -> list[Finding]:

@@ -32,7 +32,8 @@ from pipelines.files.artifacts import (
 from pipelines.files.layout import missing
 from pipelines.files.params import settings_of
 from pipelines.runtime.curves import Curves, csv_text, file_name
-from pipelines.runtime.machine import make_plan
+from pipelines.runtime.held import Watch
+from pipelines.runtime.machine import available_cores, make_plan
 from pipelines.runtime.progress import Meter, duration_text
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.names import result_name
@@ -68,6 +69,7 @@ class Context:
         self._sent_s = self._start_s = time.monotonic()
         self._lock: FileLock | None = None
         self.plan = make_plan(self.say)
+        self._watch = Watch()
 
     # Files in and out
 
@@ -141,6 +143,9 @@ class Context:
         def log(step: int, values: Mapping[str, float], total: int) -> None:
             curves.add(step, values)
             self._meter.update(name, step, values, total)
+            if (held := self._watch.line(torch.get_num_threads(), available_cores())) is not None:
+                self.say(held)
+                self.tracker.tags({"compute.cores_held": held})
             if time.monotonic() - self._sent_s >= FLUSH_EVERY_S:
                 self._send_curves()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,7 +12,7 @@ import torch
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.fit.device import CompileMode, Plan, ignore, is_bf16, processor, this_machine
-from pipelines.runtime import malloc
+from pipelines.runtime import malloc, memory
 
 ON_ONE_DEVICE = 4
 """Students side by side on one CUDA device: each is bound by its own processor core, more would only share the device."""
@@ -40,12 +39,6 @@ def set_threads() -> None:
     if text and not (text.isdigit() and int(text) >= 1):
         raise ConfigError(f"the environment variable CGANKD_THREADS must be a whole number from 1, but is {text!r}")
     torch.set_num_threads(int(text) if text else min(torch.get_num_threads(), available_cores()))
-
-
-def begin_worker() -> None:
-    """First words of a worker process: one thread, and Ctrl-C is for the stage alone, which then ends its workers."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_plan(say: Callable[[str], None] = ignore) -> Plan:
@@ -93,23 +86,14 @@ def plan_line(plan: Plan) -> str:
 
 
 def free_memory_gb() -> float | None:
-    """Memory free for new programs; None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) / 1e6
-    except OSError:
-        pass
-    return None
+    """Memory free for new programs, no more than the container leaves; None where the system does not say."""
+    room = memory.shared_room()
+    return None if room is None else room.left / 1e9
 
 
-def total_memory_bytes() -> int:
+def total_memory_bytes() -> float:
     """Memory of this machine, or of its container where that has less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no cgroup, or "max"
-        return total
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *memory.sizes()])
 
 
 def image_memory(cfg: DataConfig, processes: int = 1) -> MemoryBudget:

@@ -1,19 +1,44 @@
-"""Runs in worker processes side by side, each in its own process of one thread: how many there are moves no number."""
+"""Runs in worker processes side by side, each in its own process of one thread: how many there are moves no number.
+
+A worker that the system kills, or whose memory runs out, costs a place and not the run: its job is done again with fewer
+beside it. Workers end with the process that started them.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pipelines.runtime.machine import begin_worker
+from cgankd.fit.room import NoRoom, out_of_memory
+from pipelines.runtime.bonds import end_with_parent
+from pipelines.runtime.memory import CANNOT_BEGIN, death_in_words, in_words, that_fit, what_is_left, workers_alone
 
 Job = TypeVar("Job")
 _told: SimpleQueue[tuple[int, int] | None] | None = None
 """Where this process tells how far it is; None outside of workers that are asked to."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of a stage: how many at most, what they do in a word ("students"), and the memory that each needs, in bytes,
+    None where nobody knows."""
+
+    most: int
+    what: str = "runs"
+    need_bytes: float | None = None
+
+    def size(self, jobs: int, say: Callable[[str], None]) -> int:
+        """How many begin side by side; fewer than `most` are said with the reason."""
+        wanted = min(self.most, jobs)
+        return wanted if self.need_bytes is None else that_fit(wanted, self.need_bytes, self.what, say)
 
 
 def tell_steps(number: int, steps: int) -> None:
@@ -22,54 +47,154 @@ def tell_steps(number: int, steps: int) -> None:
         _told.put((number, steps))
 
 
-def _begin(told: SimpleQueue[tuple[int, int] | None]) -> None:
+def _begin(told: SimpleQueue[tuple[int, int] | None], parent: int) -> None:
     global _told
-    begin_worker()
+    end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage alone, which then ends its workers
+    try:
+        import torch
+    except (ImportError, MemoryError, OSError) as error:
+        if not out_of_memory(error):
+            raise
+        os._exit(CANNOT_BEGIN)
+    torch.set_num_threads(1)
     _told = told
 
 
 def run_side_by_side(
     train: Callable[[Job], list[str]],
     jobs: Sequence[Job],
-    workers: int,
+    crew: Crew,
     done: Callable[[int], None],
     say: Callable[[str], None],
     steps: Callable[[int, int], None] = lambda number, steps: None,
 ) -> None:
-    """Call `train` on every job in up to `workers` processes; `done` is told how many are finished, `steps` what jobs tell by
+    """Call `train` on every job in worker processes; `done` is told how many are finished, `steps` what jobs tell by
     `tell_steps`, from a thread of its own.
 
-    What `train` returns is said, each line once. An error or Ctrl-C ends the workers at once and is raised.
+    What `train` returns is said, each line once. An error or Ctrl-C ends the workers at once and is raised. Raises NoRoom where
+    a worker dies, or memory runs out, although it ran alone.
     """
-    if not jobs:
-        return
-    context = get_context("spawn")
-    queue: SimpleQueue[tuple[int, int] | None] = context.SimpleQueue()
-    listener = Thread(target=_listen, args=(queue, steps), daemon=True)
-    listener.start()
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(queue,)
-    ) as pool:
-        futures, told = [pool.submit(train, job) for job in jobs], set[str]()
+    waiting, told = list(jobs), set[str]()
+
+    def heard(lines: list[str]) -> None:
+        for line in sorted(set(lines) - told):
+            told.add(line)
+            say(line)
+
+    size = crew.size(len(jobs), say) if jobs else 0
+    while waiting:
+        size = min(size, len(waiting))
+        shift = _Shift(train, size, heard, lambda left: done(len(jobs) - left), say)
+        waiting = shift.work(waiting, steps)
+        if not waiting:
+            return
+        if size == 1:
+            raise shift.alone(crew)
+        size -= 1
+        say(
+            f"{shift.why}; going on with {size} {crew.what} at a time: what is finished is kept, and no number depends on it"
+        )
+
+
+class _Shift:
+    """One pool of workers, until all jobs are done or the first of its processes is lost."""
+
+    def __init__(
+        self,
+        train: Callable[[Any], list[str]],
+        size: int,
+        heard: Callable[[list[str]], None],
+        left: Callable[[int], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.train, self.size, self.heard, self.left, self.say = train, size, heard, left, say
+        self.code, self.why = 0, ""
+        """Exit code of the process that was lost, and what happened in words."""
+        self.error: Exception | None = None
+        """The error of a process that lived on."""
+
+    def work(self, jobs: list[Any], steps: Callable[[int, int], None]) -> list[Any]:
+        """Do the jobs; those that are left, in their order."""
+        context = get_context("spawn")
+        queue: SimpleQueue[tuple[int, int] | None] = context.SimpleQueue()
+        listener = Thread(target=_listen, args=(queue, steps), daemon=True)
+        listener.start()
+        with ProcessPoolExecutor(
+            self.size, mp_context=context, initializer=_begin, initargs=(queue, os.getpid())
+        ) as pool:
+            try:
+                futures = {self._submit(pool, job): number for number, job in enumerate(jobs)}
+                workers = list(pool._processes.values())
+                lost = self._collect(futures)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    self.say("stopping: finished runs are kept, the others go on from their saved progress")
+                stop_workers(pool)
+                raise
+        # Not after an error: a worker that was ended while it told something may hold the queue's lock for ever.
+        if not lost:
+            queue.put(None)
+            listener.join()
+        elif self.error is None:
+            self.code = _first_death([_exit_code(worker) for worker in workers])
+            self.why = f"a worker process {death_in_words(self.code)}; {what_is_left()}"
+        return [jobs[number] for number in sorted(lost)]
+
+    def _submit(self, pool: ProcessPoolExecutor, job: Any) -> Future[list[str]]:
         try:
-            for count, future in enumerate(as_completed(futures), start=1):
-                for line in sorted(set(future.result()) - told):
-                    told.add(line)
-                    say(line)
-                done(count)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                say("stopping: finished runs are kept, the others go on from their saved progress")
-            stop_workers(pool)
-            raise
-    # Not after an error: a worker that was ended while it told something may hold the queue's lock for ever.
-    queue.put(None)
-    listener.join()
+            return pool.submit(self.train, job)
+        except BrokenProcessPool as error:  # a worker is lost before all jobs are in the queue
+            failed: Future[list[str]] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _collect(self, futures: dict[Future[list[str]], int]) -> list[int]:
+        """Numbers of the jobs that were not done."""
+        lost: list[int] = []
+        left = len(futures)
+        for future in as_completed(futures):
+            if future.cancelled():
+                lost.append(futures[future])
+                continue
+            try:
+                self.heard(future.result())
+            except BrokenProcessPool:
+                lost.append(futures[future])
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                # Those that are under way are let to end; what waits is done with fewer side by side.
+                self.error, self.why = error, f"a worker process had no memory left: {in_words(error) or error}"
+                for waiting in futures:
+                    waiting.cancel()
+                lost.append(futures[future])
+            else:
+                left -= 1
+                self.left(left)
+        return lost
+
+    def alone(self, crew: Crew) -> BaseException:
+        """The error to end with where the process ran alone."""
+        if self.error is None:
+            return workers_alone(self.code, crew.need_bytes)
+        return self.error if isinstance(self.error, NoRoom) else NoRoom(in_words(self.error) or str(self.error))
 
 
 def _listen(told: SimpleQueue[tuple[int, int] | None], steps: Callable[[int, int], None]) -> None:
     while (found := told.get()) is not None:
         steps(*found)
+
+
+def _exit_code(worker: Any) -> int:
+    worker.join()
+    return int(worker.exitcode or 0)
+
+
+def _first_death(codes: Sequence[int]) -> int:
+    """The exit code of the worker that broke the pool: the others were then ended by SIGTERM."""
+    own = [code for code in codes if code not in (0, -signal.SIGTERM)]
+    return own[0] if own else -int(signal.SIGTERM)
 
 
 def stop_workers(pool: ProcessPoolExecutor) -> None:

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cgankd.bank.build import EmptyBankError
+from cgankd.fit.room import out_of_memory
 from cgankd.types import Diverged
 from pipelines.runtime.faults import origin, said_on_purpose, told_to_user
 
@@ -19,8 +20,6 @@ FILES = ("cgankd.data.store.", "pipelines.files.artifacts")
 """What these modules refuse is a damaged or missing file, which no other values mend."""
 BANK = ("the bank is empty", "the bank would be worthless")
 """How a refusal of a bank begins that is no EmptyBankError."""
-NO_ROOM = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed", "bad allocation")
-"""How torch says on its devices that memory is gone, in small letters."""
 
 
 def why(error: BaseException) -> tuple[str, str] | None:
@@ -30,7 +29,7 @@ def why(error: BaseException) -> tuple[str, str] | None:
     than there is; not a stopped process, a file that cannot be read or a defect.
     """
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text.lower() for w in NO_ROOM)):
+    if out_of_memory(error):
         return (
             NO_MEMORY,
             f"{text[:200] or 'the machine has none left'}; smaller nets or batches, or fewer --workers, need less",

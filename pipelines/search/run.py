@@ -26,7 +26,9 @@ from cgankd.labels.task import make_task
 from cgankd.types import Diverged, Headline
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
-from pipelines.runtime.machine import set_threads
+from pipelines.runtime.bonds import end_with_parent
+from pipelines.runtime.machine import make_plan, plan_facts, set_threads
+from pipelines.runtime.memory import death_in_words, what_is_left
 from pipelines.runtime.progress import duration_text
 from pipelines.search import hopeless
 from pipelines.search import study as studies
@@ -122,8 +124,9 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
         for process in processes:
             process.join()
         raise
-    if dead := sum(process.exitcode != 0 for process in processes):
-        say(console, f"{dead} of {workers} workers failed or were killed")
+    if dead := [process.exitcode for process in processes if process.exitcode]:
+        how = "; ".join(sorted({death_in_words(code) for code in dead}))
+        say(console, f"{len(dead)} of {workers} workers failed or were killed: each {how}; {what_is_left()}")
         if studies.counted(study) < search.cfg.search.num_trials:
             raise ConfigError("the search ended before its last trial; the same command resumes it")
 
@@ -135,6 +138,7 @@ def worker_main(search: Search, parent: int) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    end_with_parent(parent)
     try:
         work(search, parent, Console())
     except KeyboardInterrupt:
@@ -155,7 +159,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
             search.workdir,
             f"search-{slot}",
             search.cfg.tracking,
-            tags={"stage": "search", "optuna.study": study.study_name},
+            tags={"stage": "search", "optuna.study": study.study_name} | plan_facts(make_plan()),
             lock=folder / f"search-{slot}.lock",
             say=lambda text: say(console, text),
         )

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cgankd.config import ConfigError
 from cgankd.rng import derive
 from cgankd.types import Headline
+from pipelines.runtime.bonds import lives, start_ticks
 from pipelines.search.config import Knob, SearchConfig, SearchedConfig
 from pipelines.search.space import defaults, first_difference, in_range
 from pipelines.search.storage import EXAMPLES, shown
@@ -236,14 +237,6 @@ def owner() -> str:
     return f"{socket.gethostname()}|{os.getpid()}|{start_ticks(os.getpid())}"
 
 
-def start_ticks(pid: int) -> str:
-    """When a process started, in clock ticks since boot; empty where it is gone or the system does not say."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
 def is_dead(trial: FrozenTrial) -> bool:
     """The trial's process was on this machine and is gone; of other machines the heartbeat tells."""
     mark = trial.user_attrs.get("owner")
@@ -253,15 +246,7 @@ def is_dead(trial: FrozenTrial) -> bool:
     host, pid, ticks = str(mark).split("|")
     if host != socket.gethostname():
         return False
-    if ticks or Path("/proc/self/stat").exists():
-        return start_ticks(int(pid)) != ticks
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+    return not lives(int(pid), ticks)
 
 
 @contextmanager

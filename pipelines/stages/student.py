@@ -27,7 +27,7 @@ from pipelines.networks.weights import find_weights
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory, side_by_side
-from pipelines.runtime.workers import run_side_by_side
+from pipelines.runtime.workers import Crew, run_side_by_side
 from pipelines.stages.same_data import info_of
 from pipelines.students.run_arm import Job, score_key, train_job
 from pipelines.tracking.names import child_name
@@ -201,7 +201,10 @@ class Runner:
         if len(todo) < len(jobs):
             self.ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs were finished before under equal settings: kept")
         workers = self.ctx.cfg.student.workers or side_by_side(self.ctx.plan.device)
-        run_side_by_side(train_job, todo, workers, lambda count: log(count, {}, len(todo)), self.ctx.say)
+        # The arm with most images at rest; nothing else that differs between arms takes much memory.
+        need = max((j.need_bytes() for j in {j.arm.uses_pool: j for j in todo}.values()), default=None)
+        crew = Crew(workers, "students", need)
+        run_side_by_side(train_job, todo, crew, lambda count: log(count, {}, len(todo)), self.ctx.say)
 
 
 def bank_digests(pool: Path) -> dict[str, str]:

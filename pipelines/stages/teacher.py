@@ -34,7 +34,7 @@ from pipelines.networks.weights import find_weights, start
 from pipelines.runtime.context import Context
 from pipelines.runtime.curves import Curves
 from pipelines.runtime.machine import image_memory, side_by_side
-from pipelines.runtime.workers import run_side_by_side, tell_steps
+from pipelines.runtime.workers import Crew, run_side_by_side, tell_steps
 from pipelines.stages.same_data import info_of
 from pipelines.teachers.members import MemberJob, finished_members, member_jobs, put_together, weighted
 from pipelines.teachers.packaged import TRAININGS, packaged
@@ -101,9 +101,9 @@ def together(
     todo = [job for job in jobs if not job.finished()]
     if len(todo) < len(jobs):
         ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} members were trained before under equal settings: kept")
-    run_side_by_side(
-        train_member, todo, workers, lambda count: None, ctx.say, steps_of_all(todo, ctx.progress("members"))
-    )
+    need = max((job.need_bytes(info, task.num_outputs) for job in todo), default=None)
+    crew = Crew(workers, "members", need)
+    run_side_by_side(train_member, todo, crew, lambda count: None, ctx.say, steps_of_all(todo, ctx.progress("members")))
     trainings = finished_members(jobs, info, task, val, ctx.plan)
     members = weighted(trainings, info, task, val, may_drop=ctx.cfg.teacher.members == AUTO)
     for job, member in zip(jobs, members, strict=True):

@@ -30,6 +30,7 @@ from cgankd.rng import derive, seed_all
 from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
 from pipelines.files.distillers import own_field
+from pipelines.networks.predictor import training_bytes
 from pipelines.networks.weights import Weights, start
 from pipelines.students.arm_rows import bank_rows, bank_split, soft_weights
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
@@ -112,6 +113,13 @@ class Job:
 
     def starting_from(self, init: Path) -> Job:
         return replace(self, init=init)
+
+    def need_bytes(self) -> float:
+        """Main memory that the run needs, about."""
+        cfg, info = self.config.student, read_info(self.dataset)
+        num_outputs = make_task(info, self.config, cfg.scalar_loss).num_outputs
+        files = self.dataset.stat().st_size + (self.pool.stat().st_size if self.arm.uses_pool else 0)
+        return training_bytes(cfg, info, num_outputs, min(files, self.memory_bytes), self.device)
 
 
 def teacher_tables(

@@ -27,7 +27,7 @@ from pipelines.files.artifacts import (
     save_weights,
     source_digest,
 )
-from pipelines.networks.predictor import ensemble_of, restore_predictor
+from pipelines.networks.predictor import ensemble_of, restore_predictor, training_bytes
 from pipelines.networks.weights import Weights
 from pipelines.runtime.curves import Curves
 
@@ -69,6 +69,11 @@ class MemberJob:
     def curve(self) -> list[Any]:
         """Rows of the training's curve."""
         return list(read_record(self.record, ("curve",))["curve"])
+
+    def need_bytes(self, info: DatasetInfo, num_outputs: int) -> float:
+        """Main memory that the training needs, about."""
+        at_rest = min(self.dataset.stat().st_size, self.memory_bytes)
+        return training_bytes(self.cfg, info, num_outputs, at_rest, self.device)
 
     def checkpoint(self, curves: Curves) -> ResumeFile:
         """Resume storage of the training, with its curves."""

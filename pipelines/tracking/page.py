@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,8 @@ def run_link(note: Mapping[str, Any]) -> str:
     return f"last MLflow run: start `cgankd ui`, then http://{HOST}:{PORT}{page}"
 
 
-def serve(uri: str, port: int) -> int:
-    """Serve the page over a store on this machine until Ctrl-C; returns the exit status of the server."""
+def serve(uri: str, port: int, run: Callable[[list[str]], int]) -> int:
+    """Serve the page over a store on this machine by `run`, which runs a command to its end and returns its exit status."""
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    try:
-        return subprocess.call([*command, "--port", str(port), "--workers", "1"])
-    except KeyboardInterrupt:
-        return 0
+    return run([*command, "--port", str(port), "--workers", "1"])

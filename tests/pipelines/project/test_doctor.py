@@ -21,7 +21,7 @@ from pipelines.project import doctor
 from pipelines.project.doctor import examine
 from pipelines.project.doctor_images import look_at_images
 from pipelines.project.finding import Finding
-from pipelines.runtime import machine
+from pipelines.runtime import held, machine
 from tests.tiny import tiny, write_params
 
 INVOKE = CliRunner()
@@ -183,6 +183,16 @@ def test_little_memory_and_bad_threads(workdir: Path, monkeypatch: pytest.Monkey
     findings = doctor.look_at_machine(workdir)
     assert "batch_size" in levels(findings, "warning")["memory"].cure
     assert "CGANKD_THREADS" in levels(findings, "problem")["processor"].text
+
+
+@pytest.mark.parametrize(("busy_s", "level"), [(0.1, "ok"), (1.0, "warning"), (4.0, "warning")])
+def test_other_work_on_the_cores_is_seen(monkeypatch: pytest.MonkeyPatch, busy_s: float, level: str) -> None:
+    looks = iter([held.Sample(0.0, {}, {}, 7.0), held.Sample(1.0, {}, {}, 7.0 + busy_s)])
+    monkeypatch.setattr(held, "sample", lambda: next(looks))
+    monkeypatch.setattr(machine, "available_cores", lambda: 2)
+    found = doctor.look_at_cores()
+    assert found.level == level and found.text.startswith(f"other work uses {busy_s:.1f} of 2")
+    assert level == "ok" or "CGANKD_THREADS=1" in found.cure
 
 
 def test_an_mlflow_server_that_is_down_is_a_warning(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

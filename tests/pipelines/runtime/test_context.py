@@ -17,6 +17,7 @@ from cgankd.config import ConfigError, to_dict
 from cgankd.measure.health import Check
 from pipelines.files.layout import SECTIONS, STAGES
 from pipelines.files.params import flatten, load_config
+from pipelines.runtime import context, held
 from pipelines.runtime.context import Context
 from pipelines.runtime.opening import open_context
 from pipelines.tracking.journal import Event, read_roots
@@ -260,3 +261,22 @@ def test_sections_are_those_of_dvc_yaml() -> None:
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
     assert tuple(SECTIONS) == STAGES
     assert {name: tuple(stages[name]["params"]) for name in STAGES} == SECTIONS
+
+
+def test_held_cores_are_said_once_and_kept_with_the_run(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other file stays as it is."""
+    stage(workdir)
+    before = outputs(workdir)
+
+    def busy() -> held.Watch:
+        watch = held.Watch()
+        watch.line = lambda threads, cores: f"held with {threads} on {cores}"  # type: ignore[method-assign]
+        return watch
+
+    monkeypatch.setattr(context, "Watch", busy)
+    monkeypatch.setattr(context, "available_cores", lambda: 3)
+    said = f"held with {torch.get_num_threads()} on 3"
+    assert said in stage(workdir) and outputs(workdir) == before
+    log = (workdir / "artifacts/logs/teacher.jsonl").read_text()
+    assert f'"compute.cores_held": "{said}"' in log
+    assert f'"compute.threads": "{torch.get_num_threads()}"' in log

@@ -115,7 +115,7 @@ def dump(file: Path) -> str:
 def test_the_page_opens_with_a_warning(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[str] = []
 
-    def serve(uri: str, port: int) -> int:
+    def serve(uri: str, port: int, run: Any) -> int:
         served.append(uri)
         return 0
 
