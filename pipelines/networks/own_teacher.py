@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError, TeacherConfig
 from cgankd.data.pixels import to_unit
+from cgankd.data.regular import MAX_PROGRAM, read_bytes
 from cgankd.nets.predictors.program import Program, kind_of
 from cgankd.nets.predictors.staged import PositiveLinear
 from cgankd.nets.predictors.zoo import Predictor
@@ -49,7 +50,7 @@ def load_own_teacher(
     name = f"teacher.file {cfg.file}"
     check_channels("teacher", cfg, info)
     config = config_of(cfg)
-    data = path.read_bytes()
+    data = read_bytes(path, MAX_PROGRAM)
     shift, scale = 0.0, 1.0
     if cfg.output_unit == "raw":
         if not task.label_dtype.is_floating_point:
