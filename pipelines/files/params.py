@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,15 @@ from pipelines.files.yaml_bounds import MAX_YAML, bounded
 
 def parse(text: str, name: str) -> Any:
     """YAML 1.2 text to plain objects; `name` stands for the file. Raises ConfigError with the line of a mistake."""
-    try:
+    with telling(name):
         return bounded("safe", text, name).load(text)
+
+
+@contextmanager
+def telling(name: str) -> Iterator[None]:
+    """Turn what goes wrong while YAML is read into a ConfigError with the line of the mistake."""
+    try:
+        yield
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}, line {mark.line + 1}" if mark else name
@@ -226,7 +234,8 @@ def changed(text: str, name: str, values: Mapping[str, Any]) -> str:
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    document = yaml.load(text)
+    with telling(name):
+        document = yaml.load(text)
     for dotted, value in values.items():
         keys = dotted.split(".")
         node = document
@@ -261,7 +270,8 @@ def rewritten(text: str, change: Callable[[Any], None]) -> str:
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    document = yaml.load(text)
+    with telling("the text"):
+        document = yaml.load(text)
     change(document)
     stream = io.StringIO()
     yaml.dump(document, stream)

@@ -169,9 +169,14 @@ def from_texts(name: str, found: str, result: str, params: str | None, lock: str
         raise no_result(found, f"not JSON: {error}") from error
     if not isinstance(values, dict) or not {"headline", "arms", "teacher"} <= values.keys():
         raise no_result(found, "headline, arms or teacher is missing")
-    settings = plain_settings(parse(params, "params.yaml") or {}) if params else {}
     md5 = read_md5(lock, "evaluate", "artifacts/dataset.h5") if lock else None
-    return record(name, found, values, settings, md5 and f"md5:{md5}")
+    try:
+        settings = plain_settings(parse(params, "params.yaml") or {}) if params else {}
+        return record(name, found, values, settings, md5 and f"md5:{md5}")
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise no_result(found, f"it is of another shape ({type(error).__name__}: {str(error)[:100]})") from error
 
 
 def record(name: str, found: str, result: Mapping[str, Any], settings: Mapping[str, Any], digest: str | None) -> Record:
