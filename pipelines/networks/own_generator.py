@@ -23,6 +23,7 @@ from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.rng import generator
 from cgankd.types import DatasetInfo, Draw, Split, Task, Vicinity
 from pipelines.files.artifacts import file_digest
+from pipelines.networks.own_teacher import IS_CODE
 from pipelines.runtime.context import Context
 from pipelines.runtime.scratch import image_room
 
@@ -75,6 +76,7 @@ def take_in(
         fakes = load_own_fakes(path, info, log=ctx.progress("images"), say=ctx.say, room=room, order=order)
         tensors = {"images": fakes.images[:], "labels": fakes.labels}
     else:
+        ctx.say(f"cgan.file {cfg.file} {IS_CODE}")
         blob = read_bytes(path, MAX_PROGRAM)
         tensors = {"program": torch.frombuffer(bytearray(blob), dtype=torch.uint8)}
     draw = make_draw(tensors, own, cfg, info, task, reuse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from pipelines.networks.predictor import answer_period, build_predictor, check_c
 from pipelines.networks.state_dicts import check_finite, own_pixels, read_state, renamed
 
 CURE = "give a .safetensors file, a state dict saved by torch.save, a TorchScript file or a torch.export program"
+IS_CODE = "is a program and runs with your rights: use those alone whose author you trust"
+"""What is said of a program of the user's before it is opened, once for each file."""
 CHECKED = 32
 """Validation images a program is tried on."""
 
@@ -40,9 +43,16 @@ def find_file(cfg: TeacherConfig, workdir: Path) -> tuple[Path, str]:
 
 
 def load_own_teacher(
-    cfg: TeacherConfig, path: Path, info: DatasetInfo, task: Task, images_NCHW: Tensor
+    cfg: TeacherConfig,
+    path: Path,
+    info: DatasetInfo,
+    task: Task,
+    images_NCHW: Tensor,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Predictor, dict[str, Any]]:
     """The teacher in a file, frozen, and the config that rebuilds it; `images_NCHW` (uint8) try it.
+
+    That a file is a program, which runs with the user's rights, is a line for `say` before it is opened.
 
     Raises ConfigError, in one sentence, where the file cannot be read, does not fit the net, or gives outputs that
     are not those of the task.
@@ -59,6 +69,7 @@ def load_own_teacher(
             )
         shift, scale = info.label_min, info.label_max - info.label_min
     if kind := kind_of(data):
+        say(f"{name} {IS_CODE}")
         try:
             body = Program(torch.frombuffer(bytearray(data), dtype=torch.uint8), shift, scale, answer_period(info))
         except ValueError as error:

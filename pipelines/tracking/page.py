@@ -37,6 +37,9 @@ def serve(uri: str, port: int) -> int:
     """Serve the page over a store on this machine until Ctrl-C; returns the exit status of the server."""
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if "MLFLOW_SERVER_ALLOWED_HOSTS" not in os.environ:
+        # A page in the browser may have given its own name this machine's address.
+        command += ["--allowed-hosts", f"{HOST}:{port},localhost:{port}"]
     try:
         return subprocess.call([*command, "--port", str(port), "--workers", "1"])
     except KeyboardInterrupt:
