@@ -168,8 +168,8 @@ def tensors_of(message: Any) -> Iterator[Any]:
 
 def open_torch_export(path: Path) -> Run:
     """A .pt2 file of `write_torch_export`. Raises ConfigError where it is none."""
+    check_regular(path, MAX_PROGRAM)
     try:
-        check_regular(path, MAX_PROGRAM)
         if not zipfile.is_zipfile(path):  # torch would log a traceback of its own
             raise ValueError("no archive")
         module = torch.export.load(path).module()
