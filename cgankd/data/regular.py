@@ -47,17 +47,17 @@ def open_regular(path: Path, most: int = MAX_WEIGHTS) -> BufferedReader:
         raise
     except (OSError, ValueError) as problem:
         _refuse(path, problem)
-    file = os.fdopen(handle, "rb") if stat.S_ISREG(os.fstat(handle).st_mode) else None
-    if file is None:
-        kind = KINDS.get(stat.S_IFMT(os.fstat(handle).st_mode), "something else")
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
         os.close(handle)
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise ConfigError(f"{shown(path)} is {kind}, not a file; name a plain file")
-    size = os.fstat(handle).st_size
+    size = found.st_size
     if size > most or _is_hollow(handle, size):
-        file.close()
+        os.close(handle)
         why = f"more than the {most} that are read" if size > most else "of which next to nothing is stored"
         raise ConfigError(f"{shown(path)} has {size} bytes, {why}; name the right file")
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def _refuse(path: Path, problem: OSError | ValueError) -> NoReturn:

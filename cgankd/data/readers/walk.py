@@ -70,8 +70,10 @@ def formats() -> tuple[str, ...]:
 
     Pillow goes by the first bytes and would hand an EPS in the name of a .png to another program.
     """
+    Image.preinit()  # the usual ones are tried first, as Pillow does, and those without first bytes of their own last
     known = Image.registered_extensions()
-    return tuple(sorted({form for end, form in known.items() if form in Image.OPEN and end in suffixes()}))
+    ours = {form for end, form in known.items() if form in Image.OPEN and end in suffixes()}
+    return tuple(form for form in Image.ID if form in ours)
 
 
 @functools.cache
