@@ -11,8 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
+from torch import Tensor
 
 from cgankd.config.data import ANSWERS
 from cgankd.config.settings import to_dict
@@ -119,10 +121,18 @@ def read_class_counts(path: Path, num_classes: int) -> dict[str, list[int]]:
         labels = column(path, file, "labels", "if", 1)
         split = column(path, file, "split", "u", 1)
         same_length(path, labels, split)
-        label_N, split_N = torch.from_numpy(all_rows(labels)).long(), torch.from_numpy(all_rows(split))
+        label_N, split_N = _checked(path, labels, num_classes).long(), torch.from_numpy(all_rows(split))
     return {
         name: label_N[split_N == place].bincount(minlength=num_classes).tolist() for place, name in enumerate(SPLITS)
     }
+
+
+def _checked(path: Path, labels: h5py.Dataset, num_classes: str | int | float | None) -> Tensor:
+    """All labels. Raises ValueError where one is no class of the set: whoever counts them makes a place for each number."""
+    label_N = torch.from_numpy(all_rows(labels))
+    if isinstance(num_classes, int) and len(label_N) and not (label_N.min() >= 0 and label_N.max() < num_classes):
+        raise ValueError(f"{path} has a label that is none of its {num_classes} classes; write the file again")
+    return label_N
 
 
 def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Split:
@@ -135,5 +145,6 @@ def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Spl
         labels = column(path, file, "labels", "if", 1)
         split = column(path, file, "split", "u", 1)
         same_length(path, images, labels, split)
+        num_classes = get_attributes(file).get("num_classes")
         rows = np.flatnonzero(all_rows(split) == SPLITS.index(name))
-        return Split(rows_or_stream(path, images, rows, memory), torch.from_numpy(all_rows(labels)[rows]))
+        return Split(rows_or_stream(path, images, rows, memory), _checked(path, labels, num_classes)[rows])
