@@ -23,6 +23,8 @@ MAX_WEIGHTS = 2**37
 """Bytes of the largest file of weights (128 GiB)."""
 MAX_PROGRAM = 2**32
 """Bytes of the largest program (4 GiB), which is read whole."""
+IS_CODE = "is a program and runs with your rights: use those alone whose author you trust"
+"""What is said of a program of the user's before it is opened, once for each file."""
 HOLLOW, HOLLOW_BYTES = 100, 2**26
 """A file above HOLLOW_BYTES that is more than HOLLOW times as long as what is stored of it is a hole, and not read."""
 KINDS = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cgankd.config import CganConfig, ConfigError
 from cgankd.data.readers.own_fakes import load_own_fakes
-from cgankd.data.regular import MAX_PROGRAM, read_bytes
+from cgankd.data.regular import IS_CODE, MAX_PROGRAM, read_bytes
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.gan.own_images import ImageDraw
 from cgankd.gan.own_program import Program, check_program, load_program, make_program_draw
@@ -23,7 +23,6 @@ from cgankd.labels.vicinity import ScalarVicinity
 from cgankd.rng import generator
 from cgankd.types import DatasetInfo, Draw, Split, Task, Vicinity
 from pipelines.files.artifacts import file_digest
-from pipelines.networks.own_teacher import IS_CODE
 from pipelines.runtime.context import Context
 from pipelines.runtime.scratch import image_room
 

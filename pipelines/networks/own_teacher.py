@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError, TeacherConfig
 from cgankd.data.pixels import to_unit
-from cgankd.data.regular import MAX_PROGRAM, read_bytes
+from cgankd.data.regular import IS_CODE, MAX_PROGRAM, read_bytes
 from cgankd.nets.predictors.program import Program, kind_of
 from cgankd.nets.predictors.staged import PositiveLinear
 from cgankd.nets.predictors.zoo import Predictor
@@ -21,8 +21,6 @@ from pipelines.networks.predictor import answer_period, build_predictor, check_c
 from pipelines.networks.state_dicts import check_finite, own_pixels, read_state, renamed
 
 CURE = "give a .safetensors file, a state dict saved by torch.save, a TorchScript file or a torch.export program"
-IS_CODE = "is a program and runs with your rights: use those alone whose author you trust"
-"""What is said of a program of the user's before it is opened, once for each file."""
 CHECKED = 32
 """Validation images a program is tried on."""
 

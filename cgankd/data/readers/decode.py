@@ -156,9 +156,10 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 def _check_pixels(path: Path, count: int, most: int = MAX_PIXELS) -> None:
     if count > most:
-        kind = "" if most == MAX_PIXELS else " in this format"
+        other = "" if most == MAX_PIXELS else ", or save it in another format"
         raise ConfigError(
-            f"{path} has {count / 1e6:.0f} megapixels, more than the {most // 10**6} that are read{kind}; make it smaller"
+            f"{path} has {count / 1e6:.0f} megapixels, more than the {most // 10**6} that are read; make it smaller"
+            f"{other}"
         )
 
 
