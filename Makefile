@@ -1,10 +1,12 @@
 # make repro   run all stages of params.yaml (PRESET=chairs puts that preset in its place first)
 # make test    make lint    make docs    make bench    make ui    make clean
+# make fuzz    hostile input for every reader, guided by coverage (FUZZ_MINUTES=2 for each); what it finds is in build/fuzz
 # make docs-links   asks every outside address of the documentation whether it answers; needs a network
 # make VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt test   with the oldest versions that pyproject.toml allows
 
 PYTHON ?= python3
 PRESET ?=
+FUZZ_MINUTES ?= 2
 VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true
 
 .DEFAULT_GOAL := help
-.PHONY: help venv repro test lint docs docs-links bench ui clean
+.PHONY: help venv repro test fuzz lint docs docs-links bench ui clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -38,6 +40,11 @@ repro: $(STAMP)
 
 test: $(STAMP)
 	$(IN_VENV) python -m pytest -q -n auto
+
+# atheris has wheels for Linux and macOS; it is no part of the other extras, as nothing but this needs it.
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[fuzz]'
+	$(IN_VENV) python -W ignore -m tests.fuzz --minutes $(FUZZ_MINUTES)
 
 lint: $(STAMP)
 	$(IN_VENV) ruff check .

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError
 from cgankd.data.pixels import levels_to_unit
+from cgankd.data.regular import MAX_PROGRAM, check_regular, read_bytes
 from cgankd.labels.answers import Answer
 from cgankd.labels.circle import wrapped
 
@@ -25,6 +26,8 @@ PIXELS, ANSWER = "pixels", "answer"
 Run = Callable[[Tensor], Tensor]
 """Images [B, C, H, W], uint8 or float levels, to answers [B, A]."""
 CALIBRATION_BATCH = 32
+MAX_ONNX = 2**31 - 1
+"""Bytes of the largest ONNX file, which is what its format can hold."""
 LAYERS = ("Conv", "Gemm", "MatMul")
 """ONNX operators that have weights."""
 
@@ -120,26 +123,52 @@ def write_int8(source: Path, target: Path, images_NCHW: Tensor) -> None:
 
 
 def open_onnx(path: Path) -> Run:
-    """An ONNX file on one thread of ONNX Runtime. Raises ConfigError where it is no ONNX file or a package is missing."""
+    """An ONNX file on one thread of ONNX Runtime, which reads no other file.
+
+    Raises ConfigError where it is no ONNX file, keeps numbers in other files, cannot answer, or a package is missing.
+    """
     need_onnx()
+    import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what is wrong with a file is said below, in a sentence
+    data = read_bytes(path, MAX_ONNX)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = onnx.load_model_from_string(data)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors_of(model)):
+            raise ConfigError(f"{path} keeps numbers in other files, which are not read; run `cgankd export` again")
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except ConfigError:
+        raise
     except Exception as error:  # the runtime raises a dozen kinds of its own for a file that is no good
         raise ConfigError(f"{path} cannot be opened as an ONNX file; run `cgankd export` again") from error
 
     def run(images_BCHW: Tensor) -> Tensor:
-        parts = [session.run([ANSWER], {PIXELS: c.float().numpy()})[0] for c in torch.split(images_BCHW, 512)]
-        return torch.cat([torch.from_numpy(part) for part in parts])
+        try:
+            parts = [session.run([ANSWER], {PIXELS: c.float().numpy()})[0] for c in torch.split(images_BCHW, 512)]
+            return torch.cat([torch.from_numpy(part) for part in parts])
+        except Exception as error:  # of the runtime again: other names or sizes, and whatever a graph does
+            raise ConfigError(f"{path} does not answer as a file of `cgankd export` does; run that again") from error
 
     return run
 
 
+def tensors_of(message: Any) -> Iterator[Any]:
+    """Every tensor in an ONNX model, graph, function or node, however deep."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                if field.message_type.name == "TensorProto":
+                    yield part
+                else:
+                    yield from tensors_of(part)
+
+
 def open_torch_export(path: Path) -> Run:
     """A .pt2 file of `write_torch_export`. Raises ConfigError where it is none."""
+    check_regular(path, MAX_PROGRAM)
     try:
         if not zipfile.is_zipfile(path):  # torch would log a traceback of its own
             raise ValueError("no archive")

@@ -56,7 +56,7 @@ WINGS: dict[str, Part] = {
     "ship": Part(
         "export, model card, registry, serve, predict",
         ("networks", "files", "tracking"),
-        ("mlflow",),
+        ("mlflow", "uvicorn"),
     ),
     "stages": Part(
         "the seven stages, one module each, as in dvc.yaml and params.yaml",
@@ -87,7 +87,7 @@ BASE = ("config", "types", "rng")
 HALLS: dict[str, Part] = {
     "export": Part(
         "the module that is shipped, and its ONNX and torch.export forms",
-        (*BASE, "data.pixels", "labels.answers", "labels.circle"),
+        (*BASE, "data.pixels", "data.regular", "labels.answers", "labels.circle"),
         ("onnx", "onnxruntime"),
     ),
     "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data", "labels.answers", "labels.circle")),

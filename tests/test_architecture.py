@@ -143,7 +143,7 @@ def test_in_ship_only_the_registry_knows_mlflow() -> None:
     ("module", "homes"),
     [
         ("dvc", ["pipelines.project.repository"]),
-        ("mlflow", ["pipelines.ship.registry", "pipelines.tracking.page"]),
+        ("mlflow", ["pipelines.tracking.page"]),
         ("optuna", []),
     ],
 )

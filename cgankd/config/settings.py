@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -14,8 +15,39 @@ from typing import Any, Literal, TypeVar
 T = TypeVar("T")
 
 
+LONGEST_MESSAGE, LONGEST_VALUE = 4000, 300
+"""Letters of an error, and of a value in one: what is quoted may be as long as a hostile file likes."""
+MOST_MEMBERS = 1000
+"""Members of a list or mapping of settings."""
+LARGEST = 2**63 - 1
+"""Whole numbers beyond this are no sizes, counts or seeds of any library below."""
+
+
 class ConfigError(ValueError):
     """A setting is unknown, missing, mistyped or out of range; the message names its dotted path and the cure."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shortened(str(message), LONGEST_MESSAGE))
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many letters: of a longer one the beginning and the end, where a message names its cure."""
+    if len(text) <= most:
+        return text
+    tail = most // 4
+    return f"{text[: most - tail - 5]} ... {text[-tail:]}"
+
+
+class _Short(reprlib.Repr):
+    """Python's own words for a value, cut where they are long, however large and deep it is."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= 256 else f"a whole number of {x.bit_length()} bits"
+
+
+_SHORT = _Short()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 5, LONGEST_VALUE, LONGEST_VALUE
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 20
 
 
 def require(condition: bool, name: str, rule: str, value: object) -> None:
@@ -36,13 +68,15 @@ def in_words(value: object) -> str:
     """A value as params.yaml shows it: a tuple is a list there, and a section is only said to be set."""
     if dataclasses.is_dataclass(value):
         return "set"
-    return repr(list(value) if isinstance(value, tuple) else value)
+    return shortened(_SHORT.repr(list(value) if isinstance(value, tuple) else value), LONGEST_VALUE)
 
 
 def check_name(name: str, valid: tuple[str, ...], field_name: str) -> None:
     """Raise ConfigError with the nearest valid name unless the name is valid."""
     if name not in valid:
-        raise ConfigError(f"{field_name} must be one of {', '.join(valid)}, but is {name!r}{nearest(name, valid)}")
+        raise ConfigError(
+            f"{field_name} must be one of {', '.join(valid)}, but is {in_words(name)}{nearest(name, valid)}"
+        )
 
 
 def nearest(name: str, valid: typing.Iterable[str]) -> str:
@@ -55,12 +89,13 @@ def from_dict(cls: type[T], values: object, prefix: str) -> T:
     """Build one dataclass from a mapping; `prefix` is the dotted path it hangs from. Raises ConfigError."""
     where = prefix.rstrip(".") or "params.yaml"
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} must be a mapping of settings, but is {values!r}")
+        raise ConfigError(f"{where} must be a mapping of settings, but is {in_words(values)}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise ConfigError(f"{prefix}{key} is not a known setting{_nearest_dotted(str(key), fields, prefix)}")
+            word = shortened(str(key), LONGEST_VALUE)
+            raise ConfigError(f"{prefix}{word} is not a known setting{_nearest_dotted(word, fields, prefix)}")
     built = {}
     for name, spec in fields.items():
         if name in values:
@@ -88,32 +123,43 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         allowed = typing.get_args(hint)
         if value not in allowed:
             raise ConfigError(
-                f"{name} must be one of {', '.join(map(str, allowed))}, but is {value!r}{nearest(str(value), allowed)}"
+                f"{name} must be one of {', '.join(map(str, allowed))}, but is {in_words(value)}{nearest(str(value), allowed)}"
             )
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be a list, but is {value!r}")
+            raise ConfigError(f"{name} must be a list, but is {in_words(value)}")
+        check_members(len(value), name)
         return tuple(_convert(v, typing.get_args(hint)[0], f"{name}[{i}]") for i, v in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} must be a mapping, but is {value!r}")
+            raise ConfigError(f"{name} must be a mapping, but is {in_words(value)}")
+        check_members(len(value), name)
         return {str(k): _convert(v, typing.get_args(hint)[1], f"{name}.{k}") for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, f"{name}.")
     return _convert_plain(value, hint, name)
 
 
+def check_members(count: int, name: str) -> None:
+    """Raise ConfigError where a list or mapping of settings has more members than any use of it."""
+    if count > MOST_MEMBERS:
+        raise ConfigError(f"{name} must have at most {MOST_MEMBERS} entries, but has {count}")
+
+
 def _convert_plain(value: Any, hint: type, name: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > LARGEST and (hint is int or value.bit_length() > 1000):  # 1e20 without a point is a float too
+            raise ConfigError(f"{name} must be a number within 63 bits, but is {in_words(value)}")
+        if hint is float:
+            return float(value)
     if hint is float and isinstance(value, str):
         # YAML 1.1 readers take 1e-06 for text, and DVC writes small numbers like that (dvc#5971).
         with contextlib.suppress(ValueError):
             value = float(value)
     if type(value) is not hint:
         words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
-        raise ConfigError(f"{name} must be {words.get(hint.__name__, hint.__name__)}, but is {value!r}")
+        raise ConfigError(f"{name} must be {words.get(hint.__name__, hint.__name__)}, but is {in_words(value)}")
     if isinstance(value, float):
         check_finite(value, name)
     return value

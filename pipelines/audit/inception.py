@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from cgankd.config import ConfigError
 from cgankd.data.pixels import to_signed, to_unit
+from cgankd.data.regular import MAX_PROGRAM, check_regular
 
 SIZE = 299
 """Height and width Inception expects, in pixels."""
@@ -35,6 +36,7 @@ def load_network(path: Path) -> tuple[Callable[..., Any], bool]:
             f"--inception: there is no file {path}; give a TorchScript or exported-program file of your own"
         )
     try:
+        check_regular(path, MAX_PROGRAM)
         with zipfile.ZipFile(path) as archive:
             exported = any(name.endswith("archive_format") for name in archive.namelist())
         with warnings.catch_warnings():

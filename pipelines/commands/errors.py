@@ -70,10 +70,12 @@ def debugging() -> bool:
 
 
 def sentence(error: BaseException) -> str:
-    """The message of an error, with the file name that the system's own errors keep apart."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split())
+    """The message of an error, bounded, with the file name that the system's own errors keep apart."""
+    from cgankd.config.settings import LONGEST_MESSAGE, shortened
+
+    own = isinstance(error, OSError) and error.filename is not None
+    text = f"{error.strerror}: {error.filename}" if own else " ".join(str(error).split())  # type: ignore[attr-defined]
+    return shortened(text, LONGEST_MESSAGE)
 
 
 def console() -> Console:

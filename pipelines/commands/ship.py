@@ -14,6 +14,10 @@ from pipelines.commands.errors import console, plain_errors
 PANEL = "Shipping and own data"
 LevelOption = Annotated[float, typer.Option("--level", help="Level of the interval or label set around an answer.")]
 
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run a program that this project did not make; it runs with your rights.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
@@ -86,8 +90,13 @@ def ship(
 def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5001,
     name: Annotated[str | None, typer.Option("--name", help="Name in the registry, as given to ship.")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="A name besides localhost that requests may be for."),
+    ] = None,
+    trust: TrustOption = False,
 ) -> None:
-    """Answer HTTP requests with the champion, on 127.0.0.1 only (mlflow models serve)."""
+    """Answer HTTP requests with the champion, on 127.0.0.1 only."""
     with plain_errors():
         from pipelines.files.params import load_config
         from pipelines.ship.registry import serve_command
@@ -97,7 +106,9 @@ def serve(
 
         check_place(Path.cwd())
         model = model_name(load_config(Path("params.yaml")).tracking.preset, name)
-        command, environment = serve_command(model, port, store_uri(Path.cwd()))
+        command, environment = serve_command(
+            Path.cwd(), model, port, store_uri(Path.cwd()), hosts=allow_host or (), trust=trust
+        )
         typer.echo(f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it needs some seconds to start)")
         typer.echo(f"label images with it: cgankd predict FOLDER --server http://127.0.0.1:{port}")
         sys.stdout.flush()
@@ -117,6 +128,7 @@ def predict(
         str | None, typer.Option("--square", help="crop, pad or stretch, in place of what the model was made with.")
     ] = None,
     enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge images smaller than the model's size.")] = False,
+    trust: TrustOption = False,
 ) -> None:
     """Label an image or a folder of images, each with its confidence. Exit code 2 when an image cannot be read."""
     with plain_errors():
@@ -132,7 +144,7 @@ def predict(
         )
 
         set_threads()
-        predictor = with_rules(open_predictor(Path.cwd(), model, level, server), square, enlarge)
+        predictor = with_rules(open_predictor(Path.cwd(), model, level, server, trust=trust), square, enlarge)
         labelled = label_files(predictor, image_files(images))
         if csv is None:
             if any(entry.reading for entry in labelled):

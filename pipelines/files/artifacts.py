@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cgankd.data.regular import check_regular, open_regular, read_json
 from pipelines.files.layout import damaged, missing
 from pipelines.files.writing import replacing as replacing
 
@@ -69,7 +70,7 @@ def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     if not path.exists():
         raise missing(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise damaged(path, str(error)) from error
     lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
@@ -87,9 +88,23 @@ def load_weights(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, Tens
         raise missing(path)
     config = read_record(config_path(path), keys)
     try:
-        return load_file(path), config
+        return load_tensors(path), config
     except SafetensorError as error:
         raise damaged(path, str(error)) from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises SafetensorError where it is none, ConfigError where it is no file at all."""
+    check_regular(path)
+    try:
+        return load_file(path)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a type that torch has not, a size beyond all sizes
+        raise SafetensorError(f"{type(error).__name__}: {str(error)[:200]}") from error
 
 
 def file_digest(path: Path) -> str:
@@ -98,7 +113,7 @@ def file_digest(path: Path) -> str:
         files = sorted(p for p in path.rglob("*") if p.is_file())
         names = [f"{p.relative_to(path).as_posix()} {file_digest(p)}" for p in files]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -142,6 +157,7 @@ class ResumeFile:
             return None
         name = f"{self.path.parent.name}/{self.path.stem}"
         try:
+            check_regular(self.path)
             found = torch.load(self.path, map_location="cpu", weights_only=True)
             step, state, mark = int(found["step"]), found["state"], found["fingerprint"]
             companion = found["companion"]

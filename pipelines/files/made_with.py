@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import BANK_UNSAID, Config, to_dict
+from cgankd.data.regular import parse_json
+from cgankd.data.regular import read_json as read_record
 from cgankd.data.store.banks import read_attributes
 from pipelines.files.artifacts import config_path
 from pipelines.files.layout import SECTIONS, STAGES, within
@@ -57,7 +59,7 @@ def embedded(workdir: Path, stage: str) -> dict[str, str]:
         # The teacher's own config holds its settings at the top, beside other things; the others' have a section.
         own = config.get(stage, {k: v for k, v in config.items() if k in ("net", "width", "precision")})
     elif stage == "bank" and (folder / "bank.h5").exists():
-        said = json.loads(str(read_attributes(folder / "bank.h5").get("config", "{}")))
+        said = parse_json(str(read_attributes(folder / "bank.h5").get("config", "{}")))
         own = BANK_UNSAID | said if said else {}
     elif stage == "student":
         own = read_json(folder / "students" / "runs.json").get("settings", {})
@@ -67,7 +69,7 @@ def embedded(workdir: Path, stage: str) -> dict[str, str]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file; nothing where it is missing or damaged, which whoever needs it says."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_record(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

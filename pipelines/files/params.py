@@ -1,42 +1,55 @@
-"""params.yaml: read it with settings laid over it, edit it in place, copy presets. The only module that knows YAML."""
+"""params.yaml: read it with settings laid over it, edit it in place, copy presets. With yaml_bounds all that knows YAML."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.resources
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from cgankd.config import Config, ConfigError, config_from_dict, to_dict
 from cgankd.config.data import MADE_HERE
+from cgankd.config.settings import LONGEST_VALUE, in_words, shortened
+from cgankd.data.regular import read_bytes, read_text
 from pipelines.files.distillers import check_distillers
 from pipelines.files.layout import SECTIONS, within
 from pipelines.files.writing import replacing
+from pipelines.files.yaml_bounds import MAX_YAML, bounded
 
 
 def parse(text: str, name: str) -> Any:
     """YAML 1.2 text to plain objects; `name` stands for the file. Raises ConfigError with the line of a mistake."""
+    with telling(name):
+        return bounded("safe", text, name).load(text)
+
+
+@contextmanager
+def telling(name: str) -> Iterator[None]:
+    """Turn what goes wrong while YAML is read into a ConfigError with the line of the mistake."""
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        yield
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}, line {mark.line + 1}" if mark else name
         problem = " ".join(str(error.problem or error.context).split())
-        raise ConfigError(f"{where}: {problem}") from error
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{where}: {shortened(problem, LONGEST_VALUE)}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # the reader meets odd text with many kinds of its own; each means the same here
+        problem = shortened(" ".join(str(error).split()) or type(error).__name__, LONGEST_VALUE)
+        raise ConfigError(f"{name} is no YAML that can be read ({problem}); correct it") from error
 
 
 def read_params(path: Path) -> dict[str, Any]:
     """The nested dict of a params file. Raises ConfigError when it is missing, unreadable or no mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MAX_YAML)
     except FileNotFoundError:
         raise ConfigError(
             f"{path.name} is missing from {path.parent.resolve()}; `cgankd use PRESET` writes one"
@@ -46,7 +59,7 @@ def read_params(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path.name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     values = parse(text, path.name)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path.name} must be a mapping of sections, but is {values!r}")
+        raise ConfigError(f"{path.name} must be a mapping of sections, but is {in_words(values)}")
     return values
 
 
@@ -55,7 +68,7 @@ def lay_over(values: dict[str, Any], override: str) -> None:
     dotted, sign, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not sign or not all(keys):
-        raise ConfigError(f"a setting must look like bank.rho=0.8, but is {override!r}")
+        raise ConfigError(f"a setting must look like bank.rho=0.8, but is {in_words(override)}")
     keys = whole_names(values, keys)
     node = values
     for depth, key in enumerate(keys[:-1], start=1):
@@ -188,7 +201,7 @@ def write_preset(name: str, path: Path, values: Mapping[str, Any] | None = None)
     if not path.exists():
         write_text(path, text)
         return None
-    before = path.read_bytes()
+    before = read_bytes(path, MAX_YAML)
     if before == text.encode():
         return None
     number = 1
@@ -212,16 +225,17 @@ def set_values(path: Path, values: Mapping[str, Any]) -> None:
     """
     read_params(path)
     if values:
-        write_text(path, changed(path.read_text(encoding="utf-8"), path.name, values))
+        write_text(path, changed(read_text(path, MAX_YAML), path.name, values))
 
 
 def changed(text: str, name: str, values: Mapping[str, Any]) -> str:
     """The text of a params file with settings changed as by `set_values`; `name` stands for the file."""
-    yaml = YAML(typ="rt", pure=True)
+    yaml = bounded("rt", text, name)
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    document = yaml.load(text)
+    with telling(name):
+        document = yaml.load(text)
     for dotted, value in values.items():
         keys = dotted.split(".")
         node = document
@@ -252,11 +266,12 @@ def write_text(path: Path, text: str) -> None:
 
 def rewritten(text: str, change: Callable[[Any], None]) -> str:
     """A YAML text after `change` was applied to its document in place; comments and order stay."""
-    yaml = YAML(typ="rt", pure=True)
+    yaml = bounded("rt", text, "the text")
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    document = yaml.load(text)
+    with telling("the text"):
+        document = yaml.load(text)
     change(document)
     stream = io.StringIO()
     yaml.dump(document, stream)

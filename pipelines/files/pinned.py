@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import read_json
 from pipelines.files.artifacts import source_digest, write_json
 from pipelines.files.params import parse
 
@@ -56,9 +57,9 @@ def read_pin(workdir: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
     try:
-        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        stages = read_json(path)["stages"]
         return {str(stage): str(digest) for stage, digest in stages.items()}
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"{PIN} is damaged ({type(error).__name__}); run `cgankd pin`") from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import read_json
 from pipelines.files.layout import SECTIONS, within
 from pipelines.files.params import flatten, read_params
 from pipelines.tracking.journal import Event, read_roots
@@ -20,8 +21,8 @@ def read_metrics(path: Path, command: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        values: dict[str, Any] = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.parent.name}/{path.name} is damaged ({error}); run `{command}` again") from error
     return values
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cgankd.config import CganConfig, ConfigError
 from cgankd.data.readers.own_fakes import load_own_fakes
+from cgankd.data.regular import IS_CODE, MAX_PROGRAM, read_bytes
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.gan.own_images import ImageDraw
 from cgankd.gan.own_program import Program, check_program, load_program, make_program_draw
@@ -74,7 +75,8 @@ def take_in(
         fakes = load_own_fakes(path, info, log=ctx.progress("images"), say=ctx.say, room=room, order=order)
         tensors = {"images": fakes.images[:], "labels": fakes.labels}
     else:
-        blob = path.read_bytes()
+        ctx.say(f"cgan.file {cfg.file} {IS_CODE}")
+        blob = read_bytes(path, MAX_PROGRAM)
         tensors = {"program": torch.frombuffer(bytearray(blob), dtype=torch.uint8)}
     draw = make_draw(tensors, own, cfg, info, task, reuse=True)
     # Tried on the labels that the bank will ask for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError, TeacherConfig
 from cgankd.data.pixels import to_unit
+from cgankd.data.regular import IS_CODE, MAX_PROGRAM, read_bytes
 from cgankd.nets.predictors.program import Program, kind_of
 from cgankd.nets.predictors.staged import PositiveLinear
 from cgankd.nets.predictors.zoo import Predictor
@@ -39,9 +41,16 @@ def find_file(cfg: TeacherConfig, workdir: Path) -> tuple[Path, str]:
 
 
 def load_own_teacher(
-    cfg: TeacherConfig, path: Path, info: DatasetInfo, task: Task, images_NCHW: Tensor
+    cfg: TeacherConfig,
+    path: Path,
+    info: DatasetInfo,
+    task: Task,
+    images_NCHW: Tensor,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Predictor, dict[str, Any]]:
     """The teacher in a file, frozen, and the config that rebuilds it; `images_NCHW` (uint8) try it.
+
+    That a file is a program, which runs with the user's rights, is a line for `say` before it is opened.
 
     Raises ConfigError, in one sentence, where the file cannot be read, does not fit the net, or gives outputs that
     are not those of the task.
@@ -49,7 +58,7 @@ def load_own_teacher(
     name = f"teacher.file {cfg.file}"
     check_channels("teacher", cfg, info)
     config = config_of(cfg)
-    data = path.read_bytes()
+    data = read_bytes(path, MAX_PROGRAM)
     shift, scale = 0.0, 1.0
     if cfg.output_unit == "raw":
         if not task.label_dtype.is_floating_point:
@@ -58,6 +67,7 @@ def load_own_teacher(
             )
         shift, scale = info.label_min, info.label_max - info.label_min
     if kind := kind_of(data):
+        say(f"{name} {IS_CODE}")
         try:
             body = Program(torch.frombuffer(bytearray(data), dtype=torch.uint8), shift, scale, answer_period(info))
         except ValueError as error:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from cgankd.config import ConfigError
+from cgankd.config.settings import shortened
+from cgankd.data.regular import open_regular
 from cgankd.nets.predictors.external import External
+from pipelines.files.artifacts import load_tensors
 
 HEADS = ("fc", "linear", "classifier", "classifier.0", "head.fc")
 """Names that the last layer of a net has elsewhere; here it is `head`."""
@@ -41,13 +45,16 @@ def read_state(name: str, path: Path, cure: str = CURE) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         try:
-            return load_safetensors(path.read_bytes())
+            return load_tensors(path)
         except SafetensorError as error:
             raise ConfigError(f"{name} is not a safetensors file or is damaged; {cure}") from error
     try:
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
+    except (ConfigError, FileNotFoundError, PermissionError):
+        raise
     except Exception as error:  # torch raises a dozen kinds for a file that is no good; each means the same here
         raise ConfigError(
             f"{name} cannot be read as weights, or holds more than tensors and numbers; {cure}"
@@ -57,7 +64,36 @@ def read_state(name: str, path: Path, cure: str = CURE) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ConfigError(f"{name} holds no state dict; {cure}")
+    for key, value in found.items():
+        if not _is_whole(value):
+            raise ConfigError(
+                f"{name}: {shortened(str(key), 100)} is no plain tensor whose numbers are in the file; {cure}"
+            )
     return {str(key): value for key, value in found.items()}
+
+
+def check_archive(path: Path) -> None:
+    """Raise ValueError where a file of torch.save would unpack to more than it is, or build anything but tensors.
+
+    torch.save packs nothing, so that a packed member is a bomb; a bytearray of any length is a few bytes of a pickle.
+    """
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(b"bytearray\n") >= 0:
+            raise ValueError("it asks for a bytearray")
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError("its members are packed")
+            if sum(member.file_size for member in members) > len(data):
+                raise ValueError("its members are larger than it is")
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Whether a tensor is a plain one, each number of which lies in its storage: one number can pose as a terabyte."""
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def own_pixels(state: dict[str, Tensor]) -> tuple[list[float], list[float]] | None:

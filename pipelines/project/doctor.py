@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from cgankd.config import CganConfig, ConfigError, DataConfig, StudentConfig, TeacherConfig
 from cgankd.config.data import MADE_HERE
+from cgankd.data.regular import read_json
 from pipelines.files.params import read_params
 from pipelines.project.finding import Finding
 from pipelines.search.config import load_searched
@@ -271,7 +271,7 @@ def look_at_features(cfg: CganConfig) -> list[Finding]:
 def look_at_generator(workdir: Path) -> list[Finding]:
     """A generator of the user's own (cgan.file) must be the one that was taken in; DVC does not watch it."""
     try:
-        own = json.loads((workdir / "artifacts/cgan.config.json").read_text(encoding="utf-8")).get("own")
+        own = read_json(workdir / "artifacts/cgan.config.json").get("own")
     except (OSError, ValueError):
         own = None
     if own is None or not (workdir / own["file"]).exists():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import gaps
+from cgankd.data.regular import read_json
 from cgankd.data.store.datasets import read_class_counts, read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.measure.twins import copy_sentences
@@ -36,7 +36,7 @@ def look_at_images(workdir: Path) -> list[Finding]:
 def _copies(workdir: Path) -> list[Finding]:
     """A warning where `prepare` found copies of training images in validation or test; nothing before it."""
     try:
-        numbers = json.loads((workdir / "metrics/prepare.json").read_text(encoding="utf-8"))
+        numbers = read_json(workdir / "metrics/prepare.json")
     except (OSError, ValueError):
         return []
     cure = "keep what belongs together in one split with data.groups, see docs/howto/groups.md"

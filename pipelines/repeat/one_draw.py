@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from cgankd.config import Config
 from cgankd.config.data import MADE_HERE, REST
+from cgankd.data.regular import read_json
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, read_record, source_digest, write_json
 from pipelines.files.layout import INPUTS, OUTPUTS, STAGES, reads_teacher
 from pipelines.files.made_with import NO_EFFECT
@@ -95,7 +95,7 @@ def is_done(draw: Draw, stage: str, key: str) -> bool:
     if not record.exists() or not all(path.exists() for path in draw.outputs(stage)):
         return False
     try:
-        made = json.loads(record.read_text(encoding="utf-8"))
+        made = read_json(record)
     except ValueError:
         return False
     return isinstance(made, dict) and made.get("key") == key and made.get("files") == _files(draw, stage)

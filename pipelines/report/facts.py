@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cgankd.data.regular import read_text
 from pipelines.files.artifacts import file_digest
 from pipelines.files.dvc_lock import LOCK, made_md5
 from pipelines.files.layout import OUTPUTS, STAGES
@@ -160,7 +161,7 @@ def preset_changes(workdir: Path, preset: str) -> list[tuple[str, str]]:
 def digests(workdir: Path) -> list[tuple[str, str]]:
     """Digests of each artifact: SHA-256, as MLflow, the model card and `compare` show it, and DVC's MD5 of dvc.lock."""
     lock = workdir / LOCK
-    known = made_md5(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+    known = made_md5(read_text(lock)) if lock.exists() else {}
     listed = []
     for name in STAGES:
         for output in OUTPUTS[name]:

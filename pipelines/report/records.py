@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import parse_json, read_text
 from cgankd.measure.predictive import mean_sd
 from pipelines.files.dvc_lock import read_md5
 from pipelines.files.params import filled, nested, parse
@@ -94,7 +95,7 @@ def load(text: str, workdir: Path, experiment: str) -> Record:
 def tracked(text: str) -> Any:
     """A setting as a run tells it: strings as they are (a colour begins with #, where YAML sees a comment), the rest as JSON."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
@@ -111,10 +112,10 @@ def from_file(path: Path, name: str) -> Record:
     top = path.resolve().parent.parent if path.resolve().parent.name == "metrics" else path.resolve().parent
 
     def beside(file: str) -> str | None:
-        return (top / file).read_text(encoding="utf-8") if (top / file).exists() else None
+        return read_text(top / file) if (top / file).exists() else None
 
     try:
-        result = path.read_text(encoding="utf-8")
+        result = read_text(path)
     except UnicodeDecodeError as error:
         raise no_result(str(path), "not UTF-8 text") from error
     return from_texts(name, str(path), result, beside("params.yaml"), beside("dvc.lock"))
@@ -163,14 +164,19 @@ def from_revision(workdir: Path, revision: str, name: str) -> Record:
 def from_texts(name: str, found: str, result: str, params: str | None, lock: str | None) -> Record:
     """A record from the texts of evaluate.json, params.yaml and dvc.lock; the last two may be missing."""
     try:
-        values = json.loads(result)
+        values = parse_json(result)
     except json.JSONDecodeError as error:
         raise no_result(found, f"not JSON: {error}") from error
     if not isinstance(values, dict) or not {"headline", "arms", "teacher"} <= values.keys():
         raise no_result(found, "headline, arms or teacher is missing")
-    settings = plain_settings(parse(params, "params.yaml") or {}) if params else {}
     md5 = read_md5(lock, "evaluate", "artifacts/dataset.h5") if lock else None
-    return record(name, found, values, settings, md5 and f"md5:{md5}")
+    try:
+        settings = plain_settings(parse(params, "params.yaml") or {}) if params else {}
+        return record(name, found, values, settings, md5 and f"md5:{md5}")
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise no_result(found, f"it is of another shape ({type(error).__name__}: {str(error)[:100]})") from error
 
 
 def record(name: str, found: str, result: Mapping[str, Any], settings: Mapping[str, Any], digest: str | None) -> Record:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import read_json
 from pipelines.files.made_with import as_text, embedded, recorded
 from pipelines.files.params import filled, flatten, read_params
 from pipelines.project.finding import Finding
@@ -30,7 +31,7 @@ def show_stage(stage: str, workdir: Path, console: Console) -> None:
     if not results.exists():
         raise ConfigError(f"metrics/{stage}.json is missing; run `cgankd {stage}` first")
     try:
-        values: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(results)
     except json.JSONDecodeError as error:
         raise ConfigError(f"metrics/{stage}.json is damaged ({error}); run `cgankd {stage}` again") from error
     if "arms" in values:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from cgankd.config import ArmConfig
+from cgankd.data.regular import read_json
 from cgankd.measure.predictive import Gain, paired_gain
 from cgankd.measure.verdict import describe
 from pipelines.runtime.machine import set_threads
@@ -89,7 +89,7 @@ def margin_text(search: Search, study: optuna.Study, trial: FrozenTrial) -> str:
 def measured(search: Search, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any] | None:
     """The margin of this trial in artifacts/search/best.json; None where that is of another one or has none."""
     try:
-        record = json.loads((search.workdir / "artifacts" / "search" / "best.json").read_text(encoding="utf-8"))
+        record = read_json(search.workdir / "artifacts" / "search" / "best.json")
         same = record["study"] == study.study_name and record["winner"]["number"] == trial.number
         # Values too, for a study of this name may have been begun again.
         same = same and record["winner"]["values"] == trial.params and record["default"] == study.user_attrs["default"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cgankd.bank import build
@@ -27,7 +27,7 @@ from cgankd.fit.device import Plan
 from cgankd.labels.task import make_task
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
-from pipelines.files.artifacts import file_digest, fingerprint, replacing, source_digest
+from pipelines.files.artifacts import file_digest, fingerprint, load_tensors, replacing, source_digest
 from pipelines.runtime.context import Context
 from pipelines.stages import bank
 
@@ -65,7 +65,7 @@ class Remembered:
 
     def _read(self, path: Path, shard: int) -> build.Scores | None:
         try:
-            return build.Scores(**load_file(path), shard=shard) if path.exists() else None
+            return build.Scores(**load_tensors(path), shard=shard) if path.exists() else None
         except SafetensorError:  # damaged, so drawn again
             return None
 

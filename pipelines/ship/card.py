@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from cgankd.bank.build import selection_name
 from cgankd.config import ConfigError
 from cgankd.config.distill import arm_label
+from cgankd.data.regular import parse_json, read_json
 from cgankd.data.store.banks import of_fakes, read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
@@ -83,7 +83,7 @@ def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, 
         if switches.get("unlabelled"):
             unlabelled = int(scores[f"unlabelled_{selection}"].sum())
             digests |= {"unlabelled": str(attributes["unlabelled"])}
-        rho = float(json.loads(str(attributes["config"]))["rho"]) if switches["filter"] else None
+        rho = float(parse_json(str(attributes["config"]))["rho"]) if switches["filter"] else None
     real = {
         "training": len(read_split(dataset, "train", MemoryBudget(0))),
         "validation": len(read_split(dataset, "val", MemoryBudget(0))),
@@ -121,7 +121,7 @@ def _json(path: Path) -> dict[str, Any]:
         if "artifacts" in path.parts:
             raise missing(path)
         raise ConfigError(f"metrics/{path.name} is missing; run `cgankd {path.stem}` first")
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_json(path)
     return values
 
 

@@ -32,6 +32,7 @@ from cgankd.export import (
 from cgankd.types import Split
 from pipelines.files.artifacts import file_digest, replacing, write_json
 from pipelines.ship.saved import PARITY, Package, dataset_of, load_finished, parity_images
+from pipelines.ship.trust import remember
 
 CALIBRATION_IMAGES = 256
 """Training images that set the ranges of the int8 activations."""
@@ -123,6 +124,7 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
         "models": [asdict(form) for form in forms],
     }
     write_json(out / "export.json", values, sort_keys=False)
+    remember(workdir, file_digest(out / "student.pt2"), "student.pt2")
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import http.client
 import io
 import json
 import urllib.error
@@ -22,16 +23,21 @@ from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
 from cgankd.data.readers.image_files import read_images
 from cgankd.data.readers.walk import left_out_lines, walk
+from cgankd.data.regular import parse_json, read_json
 from cgankd.data.store.datasets import read_split
 from cgankd.export import open_onnx, open_torch_export
 from cgankd.labels.answers import Answer, Margin, Reading, make_answer
 from cgankd.measure.conformal import images_needed
 from cgankd.types import DatasetInfo, silent
-from pipelines.files.artifacts import config_path
+from pipelines.files.artifacts import config_path, read_record
+from pipelines.ship.door import images_a_request
 from pipelines.ship.saved import dataset_of, load_package, validation_margin
+from pipelines.ship.trust import check_own, is_program
 
 BATCH = 256
 SERVER_WAIT_S = 60.0
+MAX_REPLY = 2**26
+"""Bytes of the largest answer of a server that is read."""
 OPENERS = {".onnx": open_onnx, ".pt2": open_torch_export}
 """How the files that `cgankd export` writes are opened."""
 
@@ -59,18 +65,23 @@ class Labelled:
     error: str = ""
 
 
-def open_predictor(workdir: Path, model: Path | None, level: float, server: str | None = None) -> Predictor:
+def open_predictor(
+    workdir: Path, model: Path | None, level: float, server: str | None = None, *, trust: bool = False
+) -> Predictor:
     """The student of this folder, or any other .safetensors, .onnx or .pt2 file; `server` answers in its place.
 
     The margin of an exported file is the one in the export.json beside it; else it is taken from the validation images of
-    this folder, and there is none where they are not at hand. Raises ConfigError where a file is missing or no good.
+    this folder, and there is none where they are not at hand. Raises ConfigError where a file is missing or no good, or is
+    a program of somebody else's, unless `trust`.
     """
     path = model or workdir / "artifacts" / "student.safetensors"
     if path.suffix in OPENERS:
-        found = _open_exported(path)
+        found = _open_exported(workdir, path, trust)
     else:
         if model is not None:
             _check_named(model)
+        if is_program(read_record(config_path(path)) if path.is_file() else {}):
+            check_own(workdir, path, trust=trust)
         package = load_package(path)
         margin, why = None, "no regions: they come from the validation images in artifacts/dataset.h5, which is missing"
         if (workdir / "artifacts" / "dataset.h5").exists():
@@ -106,16 +117,18 @@ def _check_named(path: Path) -> None:
             )
 
 
-def _open_exported(path: Path) -> Predictor:
+def _open_exported(workdir: Path, path: Path, trust: bool) -> Predictor:
     record = path.with_name("export.json")
     for part in (path, record):
         if not part.is_file():
             raise ConfigError(f"{part} is missing; `cgankd export` writes {path.name} and its export.json together")
+    if path.suffix == ".pt2":
+        check_own(workdir, path, trust=trust)
     try:
-        values: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(record)
         info = from_dict(DatasetInfo, values["info"], "info.")
         margin = from_dict(Margin, values["margin"], "margin.") if values["margin"] else None
-    except (json.JSONDecodeError, KeyError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{record} is damaged ({error}); run `cgankd export` again") from error
     why = (
         "" if margin else "no regions: when this file was exported there were too few validation images for its --level"
@@ -124,20 +137,39 @@ def _open_exported(path: Path) -> Predictor:
 
 
 def ask_server(address: str, images_BCHW: Tensor) -> Tensor:
-    """Answers [B, A] of `mlflow models serve` at http://host:port. Raises ConfigError where it does not answer."""
+    """Answers [B, A] of the server at http://host:port, in requests as large as it takes.
+
+    Raises ConfigError where it does not answer.
+    """
     url = address.rstrip("/").removesuffix("/invocations") + "/invocations"
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"--server must be an address such as http://127.0.0.1:5001, but is {address!r}")
-    body = json.dumps({"inputs": images_BCHW.float().tolist()}).encode()
+    parts = torch.split(images_BCHW, images_a_request(tuple(images_BCHW.shape[1:])))
+    return torch.cat([_asked(url, part) for part in parts])
+
+
+def _asked(url: str, images_BCHW: Tensor) -> Tensor:
+    """The answers to one request, which is sent once more where the server was ended while it answered."""
+    body = json.dumps({"inputs": images_BCHW.tolist()}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=SERVER_WAIT_S) as reply:
-            return torch.tensor(json.load(reply)["predictions"], dtype=torch.float32)
-    except urllib.error.HTTPError as error:
-        said = error.read().decode(errors="replace")[:300]
-        raise ConfigError(f"{url} answered {error.code}: {said}; is another model served there?") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{url} does not answer ({error}); start it with `cgankd serve`") from error
+    for last in (False, True):
+        try:
+            with urllib.request.urlopen(request, timeout=SERVER_WAIT_S) as reply:
+                found = parse_json(reply.read(MAX_REPLY).decode())
+                return torch.tensor(found["predictions"], dtype=torch.float32).reshape(len(images_BCHW), -1)
+        except urllib.error.HTTPError as error:
+            said = error.read(300).decode(errors="replace")
+            raise ConfigError(f"{url} answered {error.code}: {said}; is another model served there?") from error
+        except (OSError, http.client.HTTPException) as error:
+            lost = isinstance(getattr(error, "reason", error), ConnectionResetError | http.client.HTTPException)
+            if last or not lost:
+                raise ConfigError(f"{url} does not answer ({error}); start it with `cgankd serve`") from error
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            text = f"{type(error).__name__}: {str(error)[:200]}"
+            raise ConfigError(
+                f"{url} does not answer with predictions ({text}); is another model served there?"
+            ) from error
+    raise AssertionError("either answered or raised")
 
 
 def image_files(target: Path) -> list[Path]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from cgankd.config import ConfigError
 from cgankd.export import worst_difference
+from pipelines.files.artifacts import file_digest
 from pipelines.ship.saved import PARITY, Package
+from pipelines.ship.trust import FLAG, known, remember
 from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, environment, key_text, reason
 from pipelines.tracking.moved import StoreMoved
 from pipelines.tracking.names import git_state
+from pipelines.tracking.places import is_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,9 +85,13 @@ def register(
     # The student it is compared with answers on the processor.
     with environment({"MLFLOW_TRACKING_URI": sink.uri, "MLFLOW_DEFAULT_PREDICTION_DEVICE": "cpu"}):
         version, fresh = _version(sink.client, release.name, release.fingerprint), False
+        if version is not None and is_server(sink.uri) and _title(release.name, version) not in known(workdir).values():
+            version = None  # somebody else's, or of a copy of this folder: its files are not opened
         if version is None:
             version, fresh = _log(sink, workdir, student, release, images[:2]), True
-        difference = _compare(release.name, version, student, images)
+        difference, digest = _compare(release.name, version, student, images)
+        if is_server(sink.uri):
+            remember(workdir, digest, _title(release.name, version))
         champion, rival = _alias(sink.client, release, version, promote)
     return Registered(version, fresh, champion, rival, difference)
 
@@ -146,10 +154,18 @@ def _log(sink: MlflowSink, workdir: Path, student: Package, release: Release, ex
     return version
 
 
-def _compare(name: str, version: int, student: Package, images: Tensor) -> float:
+def _title(name: str, version: int) -> str:
+    return f"models:/{name}/{version}"
+
+
+def _compare(name: str, version: int, student: Package, images: Tensor) -> tuple[float, str]:
+    """The largest difference to the student, and the digest of the files in the registry."""
+    import mlflow.artifacts
     import mlflow.pyfunc
 
-    loaded = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+    with tempfile.TemporaryDirectory() as folder:
+        place = mlflow.artifacts.download_artifacts(_title(name, version), dst_path=folder)
+        digest, loaded = file_digest(Path(place)), mlflow.pyfunc.load_model(place)
     answers = torch.from_numpy(loaded.predict(images.float().numpy()))
     worst = worst_difference(answers, student.model.run(images), student.info.label_period)
     if not worst <= PARITY * student.answer.scale:
@@ -157,7 +173,7 @@ def _compare(name: str, version: int, student: Package, images: Tensor) -> float
             f"version {version} of {name} differs from the student by {worst:.3g} on real images (allowed:"
             f" {PARITY * student.answer.scale:.3g}); the alias {ALIAS} was not moved"
         )
-    return worst
+    return worst, digest
 
 
 def _alias(client: MlflowClient, release: Release, version: int, promote: bool) -> tuple[bool, str]:
@@ -173,17 +189,60 @@ def _alias(client: MlflowClient, release: Release, version: int, promote: bool) 
     return True, ""
 
 
-def serve_command(name: str, port: int, uri: str) -> tuple[list[str], dict[str, str]]:
-    """The command that answers HTTP requests with the champion on 127.0.0.1, and its environment. Raises ConfigError."""
+def serve_command(
+    workdir: Path, name: str, port: int, uri: str, *, hosts: Sequence[str] = (), trust: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """The command that answers HTTP requests with the champion on 127.0.0.1, and its environment.
+
+    Raises ConfigError where there is none, or a server keeps it and it is not of this folder, unless `trust`.
+    """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
-        MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, ALIAS)
+        version = MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, ALIAS).version
     except MlflowException as error:
         raise ConfigError(f"there is no {ALIAS} of {name} in the registry; run `cgankd ship` first") from error
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{name}@{ALIAS}"]
-    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    # Of what the server prints, its own lines are left: that it runs, and each request.
+    title, digest = _title(name, int(version)), ""
+    if is_server(uri) and not trust:
+        digest = next((own for own, what in known(workdir).items() if what == title), "")
+        if not digest:
+            raise ConfigError(
+                f"version {version} of {name} was not shipped from this folder, and a model is a program that runs with your"
+                f" rights; if you know who shipped it, add {FLAG}"
+            )
+    command = [sys.executable, "-m", "pipelines.ship.serving", str(port), title, digest, *hosts]
     quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     return command, quiet | os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model out of the registry: float32 pixels [B, C, S, S] to answers [B, A], the shape (C, S, S), and its version."""
+
+    predict: Callable[[Any], Any]
+    shape: tuple[int, ...]
+    version: str
+
+
+def load_served(title: str, digest: str) -> Served:
+    """A version of the registry that MLFLOW_TRACKING_URI names, its files being those of `digest` (empty: whatever they are).
+
+    Raises ConfigError where they are not, or the model takes no images.
+    """
+    import mlflow.artifacts
+    import mlflow.pyfunc
+
+    with tempfile.TemporaryDirectory() as folder:
+        # What is checked and what is opened are the same files, whatever the server says next.
+        place = mlflow.artifacts.download_artifacts(title, dst_path=folder)
+        if digest and file_digest(Path(place)) != digest:
+            raise ConfigError(
+                f"the files of {title} are not those that were shipped from this folder; run `cgankd ship` again"
+            )
+        model = mlflow.pyfunc.load_model(place)
+    spec = model.metadata.signature.inputs.inputs[0] if model.metadata.signature else None
+    shape = tuple(getattr(spec, "shape", ()))
+    if len(shape) != 4:
+        raise ConfigError(f"{title} is no model that takes images; `cgankd ship` makes one")
+    return Served(model.predict, shape[1:], title.rpartition("/")[2])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import read_json
 from pipelines.files.artifacts import file_digest, fingerprint
 from pipelines.files.made_with import settings_behind
 from pipelines.files.params import load_config, write_text
@@ -48,7 +48,7 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
     student = finished.student
     origin = lineage(workdir, student, licence, root=cfg.data.root, seed=cfg.seed)
     record = workdir / "artifacts" / "export" / "export.json"
-    exported = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
+    exported = read_json(record) if record.exists() else None
     if exported and exported["weights"] != origin.digests["student"]:
         exported = None  # of an earlier student
     card = workdir / "artifacts" / CARD

@@ -13,6 +13,7 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
 from cgankd.config.weights import PACKAGE, PACKAGED
+from cgankd.data.regular import read_json
 from cgankd.data.store.datasets import read_split
 from cgankd.export import ShippedModel
 from cgankd.labels.answers import Answer, Margin, make_answer
@@ -146,8 +147,8 @@ def evaluation(workdir: Path, package: Package) -> dict[str, Any]:
     if not path.exists():
         raise ConfigError("metrics/evaluate.json is missing; run `cgankd evaluate` first")
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        result: dict[str, Any] = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"metrics/evaluate.json is damaged ({error}); run `cgankd evaluate` again") from error
     arm, chosen = package.config.get("arm"), result.get("chosen_arm")
     if arm != chosen or package.config.get("test") not in result["arms"][arm]["values"]:

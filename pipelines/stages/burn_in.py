@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from cgankd.bank.selections import Columns
 from cgankd.config import BankConfig
+from cgankd.data.regular import check_regular
 from cgankd.fit.device import Plan
-from pipelines.files.artifacts import fingerprint, replacing, source_digest
+from pipelines.files.artifacts import fingerprint, load_tensors, replacing, source_digest
 
 NAMES = [field.name for field in dataclasses.fields(Columns)]
 
@@ -31,10 +32,11 @@ def kept_burn_in(path: Path, mark: str, draw: Callable[[], Columns], say: Callab
     """The scores in a file under this mark, or those of `draw`, which are then kept there."""
     if path.exists():
         try:
+            check_regular(path)
             with safe_open(path, "pt") as file:
                 same = (file.metadata() or {}).get("mark") == mark
             if same:
-                columns = Columns(**load_file(path))
+                columns = Columns(**load_tensors(path))
                 say(f"burn-in: {len(columns)} scored draws of an earlier run are used again")
                 return columns
         except (SafetensorError, TypeError) as error:

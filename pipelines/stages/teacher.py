@@ -192,7 +192,7 @@ def taken(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The teacher in a file with this digest, untouched, and the config that rebuilds it with name and digest of the file."""
     file, digest = found
-    net, config = load_own_teacher(cfg, file, info, task, val.images[:])
+    net, config = load_own_teacher(cfg, file, info, task, val.images[:], say)
     other = other_unit(cfg.output_unit, info, task, make_predict(net, cfg.precision, plan=plan), val)
     if other is not None:
         say(f"warning: {other}")

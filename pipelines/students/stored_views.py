@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cgankd.config import ArmConfig, StudentConfig
@@ -26,7 +26,7 @@ from cgankd.data.views import COLUMNS, ViewBatches, make_views
 from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.rng import derive
 from cgankd.types import PredictFn, Split, Task
-from pipelines.files.artifacts import fingerprint, replacing
+from pipelines.files.artifacts import fingerprint, load_tensors, replacing
 from pipelines.students.teacher_outputs import CHUNK, cached_table
 
 PRECISION = "half"
@@ -123,7 +123,7 @@ def view_facts(facts: Mapping[str, str], arm: ArmConfig) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Tensor] | None:
     try:
-        found = load_file(path) if path.exists() else None
+        found = load_tensors(path) if path.exists() else None
     except SafetensorError:  # damaged, so made again
         return None
     return found if found is not None and set(found) == set(COLUMNS) else None

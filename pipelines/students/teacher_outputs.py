@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cgankd.data.batches import chunks
 from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.distill.table import TeacherTable, pack
 from cgankd.types import Images, PredictFn
-from pipelines.files.artifacts import fingerprint, replacing
+from pipelines.files.artifacts import fingerprint, load_tensors, replacing
 
 CHUNK = 512
 """Images a pass, as `make_predict` has it: the bits of a convolution may depend on the size of its batch."""
@@ -75,6 +75,6 @@ def table_of_pool(pool: Path, rows: Tensor, teacher: str, precision: str) -> Tea
 
 def _read(path: Path) -> dict[str, Tensor] | None:
     try:
-        return load_file(path) if path.exists() else None
+        return load_tensors(path) if path.exists() else None
     except SafetensorError:  # damaged, so made again
         return None

@@ -13,9 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from cgankd.data.regular import read_text
 from pipelines.tracking.names import NOTE_TAG, child_name
 
 Event = dict[str, Any]
+MOST = 2**31
+"""Bytes of the largest file of events that is read."""
 
 
 class Sink(Protocol):
@@ -130,10 +133,10 @@ def read_roots(path: Path) -> dict[str, list[Event]]:
     roots: dict[str, list[Event]] = {}
     if not path.exists():
         return roots
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_text(path, MOST, errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, dict) and {"kind", "run", "root"} <= event.keys():
             roots.setdefault(event["root"], []).append(event)

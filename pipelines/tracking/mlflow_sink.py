@@ -140,7 +140,7 @@ class MlflowSink:
         start = f"images/{key.replace('/', '~')}+step+{event.get('step', 0)}+"
         there = self.replay and any(f.path.startswith(start) for f in self.client.list_artifacts(run_id, "images"))
         if path.exists() and not there:
-            with Image.open(path) as image:
+            with Image.open(path, formats=["PNG"]) as image:
                 options = {"key": key, "step": event.get("step", 0), "timestamp": event["time_ms"], "synchronous": True}
                 self.client.log_image(run_id, image.convert("RGB"), **options)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import read_text
+from pipelines.tracking.journal import MOST
 from pipelines.tracking.places import FILE, home, log_folder, store_uri
 
 RUNS = "mlruns"
@@ -131,11 +133,11 @@ def recorded_homes(top: Path) -> set[Path]:
     """The folders whose own store got runs of this project, by the JSON lines."""
     found: set[Path] = set()
     for path in log_folder(top).rglob("*.jsonl"):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(path, MOST, errors="replace").splitlines():
             if '"kind": "mlflow"' in line:
                 try:
                     uri = str(json.loads(line).get("uri", ""))
-                except ValueError:  # cut short by a kill
+                except (ValueError, RecursionError):  # cut short by a kill
                     continue
                 if uri.startswith("sqlite:///") and uri.endswith(f"/{FILE}"):
                     found.add(Path(uri.removeprefix("sqlite:///")).parent)

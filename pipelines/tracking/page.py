@@ -36,4 +36,7 @@ def serve(uri: str, port: int, run: Callable[[list[str]], int]) -> int:
     """Serve the page over a store on this machine by `run`, which runs a command to its end and returns its exit status."""
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if "MLFLOW_SERVER_ALLOWED_HOSTS" not in os.environ:
+        # A page in the browser may have given its own name this machine's address.
+        command += ["--allowed-hosts", f"{HOST}:{port},localhost:{port}"]
     return run([*command, "--port", str(port), "--workers", "1"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgankd.data.regular import read_json
 from pipelines.tracking.mlflow_sink import FIRST_PATIENCE, environment
 from pipelines.tracking.moved import check_place
 from pipelines.tracking.places import has_store, last_run, store_uri
@@ -82,7 +82,7 @@ def read_run(client: MlflowClient, experiment_id: str, run: Any) -> TrackedRun:
     if stage == "evaluate":
         with tempfile.TemporaryDirectory() as folder:
             path = client.download_artifacts(run_id, "files/evaluate.json", folder)
-            result = json.loads(Path(path).read_text(encoding="utf-8"))
+            result = read_json(Path(path))
     else:
         wanted, token = f"tags.`mlflow.parentRunId` = '{run_id}'", None
         while True:

@@ -15,6 +15,7 @@ from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.readers.chair_shapes import Array
 from cgankd.data.readers.chairs import NUM_SHAPES, RENDERER_VERSION, YAWS, render
 from cgankd.data.readers.splits import capped, shuffled
+from cgankd.data.regular import open_regular
 from cgankd.data.store.room import Room, in_memory
 from cgankd.rng import generator
 from cgankd.types import LogFn, Split, silent
@@ -100,7 +101,7 @@ def _read_cache(path: Path | None, size: int) -> tuple[Array, Array]:
     if path is None or not path.is_file():
         return nothing
     try:
-        with path.open("rb") as raw, np.load(raw) as file:
+        with open_regular(path) as raw, np.load(raw) as file:
             numbers, pictures = file["numbers"], file["pictures"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return nothing

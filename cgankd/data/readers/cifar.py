@@ -19,10 +19,13 @@ from cgankd.data.readers.image_files import fit_arrays
 from cgankd.data.readers.image_folder import read_listing
 from cgankd.data.readers.plain_pickle import PlainPickleError, read_plain_pickle
 from cgankd.data.readers.splits import split_parts
+from cgankd.data.regular import read_bytes
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, Split, silent
 
 PIXELS = 3 * 32 * 32
+MAX_FILE = 2**28
+"""Bytes of the largest file of the archives that is read; theirs have at most 184,000,000."""
 CURE = "fetch the archive again"
 Array = np.ndarray[Any, Any]
 
@@ -212,7 +215,7 @@ def _read_bin(folder: Path, edition: Edition) -> tuple[Array, Array, list[str], 
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, MAX_FILE)
     except OSError as problem:
         raise ConfigError(f"{path} cannot be read ({problem.strerror}); {CURE}") from None
 

@@ -13,10 +13,16 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.walk import formats
+from cgankd.data.regular import open_regular
 from cgankd.types import ImageShape
 
 MAX_PIXELS = 2**26
 """Largest image that is decoded (67 megapixels); the size is known from the header, before any pixel."""
+SLOW_PIXELS = 2**22
+"""The same for formats that Pillow decodes pixel by pixel in Python, a second for each million of them."""
+MAX_FILE = 2**29
+"""Bytes of the largest image file that is read (512 MiB)."""
 LONGEST_PADDED = 2**13
 """Longer sides are reduced before an image is padded to a square, which could otherwise fill the memory."""
 TYPE_RANGE = (0.0, 65535.0)
@@ -130,8 +136,9 @@ def _ink(pixels: Array) -> tuple[int, ...] | None:
 def open_image(path: Path) -> Iterator[Image.Image]:
     """A file as Pillow opens it, its size checked before any pixel. Every failure within is a ConfigError naming it."""
     try:
-        with Image.open(path) as file:
-            _check_pixels(path, file.width * file.height)
+        with open_regular(path, MAX_FILE) as raw, Image.open(raw, formats=formats()) as file:
+            by_python = any(tile[0] in Image.DECODERS for tile in getattr(file, "tile", None) or ())
+            _check_pixels(path, file.width * file.height, SLOW_PIXELS if by_python else MAX_PIXELS)
             yield file
     except ConfigError:
         raise
@@ -143,14 +150,16 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise ConfigError(f"{path} {words}; replace or remove it") from None
     except Exception as problem:  # Pillow's decoders raise many kinds; each means that this file is no good.
         raise ConfigError(
-            f"{path} cannot be read as an image ({type(problem).__name__}: {problem}); replace it or remove it"
+            f"{path} cannot be read as an image ({type(problem).__name__}: {str(problem)[:200]}); replace it or remove it"
         ) from None
 
 
-def _check_pixels(path: Path, count: int) -> None:
-    if count > MAX_PIXELS:
+def _check_pixels(path: Path, count: int, most: int = MAX_PIXELS) -> None:
+    if count > most:
+        other = "" if most == MAX_PIXELS else ", or save it in another format"
         raise ConfigError(
-            f"{path} has {count / 1e6:.0f} megapixels, more than the {MAX_PIXELS // 10**6} that are read; make it smaller"
+            f"{path} has {count / 1e6:.0f} megapixels, more than the {most // 10**6} that are read; make it smaller"
+            f"{other}"
         )
 
 

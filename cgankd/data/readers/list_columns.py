@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +121,8 @@ def _unused(names: tuple[str, ...], place: int) -> str:
 
 def _width(rows: list[tuple[int, list[str]]]) -> int:
     """Cells of most lines."""
-    widths = [len(cells) for _, cells in rows]
-    return max(sorted(set(widths)), key=widths.count)
+    widths = Counter(len(cells) for _, cells in rows)
+    return max(sorted(widths), key=lambda width: widths[width])
 
 
 def _header(table: Table, finder: Finder, wanted: Columns) -> tuple[tuple[str, ...], list[tuple[int, list[str]]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cgankd.config import ConfigError
+from cgankd.config.settings import LONGEST_VALUE, shortened
 from cgankd.data.readers.label_text import same_class, with_points
 from cgankd.data.readers.list_columns import FOUND, Columns, Layout, find_columns
 from cgankd.data.readers.list_paths import ALL, FOLDER_SAMPLE, HOW, Finder, moved, shorter, sub_folder
@@ -156,7 +157,7 @@ def _problem(root: Path, missing: list[Entry], wrong: list[str], layout: Layout,
 def _fault(cells: list[str], layout: Layout) -> str:
     """What is wrong with the cells of a line, nothing where it has a path and a label."""
     names = ",".join(layout.names) or ",".join(["path", "label", *["..."] * (layout.width > 2)])
-    expected = f"expected {names} but found {','.join(cells)!r}"
+    expected = f"expected {names} but found {shortened(','.join(cells), LONGEST_VALUE)!r}"
     if any(cells[layout.width :]):
         return f"{expected}; put quotes around commas in a path or label"
     if len(cells) <= max(layout.path, layout.label) or not (cells[layout.path] and cells[layout.label]):

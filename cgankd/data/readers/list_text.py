@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 from cgankd.config import ConfigError
 from cgankd.data.readers.label_text import tidy
 from cgankd.data.readers.walk import is_image as like_image
+from cgankd.data.regular import MAX_LIST, parse_json, read_bytes
 
 SEPARATORS = {"\t": "tab", ";": "semicolon", "|": "|", ",": "comma"}
 """What may stand between cells, with its name; of those that fit equally well the first is taken."""
@@ -23,6 +23,8 @@ SNIFFED = 4096
 """Bytes by which an encoding is told."""
 QUOTES = {"'": "'", "\u2018": "\u2019", "\u201c": "\u201d", "`": "`"}
 """What some programs put around every cell in place of plain quotes."""
+MOST_COLUMNS = 1000
+"""Columns of a list; every line is filled up to the longest."""
 SAMPLE = 200
 """Lines that are looked at to find the separator."""
 JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -46,15 +48,19 @@ def read_table(path: Path, setting: str, there: Callable[[str], bool]) -> Table:
         if (objects := parse(text, path)) is not None:
             if len(objects) == 1 and (table := _from_mapping(objects[0][1], path, said)) is not None:
                 return table
-            return _from_objects(objects, said)
+            return _from_objects(objects, path, said)
     try:
-        return _cells(text, there, said)
+        table = _cells(text, there, said)
+        widest = max((len(cells) for _, cells in table.rows), default=0)
+        if widest > MOST_COLUMNS:
+            raise ConfigError(f"{path} has a line of {widest} cells, more than the {MOST_COLUMNS} that are read")
+        return table
     except csv.Error as problem:
         raise ConfigError(f"{setting} {str(path)!r} is not a CSV file ({problem}); save it as one") from None
 
 
 def _decoded(path: Path, setting: str) -> tuple[str, list[str]]:
-    raw = path.read_bytes()
+    raw = read_bytes(path, MAX_LIST)
     if raw.startswith(b"PK\x03\x04") or raw.startswith(b"\xd0\xcf\x11\xe0"):
         raise ConfigError(f"{setting} {str(path)!r} is a workbook or archive, not text; save it as CSV")
     said: list[str] = []
@@ -93,7 +99,7 @@ def _json_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]] | Non
         if not line.strip():
             continue
         try:
-            value = _json(line)
+            value = parse_json(line, as_written=True)
         except ValueError as problem:
             if not found and (path.suffix.lower() not in JSON_SUFFIXES or line.lstrip()[0] != "{"):
                 return None
@@ -111,7 +117,7 @@ def _json_array(text: str, path: Path) -> list[tuple[int, dict[str, Any]]] | Non
     if not text.lstrip().startswith(("[", "{")):
         return None
     try:
-        values = _json(text)
+        values = parse_json(text, as_written=True)
     except ValueError:
         return None
     values = values if isinstance(values, list) else [values]
@@ -143,15 +149,12 @@ def _from_mapping(value: dict[str, Any], path: Path, said: list[str]) -> Table |
     return None
 
 
-def _json(text: str) -> Any:
-    """Numbers stay as they are written."""
-    return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
-
-
-def _from_objects(objects: list[tuple[int, dict[str, Any]]], said: list[str]) -> Table:
+def _from_objects(objects: list[tuple[int, dict[str, Any]]], path: Path, said: list[str]) -> Table:
     """A column for each key that holds texts and numbers; lists and objects within are no labels."""
     objects = [(number, _flat(value)) for number, value in objects]
     keys = dict.fromkeys(key for _, value in objects for key in value)
+    if len(keys) > MOST_COLUMNS:  # a table of all keys by all objects is far larger than the file
+        raise ConfigError(f"{path} has {len(keys)} different keys, more than the {MOST_COLUMNS} columns that are read")
     flat = [key for key in keys if not any(isinstance(value.get(key), dict | list) for _, value in objects)]
     rows = [(number, [_word(value.get(key)) for key in flat]) for number, value in objects]
     nested = [f"{key!r} (no plain values)" for key in keys if key not in flat]

@@ -16,6 +16,7 @@ from cgankd.data.readers.group_splits import scalar_rows
 from cgankd.data.readers.groups import Grouping, inside_paths, path_groups
 from cgankd.data.readers.image_folder import LabelledFiles, middle_squares, read_rows
 from cgankd.data.readers.walk import is_hidden, is_image, walk
+from cgankd.data.regular import MAX_LIST, read_text
 from cgankd.data.store.room import Room, in_memory
 from cgankd.data.turns import brought
 from cgankd.types import LogFn, silent
@@ -138,7 +139,7 @@ def _frames(root: Path) -> list[Entry]:
     there = {path.name: path for path in files if path.is_file()}
     entries: list[Entry] = []
     seen: dict[str, int] = {}
-    for place, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for place, line in enumerate(read_text(listing, MAX_LIST, "replace").splitlines(), start=1):
         if not line.strip():
             continue
         name, angle = _frame(line, f"{listing}: line {place}")

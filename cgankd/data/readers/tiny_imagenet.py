@@ -11,6 +11,7 @@ from cgankd.data.dataset import Dataset
 from cgankd.data.readers.class_folders import Listing, list_folder
 from cgankd.data.readers.image_folder import middle_squares, read_listing
 from cgankd.data.readers.walk import is_hidden, is_image
+from cgankd.data.regular import MAX_LIST, read_text
 from cgankd.data.store.room import Room, in_memory
 from cgankd.types import LogFn, silent
 
@@ -119,7 +120,7 @@ def _check_classes(cfg: DataConfig, listing: Listing) -> None:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; data.root must be the folder tiny-imagenet-200 as unpacked")
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_text(path, MAX_LIST, "replace")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

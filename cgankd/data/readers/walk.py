@@ -13,6 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from cgankd.config import ConfigError
+from cgankd.data.regular import open_regular
+
 STUBS = frozenset({".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".mpg", ".mpeg", ".eps", ".ps", ".iim"})
 """Endings that Pillow knows but cannot decode by itself."""
 SYSTEM = frozenset(
@@ -62,10 +65,23 @@ class Found:
 
 
 @functools.cache
+def formats() -> tuple[str, ...]:
+    """The formats that images are read in, as Pillow calls them, whatever a file is named: those of `suffixes`.
+
+    Pillow goes by the first bytes and would hand an EPS in the name of a .png to another program.
+    """
+    Image.preinit()  # the usual ones are tried first, as Pillow does, and those without first bytes of their own last
+    known = Image.registered_extensions()
+    ours = {form for end, form in known.items() if form in Image.OPEN and end in suffixes()}
+    return tuple(form for form in Image.ID if form in ours)
+
+
+@functools.cache
 def suffixes() -> frozenset[str]:
     """Endings, in small letters, of the files that Pillow can decode here."""
     known = Image.registered_extensions()
-    return frozenset(end for end, form in known.items() if form in Image.OPEN or form in WITHIN) - STUBS
+    stubs = {known[end] for end in STUBS if end in known}
+    return frozenset(end for end, form in known.items() if (form in Image.OPEN or form in WITHIN) and form not in stubs)
 
 
 def is_image(path: Path) -> bool:
@@ -81,9 +97,9 @@ def holds_image(path: Path) -> bool:
     if not (NO_ENDING.fullmatch(path.suffix) or LONGER.match(path.suffix.lower())):
         return False
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(12)
-    except OSError:
+    except (OSError, ConfigError):
         return False
     return start.startswith(SIGNATURES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
 

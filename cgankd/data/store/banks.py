@@ -18,6 +18,7 @@ from cgankd.data.store.files import (
     SLAB_ROWS,
     Array,
     Attributes,
+    all_rows,
     column,
     creating,
     get_attributes,
@@ -138,7 +139,7 @@ def read_pool_scores(path: Path, but: Collection[str] = ()) -> dict[str, Tensor]
         names = [name for name in file if name not in ("images", *but)]
         columns = [column(path, file, name, "iufb", None) for name in names]
         same_length(path, column(path, file, "images", "u", 4), *columns)
-        return {name: torch.from_numpy(values[...]) for name, values in zip(names, columns, strict=True)}
+        return {name: torch.from_numpy(all_rows(values)) for name, values in zip(names, columns, strict=True)}
 
 
 def of_fakes(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

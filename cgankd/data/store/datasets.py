@@ -11,15 +11,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
+from torch import Tensor
 
 from cgankd.config.data import ANSWERS
 from cgankd.config.settings import to_dict
 from cgankd.data.batches import chunks
 from cgankd.data.dataset import Dataset
+from cgankd.data.regular import parse_json
 from cgankd.data.store.files import (
     SLAB_ROWS,
+    all_rows,
     column,
     creating,
     get_attributes,
@@ -81,9 +85,9 @@ def read_info(path: Path) -> DatasetInfo:
             label_unit=str(values["label_unit"]),
             channels=shape[1],
             image_size=shape[2],
-            pixel_mean=tuple(map(float, json.loads(str(values["pixel_mean"])))),
-            pixel_std=tuple(map(float, json.loads(str(values["pixel_std"])))),
-            class_names=tuple(map(str, json.loads(str(values.get("class_names", "[]"))))),
+            pixel_mean=tuple(map(float, parse_json(str(values["pixel_mean"])))),
+            pixel_std=tuple(map(float, parse_json(str(values["pixel_std"])))),
+            class_names=tuple(map(str, parse_json(str(values.get("class_names", "[]"))))),
             label_min=float(values.get("label_min", 0.0)),
             label_max=float(values.get("label_max", 1.0)),
             label_period=float(values["label_period"]) if "label_period" in values else None,
@@ -92,8 +96,8 @@ def read_info(path: Path) -> DatasetInfo:
         )
     except KeyError as problem:
         raise ValueError(f"{path}: attribute {problem} is missing, so this is no data set file of cgankd") from None
-    except (ValueError, TypeError) as problem:
-        raise ValueError(f"{path}: an attribute cannot be read ({problem}); write the file again") from None
+    except (ValueError, TypeError, AttributeError, OverflowError) as problem:
+        raise ValueError(f"{path}: an attribute cannot be read ({str(problem)[:200]}); write the file again") from None
 
 
 def _one_of(answer: str) -> str:
@@ -104,7 +108,7 @@ def _one_of(answer: str) -> str:
 
 def _read_rules(text: str) -> dict[str, Any]:
     """Fields of DatasetInfo; a value of the wrong kind is a ValueError."""
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = parse_json(text)
     ends = found.pop("pixel_range", None)
     if not all(isinstance(value, RULES[name]) for name, value in found.items()):
         raise ValueError(f"rules {text!r}")
@@ -117,10 +121,18 @@ def read_class_counts(path: Path, num_classes: int) -> dict[str, list[int]]:
         labels = column(path, file, "labels", "if", 1)
         split = column(path, file, "split", "u", 1)
         same_length(path, labels, split)
-        label_N, split_N = torch.from_numpy(labels[...]).long(), torch.from_numpy(split[...])
+        label_N, split_N = _checked(path, labels, num_classes).long(), torch.from_numpy(all_rows(split))
     return {
         name: label_N[split_N == place].bincount(minlength=num_classes).tolist() for place, name in enumerate(SPLITS)
     }
+
+
+def _checked(path: Path, labels: h5py.Dataset, num_classes: str | int | float | None) -> Tensor:
+    """All labels. Raises ValueError where one is no class of the set: whoever counts them makes a place for each number."""
+    label_N = torch.from_numpy(all_rows(labels))
+    if isinstance(num_classes, int) and len(label_N) and not (label_N.min() >= 0 and label_N.max() < num_classes):
+        raise ValueError(f"{path} has a label that is none of its {num_classes} classes; write the file again")
+    return label_N
 
 
 def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Split:
@@ -133,5 +145,6 @@ def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Spl
         labels = column(path, file, "labels", "if", 1)
         split = column(path, file, "split", "u", 1)
         same_length(path, images, labels, split)
-        rows = np.flatnonzero(split[...] == SPLITS.index(name))
-        return Split(rows_or_stream(path, images, rows, memory), torch.from_numpy(labels[...][rows]))
+        num_classes = get_attributes(file).get("num_classes")
+        rows = np.flatnonzero(all_rows(split) == SPLITS.index(name))
+        return Split(rows_or_stream(path, images, rows, memory), _checked(path, labels, num_classes)[rows])

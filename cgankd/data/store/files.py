@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgankd.data.regular import check_regular
+
 Array = np.ndarray[Any, Any]
 Attributes = Mapping[str, str | int | float]
 
@@ -27,6 +29,12 @@ MAX_PACKED, PACKED_BYTES = 100, 2**26
 """Packed datasets above PACKED_BYTES may unpack to MAX_PACKED times what they take: images pack some 2 to 20 times."""
 RUN_AGAIN = "run the stage that writes it again"
 WRITE_AGAIN = "write the file again"
+MOST_MEMBERS = 1000
+"""Datasets and attributes of a file; ours have about ten of each."""
+ATTRIBUTE_BYTES = 2**22
+"""Largest attribute that is read; class names are the longest."""
+BROKEN = (OSError, KeyError, RuntimeError, TypeError, OverflowError, UnicodeError, MemoryError)
+"""What h5py raises for files that are not as they say."""
 PLAIN_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 
 
@@ -51,19 +59,22 @@ def opening(path: Path, *, names: Sequence[str] | None = None, cure: str = RUN_A
 
     Raises ValueError naming the file and the cure where it is missing, broken or unsafe.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} does not exist; {cure}")
+    check_regular(path)
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(h5py.File(path, "r"))
             check_file(path, file, names, cure=cure)
-        except (OSError, KeyError, RuntimeError) as problem:
-            raise ValueError(f"{path} is no whole HDF5 file ({problem}); {cure}") from None
+        except BROKEN as problem:
+            raise ValueError(f"{path} is no whole HDF5 file ({str(problem)[:200]}); {cure}") from None
         yield file
 
 
 def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, *, cure: str = RUN_AGAIN) -> None:
     """Raise ValueError on anything a file of ours never has: links, outside storage, objects, impossible sizes."""
+    if len(file) > MOST_MEMBERS:
+        raise ValueError(f"{path} has {len(file)} members, more than any file of this package; {cure}")
     for name in file if names is None else [name for name in names if name in file]:
         where = f"{path}: dataset {name!r}"
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -136,9 +147,9 @@ def slabs(images: h5py.Dataset, rows: Array) -> Iterator[tuple[Array, Array]]:
         first, last = int(rows[places].min()), int(rows[places].max())
         try:
             part: Array = images[first : last + 1][rows[places] - first]
-        except OSError as problem:
+        except BROKEN as problem:
             where = f"{images.file.filename}: dataset {images.name[1:]!r}"
-            raise ValueError(f"{where} cannot be read ({problem}); {WRITE_AGAIN}") from None
+            raise ValueError(f"{where} cannot be read ({str(problem)[:200]}); {WRITE_AGAIN}") from None
         yield places, part
 
 
@@ -161,4 +172,18 @@ def put_attributes(file: h5py.File, attributes: Attributes) -> None:
 
 
 def get_attributes(file: h5py.File) -> dict[str, str | int | float]:
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+    """The attributes of a file. Raises ValueError on what none of ours is: arrays, references, the very large."""
+    where = str(file.filename)
+    try:
+        names = list(file.attrs)
+        sizes = [file.attrs.get_id(name).get_storage_size() for name in names[:MOST_MEMBERS]]
+        if len(names) > MOST_MEMBERS or any(size > ATTRIBUTE_BYTES for size in sizes):
+            raise ValueError(f"{where} has more or larger attributes than any file of this package; {WRITE_AGAIN}")
+        found = {name: file.attrs[name] for name in names}
+    except BROKEN as problem:
+        raise ValueError(f"{where}: an attribute cannot be read ({str(problem)[:200]}); {WRITE_AGAIN}") from None
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+    for name, value in plain.items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"{where}: attribute {name!r} is a {type(value).__name__}; {WRITE_AGAIN}")
+    return plain

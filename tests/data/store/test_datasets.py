@@ -23,10 +23,11 @@ from cgankd.data.store.banks import (
     read_pool_scores,
     write_bank,
 )
-from cgankd.data.store.datasets import read_info, read_split, write_dataset
+from cgankd.data.store.datasets import read_class_counts, read_info, read_split, write_dataset
 from cgankd.rng import generator
 from cgankd.types import Split
 from tests.data.builders import data_config
+from tests.pipelines.finished import made_data
 
 
 def pixels(num: int, key: str, channels: int = 1) -> Tensor:
@@ -340,3 +341,14 @@ def test_slabs_are_bounded_and_of_whole_chunks(
     assert (out == images[order]).all() and max(seen) <= bound
     assert bound <= max(chunk, 1, min(most, size // 256)) and bound % max(chunk, 1) == 0
     assert len(seen) == -(-rows // bound), "the file is gone through once"
+
+
+@pytest.mark.parametrize("label", [3, -1, 2**50])
+def test_a_label_beyond_the_classes_is_refused(label: int, tmp_path: Path) -> None:
+    """Who counts labels makes a place for each number up to the largest."""
+    write_dataset(tmp_path / "x.h5", made_data(False))
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file["labels"][0] = label
+    for read in (lambda path: read_split(path, "train"), lambda path: read_class_counts(path, 3)):
+        with pytest.raises(ValueError, match="none of its 3 classes"):
+            read(tmp_path / "x.h5")

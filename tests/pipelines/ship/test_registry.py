@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -10,6 +12,8 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import mlflow.artifacts
@@ -25,12 +29,14 @@ from cgankd.export import worst_difference
 from pipelines.files.made_with import changed_since
 from pipelines.files.params import load_config
 from pipelines.ship.predict import ask_server, open_predictor
-from pipelines.ship.registry import serve_command
+from pipelines.ship.registry import load_served, serve_command
 from pipelines.ship.release import Shipped, ship
 from pipelines.ship.saved import Finished, load_package, parity_images
+from pipelines.ship.trust import remember
 from pipelines.tracking.mlflow_sink import environment
 from pipelines.tracking.moved import StoreMoved, repair
 from pipelines.tracking.places import store_uri
+from tests.conftest import ROOT
 from tests.pipelines.finished import COUNTS, POOL, SELECTED, finished
 
 NAME = "digits-student"
@@ -166,46 +172,138 @@ def test_a_student_of_real_images_needs_no_pool(tmp_path: Path) -> None:
     assert "real images alone" in card and "label (years), from 0 to 10" in card and "no margin" in card
 
 
+def test_what_another_folder_shipped_to_a_server_is_not_opened(
+    shipped: tuple[Path, Shipped], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, done = shipped
+    uri = store_uri(folder)
+    monkeypatch.setattr("pipelines.ship.registry.is_server", lambda uri: True)
+    with pytest.raises(ConfigError, match=r"not shipped from this folder.*--trust"):
+        serve_command(tmp_path, NAME, 5001, uri)
+    assert serve_command(tmp_path, NAME, 5001, uri, trust=True)[0][4:] == [f"models:/{NAME}/1", ""]
+    remember(tmp_path, "0" * 64, f"models:/{NAME}/1")
+    assert serve_command(tmp_path, NAME, 5001, uri)[0][4:] == [f"models:/{NAME}/1", "0" * 64]
+    with environment({"MLFLOW_TRACKING_URI": uri}), pytest.raises(ConfigError, match="not those that were shipped"):
+        load_served(f"models:/{NAME}/1", "0" * 64)
+
+
 def test_nothing_is_served_before_it_is_shipped(tmp_path: Path, empty_store: Path) -> None:
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     with pytest.raises(ConfigError, match="cgankd ship"):
-        serve_command(NAME, 5001, store_uri(tmp_path))
+        serve_command(tmp_path, NAME, 5001, store_uri(tmp_path))
 
 
-def test_served_answers_to_a_hundred_images_are_the_students(
-    shipped: tuple[Path, Shipped], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A real `mlflow models serve` process on 127.0.0.1; its start takes about ten seconds."""
-    for name in ("MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):
-        monkeypatch.delenv(name, raising=False)  # set in this process by the tracking that `shipped` did
+@pytest.fixture(scope="module")
+def served(shipped: tuple[Path, Shipped]) -> Iterator[tuple[Path, int, subprocess.Popen[bytes]]]:
+    """A real server on 127.0.0.1 with the champion; its start takes about ten seconds."""
     folder, _ = shipped
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command, env = serve_command(NAME, port, store_uri(folder))
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    path = f"{Path(command[0]).parent}:{os.environ['PATH']}"
+    with environment({"MLFLOW_TRACKING_URI": ""}):
+        command, env = serve_command(folder, NAME, port, store_uri(folder), hosts=["models.example.org"])
+    path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, env=env | {"PATH": path}, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
+        server = subprocess.Popen(command, env=env | {"PYTHONPATH": path}, cwd=folder, stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
-        images = parity_images(folder / "artifacts/dataset.h5")
-        images = torch.cat([images, images, images])[:100]
-        student = load_package(folder / "artifacts/student.safetensors").model
-        assert worst_difference(ask_server(f"http://127.0.0.1:{port}", images), student.run(images)) <= 1e-6
-        predictor = open_predictor(folder, None, 0.9, f"http://127.0.0.1:{port}/invocations")
-        assert worst_difference(predictor.run(images[:1]), student.run(images[:1])) <= 1e-6
-        with pytest.raises(ConfigError, match="answered 400"):
-            ask_server(f"http://127.0.0.1:{port}", torch.zeros(1, 3, 8, 8))
-        said = (folder / "server.log").read_text()
-        assert f"running on http://127.0.0.1:{port}" in said
-        assert "Downloading artifacts" not in said and "INFO mlflow" not in said
+        yield folder, port, server
     finally:
-        # The whole group, for mlflow leaves the answering to a child, which may answer on while it ends.
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(30)
+        server.terminate()
+        assert server.wait(60) == 0
+
+
+def test_served_answers_to_a_hundred_images_are_the_students(served: tuple[Path, int, subprocess.Popen[bytes]]) -> None:
+    folder, port, _ = served
+    images = parity_images(folder / "artifacts/dataset.h5")
+    images = torch.cat([images, images, images])[:100]
+    student = load_package(folder / "artifacts/student.safetensors").model
+    assert worst_difference(ask_server(f"http://127.0.0.1:{port}", images), student.run(images)) <= 1e-6
+    predictor = open_predictor(folder, None, 0.9, f"http://127.0.0.1:{port}/invocations")
+    assert worst_difference(predictor.run(images[:1]), student.run(images[:1])) <= 1e-6
+    with pytest.raises(ConfigError, match="answered 400"):
+        ask_server(f"http://127.0.0.1:{port}", torch.zeros(1, 3, 8, 8))
+    said = (folder / "server.log").read_text()
+    assert f"running on http://127.0.0.1:{port}" in said
+    assert "Downloading artifacts" not in said and "INFO mlflow" not in said
+
+
+def asked(port: int, body: bytes, **headers: str) -> tuple[int, bytes]:
+    """Status and body of an answer to a POST; a server that hangs up on a body it will not read counts as its answer."""
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        link.putrequest("POST", "/invocations", skip_host="Host" in headers)
+        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | headers).items():
+            link.putheader(name.replace("_", "-"), value)
+        link.endheaders()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            link.send(body)
+        reply = link.getresponse()
+        return reply.status, reply.read()
+    finally:
+        link.close()
+
+
+def one_image(value: str = "7") -> bytes:
+    row = f"[{','.join([value] * 16)}]"
+    return f'{{"inputs": [[[{",".join([row] * 16)}]]]}}'.encode()
+
+
+HOSTILE: dict[str, tuple[int, bytes, dict[str, str]]] = {
+    "100 MB of zeros": (413, b"\0" * 100_000_000, {}),
+    "100 MB of JSON": (413, b'{"inputs": [' + b"0," * 50_000_000 + b"0]}", {}),
+    "zeros": (400, b"\0" * 1_000_000, {}),
+    "a length of a thousand digits": (400, b"{}", {"Content-Length": "9" * 1000}),
+    "NaN": (400, one_image("NaN"), {}),
+    "infinity": (400, one_image("1e999"), {}),
+    "levels beyond 255": (400, one_image("256"), {}),
+    "levels below 0": (400, one_image("-1"), {}),
+    "texts": (400, one_image('"7"'), {}),
+    "null": (400, one_image("null"), {}),
+    "a whole number of 5000 digits": (400, one_image("9" * 5000), {}),
+    "deep JSON": (400, b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", {}),
+    "a row too short": (400, one_image().replace(b"7,", b"", 1), {}),
+    "no image": (400, b'{"inputs": []}', {}),
+    "another key": (400, b'{"dataframe_split": {}}', {}),
+    "no JSON": (400, b"{", {}),
+    "no UTF-8": (400, b'{"inputs": "\xff"}', {}),
+    "CSV": (415, b"a,b\n1,2\n", {"Content-Type": "text/csv"}),
+    "an unknown type": (415, one_image(), {"Content-Type": "application/x-unknown"}),
+    "another alphabet": (415, one_image(), {"Content-Type": "application/json; charset=utf-16"}),
+    "packed": (415, one_image(), {"Content-Encoding": "gzip"}),
+    "another host": (403, one_image(), {"Host": "evil.example"}),
+    "another origin": (403, one_image(), {"Origin": "http://evil.example"}),
+    "an origin that hides": (403, one_image(), {"Origin": "null"}),
+    "a page of another site": (403, one_image(), {"Sec-Fetch-Site": "cross-site"}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_malformed_request_is_answered_with_4xx(name: str, served: tuple[Path, int, subprocess.Popen[bytes]]) -> None:
+    folder, port, _ = served
+    want, body, headers = HOSTILE[name]
+    status, said = asked(port, body, **headers)
+    assert status == want, said
+    assert len(said) < 400 and str(folder).encode() not in said and b"Traceback" not in said and b".py" not in said
+    assert asked(port, one_image(), Host="models.example.org")[0] == 200
+
+
+def test_two_hundred_requests_at_once_and_a_kill_in_between(
+    served: tuple[Path, int, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the killed process had are lost, and `predict` sends them again; all others wait and are answered."""
+    folder, port, server = served
+    monkeypatch.setattr("pipelines.ship.predict.SERVER_WAIT_S", 900.0)  # a busy machine takes long to start it again
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+    images = parity_images(folder / "artifacts/dataset.h5")[:1]
+    want = load_package(folder / "artifacts/student.safetensors").model.run(images)
+    with ThreadPoolExecutor(200) as pool:
+        waiting = [pool.submit(ask_server, f"http://127.0.0.1:{port}", images) for _ in range(200)]
+        next(as_completed(waiting))
+        os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+        answers = [future.result() for future in waiting]
+    assert len(answers) == 200 and all(worst_difference(answer, want) <= 1e-6 for answer in answers)
+    assert "ended by signal 9" in (folder / "server.log").read_text() and server.poll() is None
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

@@ -1,0 +1,207 @@
+"""The served model's door: what a request must be before the model sees it, and what it is told where it is not.
+
+An ASGI application without a framework. Every request is bounded in bytes, time and what it may say; an answer never
+carries a path, a traceback or what the request held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import urllib.parse
+from array import array
+from collections.abc import Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from cgankd.data.regular import parse_json
+
+Array = np.ndarray[Any, Any]
+Message = MutableMapping[str, Any]
+MAX_BODY = 2**24
+"""Bytes of the largest request (16 MiB): ten colour images of 256 pixels, written as numbers."""
+AT_ONCE = 8
+"""Bodies that are read at the same time; further requests wait with theirs unread."""
+BODY_WAIT_S = 60.0
+"""How long a request may take to send its body."""
+PART = 64
+"""Images the model is given at a time."""
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+"""Names that this machine has for itself."""
+TYPE = "application/json"
+WANTED = 'a JSON object {"inputs": [image, ...]} with each image as %s numbers from 0 to 255'
+
+
+class Refused(Exception):
+    """A request that is not answered: its HTTP status, and one sentence."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status, self.text = status, text
+
+
+class Door:
+    """The application: GET /ping, /health and /version, POST /invocations with images of `shape` (C, S, S).
+
+    `predict` takes float32 [B, C, S, S] and gives [B, A]. `hosts` are names besides LOOPBACK under which it may be asked.
+    """
+
+    def __init__(
+        self, predict: Callable[[Array], Array], shape: tuple[int, ...], version: str, hosts: Iterable[str] = ()
+    ) -> None:
+        self.predict, self.shape, self.version = predict, shape, version
+        self.hosts = {*LOOPBACK, *(host.lower() for host in hosts)}
+        self.reading = asyncio.Semaphore(AT_ONCE)
+        self.thread = ThreadPoolExecutor(1)  # one after the other, so that memory is that of one request
+
+    async def __call__(self, scope: Message, receive: Callable[[], Any], send: Callable[[Message], Any]) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        try:
+            status, body = 200, await self._answer(scope, receive)
+        except Refused as refusal:
+            status, body = refusal.status, json.dumps({"error": refusal.text}).encode()
+        except _Gone:
+            return
+        except Exception:  # whatever a model does; the sender is told nothing of its inside
+            status, body = 500, b'{"error": "the model could not answer"}'
+        head = [(b"content-type", TYPE.encode()), (b"content-length", str(len(body)).encode())]
+        head += [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+        if status >= 400:  # what is left of a refused body is not waited for
+            head.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _answer(self, scope: Message, receive: Callable[[], Any]) -> bytes:
+        headers = _headers(scope)
+        check_sender(headers, self.hosts)
+        method, path = scope["method"], scope["path"]
+        if path in ("/ping", "/health", "/version"):
+            if method not in ("GET", "HEAD"):
+                raise Refused(405, f"{path} takes GET")
+            return (self.version if path == "/version" else "").encode() + b"\n"
+        if path != "/invocations":
+            raise Refused(404, "there are /invocations, /health, /ping and /version")
+        if method != "POST":
+            raise Refused(405, "/invocations takes POST")
+        check_type(headers)
+        async with self.reading:
+            try:
+                body = await asyncio.wait_for(read_body(headers, receive), BODY_WAIT_S)
+            except TimeoutError:
+                raise Refused(408, f"the body did not come within {BODY_WAIT_S:g} seconds") from None
+            return await asyncio.get_running_loop().run_in_executor(self.thread, self.answer, body)
+
+    def answer(self, body: bytes) -> bytes:
+        """The answer to a body, as JSON. Raises Refused."""
+        images = images_of(body, self.shape)
+        parts = [self.predict(images[start : start + PART]) for start in range(0, len(images), PART)]
+        answers = np.concatenate(parts)
+        if not np.isfinite(answers).all():
+            raise Refused(500, "the model gives numbers that are not finite")
+        return json.dumps({"predictions": answers.tolist()}).encode()
+
+
+class _Gone(Exception):
+    """The sender hung up."""
+
+
+def _headers(scope: Message) -> dict[str, str]:
+    """Headers by their names in small letters; those that are there twice are refused where it matters."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key = name.decode("latin-1").lower()
+        if key in found and key in ("host", "origin", "content-type", "content-length"):
+            raise Refused(400, f"{key} is there twice")
+        found[key] = value.decode("latin-1")
+    return found
+
+
+def check_sender(headers: dict[str, str], hosts: set[str]) -> None:
+    """Raise Refused unless a request is for this server by name, and from no page of another one.
+
+    A page in the user's browser can send requests to this machine, and give its own name this machine's address.
+    """
+    if "host" not in headers:
+        raise Refused(400, "the header Host is missing")
+    if _host(f"//{headers['host']}") not in hosts:
+        raise Refused(403, "this server is not known by that Host; `cgankd serve --allow-host NAME` adds a name")
+    origin = headers.get("origin")
+    if (origin is not None and _host(origin) not in hosts) or headers.get("sec-fetch-site") == "cross-site":
+        raise Refused(403, "requests of pages of other servers are not answered")
+
+
+def _host(address: str) -> str:
+    """The name in an address, without its port; empty where there is none."""
+    try:
+        place = urllib.parse.urlsplit(address).netloc.rpartition("@")[2].lower()
+    except ValueError:
+        return ""
+    name, colon, port = place.rpartition(":")
+    return name if colon and port.isdecimal() else place
+
+
+def check_type(headers: dict[str, str]) -> None:
+    """Raise Refused unless the body is JSON as it is, neither packed nor in another alphabet."""
+    kind, _, more = headers.get("content-type", "").partition(";")
+    charset = more.strip().lower().replace('"', "")
+    if kind.strip().lower() != TYPE or charset not in ("", "charset=utf-8"):
+        raise Refused(415, f"the body must be {TYPE} in UTF-8")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refused(415, "the body must not be packed (Content-Encoding)")
+
+
+async def read_body(headers: dict[str, str], receive: Callable[[], Any]) -> bytes:
+    """The body. Raises Refused as soon as it is known to be larger than MAX_BODY."""
+    said = headers.get("content-length", "0")
+    if not (said.isdecimal() and len(said) < 16) or int(said) > MAX_BODY:
+        raise Refused(413, f"a body has at most {MAX_BODY} bytes; send fewer images at a time")
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise Refused(413, f"a body has at most {MAX_BODY} bytes; send fewer images at a time")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def images_of(body: bytes, shape: tuple[int, ...]) -> Array:
+    """float32 images [B, C, S, S] of a body. Raises Refused where it holds anything else."""
+    wanted = f"the body must be {WANTED % ' x '.join(map(str, shape))}"
+    try:
+        values = parse_json(body.decode("utf-8"))
+    except ValueError:  # no UTF-8, no JSON, too deep, NaN
+        raise Refused(400, wanted) from None
+    if not isinstance(values, dict) or len(values) != 1 or not values.keys() <= {"inputs", "instances"}:
+        raise Refused(400, wanted)
+    rows, (size, *_) = next(iter(values.values())), shape
+    if not isinstance(rows, list) or not rows:
+        raise Refused(400, wanted)
+    for size in shape[:-1]:
+        if not all(isinstance(part, list) and len(part) == size for part in rows):
+            raise Refused(400, wanted)
+        rows = [row for part in rows for row in part]
+    numbers = array("d")
+    try:
+        for row in rows:
+            if not isinstance(row, list) or len(row) != shape[-1]:
+                raise Refused(400, wanted)
+            numbers.extend(row)
+    except (TypeError, OverflowError):  # texts, lists, null; whole numbers beyond all floats
+        raise Refused(400, wanted) from None
+    images = np.frombuffer(numbers, np.float64)
+    if not (images.min() >= 0 and images.max() <= 255):  # NaN and infinities fail too
+        raise Refused(400, wanted)
+    return images.astype(np.float32).reshape(-1, *shape)
+
+
+def images_a_request(shape: tuple[int, ...]) -> int:
+    """Images [C, S, S] of whole levels that surely fit in one request."""
+    return max(1, MAX_BODY // 2 // (8 * math.prod(shape)))
