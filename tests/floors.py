@@ -112,6 +112,7 @@ HALLS: dict[str, Part] = {
             "fit.device",
             "fit.loop",
             "fit.schedule",
+            "fit.watch",
             "labels.circle",
             "labels.targets",
         ),
@@ -120,7 +121,7 @@ HALLS: dict[str, Part] = {
         "training the conditional GAN, and drawing from it or from the user's own",
         (
             *(*BASE, "data", "nets.gans", "nets.predictors.resnet"),
-            *("fit.device", "fit.ema", "fit.loop", "fit.schedule", "labels.circle", "labels.targets"),
+            *("fit.device", "fit.ema", "fit.loop", "fit.schedule", "fit.watch", "labels.circle", "labels.targets"),
         ),
     ),
     "fit": Part("the loop that trains a teacher or student, and the plan of the device", (*BASE, "data")),
