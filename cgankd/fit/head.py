@@ -102,7 +102,7 @@ def _fit(
         head.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         start = int(state["step"])
-    log_every, save_every = max(1, cfg.num_steps // 50), max(200, cfg.num_steps // 5)
+    log_every, save_every = max(1, cfg.num_steps // 50), loop.save_every or max(200, cfg.num_steps // 5)
     watch = Watch(loop, lambda: {"net": head.state_dict(), "optimizer": optimizer.state_dict()})
     for step in range(start, cfg.num_steps):
         seed_all(seed, "fit", step)

@@ -151,8 +151,9 @@ def with_setback(
         except NotFinite as error:
             course = loop.course
             failed = Setback(error.step or course.step, 0, error.found, error.setting or setting)
-            if last or course.setback is not None:
-                raise Diverged(told(failed, course.setback, precision)) from None
+            before = course.setback or course.failed
+            if last or before is not None:
+                raise Diverged(told(failed, before, precision)) from None
             course.failed = failed
         # Out of the handler, as the error's trace holds the nets and optimisers of the training that failed.
         for net, state in zip(nets, first, strict=True):
