@@ -23,13 +23,14 @@ NAMED = 3
 
 
 class NotFinite(Diverged):
-    """What is not finite in a training; `setting` is the learning rate to lower, `step` counts from 1.
+    """What is not finite in a training; `setting` is the learning rate to lower, or the file to replace; `step` counts from 1.
 
     The loop fills in what is left out.
     """
 
     def __init__(self, found: str, setting: str = "", step: int | None = None) -> None:
-        super().__init__(f"{setting or 'the learning rate'}: not finite: {found}; lower it")
+        cure = "give another" if setting.endswith(".file") else "lower it"
+        super().__init__(f"{setting or 'the learning rate'}: not finite: {found}; {cure}")
         self.found, self.setting, self.step = found, setting, step
 
 
