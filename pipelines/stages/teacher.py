@@ -64,7 +64,9 @@ def run(ctx: Context) -> None:
         found = find_file(cfg, ctx.workdir)
         ctx.tracker.tags({"input.teacher_file": found[1][:12]})
         net, config = taken(cfg, found, info, task, val, ctx.plan, ctx.say)
-    predict = sound(make_predict(net, cfg.precision, plan=ctx.plan), f"teacher.{'file' if cfg.file else 'learning_rate'}")
+    predict = sound(
+        make_predict(net, cfg.precision, plan=ctx.plan), f"teacher.{'file' if cfg.file else 'learning_rate'}"
+    )
     score = partial(mean_score, task, predict)
     metrics = {"train": score(train), "val": score(val), "parameters": sum(p.numel() for p in net.parameters())}
     if cfg.file is not None:
