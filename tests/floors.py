@@ -113,6 +113,7 @@ HALLS: dict[str, Part] = {
             "fit.loop",
             "fit.pieces",
             "fit.schedule",
+            "fit.watch",
             "labels.circle",
             "labels.targets",
         ),
@@ -121,7 +122,7 @@ HALLS: dict[str, Part] = {
         "training the conditional GAN, and drawing from it or from the user's own",
         (
             *(*BASE, "data", "nets.gans", "nets.predictors.resnet"),
-            *("fit.device", "fit.ema", "fit.loop", "fit.pieces", "fit.room", "fit.schedule"),
+            *("fit.device", "fit.ema", "fit.loop", "fit.pieces", "fit.room", "fit.schedule", "fit.watch"),
             *("labels.circle", "labels.targets"),
         ),
     ),

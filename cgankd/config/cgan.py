@@ -174,6 +174,9 @@ class CganConfig(GuidesConfig):
     no norm on that map they begin with an sd of 0.02 * embed_std * sqrt(embed_dim) (published: 0.02)."""
     ema_ramp: bool = field(default=True, metadata={"left_out": True})
     """Keep the average's decay below (1 + t) / (10 + t), t steps after ema_start; false = `ema` from there on (published)."""
+    stop_collapsed: bool = field(default=False, metadata={"left_out": True})
+    """End the training, without a result, where the GAN is seen to have collapsed: fakes of a label nearly alike, fakes that do
+    not follow the label, or a discriminator that tells all right. false = it is only said and reported, as a GAN may recover."""
 
     def __post_init__(self) -> None:
         require(self.embed_std > 0, "cgan.embed_std", "positive", self.embed_std)

@@ -48,7 +48,8 @@ class ChosenRows:
             values = {"chosen": len(chosen.rows) / len(self.bank)}
             values |= {name: getattr(chosen, name) for name in ("acceptance", "correction", "coverage")}
             for name, value in values.items():
-                self.curves.setdefault(f"speculative_{name}", []).append((step, value))
+                points = self.curves.setdefault(f"speculative_{name}", [])
+                points[:] = [*(point for point in points if point[0] < step), (step, value)]  # a training may go back
         batch = self.data.batch(step)
         fake_B, first = batch.is_fake_B, len(self.data.real)
         rows_F = self.chooser.redirect(batch.index_B[fake_B] - first)

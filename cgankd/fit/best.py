@@ -16,6 +16,11 @@ class Best:
 
     def __init__(self, module: nn.Module, *, higher_is_better: bool) -> None:
         self.module, self.higher_is_better = module, higher_is_better
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, without a score."""
+        higher_is_better = self.higher_is_better
         self.step, self.score = 0, float("-inf") if higher_is_better else float("inf")
         self.weights: dict[str, Tensor] = {}
 

@@ -15,8 +15,9 @@ from cgankd.fit.device import autocast, channels_last
 from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import make_optimizer
 from cgankd.fit.schedule import make_schedule
+from cgankd.fit.watch import Watch, with_setback
 from cgankd.rng import generator, seed_all
-from cgankd.types import Diverged, Images, PredictFn, Task
+from cgankd.types import Images, PredictFn, Task
 
 AugmentFn = Callable[[Tensor, torch.Generator], Tensor]
 CHUNK = 128
@@ -62,9 +63,10 @@ def fit_head(
     """Train the last layer of `net` in place for `cfg.num_steps` steps on hard labels; all below it stays as it is.
 
     `validate` scores a predictor on `feed.val`. A resumed run computes the features anew and ends on the same weights.
-    Raises Diverged when the loss is no longer finite, ConfigError where the net's last layer is not linear.
+    Numbers that are not finite are dealt with as `with_setback` says. Raises Diverged, and ConfigError where the net's last
+    layer is not linear.
     """
-    seed, plan, data = loop.seed, loop.plan, feed.data
+    plan, data = loop.plan, feed.data
     channels_last(net).to(plan.device).eval()
     val_NF = features(net, feed.val, None, cfg, loop)[0]
     sets = [
@@ -73,6 +75,26 @@ def fit_head(
     feature_VNF = torch.cat(sets, dim=1)
     net.to("cpu")
     head = net.outputs(to_unit(data.real.images[:1])).head  # type: ignore[operator]
+    section = f"{loop.section}." if loop.section else ""
+    with_setback(
+        loop,
+        f"{section}learning_rate",
+        [head],
+        lambda: _fit(head, task, (feature_VNF, val_NF), data, cfg, loop, validate),
+        f"{section}precision",
+    )
+
+
+def _fit(
+    head: nn.Module,
+    task: Task,
+    features: tuple[Tensor, Tensor],
+    data: Mixture,
+    cfg: FitConfig,
+    loop: Loop,
+    validate: Callable[[PredictFn], float],
+) -> None:
+    seed, (feature_VNF, val_NF) = loop.seed, features
     optimizer = make_optimizer(head, cfg, rates=[(p, cfg.head_rate) for p in head.parameters()])
     factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
     start, state = 0, loop.state()
@@ -80,27 +102,28 @@ def fit_head(
         head.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         start = int(state["step"])
-    log_every, save_every = max(1, cfg.num_steps // 50), max(200, cfg.num_steps // 5)
+    log_every, save_every = max(1, cfg.num_steps // 50), loop.save_every or max(200, cfg.num_steps // 5)
+    watch = Watch(loop, lambda: {"net": head.state_dict(), "optimizer": optimizer.state_dict()})
     for step in range(start, cfg.num_steps):
         seed_all(seed, "fit", step)
         batch = data.batch(step)
         view_B = torch.randint(len(feature_VNF), batch.index_B.shape, generator=generator(seed, "augment", step))
         for group in optimizer.param_groups:
-            group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0)
+            group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0) * loop.rate
         loss = task.loss(head(feature_VNF[view_B, batch.index_B]), batch.labels_B)
+        done = step + 1
+        watch.see(loss, done)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        done = step + 1
         if done % log_every == 0 or done == cfg.num_steps:
-            if not loss.item() < float("inf"):
-                raise Diverged(f"training loss became {loss.item()} at step {done}; lower learning_rate")
             values = {"loss": loss.item()}
             if done % (5 * log_every) == 0 or done == cfg.num_steps:
                 values["val"] = validate(answering(head, val_NF))
             loop.log(done, values, cfg.num_steps)
         if loop.checkpoint and done % save_every == 0 and done < cfg.num_steps:
-            loop.save(done, {"step": done, "net": head.state_dict(), "optimizer": optimizer.state_dict()})
+            watch.save(done, {"step": done, "net": head.state_dict(), "optimizer": optimizer.state_dict()})
+    watch.check_state()
 
 
 def answering(head: nn.Module, feature_NF: Tensor) -> PredictFn:

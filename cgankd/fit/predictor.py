@@ -18,8 +18,9 @@ from cgankd.fit.loop import Loop
 from cgankd.fit.pieces import Halves, Losses, Steps
 from cgankd.fit.schedule import make_schedule
 from cgankd.fit.tuning import freeze, head_rates, set_training
+from cgankd.fit.watch import Watch, with_setback
 from cgankd.rng import generator, seed_all
-from cgankd.types import Diverged, Images, PredictFn, Split, Task
+from cgankd.types import Images, PredictFn, Split, Task
 
 CACHED_PIXELS = 32 * 96 * 96
 """Pixels of a batch that a net enlarges itself."""
@@ -91,7 +92,7 @@ def fit_predictor(
     cfg: FitConfig,
     loop: Loop,
     *,
-    validate: Callable[[nn.Module], float] | None = None,
+    validate: Callable[[nn.Module], float | None] | None = None,
     keep_last: bool = False,
 ) -> None:
     """Train `net` in place for `cfg.num_steps` steps; `cfg.tune` says how much of it moves.
@@ -100,13 +101,38 @@ def fit_predictor(
     steps (None = every 200 or a fifth of the training, whichever is more); with `keep_last` the finished state is saved too,
     so that a later training need not repeat this one. All is computed on the plan's device; draws are made on the processor,
     so that every device sees the same batches, and the net is left there.
-    Raises Diverged when the loss is no longer finite.
+    Losses, weights or outputs that are not finite are dealt with as `with_setback` says; `validate` may raise NotFinite, and
+    gives None where there is nothing to log. Raises Diverged.
     """
-    seed, plan, device, extra = loop.seed, loop.plan, loop.plan.device, objective.extra
-    for module in (net, extra):
-        if module is not None:
-            channels_last(module).to(device)
+    nets = [module for module in (net, objective.extra) if module is not None]
+    for module in nets:
+        channels_last(module).to(loop.plan.device)
     frozen = freeze(net, cfg.tune)
+    section = f"{loop.section}." if loop.section else ""
+    with_setback(
+        loop,
+        f"{section}learning_rate",
+        nets,
+        lambda: _fit(net, objective, feed, cfg, loop, validate=validate, keep_last=keep_last),
+        f"{section}precision",
+    )
+    for p in frozen:
+        p.requires_grad_(True)
+    for module in nets:
+        module.to("cpu")
+
+
+def _fit(
+    net: nn.Module,
+    objective: Objective,
+    feed: Feed,
+    cfg: FitConfig,
+    loop: Loop,
+    *,
+    validate: Callable[[nn.Module], float | None] | None,
+    keep_last: bool,
+) -> None:
+    seed, plan, device, extra = loop.seed, loop.plan, loop.plan.device, objective.extra
     rates = [*head_rates(net, cfg.head_rate), *objective.rates()]
     optimizer = make_optimizer(net, cfg, objective.parameters(), objective.no_decay(), rates)
     factor = make_schedule(cfg.schedule, cfg.num_steps, cfg.milestones)
@@ -120,6 +146,12 @@ def fit_predictor(
         start = int(state["step"])
     log_every = max(1, cfg.num_steps // 50)
     save_every = loop.save_every or max(200, cfg.num_steps // 5)
+
+    def kept() -> dict[str, object]:
+        state: dict[str, object] = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+        return state if extra is None else state | {"extra": extra.state_dict()}
+
+    watch = Watch(loop, kept)
     # All steps count, done or not, so that a resumed training computes as one that was never stopped.
     forward = Forward(net, cfg.precision, plan, cfg.num_steps * cfg.batch_size)
     steps = Steps(net, bool(getattr(objective, "by_image", False)), plan.say)
@@ -134,26 +166,21 @@ def fit_predictor(
         if feed.mix is not None:
             unit_BCHW, batch = feed.mix(unit_BCHW, batch, step)
         for group in optimizer.param_groups:
-            group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0)
-        losses = judged(objective, forward, step, len(unit_BCHW))
-        parts = steps.gradient(losses, unit_BCHW, batch, optimizer.zero_grad)
+            group["lr"] = cfg.learning_rate * factor(step) * group.get("rate", 1.0) * loop.rate
+        losses, done = judged(objective, forward, step, len(unit_BCHW)), step + 1
+        parts = watch.around(steps.gradient, losses, unit_BCHW, batch, optimizer.zero_grad)
+        watch.see(parts["loss"], done)
         optimizer.step()
-        done = step + 1
         if done % log_every == 0 or done == cfg.num_steps:
             values = {name: value.item() for name, value in parts.items()}
-            if not values["loss"] < float("inf"):
-                raise Diverged(f"training loss became {values['loss']} at step {done}; lower learning_rate")
+            watch.check({"loss": values["loss"]})
             if validate and (done % (5 * log_every) == 0 or done == cfg.num_steps):
-                values["val"] = validate(net)
+                score = validate(net)
+                values |= {} if score is None else {"val": score}
             loop.log(done, values, cfg.num_steps)
         if loop.checkpoint and (keep_last if done == cfg.num_steps else done % save_every == 0):
-            kept: dict[str, object] = {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
-            loop.save(done, kept if extra is None else kept | {"extra": extra.state_dict()})
-    for p in frozen:
-        p.requires_grad_(True)
-    for module in (net, extra):
-        if module is not None:
-            module.to("cpu")
+            watch.save(done, {"step": done} | kept())
+    watch.check_state()
 
 
 def judged(objective: Objective, forward: Forward, step: int, full: int) -> Losses:

@@ -7,7 +7,7 @@ A class table needs none of this: the GAN's own optimiser moves it.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,14 @@ from cgankd.config import LabelInputConfig
 from cgankd.fit.device import channels_last
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.fit.watch import Watch, check_outputs, with_setback
 from cgankd.gan.augment import real_images
 from cgankd.gan.label_nets import make_label_net
 from cgankd.labels.circle import is_whole, label_of, miss, onto_range, wrapped
 from cgankd.labels.targets import base_labels
 from cgankd.nets.gans.label_embed import ScalarEmbed
 from cgankd.rng import generator, seed_all
-from cgankd.types import Diverged, Split, Task
+from cgankd.types import Split, Task
 
 
 def noisy_units(unit_N: Tensor, num: int, noise: float, gen: torch.Generator, period: float | None = None) -> Tensor:
@@ -78,10 +79,17 @@ def fit_label_embed(
     Net 1 sees the images as often as they come, net 2 the labels by the law of `cgan.targets`.
 
     Returns image_loss (last batches of net 1, normalised units), label_error_mean and label_error_max
-    (normalised units). Raises Diverged where the loss is not finite.
+    (normalised units). Numbers that are not finite are dealt with as `with_setback` says. Raises Diverged.
     """
     if embed.trained_with_gan:
         return {}
+    rate, loop = "cgan.label_input.learning_rate", replace(loop, who="label input")
+    return with_setback(loop, rate, [embed], lambda: _fit(embed, task, train, cfg, loop, targets))
+
+
+def _fit(
+    embed: nn.Module, task: Task, train: Split, cfg: LabelInputConfig | None, loop: Loop, targets: str
+) -> dict[str, float]:
     assert isinstance(embed, ScalarEmbed) and cfg is not None, "Config asks for cgan.label_input with scalar labels"
     unit_N = ((train.labels - embed.label_min) / (embed.label_max - embed.label_min)).clamp(0, 1)
     target_N = base_labels(unit_N, targets, task.period)
@@ -101,13 +109,17 @@ def fit_label_embed(
     }
     total = cfg.image_steps + cfg.label_steps
     num_labels = cfg.label_batch_size or cfg.batch_size
-    start, image_loss = 0, 0.0
+    start, image_loss = 0, torch.zeros((), dtype=torch.float64)
     state = loop.state()
     if state is not None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        start, image_loss = int(state["step"]), float(state["image_loss"])
+        start, image_loss = (
+            int(state["step"]),
+            torch.tensor(float(state["image_loss"]), dtype=torch.float64, device=device),
+        )
 
+    watch = Watch(loop, lambda: {name: part.state_dict() for name, part in parts.items()})
     for step in range(start, total):
         gen = generator(seed, "label_input", step)
         on_images = step < cfg.image_steps
@@ -122,25 +134,28 @@ def fit_label_embed(
             schedule = make_schedule(cfg.schedule, cfg.label_steps, cfg.label_milestones)(step - cfg.image_steps)
             unit_B = noisy_units(target_N, num_labels, cfg.noise, gen, period).to(device)
             loss = label_loss(net.head(embed.from_unit(unit_B)), unit_B, cfg, period)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise Diverged(f"cgan.label_input.learning_rate: the loss is {value} at step {step}; lower the rate")
-        optimizer.param_groups[0]["lr"] = cfg.learning_rate * schedule
+        watch.see(loss, step + 1)
+        optimizer.param_groups[0]["lr"] = cfg.learning_rate * schedule * loop.rate
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
+        value = loss.detach().double()
         if on_images:
             # A running mean: one batch of a small set says little.
             image_loss = value if step == 0 else 0.95 * image_loss + 0.05 * value
         if step % max(1, total // 100) == 0 or step == total - 1:
-            loop.log(step + 1, {"image_loss" if on_images else "label_loss": value}, total)
+            watch.check()
+            loop.log(step + 1, {"image_loss" if on_images else "label_loss": float(value)}, total)
+        if step == total - 1:
+            with torch.no_grad():
+                check_outputs(embed.from_unit(unit_N[:256].to(device)))
         if loop.saves(step + 1, total):
-            done = {name: part.state_dict() for name, part in parts.items()}
-            loop.save(step + 1, {"step": step + 1, "image_loss": image_loss, **done})
+            watch.save(step + 1, {"step": step + 1, "image_loss": float(image_loss), **watch.state()})
 
+    watch.check_state()
     embed.to("cpu")
-    metrics = {"image_loss": image_loss, **label_error(embed, net.head.to("cpu"))}
+    metrics = {"image_loss": float(image_loss), **label_error(embed, net.head.to("cpu"))}
     if cfg.spread:
         spread_units(embed)
     embed.requires_grad_(False)

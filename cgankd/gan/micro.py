@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cgankd.config import CganConfig
 from cgankd.fit.room import NoRoom, lacking, out_of_memory
+from cgankd.fit.watch import NotFinite
 from cgankd.nets.gans.spectral import hold_spectral
-from cgankd.types import Diverged
 
 
 def micro_batches(num: int, count: int, *nets: nn.Module) -> Iterator[Tensor]:
@@ -64,10 +64,10 @@ class Turns:
 def backward(loss: Tensor, count: int, setting: str, step: int) -> float:
     """Add the gradient of a micro-batch's share of the mean loss, which is returned; `count` shares make the mean.
 
-    Raises Diverged where the loss is not finite, naming the setting to lower.
+    Raises NotFinite where the loss is not finite, naming the setting to lower.
     """
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise Diverged(f"{setting}: the loss is {value} at step {step}; lower it, or set cgan.precision to fp32")
+        raise NotFinite(f"loss {value}", setting, step + 1)
     (loss / count).backward()  # type: ignore[no-untyped-call]
     return value / count

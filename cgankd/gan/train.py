@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from cgankd.fit.device import Plan, autocast, channels_last, device_of
 from cgankd.fit.ema import update_ema
 from cgankd.fit.loop import Loop
 from cgankd.fit.pieces import give_back
+from cgankd.fit.watch import Watch, slow_down, with_setback
 from cgankd.gan.augment import real_images
+from cgankd.gan.collapse import Collapse, chance_miss, make_probe
 from cgankd.gan.diversity import real_diversity
 from cgankd.gan.guides import NOTHING, Given, Guides
 from cgankd.gan.losses import LOSSES, diversity_floor, mean_distance
@@ -42,22 +45,36 @@ def train_cgan(
     """Train a generator and a discriminator on `train`; `embed` is copied, never changed.
 
     Returns the averaged generator, the label embedding that belongs to it, both on the processor, and the last losses, with
-    `real_diversity` = tau. All is computed on the plan's device; draws are made on the processor. Raises Diverged where a
-    loss is not finite, or where tau cannot be measured; NoRoom where memory runs out and no pieces would be the same step.
+    `real_diversity` = tau and what `Collapse` saw. All is computed on the plan's device; draws are made on the processor. Numbers
+    that are not finite are dealt with as `with_setback` says. Raises Diverged, and ValueError where tau cannot be measured;
+    NoRoom where memory runs out and no pieces would be the same step.
     """
-    turns = Turns(cfg)
+    loop, turns = replace(loop, who="GAN"), Turns(cfg)
+    return with_setback(
+        loop,
+        "cgan.lr_g",
+        [],
+        lambda: _fitting((train, task, vicinity), embed, cfg, loop, given, turns),
+        "cgan.precision",
+    )
+
+
+def _fitting(
+    on: tuple[Split, Task, Vicinity], embed: nn.Module, cfg: CganConfig, loop: Loop, given: Given, turns: Turns
+) -> tuple[nn.Module, nn.Module, dict[str, float]]:
+    """The training, from what `loop` saved last in smaller pieces where memory runs out."""
     while True:
         try:
-            return trained((train, task, vicinity), embed, cfg, loop, given, turns)
+            return _train(on, embed, cfg, loop, given, turns)
         except (RuntimeError, MemoryError) as error:
             loop.plan.say(turns.halve(error))
         give_back()  # after the error and all that its trace holds is gone
 
 
-def trained(
+def _train(
     on: tuple[Split, Task, Vicinity], embed: nn.Module, cfg: CganConfig, loop: Loop, given: Given, turns: Turns
 ) -> tuple[nn.Module, nn.Module, dict[str, float]]:
-    """`train_cgan` with the pieces that `turns` has now, from what `loop` saved last."""
+    """With the pieces that `turns` has now, from what `loop` saved last."""
     train, task, vicinity = on
     assert train.labels.dtype == task.label_dtype, "labels are at rest in the task's type"
     seed, plan, device = loop.seed, loop.plan, loop.plan.device
@@ -79,17 +96,21 @@ def trained(
     )
     tau = real_diversity(train, vicinity, generator(seed, "cgan", "tau")) if cfg.diversity_weight > 0 else 0.0
     guides.begin(train, vicinity, embed, seed)
-    parts: dict[str, nn.Module | torch.optim.Adam] = {
+    chance = chance_miss(task, train.labels) if cfg.aux_weight > 0 else None
+    collapse = Collapse(make_probe(train, vicinity, cfg.z_dim, seed), cfg, chance)
+    parts: dict[str, nn.Module | torch.optim.Adam | Collapse] = {
         "net_g": net_g, "net_d": net_d, "embed_g": embed_g, "embed_d": embed_d,
-        "ema_g": ema_g, "ema_embed": ema_embed, "opt_g": opt_g, "opt_d": opt_d,
+        "ema_g": ema_g, "ema_embed": ema_embed, "opt_g": opt_g, "opt_d": opt_d, "collapse": collapse,
         **guides.parts(),
     }  # fmt: skip
     start, values = resume(parts, loop.state())
+    slow_down(parts.values(), loop.rate)
+    watch = Watch(loop, lambda: {name: part.state_dict() for name, part in parts.items()})
     num, (d_loss, g_loss) = cfg.batch_size, LOSSES[cfg.loss]
     run_g, run_d = compile_both(plan, net_g, net_d, turns.cfg, (channels, size))
 
     for step in range(start, cfg.num_steps):
-        gen = generator(seed, "cgan", step)
+        gen, loop.course.step = generator(seed, "cgan", step), step + 1
         guides.begin_step()
         for _ in range(cfg.d_steps):
             plan.step()
@@ -163,13 +184,15 @@ def trained(
             if tau > 0:
                 values |= {"floor": floor, "diversity_ratio": distance / tau}
             values |= guides.values()
+            watch.check(values)
+            collapse.look(step + 1, values, (ema_g, ema_embed), loop)
             loop.log(step + 1, values, cfg.num_steps)
         if loop.saves(step + 1, cfg.num_steps):
-            done = {name: part.state_dict() for name, part in parts.items()}
-            loop.save(step + 1, {"step": step + 1, "values": values, **done})
+            watch.save(step + 1, {"step": step + 1, "values": values, **watch.state()})
 
     settle(ema_g, ema_embed, vicinity, cfg, generator(seed, "cgan", "settle"))
-    return ema_g.eval().to("cpu"), ema_embed.eval().to("cpu"), {**values, "real_diversity": tau}
+    watch.check_state()
+    return ema_g.eval().to("cpu"), ema_embed.eval().to("cpu"), {**values, "real_diversity": tau, **collapse.values()}
 
 
 def compile_both(
@@ -190,7 +213,7 @@ def compile_both(
     return run_g, plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), passes=passes_d, **loop)
 
 
-def resume(parts: dict[str, nn.Module | torch.optim.Adam], state: Any) -> tuple[int, dict[str, float]]:
+def resume(parts: dict[str, nn.Module | torch.optim.Adam | Collapse], state: Any) -> tuple[int, dict[str, float]]:
     """Load every part from the state of an earlier run; the first step still to do and the last logged values."""
     if state is None:
         return 0, {}

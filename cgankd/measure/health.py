@@ -126,3 +126,19 @@ def check_bound(num_dead_groups: int, num_groups: int) -> Check:
     said = f"{num_dead_groups} of {num_groups} label groups have no fake with a ratio above zero (at most 0)"
     cure = "" if ok else "; lower ratio.num_steps, raise ratio.ratio_penalty, or use arms without subsample"
     return Check("bound", float(num_dead_groups), 0.0, ok, not ok, said + cure)
+
+
+def check_setback(name: str, step: int, back_to: int, found: str, setting: str) -> Check:
+    """A training that went back from `step` to an earlier one, as numbers were not finite; a warning. The value is the step."""
+    said = f"the training of {name} had numbers that are not finite at step {step} ({found})"
+    cure = f"it went on from step {back_to} at half the learning rate: lower {setting}"
+    return Check(f"setback.{name.replace(' ', '_')}", float(step), 0.0, False, False, f"{said}; {cure}")
+
+
+def check_collapse(kind: str, words: str, step: float, passed: float | None) -> Check:
+    """A GAN that was seen to collapse at `step`, with what it means and asks for; no warning where it had passed by the end."""
+    name = f"collapse.{kind}"
+    if passed is not None:
+        said = f"the GAN seemed to have collapsed at step {step:.0f}, and had recovered by step {passed:.0f}"
+        return Check(name, step, 0.0, True, False, f"{said} ({words.partition('; ')[0]})")
+    return Check(name, step, 0.0, False, False, f"the GAN seems to have collapsed since step {step:.0f}: {words}")

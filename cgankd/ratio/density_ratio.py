@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,13 @@ from cgankd.config import RatioConfig
 from cgankd.fit.device import autocast, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.schedule import make_schedule
+from cgankd.fit.watch import Watch, with_setback
 from cgankd.nets.gans.label_embed import embed_labels
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.features import FeatureFn, Reals, feature_rows
 from cgankd.ratio.partners import FakeSource, draw_pool
 from cgankd.rng import generator, seed_all
-from cgankd.types import Diverged, Images, RatioFn, Task
+from cgankd.types import Images, RatioFn, Task
 
 EVAL_FAKES = 1000
 """Fakes in the fixed evaluation pool (more where the validation split is larger)."""
@@ -77,9 +78,22 @@ def train_ratio(
     """Fit the ratio in place, keep the weights best on validation, calibrate `mlp.scale`; see `ratio_report`.
 
     A pool of one batch refreshed each step is the published procedure; a larger one spares the generator. The networks train
-    on the plan's device and are left on the processor. Raises Diverged where the loss is not finite, ValueError where
-    every fake leaves the vicinity.
+    on the plan's device and are left on the processor. Numbers that are not finite are dealt with as `with_setback` says.
+    Raises Diverged, and ValueError where every fake leaves the vicinity.
     """
+    loop, moved = replace(loop, who="density ratio"), [nets.mlp, nets.embed]
+    return with_setback(
+        loop,
+        "ratio.learning_rate",
+        moved,
+        lambda: _fit(nets, source, reals, task, cfg, loop),
+        "ratio.precision",
+    )
+
+
+def _fit(
+    nets: RatioNets, source: FakeSource, reals: Reals, task: Task, cfg: RatioConfig, loop: Loop
+) -> dict[str, float]:
     mlp, embed, train, val = nets.mlp, nets.embed, reals.train, reals.val
     total, seed, device = cfg.num_steps, loop.seed, loop.plan.device
     real_NF, val_NF = feature_rows(source.features, train.images, reals.rows), source.features(val.images)
@@ -105,6 +119,7 @@ def train_ratio(
         start, best_loss, best_step, best = (state[k] for k in ("step", "best_loss", "best_step", "best"))
         val_loss = state["val_loss"]
 
+    watch = Watch(loop, lambda: {"both": both.state_dict(), "optimizer": optimizer.state_dict()})
     pool, pool_turn = None, -1
     for step in range(start, total):
         turn = step // cfg.pool_refresh_steps if cfg.pool_refresh_steps else 0
@@ -122,18 +137,14 @@ def train_ratio(
             real_BF = torch.where(flipped_B[:, None], mirrored_NF[real_B], real_BF)
         features_2BF = torch.cat([real_BF, pool.features[row_B]]).to(device)
         for settings in optimizer.param_groups:
-            settings["lr"] = cfg.learning_rate * factor(step)
+            settings["lr"] = cfg.learning_rate * factor(step) * loop.rate
         with autocast(cfg.precision, device):
             h_BE = embed_labels(embed, label_B)
             r_2B = mlp(torch.cat([h_BE, h_BE]), features_2BF)
         r_real_B, r_fake_B = r_2B.chunk(2)
         group_B = task.filter_groups(label_B).to(device) if cfg.penalty_per_label else None
         loss = ratio_loss(r_real_B, r_fake_B, cfg.ratio_penalty, group_B)
-        if not torch.isfinite(loss):
-            raise Diverged(
-                f"ratio.learning_rate: the ratio loss is {loss.item()} at step {step}; lower the rate or set "
-                "ratio.precision to fp32"
-            )
+        watch.see(loss, step + 1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -144,10 +155,12 @@ def train_ratio(
             r_held_P = ratio_of(nets, held.features, held_label_P)
             held_group_P = task.filter_groups(held_label_P) if cfg.penalty_per_label else None
             val_loss = float(ratio_loss(r_val_M, r_held_P, cfg.ratio_penalty, held_group_P))
+            watch.check({"val_loss": val_loss})
             if val_loss < best_loss:
                 best_loss, best_step, best = val_loss, done, copy.deepcopy(both.state_dict())
         if done % max(1, total // 100) == 0 or done == total:
             values = {"loss": loss.item(), "real": r_real_B.mean().item(), "fake": r_fake_B.mean().item()}
+            watch.check(values)
             loop.log(done, values | {"val_loss": val_loss}, total)
         if loop.saves(done, total):
             kept: dict[str, object] = {
@@ -156,10 +169,10 @@ def train_ratio(
                 "best": best,
                 "val_loss": val_loss,
             }
-            kept |= {"step": done, "both": both.state_dict(), "optimizer": optimizer.state_dict()}
-            loop.save(done, kept)
+            watch.save(done, {"step": done, **watch.state(), **kept})
 
     both.load_state_dict(best)
+    watch.check_state()
     both.eval()
     report = ratio_report(nets, source, real_NF, train.labels, generator(seed, "ratio report"))
     report |= {"mean_val_real": float(ratio_of(nets, val_NF, val.labels).mean())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.pieces import Halves
 from cgankd.fit.schedule import make_schedule
+from cgankd.fit.watch import Watch, check_outputs, with_setback
 from cgankd.labels.targets import Rows
 from cgankd.nets.features import Extractor
 from cgankd.rng import generator
-from cgankd.types import Diverged, Images, Split, Task
+from cgankd.types import Images, Split, Task
 
 FeatureFn = Callable[[Images], Tensor]
 """uint8 images [B, C, H, W] to float32 standardised features [B, F]."""
@@ -84,8 +85,21 @@ def train_features(
     """Train the extractor in place, keep the weights best on validation, then fit its `scale` to the training features.
 
     Returns the validation headline, the loss parts and how much of the feature space is alive.
-    Raises Diverged where the loss is not finite.
+    Numbers that are not finite are dealt with as `with_setback` says. Raises Diverged.
     """
+    loop = replace(loop, who="feature extractor")
+    return with_setback(
+        loop,
+        "ratio.feature_learning_rate",
+        [net],
+        lambda: _fit(net, reals, task, cfg, augment, loop),
+        "ratio.precision",
+    )
+
+
+def _fit(
+    net: Extractor, reals: Reals, task: Task, cfg: RatioConfig, augment: AugmentFn, loop: Loop
+) -> dict[str, float]:
     train, val = reals.train, reals.val
     total, every = cfg.feature_steps, max(1, cfg.feature_steps // 20)
     plan, device = loop.plan, loop.plan.device
@@ -99,6 +113,7 @@ def train_features(
         optimizer.load_state_dict(state["optimizer"])
         start, best_score, best_step, best_net = (state[k] for k in ("step", "best_score", "best_step", "best_net"))
 
+    watch = Watch(loop, lambda: {"net": net.state_dict(), "optimizer": optimizer.state_dict()})
     net.train()
     rows = Rows(task.targets(train.labels), cfg.targets, task.period)
     run: Callable[..., Any] | None = None
@@ -108,24 +123,21 @@ def train_features(
         x_BCHW = pixels.unit_to_signed(augment(pixels.to_unit(train.images[row_B].to(device)), gen))
         plan.step()
         for group in optimizer.param_groups:
-            group["lr"] = cfg.feature_learning_rate * schedule(step)
+            group["lr"] = cfg.feature_learning_rate * schedule(step) * loop.rate
         with autocast(cfg.precision, device):
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             # All steps count, done or not, so that a resumed training computes as one that was never stopped.
             images = total * cfg.feature_batch_size
             run = run or plan.compiled(net, "feature training", (x_BCHW,), images=images, passes=3, graphs=False)
             loss, parts = feature_loss(run, x_BCHW, train.labels[row_B].to(device), task, cfg)
-        if not torch.isfinite(loss):
-            raise Diverged(
-                f"ratio.feature_learning_rate: the loss of the feature extractor is {loss.item()} at step {step}; "
-                "lower the rate or set ratio.precision to fp32"
-            )
+        watch.see(loss, step + 1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
         done = step + 1
         if done % every == 0 or done == total:
+            watch.check()
             score = validation_score(net, val, task, cfg.precision)
             signed = -score if task.headline.higher_is_better else score
             # On a tie the later weights win: early zeros on a small validation split mean little.
@@ -134,10 +146,11 @@ def train_features(
             loop.log(done, {"loss": loss.item(), **{k: v.item() for k, v in parts.items()}, "val": score}, total)
         if loop.saves(done, total):
             kept = {"best_score": best_score, "best_step": best_step, "best_net": best_net}
-            loop.save(done, {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict(), **kept})
+            watch.save(done, {"step": done, **watch.state(), **kept})
 
     net.load_state_dict(best_net)
     net.scale.fit(feature_rows(lambda images: raw_features(net, images, cfg.precision), train.images, reals.rows))
+    watch.check_state()
     report = features_report(net, val, task, cfg) | {"best_step": float(best_step)}
     net.to("cpu")
     return report
@@ -212,8 +225,9 @@ def feature_rows(features: FeatureFn, images_NCHW: Images, rows: RowsFn = torch.
 
 
 def validation_score(net: Extractor, val: Split, task: Task, precision: str) -> float:
-    """Mean headline of the label head."""
+    """Mean headline of the label head. Raises NotFinite."""
     out_NO = torch.cat([forward_u8(net, chunk, precision)[1].cpu() for chunk in chunks(val.images, CHUNK)])
+    check_outputs(out_NO, "ratio.feature_learning_rate")
     return float(task.score(out_NO, val.labels).mean())
 
 

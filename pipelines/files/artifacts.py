@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cgankd.data.regular import check_regular, open_regular, read_json
+from cgankd.fit.watch import named, not_finite
+from cgankd.types import Diverged
 from pipelines.files.layout import damaged, missing
 from pipelines.files.writing import replacing as replacing
 
@@ -47,8 +49,13 @@ def config_path(path: Path) -> Path:
 
 
 def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write weights as safetensors and, before them, the config that rebuilds the net."""
+    """Write weights as safetensors and, before them, the config that rebuilds the net.
+
+    Raises Diverged, and writes neither, where a number is not finite.
+    """
     state = module.state_dict() if isinstance(module, nn.Module) else module
+    if bad := not_finite(state):
+        raise Diverged(f"{path.name} would hold numbers that are not finite ({named(bad)}); nothing was saved")
     tensors: dict[str, Tensor] = {}
     used: set[int] = set()
     for name, tensor in state.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cgankd.config import ConfigError
+from cgankd.fit.course import Setback
 from cgankd.fit.device import Plan, is_bf16
 from cgankd.types import LogFn
 from pipelines.files.artifacts import config_path, fingerprint, load_weights, save_weights, source_digest
@@ -37,6 +38,8 @@ class Trained:
     metrics: dict[str, float]
     curves: dict[str, list[Any]]
     """Name of each loop -> rows (step, values)."""
+    setbacks: dict[str, Setback] = field(default_factory=dict)
+    """Those of the loops that had one."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,17 @@ class KeptGan:
         except ConfigError:
             return None
         curves = {name: [[step, dict(values)] for step, values in rows] for name, rows in record["curves"].items()}
-        return Trained(tensors, record["metrics"], curves)
+        setbacks = {name: Setback(**values) for name, values in record.get("setbacks", {}).items()}
+        return Trained(tensors, record["metrics"], curves, setbacks)
 
     def save(self, trained: Trained) -> None:
         """Keep it; the weights come last, and with them it is whole."""
         # Values as pairs, whose order is that of the columns: a mapping would be sorted.
         curves = {name: [[step, [*values.items()]] for step, values in rows] for name, rows in trained.curves.items()}
-        save_weights(self.path, trained.tensors, {"metrics": trained.metrics, "curves": curves})
+        record: dict[str, Any] = {"metrics": trained.metrics, "curves": curves}
+        if trained.setbacks:
+            record["setbacks"] = {name: vars(found) for name, found in trained.setbacks.items()}
+        save_weights(self.path, trained.tensors, record)
 
     def used(self) -> None:
         """Note that it was used, and make room: others go, longest unused first, where they fill too much."""

@@ -197,7 +197,10 @@ def probed(bench: Bench, rows: Tensor, name: str, number: int) -> PredictFn:
     lesson = Lesson(bench.train, fakes, torch.cat([real_NO, writer.read("teacher_output", rows).float()]))
     title = f"probe_{name}_{number}"
     seed = derive(ctx.seed, "probe", name, number)
-    return bench.probes.train(lesson, Loop(seed, ctx.plan, counting(ctx, title), ctx.checkpoint(title)))
+    loop = Loop(seed, ctx.plan, counting(ctx, title), ctx.checkpoint(title))
+    probe = bench.probes.train(lesson, loop)
+    ctx.setback(title, loop.course.setback)
+    return probe
 
 
 def divergence(bench: Bench, rows: Tensor, probe: PredictFn) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgankd.config import ProbeConfig
 from cgankd.data.augment import augment
@@ -12,11 +12,15 @@ from cgankd.data.batches import Mixture
 from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict
 from cgankd.fit.taught import Taught
+from cgankd.fit.watch import sound
 from cgankd.labels.task import make_task
 from cgankd.rng import seed_all
 from cgankd.types import DatasetInfo, PredictFn, Split
 from pipelines.networks.weights import find_weights, start
 from pipelines.runtime.context import Context
+
+SEEN = 64
+"""Fakes on which a probe's outputs are looked at while it is trained."""
 
 
 @dataclass(frozen=True)
@@ -47,5 +51,11 @@ class Probes:
         mixture = Mixture(lesson.train, lesson.fakes, real_share=share, batch_size=size, seed=loop.seed)
         objective = Taught(self.task, lesson.teacher_NO, cfg.temperature, cfg.soft_weight)
         feed = Feed(mixture.batch, lambda unit, gen: augment(unit, cfg.augment, gen))
-        fit_predictor(net, objective, feed, cfg, loop, keep_last=True)
+        loop = replace(loop, who="probe", section="bank.probe")
+        some = lesson.fakes.images[:SEEN]
+
+        def check(net: nn.Module) -> None:
+            sound(make_predict(net, cfg.precision))(some)
+
+        fit_predictor(net, objective, feed, cfg, loop, validate=check, keep_last=True)
         return make_predict(net, cfg.precision, plan=self.plan, expected=len(lesson.fakes))

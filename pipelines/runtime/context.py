@@ -16,7 +16,8 @@ from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
 from cgankd.config import Config
-from cgankd.measure.health import Check
+from cgankd.fit.course import Setback
+from cgankd.measure.health import Check, check_setback
 from cgankd.types import LogFn
 from pipelines.files.artifacts import (
     ResumeFile,
@@ -189,6 +190,11 @@ class Context:
         """Log a health check and keep its value and verdict as metrics health.<name> and health.<name>.ok."""
         self.say(check.line(refusing=self.cfg.bank.refuse_worthless, here=self.stage == "bank"))
         self.metrics({f"health.{check.name}": check.value, f"health.{check.name}.ok": int(check.ok)})
+
+    def setback(self, name: str, found: Setback | None) -> None:
+        """Report that a training went back, as a check that failed; None says nothing."""
+        if found is not None:
+            self.check(check_setback(name, found.step, found.back_to, found.found, found.setting))
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
         """metrics/<name>.json, keys in the order given (the arms are a sequence), also a file of the tracked run."""

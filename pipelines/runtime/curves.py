@@ -17,7 +17,9 @@ class Curves:
         self.waiting: dict[str, list[tuple[int, float]]] = {}
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """One report of the loop."""
+        """One report of the loop; one that goes back to an earlier step forgets what came after that."""
+        if self.rows and step < next(reversed(self.rows)):
+            self.rows = {at: row for at, row in self.rows.items() if at <= step}
         if values:
             self.rows.setdefault(step, {}).update({k: float(v) for k, v in values.items()})
         for name, value in values.items():
@@ -28,9 +30,13 @@ class Curves:
         return [[step, dict(values)] for step, values in self.rows.items()]
 
     def restore(self, rows: Sequence[Any]) -> None:
-        """Take up the rows of the interrupted run."""
+        """Take up the rows that were saved; those that this run has told already are not told again."""
+        told, self.rows = self.rows, {}
         for step, values in rows or ():
-            self.add(int(step), values)
+            if told.get(int(step)) == dict(values):
+                self.rows[int(step)] = dict(values)
+            else:
+                self.add(int(step), values)
 
     def csv(self) -> str:
         """Columns step and every value, in the order they first appear; a cell without a value is empty."""

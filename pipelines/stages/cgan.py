@@ -10,7 +10,9 @@ from torch import Tensor
 
 from cgankd.config import CganConfig, to_dict
 from cgankd.data.store.datasets import read_split
+from cgankd.fit.course import Setback
 from cgankd.fit.loop import Loop
+from cgankd.gan.collapse import KINDS
 from cgankd.gan.diversity import fake_diversity, real_diversity
 from cgankd.gan.embed import fit_label_embed
 from cgankd.gan.guides import Given
@@ -18,7 +20,7 @@ from cgankd.gan.sample import make_draw
 from cgankd.gan.train import train_cgan
 from cgankd.labels.task import make_task
 from cgankd.labels.vicinity import ScalarVicinity
-from cgankd.measure.health import check_diversity, check_kappa
+from cgankd.measure.health import check_collapse, check_diversity, check_kappa
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.rng import derive, generator, seed_all
 from cgankd.types import DatasetInfo, Draw, Split, Task, Vicinity
@@ -67,14 +69,20 @@ def run(ctx: Context) -> None:
                 replay(rows, ctx.progress(name))
         kept.used()
         ctx.metrics(trained.metrics)
+        for name, found in trained.setbacks.items():
+            ctx.setback(name, found)
+        for kind, words in KINDS.items():
+            if (step := trained.metrics.get(f"collapse.{kind}")) is not None:
+                ctx.check(check_collapse(kind, words, step, trained.metrics.get(f"collapse.{kind}.passed")))
         tensors: Mapping[str, Tensor] = trained.tensors
         net, embed = make_generator(cfg, info.channels, info.image_size), task.label_embed(cfg.embed_dim)
         torch.nn.ModuleDict({"generator": net, "embed": embed}).load_state_dict(dict(tensors))
         draw: Draw = make_draw(net, embed, z_dim=cfg.z_dim, precision=cfg.precision, plan=ctx.plan)
         own = None
     else:
-        embed, metrics = _label_input(ctx, task, train)
+        embed, metrics, setback = _label_input(ctx, task, train)
         ctx.metrics(metrics)
+        ctx.setback("label input", setback)
         draw, tensors, own = own_generator.take_in(ctx, info, task, vicinity, seed, memory)
         tensors = dict(tensors) | {f"embed.{name}": value for name, value in embed.state_dict().items()}
     labels = vicinity.asked(2000, generator(seed, "diversity labels"))
@@ -109,13 +117,14 @@ def _find_features(ctx: Context) -> Weights | None:
     return found
 
 
-def _label_input(ctx: Context, task: Task, train: Split) -> tuple[torch.nn.Module, dict[str, float]]:
-    """The label embedding, fitted where labels are scalars, and the metrics of that."""
+def _label_input(ctx: Context, task: Task, train: Split) -> tuple[torch.nn.Module, dict[str, float], Setback | None]:
+    """The label embedding, fitted where labels are scalars, the metrics of that, and its setback if there was one."""
     cfg, seed = ctx.cfg.cgan, derive(ctx.seed, "cgan")
     seed_all(seed, "embed")
     embed = task.label_embed(cfg.embed_dim)
     loop = Loop(seed, ctx.plan, ctx.progress("label_input"), ctx.checkpoint("label_input"))
-    return embed, fit_label_embed(embed, task, train, cfg.label_input, loop, cfg.targets)
+    metrics = fit_label_embed(embed, task, train, cfg.label_input, loop, cfg.targets)
+    return embed, metrics, loop.course.setback
 
 
 def _train(
@@ -123,7 +132,7 @@ def _train(
 ) -> Trained:
     """Fit the label input (scalars), then train G and D, guided as cgan says."""
     cfg, seed = ctx.cfg.cgan, derive(ctx.seed, "cgan")
-    embed, metrics = _label_input(ctx, task, train)
+    embed, metrics, of_labels = _label_input(ctx, task, train)
     teacher, fixed = None, None
     if features is not None:
         fixed = load_features(cfg, features, generator(seed, "feature mixing"), ctx.plan)
@@ -134,7 +143,9 @@ def _train(
     net, embed, losses = train_cgan(train, task, vicinity, embed, cfg, loop, Given(fixed, teacher))
     state = torch.nn.ModuleDict({"generator": net, "embed": embed}).state_dict()
     curves = {name: ctx.curve_rows(name) for name in ("label_input", "gan")}
-    return Trained(state, metrics | losses, curves)
+    found = {"label input": of_labels, "GAN": loop.course.setback}
+    setbacks = {name: setback for name, setback in found.items() if setback is not None}
+    return Trained(state, metrics | losses, curves, setbacks)
 
 
 def _real_distance(cfg: CganConfig, train: Split, vicinity: Vicinity, seed: int) -> float | None:

@@ -58,6 +58,7 @@ def run(ctx: Context) -> None:
         found = train_features(
             features, reals, task, cfg, lambda unit, gen: augment(unit, cfg.feature_augment, gen), loop
         )
+        ctx.setback("features", loop.course.setback)
     else:
         found = take_features(features, reals, task, cfg)
         log(1, {"val": found["val_score"]}, 1)  # the curve is an output of the stage
@@ -70,6 +71,7 @@ def run(ctx: Context) -> None:
     ratio_nets = RatioNets(mlp, nets["embed"])
     loop = Loop(seed, ctx.plan, ctx.progress("ratio"), ctx.checkpoint("ratio"))
     report = train_ratio(ratio_nets, source, reals, task, cfg, loop)
+    ctx.setback("ratio", loop.course.setback)
     ctx.metrics({f"ratio.{name}": value for name, value in report.items()})
     if math.isfinite(zeta):
         ctx.metrics({"ratio.zeta": zeta})

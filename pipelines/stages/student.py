@@ -16,6 +16,7 @@ from cgankd.config import ArmConfig, to_dict
 from cgankd.config.distill import arm_label
 from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
+from cgankd.fit.course import Setback
 from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
 from cgankd.measure.places import places
@@ -69,6 +70,8 @@ def run(ctx: Context) -> None:
             results |= runner.train({name: arms[name]})
     longer = {factor: runner.train(arms, factor) for factor in cfg.step_factors}
     _save(ctx, arms, results, runner, longer)
+    for name, setback in runner.setbacks.items():
+        ctx.setback(name, setback)
     gone, size = prune(runner.cache, runner.used, time.time())
     if gone:
         ctx.say(f"{gone} runs of other settings, longest unused, are no longer kept for reuse ({size / 1e9:.2g} GB)")
@@ -112,6 +115,8 @@ class Runner:
         self.memory = image_memory(ctx.cfg.data, ctx.cfg.student.workers or side_by_side(ctx.plan.device))
         self.used: set[str] = set()
         """Fingerprints of the runs that were asked for."""
+        self.setbacks: dict[str, Setback] = {}
+        """Those of the runs that had one, by arm and seed."""
 
     def job(self, name: str, arm: ArmConfig, seed: int, stage: str = "arm", factor: int = 1) -> Job:
         """One run with the fingerprint of all that its numbers depend on: the real arms do not depend on the bank.
@@ -193,6 +198,10 @@ class Runner:
         for job in (*bases.values(), *jobs.values()):
             job.mark_used()
             self.used.add(job.out.stem)
+            more = "" if factor == 1 else f" x{factor}"
+            for number, found in enumerate(job.read().get("setbacks", []), start=1):
+                name = f"{job.name} seed {job.seed}{more}" + (f" part {number}" if number > 1 else "")
+                self.setbacks[name] = Setback(**found)
         return {name: [jobs[name, seed].result() for seed in cfg.seeds] for name in arms}
 
     def _run(self, jobs: list[Job], title: str) -> None:

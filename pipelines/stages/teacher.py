@@ -24,6 +24,7 @@ from cgankd.fit.head import HeadFeed, fit_head
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict, mean_score
+from cgankd.fit.watch import sound
 from cgankd.labels.task import make_task
 from cgankd.measure.places import places
 from cgankd.rng import derive, seed_all
@@ -55,14 +56,19 @@ def run(ctx: Context) -> None:
         if weights is not None:
             ctx.digests["teacher.weights"] = weights.digest
             ctx.tracker.tags({"input.teacher_weights": weights.digest[:12]})
-        loop = Loop(ctx.seed, ctx.plan, ctx.progress("teacher"), ctx.checkpoint("teacher"))
+        places = ctx.progress("teacher"), ctx.checkpoint("teacher")
+        loop = Loop(ctx.seed, ctx.plan, *places, who="teacher", section="teacher")
         begin = partial(start, "teacher", cfg, info, task.num_outputs, weights, ctx.say)
         net, config = trained(cfg, task, begin, train, val, loop)
+        ctx.setback("teacher", loop.course.setback)
     else:
         found = find_file(cfg, ctx.workdir)
         ctx.tracker.tags({"input.teacher_file": found[1][:12]})
         net, config = taken(cfg, found, info, task, val, ctx.plan, ctx.say)
-    score = partial(mean_score, task, make_predict(net, cfg.precision, plan=ctx.plan))
+    predict = sound(
+        make_predict(net, cfg.precision, plan=ctx.plan), f"teacher.{'file' if cfg.file else 'learning_rate'}"
+    )
+    score = partial(mean_score, task, predict)
     metrics = {"train": score(train), "val": score(val), "parameters": sum(p.numel() for p in net.parameters())}
     if cfg.file is not None:
         ctx.progress("teacher")(1, {"val": metrics["val"]}, 1)  # the curve is an output of the stage
@@ -108,6 +114,7 @@ def together(
     members = weighted(trainings, info, task, val, may_drop=ctx.cfg.teacher.members == AUTO)
     for job, member in zip(jobs, members, strict=True):
         job.record.touch()
+        ctx.setback(f"member {job.number}", job.setback())
         score = float(task.score(member.output_NO, val.labels).double().mean())
         ctx.metrics({f"members.{job.number}.val": score, f"members.{job.number}.weight": member.weight})
         said = f"{score:.{places([score])}f} {task.headline.unit}"
@@ -147,10 +154,10 @@ def train_member(job: MemberJob) -> list[str]:
         curves.add(step, values)
         tell_steps(job.number, step)
 
-    loop = Loop(job.seed, plan, log, job.checkpoint(curves))
+    loop = Loop(job.seed, plan, log, job.checkpoint(curves), who=f"member {job.number}", section="teacher")
     begin = partial(start, "teacher", job.cfg, info, task.num_outputs, job.weights, said.append)
     net, config = trained(job.cfg, task, begin, train, val, loop)
-    job.save(net.to("cpu"), config, curves)
+    job.save(net.to("cpu"), config, curves, loop.course.setback)
     return said
 
 
@@ -174,9 +181,9 @@ def trained(
         return augment(unit_BCHW, cfg.augment, gen)
 
     if cfg.tune == "head":
-        fit_head(net, task, HeadFeed(data, view, val.images), cfg, loop, lambda predict: mean_score(task, predict, val))
+        fit_head(net, task, HeadFeed(data, view, val.images), cfg, loop, lambda p: mean_score(task, sound(p), val))
         return net, config
-    validate = lambda n: mean_score(task, make_predict(n, cfg.precision), val)  # noqa: E731
+    validate = lambda n: mean_score(task, sound(make_predict(n, cfg.precision)), val)  # noqa: E731
     fit_predictor(net, Plain(task), Feed(data.batch, view, mixing), cfg, loop, validate=validate)
     return net, config
 

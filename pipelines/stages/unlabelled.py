@@ -150,6 +150,7 @@ def fit_ratio(ctx: Context, work: Work, images: Images, label_U: Tensor) -> Rati
     ratio_nets = RatioNets(mlp, embed)
     loop = Loop(work.seed, ctx.plan, lambda step, values, total: progress(step, {}, total))
     report = train_ratio(ratio_nets, source, Reals(train, val if len(val) else train), task, cfg, loop)
+    ctx.setback("unlabelled ratio", loop.course.setback)
     ctx.metrics(
         {f"unlabelled.ratio.{name}": report[name] for name in ("mean_train_real", "mean_val_real", "zero_share")}
     )

@@ -20,6 +20,7 @@ from cgankd.distill.engine import Augment, Distillation, Negatives, Teacher, ear
 from cgankd.distill.methods import distiller_of
 from cgankd.distill.mixed import Shown
 from cgankd.distill.refresh import ChosenRows, chooser_of
+from cgankd.fit.course import Setback
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.fit.loop import Loop
 from cgankd.fit.predictor import Feed, fit_predictor, make_predict
@@ -171,18 +172,25 @@ def train_phases(
     student: Student,
     view: Augment,
     checkpoint_of: Callable[[str], Checkpoint | None] = lambda name: None,
-) -> None:
-    """Train the phases before the student's own, each with its own optimiser; a finished one is loaded, not repeated."""
-    cfg = student.cfg
+) -> list[Setback]:
+    """Train the phases before the student's own, each with its own optimiser; a finished one is loaded, not repeated.
+
+    Returns the setbacks that there were.
+    """
+    cfg, setbacks = student.cfg, list[Setback]()
     for phase in early_phases(run.objective, student.net):
         steps = max(1, round(phase.share * cfg.num_steps))
         rate = cfg.learning_rate if phase.learning_rate is None else phase.learning_rate
+        seed, checkpoint = derive(student.seed, "phase", phase.name), checkpoint_of(phase.name)
+        loop = Loop(seed, student.plan, checkpoint=checkpoint, who=f"phase {phase.name}", section="student")
         with only_moving(phase.net, phase.moving):
             fit_predictor(
                 phase.net,
                 phase.objective,
                 Feed(student.batch_of, view, student.mix),
                 replace(cfg, num_steps=steps, learning_rate=rate, tune="all", head_rate=1.0),
-                Loop(derive(student.seed, "phase", phase.name), student.plan, checkpoint=checkpoint_of(phase.name)),
+                loop,
                 keep_last=True,
             )
+        setbacks += [loop.course.setback] if loop.course.setback is not None else []
+    return setbacks

@@ -18,12 +18,14 @@ from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.fit.best import Best
+from cgankd.fit.course import Setback
 from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.head import HeadFeed, fit_head
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, Objective, fit_predictor, make_predict
 from cgankd.fit.tuning import freeze
+from cgankd.fit.watch import sound
 from cgankd.labels.task import make_task
 from cgankd.measure.groups import group_scores
 from cgankd.rng import derive, seed_all
@@ -176,6 +178,7 @@ def train_job(job: Job) -> list[str]:
     fit = cfg.base if job.stage == "base" else cfg
     spec = cfg.strong_augment if job.arm.strong else cfg.augment
     more: Mapping[str, list[tuple[int, float]]] = {}
+    setbacks = list[Setback]()
     even = task.filter_groups if cfg.balances(job.arm) else None
     source = Source(train, bank, even)
     student = Student(net, config, info, task, source.mixture(fit, seed), fit, seed, plan)
@@ -194,7 +197,7 @@ def train_job(job: Job) -> list[str]:
     if job.arm.kd:
         student = replace(student, soft_weight_M=soft_weights(job.pool, job.arm, cfg))
         run = distilled_run(student, job.teacher, lookup, own_field(job.name, job.arm))
-        train_phases(run, student, feed.augment, job.checkpoint)
+        setbacks = train_phases(run, student, feed.augment, job.checkpoint)
         objective, inference, feed = run.objective, run.inference, replace(feed, batch_of=run.batch_of)
         more = run.curves
         if run.record is not None:
@@ -204,18 +207,22 @@ def train_job(job: Job) -> list[str]:
     history = History(best, by)
 
     def scored(predict: PredictFn) -> float:
-        scores = group_scores(task, predict, val)
+        scores = group_scores(task, sound(predict), val)
         history.balanced = scores.balanced
         return scores.mean
 
-    loop = Loop(seed, plan, history.log, job.checkpoint("train", history.state, history.load))
+    who = f"student {job.name} (seed {job.seed})"
+    loop = Loop(
+        seed, plan, history.log, job.checkpoint("train", history.state, history.load), who=who, section="student"
+    )
     if cfg.tune == "head" and not job.arm.kd:
         fit_head(net, task, HeadFeed(student.data, feed.augment, val.images), fit, loop, scored)
     else:
         validate = lambda net: scored(make_predict(inference, cfg.precision))  # noqa: E731
         fit_predictor(net, objective, feed, fit, loop, validate=validate)
     # As it was validated in training: on the same device, in the same arithmetic.
-    scores = group_scores(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)
+    predict = make_predict(inference, cfg.precision, plan=Plan(job.device))
+    scores = group_scores(task, sound(predict, "student.learning_rate"), val)
     inference.to("cpu")
     config |= {"info": to_dict(info), "arm": job.name, "seed": job.seed}
     save_weights(job.out, inference, config)
@@ -224,6 +231,9 @@ def train_job(job: Job) -> list[str]:
         "val_balanced": scores.balanced,
         "curves": history.curves | dict(more),
     }
+    setbacks += [loop.course.setback] if loop.course.setback is not None else []
+    if setbacks:
+        record["setbacks"] = [vars(found) for found in setbacks]
     if best is not None:
         save_weights(job.best, best.weights, config | {"step": best.step})
         record["best"] = {"val": best.score, "step": best.step}
@@ -247,7 +257,14 @@ class History:
         """The balanced validation score of the point that is logged next."""
 
     def log(self, step: int, values: Mapping[str, float], total: int) -> None:
-        """One more point of each curve; called right after validation, so that the weights are those of the score."""
+        """One more point of each curve; called right after validation, so that the weights are those of the score.
+
+        A training that goes back to an earlier step forgets what came after that.
+        """
+        if any(points and points[-1][0] >= step for points in self.curves.values()):
+            self.curves = {name: [point for point in points if point[0] < step] for name, points in self.curves.items()}
+            if self.best is not None and self.best.step >= step:
+                self.best.forget()
         points = dict(values)
         if "val" in values and self.balanced is not None:
             points["val_balanced"] = self.balanced

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config import Config, ConfigError, TeacherConfig, to_dict
+from cgankd.fit.course import Setback
 from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.predictor import make_predict
 from cgankd.labels.ensemble import Mean, best_or_all, make_mean
@@ -80,11 +81,17 @@ class MemberJob:
         path = self.out.with_name(f"{self.out.stem}-train.resume")
         return ResumeFile(path, self.out.stem, lambda text: None, curves.dump, lambda step, rows: curves.restore(rows))
 
-    def save(self, net: nn.Module, config: dict[str, Any], curves: Curves) -> None:
+    def setback(self) -> Setback | None:
+        """That of the finished training, if it had one."""
+        found = read_record(self.record).get("setback")
+        return None if found is None else Setback(**found)
+
+    def save(self, net: nn.Module, config: dict[str, Any], curves: Curves, setback: Setback | None) -> None:
         """Keep the finished training."""
+        record: dict[str, Any] = {"curve": curves.dump()} | ({} if setback is None else {"setback": vars(setback)})
         save_weights(self.out, net, config)
         with replacing(self.record) as temporary:
-            temporary.write_text(json.dumps({"curve": curves.dump()}))
+            temporary.write_text(json.dumps(record))
         self.checkpoint(curves).delete()
 
 
