@@ -56,8 +56,8 @@ def run(ctx: Context) -> None:
         if weights is not None:
             ctx.digests["teacher.weights"] = weights.digest
             ctx.tracker.tags({"input.teacher_weights": weights.digest[:12]})
-        places = ctx.progress("teacher"), ctx.checkpoint("teacher")
-        loop = Loop(ctx.seed, ctx.plan, *places, who="teacher", section="teacher")
+        told = ctx.progress("teacher"), ctx.checkpoint("teacher")
+        loop = Loop(ctx.seed, ctx.plan, *told, who="teacher", section="teacher")
         begin = partial(start, "teacher", cfg, info, task.num_outputs, weights, ctx.say)
         net, config = trained(cfg, task, begin, train, val, loop)
         ctx.setback("teacher", loop.course.setback)
