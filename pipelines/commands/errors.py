@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.tracking.masks import masked
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -49,7 +51,7 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
 
             if not told_to_user(error):
                 raise
-        typer.echo(f"error: {sentence(error)}", err=True)
+        typer.echo(f"error: {masked(sentence(error))}", err=True)
         raise typer.Exit(2) from None
 
 

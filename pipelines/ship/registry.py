@@ -19,7 +19,9 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.export import worst_difference
 from pipelines.ship.saved import PARITY, Package
-from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, environment, key_text, reason
+from pipelines.tracking.answers import FIRST_PATIENCE, check_answers, environment, reason, sign_in
+from pipelines.tracking.masks import masked
+from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, key_text
 from pipelines.tracking.moved import StoreMoved
 from pipelines.tracking.names import git_state
 
@@ -178,10 +180,17 @@ def serve_command(name: str, port: int, uri: str) -> tuple[list[str], dict[str, 
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    sign_in()
     try:
-        MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, ALIAS)
+        check_answers(uri)
+        with environment(FIRST_PATIENCE):
+            MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, ALIAS)
     except MlflowException as error:
-        raise ConfigError(f"there is no {ALIAS} of {name} in the registry; run `cgankd ship` first") from error
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise ConfigError(f"there is no {ALIAS} of {name} in the registry; run `cgankd ship` first") from error
+        raise ConfigError(f"MLflow at {masked(uri)} does not answer ({reason(error)}); try again") from error
+    except Exception as error:  # whatever a driver raises
+        raise ConfigError(f"MLflow at {masked(uri)} does not answer ({reason(error)}); try again") from error
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{name}@{ALIAS}"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     # Of what the server prints, its own lines are left: that it runs, and each request.
