@@ -19,7 +19,6 @@ FIRST_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_T
 BUSY_S = 3.0
 """Seconds to wait for an SQLite file that another program holds."""
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
-"""Stores that MLflow opens by SQLAlchemy."""
 CURES = (
     (
         ("file is not a database", "image is malformed", "file is encrypted"),
@@ -83,12 +82,18 @@ def sign_in() -> None:
     os.environ["MLFLOW_TRACKING_URI"] = without_login(uri)
 
 
-def check_answers(uri: str) -> None:
+def is_database(uri: str) -> bool:
+    """Whether MLflow opens this store by SQLAlchemy."""
+    return uri.partition(":")[0].partition("+")[0] in DATABASES
+
+
+def check_answers(uri: str, *, write: bool = False) -> None:
     """Try once to reach a store that is a database. Raises what its driver raises, or TimeoutError.
 
-    MLflow by itself would try ten times, over two minutes.
+    MLflow by itself would try ten times, over two minutes, and wait 20 s for an SQLite file that is locked.
+    `write` asks for leave to write such a file too.
     """
-    if uri.partition(":")[0].partition("+")[0] not in DATABASES:
+    if not is_database(uri):
         return
     import sqlalchemy
     from mlflow.store.db.utils import create_sqlalchemy_engine
@@ -108,6 +113,10 @@ def check_answers(uri: str) -> None:
             with engine.connect() as connection:
                 if uri.startswith("sqlite"):
                     connection.execute(sqlalchemy.text("SELECT count(*) FROM sqlite_master"))  # reads the file
+                    connection.rollback()
+                    if write:
+                        connection.execute(sqlalchemy.text("BEGIN IMMEDIATE"))
+                        connection.rollback()
         finally:
             engine.dispose()
 

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from pipelines.tracking.answers import ANSWER_S, FIRST_PATIENCE, WORK_S, check_answers, environment, sign_in
+from pipelines.tracking.answers import (
+    ANSWER_S,
+    FIRST_PATIENCE,
+    WORK_S,
+    check_answers,
+    environment,
+    is_database,
+    sign_in,
+)
 from pipelines.tracking.journal import Event, JsonLines, closing_events
 from pipelines.tracking.masks import masked, masked_values
 from pipelines.tracking.moved import check_place, database
@@ -53,7 +61,7 @@ class MlflowSink:
         """Runs of the store that were there before: what is replayed into them is written once."""
         self.lost = 0
         """Files that a replay could not bring, as they are no longer what they were when the run reported them."""
-        check_answers(self.uri)
+        check_answers(self.uri, write=True)
 
         def opened() -> tuple[MlflowClient, str]:
             client = MlflowClient(tracking_uri=self.uri)
@@ -61,7 +69,7 @@ class MlflowSink:
 
         with environment(FIRST_PATIENCE):
             # A database that did answer may still be making its tables.
-            self.client, self.experiment_id = within(ANSWER_S if is_server(self.uri) else WORK_S, opened)
+            self.client, self.experiment_id = within(WORK_S if is_database(self.uri) else ANSWER_S, opened)
 
     def _experiment(self, client: MlflowClient, workdir: Path, name: str) -> str:
         if not self.uri.startswith("sqlite:"):

@@ -90,6 +90,8 @@ def within(seconds: float, work: Callable[[], Answer]) -> Answer:
 def line(error: BaseException) -> str:
     """An error in one short line, without passwords."""
     text = masked(str(error)).partition("[SQL:")[0].partition("(Background on this error")[0]
+    if "(Caused by " in text:  # of a request: where it went is known, why it failed stands at the end
+        text = f"no answer: {text.rpartition('(Caused by ')[2].rstrip(')')})"
     return " ".join(text.split())[:200] or type(error).__name__
 
 
