@@ -80,7 +80,7 @@ def masked_values(values: Any) -> Any:
 
 def secrets_of(text: str) -> Iterator[str]:
     """Passwords and tokens in the addresses of a text, as they are written there."""
-    for address in text.split():
+    for address in re.split(r"\s|(?=\b[a-zA-Z][\w+.\-]{0,30}://)", text):
         scheme, sign, rest = address.partition("://")
         user, at, _ = rest.rpartition("@")
         if sign and at and not re.match(r"[^/?#@]*:\d+[/?#]", rest):

@@ -16,7 +16,6 @@ from filelock import FileLock
 from pipelines.tracking.answers import (
     ANSWER_S,
     FIRST_PATIENCE,
-    WORK_S,
     check_answers,
     environment,
     is_database,
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
 METRICS_A_CALL = 1000
 PARAMS_A_CALL = 100
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-TABLES_S = 60.0
-"""Seconds to wait for another process that makes the tables of a new store."""
+TABLES_S = 300.0
+"""Seconds for the tables of a new database, which this process or another makes; on a busy machine they take a minute."""
 
 
 class MlflowSink:
@@ -69,7 +68,7 @@ class MlflowSink:
 
         with environment(FIRST_PATIENCE):
             # A database that did answer may still be making its tables.
-            self.client, self.experiment_id = within(WORK_S if is_database(self.uri) else ANSWER_S, opened)
+            self.client, self.experiment_id = within(TABLES_S if is_database(self.uri) else ANSWER_S, opened)
 
     def _experiment(self, client: MlflowClient, workdir: Path, name: str) -> str:
         if not self.uri.startswith("sqlite:"):
@@ -182,7 +181,9 @@ class MlflowSink:
         key = re.sub(r"[^\w\-./ ]", "_", f"{path.parent.name}/{path.stem}")
         start = f"images/{key.replace('/', '~')}+step+{event.get('step', 0)}+"
         there = self.replay and any(f.path.startswith(start) for f in self.client.list_artifacts(run_id, "images"))
-        if not there:
+        if there:  # a kill may have come before the mark that shows them
+            self.client.set_tag(run_id, "mlflow.loggedImages", "True")
+        else:
             with Image.open(path) as image:
                 options = {"key": key, "step": event.get("step", 0), "timestamp": event["time_ms"], "synchronous": True}
                 self.client.log_image(run_id, image.convert("RGB"), **options)
