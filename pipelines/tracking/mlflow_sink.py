@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 METRICS_A_CALL = 1000
 PARAMS_A_CALL = 100
+IMAGE_FORMS = ("as it is", "small")
+"""MLflow keeps an image twice."""
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 TABLES_S = 300.0
 """Seconds for the tables of a new database, which this process or another makes; on a busy machine they take a minute."""
@@ -180,13 +182,24 @@ class MlflowSink:
             return
         key = re.sub(r"[^\w\-./ ]", "_", f"{path.parent.name}/{path.stem}")
         start = f"images/{key.replace('/', '~')}+step+{event.get('step', 0)}+"
-        there = self.replay and any(f.path.startswith(start) for f in self.client.list_artifacts(run_id, "images"))
-        if there:  # a kill may have come before the mark that shows them
+        there = [f.path for f in self.client.list_artifacts(run_id, "images")] if self.replay else []
+        there = [place for place in there if place.startswith(start)]
+        if len(there) == len(IMAGE_FORMS):  # a kill may have come before the mark that shows them
             self.client.set_tag(run_id, "mlflow.loggedImages", "True")
-        else:
-            with Image.open(path) as image:
-                options = {"key": key, "step": event.get("step", 0), "timestamp": event["time_ms"], "synchronous": True}
-                self.client.log_image(run_id, image.convert("RGB"), **options)
+            return
+        self._remove(run_id, there)
+        with Image.open(path) as image:
+            options = {"key": key, "step": event.get("step", 0), "timestamp": event["time_ms"], "synchronous": True}
+            self.client.log_image(run_id, image.convert("RGB"), **options)
+
+    def _remove(self, run_id: str, files: list[str]) -> None:
+        """Take files out of a run: half of an image, which under a new name would stand there beside the whole one."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        if files:
+            place = get_artifact_repository(self.client.get_run(run_id).info.artifact_uri, tracking_uri=self.uri)
+            for file in files:
+                place.delete_artifacts(file)
 
     def _file(self, run_id: str, event: Event) -> None:
         self._upload(run_id, event, "files")

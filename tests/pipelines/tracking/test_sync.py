@@ -71,10 +71,10 @@ def content(folder: Path, file: Path | None = None) -> list[Any]:
 
 @pytest.fixture()
 def full(store: Path) -> Path:
-    """A project with three runs of two children each, all whole in the store."""
-    for name in ("first", "second", "third"):
+    """A project with two runs of two children each, all whole in the store."""
+    for name in ("first", "second"):
         one(store, name).close("FINISHED")
-    assert len(runs(store)) == 9
+    assert len(runs(store)) == 6
     return store
 
 
@@ -87,9 +87,9 @@ def fresh(folder: Path, empty_store: Path) -> None:
 def test_a_lost_store_gets_every_run_again(full: Path, empty_store: Path) -> None:
     before = content(full)
     fresh(full, empty_store)
-    assert sync(full) == SyncReport(added=3, there=0, running=0)
+    assert sync(full) == SyncReport(added=2, there=0, running=0)
     assert content(full) == before
-    assert sync(full) == SyncReport(added=0, there=3, running=0) and content(full) == before
+    assert sync(full) == SyncReport(added=0, there=2, running=0) and content(full) == before
 
 
 def test_another_store_gets_every_run_and_the_first_one_is_known_again(
@@ -99,9 +99,9 @@ def test_another_store_gets_every_run_and_the_first_one_is_known_again(
     shutil.copyfile(empty_store, other)
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
-        assert sync(full) == SyncReport(added=3, there=0, running=0)
-        assert content(full, other) == before and sync(full).there == 3
-    assert sync(full) == SyncReport(added=0, there=3, running=0) and content(full) == before
+        assert sync(full) == SyncReport(added=2, there=0, running=0)
+        assert content(full, other) == before and sync(full).there == 2
+    assert sync(full) == SyncReport(added=0, there=2, running=0) and content(full) == before
 
 
 def test_a_store_of_an_earlier_day_gets_what_came_later(store: Path) -> None:
@@ -120,9 +120,9 @@ def test_a_store_of_an_earlier_day_gets_what_came_later(store: Path) -> None:
 def test_lost_files_are_brought_again(full: Path) -> None:
     before = content(full)
     shutil.rmtree(full / "mlruns")
-    assert sync(full).added == 3 and content(full) == before
+    assert sync(full).added == 2 and content(full) == before
     next((full / "mlruns").rglob("first.txt")).unlink()
-    assert sync(full) == SyncReport(added=1, there=2, running=0) and content(full) == before
+    assert sync(full) == SyncReport(added=1, there=1, running=0) and content(full) == before
 
 
 class Cut(BaseException):
@@ -156,13 +156,12 @@ def test_a_sync_that_is_killed_anywhere_is_taken_up(
     before = content(store)
     fresh(store, empty_store)
     cuts = 0
-    for moment in range(1, 60):
+    for number, moment in enumerate((1, 4, 7, 8, 11, 14, 15)):
         with monkeypatch.context() as patch:
-            for name, write in dying_at(moment % 23 + 1, Cut if moment % 2 else ConnectionError, after):
+            for name, write in dying_at(moment, Cut if number % 2 else ConnectionError, after):
                 patch.setattr(MlflowClient, name, write)
             try:
-                if sync(store).there:
-                    break
+                sync(store)
             except (Cut, ConnectionError):
                 cuts += 1
     assert cuts >= 3
@@ -170,7 +169,7 @@ def test_a_sync_that_is_killed_anywhere_is_taken_up(
     assert content(store) == before and sync(store) == SyncReport(added=0, there=1, running=0)
 
 
-@pytest.mark.parametrize("moment", [1, 2, 3, 5, 8, 12, 16, 20])
+@pytest.mark.parametrize("moment", [1, 3, 8, 12, 20])
 def test_a_store_that_dies_while_training_is_made_whole(
     moment: int, store: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,14 +206,14 @@ def test_a_run_that_stands_twice_is_left_once(full: Path) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{full / 'mlflow.db'}")
     root = next(run for run in runs(full) if "mlflow.parentRunId" not in run.data.tags)
     client.create_run(root.info.experiment_id, root.info.start_time, {"cgankd.run": root.data.tags["cgankd.run"]}, "x")
-    assert sync(full) == SyncReport(added=1, there=2, running=0) and content(full) == before
+    assert sync(full) == SyncReport(added=1, there=1, running=0) and content(full) == before
 
 
 def test_what_the_user_deleted_stays_deleted(full: Path) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{full / 'mlflow.db'}")
     root = next(run for run in runs(full) if "mlflow.parentRunId" not in run.data.tags)
     client.delete_run(root.info.run_id)
-    assert sync(full) == SyncReport(added=0, there=3, running=0)
+    assert sync(full) == SyncReport(added=0, there=2, running=0)
     gone = client.search_runs([root.info.experiment_id], "", ViewType.DELETED_ONLY)
     assert [run.info.run_id for run in gone] == [root.info.run_id]
 
@@ -242,8 +241,8 @@ def test_damaged_lines_are_counted_and_the_rest_is_added(full: Path, empty_store
     path.write_text("\n".join([*lines, "[1, 2]", '{"kind": 7}', "\x00\x00", "[" * 5000]) + "\n")
     fresh(full, empty_store)
     done = sync(full)
-    assert done == SyncReport(added=3, there=0, running=0, damaged=6) and "6 lines of artifacts/logs" in done.text
-    assert len(runs(full)) == 8 and sync(full).there == 3
+    assert done == SyncReport(added=2, there=0, running=0, damaged=6) and "6 lines of artifacts/logs" in done.text
+    assert len(runs(full)) == 5 and sync(full).there == 2
 
 
 def test_records_of_an_earlier_version_are_known(full: Path) -> None:
@@ -251,7 +250,7 @@ def test_records_of_an_earlier_version_are_known(full: Path) -> None:
     for run in runs(full):
         if "cgankd.whole" in run.data.tags:
             client.delete_tag(run.info.run_id, "cgankd.whole")
-    assert sync(full) == SyncReport(added=0, there=3, running=0)
+    assert sync(full) == SyncReport(added=0, there=2, running=0)
 
 
 def test_two_at_once_do_not_add_twice(full: Path, empty_store: Path) -> None:
@@ -259,7 +258,7 @@ def test_two_at_once_do_not_add_twice(full: Path, empty_store: Path) -> None:
     with FileLock(replaying(full).lock_file):
         with pytest.raises(ConfigError, match="another process is adding runs"):
             sync(full)
-    assert sync(full).added == 3
+    assert sync(full).added == 2
 
 
 def test_records_without_mlflow_open_no_store(workdir: Path) -> None:
