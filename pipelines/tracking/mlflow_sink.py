@@ -181,7 +181,8 @@ class MlflowSink:
         if not self._upload(run_id, event, "pictures"):
             return
         key = re.sub(r"[^\w\-./ ]", "_", f"{path.parent.name}/{path.stem}")
-        start = f"images/{key.replace('/', '~')}+step+{event.get('step', 0)}+"
+        # The time tells this picture from an earlier one of the same name and step, which stays.
+        start = f"images/{key.replace('/', '~')}+step+{event.get('step', 0)}+timestamp+{event['time_ms']}+"
         there = [f.path for f in self.client.list_artifacts(run_id, "images")] if self.replay else []
         there = [place for place in there if place.startswith(start)]
         if len(there) == len(IMAGE_FORMS):  # a kill may have come before the mark that shows them
