@@ -79,7 +79,7 @@ WINGS: dict[str, Part] = {
         ("ruamel",),
     ),
     "pictures": Part("every picture, in one style", (), ("matplotlib",)),
-    "tracking": Part("MLflow, and the JSON lines beside it", (), ("mlflow",)),
+    "tracking": Part("MLflow, and the JSON lines beside it", (), ("mlflow", "sqlalchemy")),
 }
 """pipelines/, top to bottom. Each may also import its own modules and all of cgankd/ but `cgankd.__main__`."""
 

@@ -18,6 +18,7 @@ from pipelines.commands.running import check_stage, one_stage, run_from, stop_wh
 from pipelines.files.layout import STAGES
 from pipelines.runtime.malloc import restart
 from pipelines.runtime.memory import check_start
+from pipelines.tracking.masks import mask_streams
 
 app = typer.Typer(
     help="Distil a small student through the samples of a conditional GAN. Works on params.yaml in this folder;"
@@ -159,20 +160,21 @@ def sync() -> None:
     """Add runs that MLflow missed, because its server did not answer or a run was killed, from artifacts/logs."""
     with plain_errors():
         from cgankd.config import ConfigError
-        from pipelines.tracking.mlflow_sink import reason
-        from pipelines.tracking.moved import StoreMoved
+        from pipelines.tracking.answers import reason
+        from pipelines.tracking.masks import masked
         from pipelines.tracking.places import store_uri
         from pipelines.tracking.sync import sync as add_missed_runs
 
         try:
             done = add_missed_runs(Path.cwd())
-        except StoreMoved:
+        except ConfigError:
             raise
         except Exception as error:
-            text = f"MLflow at {store_uri(Path.cwd())} does not answer ({reason(error)}); nothing is lost, try again"
-            raise ConfigError(text) from error
-        late = f", {done.running} still under way" if done.running else ""
-        typer.echo(f"{done.added} runs added to MLflow, {done.there} were there{late}")
+            where = masked(store_uri(Path.cwd()))
+            raise ConfigError(
+                f"MLflow at {where} does not answer ({reason(error)}); nothing is lost, try again"
+            ) from error
+        typer.echo(done.text)
 
 
 @app.command(rich_help_panel="Settings and results")
@@ -214,6 +216,7 @@ for part in (search, bank, repeat, ship, project, report, distill):
 def main(argv: list[str] | None = None) -> Any:
     """The console script; a command line of its own is started again once for the allocator (pipelines/runtime/malloc.py)."""
     if argv is None:
+        mask_streams()
         try:
             with plain_errors():
                 restart((*STAGES, "run"), sys.argv[1:])

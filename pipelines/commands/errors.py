@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.tracking.masks import masked
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,7 +46,7 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
     except Exception as error:
         if debugging() or (text := told(error)) is None:
             raise
-        typer.echo(f"error: {text}", err=True)
+        typer.echo(f"error: {masked(text)}", err=True)
         raise typer.Exit(2) from None
 
 
@@ -75,7 +77,7 @@ def sentence(error: BaseException) -> str:
 
     own = isinstance(error, OSError) and error.filename is not None
     text = f"{error.strerror}: {error.filename}" if own else " ".join(str(error).split())  # type: ignore[attr-defined]
-    return shortened(text, LONGEST_MESSAGE)
+    return shortened(masked(text), LONGEST_MESSAGE)  # a cut address is no address any more
 
 
 def console() -> Console:

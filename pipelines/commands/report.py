@@ -66,7 +66,7 @@ def report(
 def add_to_run(path: Path) -> None:
     """Add a file to the newest tracked run; a store that does not answer is said and stops nothing."""
     from pipelines.files.layout import STAGES
-    from pipelines.tracking.mlflow_sink import reason
+    from pipelines.tracking.answers import reason
     from pipelines.tracking.reads import attach
 
     try:

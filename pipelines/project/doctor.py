@@ -19,6 +19,7 @@ from cgankd.data.regular import read_json
 from pipelines.files.params import read_params
 from pipelines.project.finding import Finding
 from pipelines.search.config import load_searched
+from pipelines.tracking.masks import masked
 from pipelines.tracking.moved import StoreMoved, check_place
 from pipelines.tracking.places import FILE, given_uri, silence
 
@@ -289,10 +290,10 @@ def look_at_tracking(workdir: Path) -> list[Finding]:
     uri = given_uri()
     if reason := silence(uri):
         cure = "start the server or unset MLFLOW_TRACKING_URI; `cgankd sync` adds runs it missed"
-        return [Finding("mlflow", "warning", f"{uri} does not answer ({reason})", cure)]
+        return [Finding("mlflow", "warning", f"{masked(uri)} does not answer ({reason})", cure)]
     try:
         check_place(workdir)
     except StoreMoved as error:
         text, _, cure = str(error).partition("; ")
         return [Finding("mlflow", "warning", text, f"{cure}; then `cgankd sync`")]
-    return [Finding("mlflow", "ok", f"runs go to {uri or workdir / FILE}")]
+    return [Finding("mlflow", "ok", f"runs go to {masked(uri) or workdir / FILE}")]

@@ -38,6 +38,7 @@ from pipelines.search.stages import base_files, inputs_of
 from pipelines.search.storage import check_begun, shown, storage_url
 from pipelines.search.students import check_parent, quiet_context, shortened, students_of, train_seeds
 from pipelines.tracking.journal import Tracker
+from pipelines.tracking.masks import mask_streams, remember
 from pipelines.tracking.open import open_tracker
 
 
@@ -139,6 +140,8 @@ def worker_main(search: Search, parent: int) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     end_with_parent(parent)
+    remember(search.url)
+    mask_streams()
     try:
         work(search, parent, Console())
     except KeyboardInterrupt:

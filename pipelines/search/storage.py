@@ -8,6 +8,7 @@ import sqlalchemy
 
 from cgankd.config import ConfigError
 from pipelines.search.config import SearchConfig
+from pipelines.tracking.masks import masked, remember
 
 EXAMPLES = "sqlite:///search.db or postgresql://user@host/database"
 
@@ -20,6 +21,7 @@ def storage_url(workdir: Path, search: SearchConfig, given: str | None) -> str:
     if not (given or search.storage):
         return f"sqlite:///{workdir.resolve() / 'artifacts' / 'search.db'}"
     url = given or search.storage or ""
+    remember(url)
     scheme, sign, rest = url.partition("://")
     if sign and scheme in ("postgres", "postgresql"):
         # The driver is named, because which one SQLAlchemy takes by itself differs between its versions.
@@ -34,13 +36,13 @@ def check_url(url: str, field: str) -> None:
         parts = sqlalchemy.make_url(url)
         parts.get_dialect()
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        said = "what is given" if "@" in url else repr(url)  # it may hold a password
+        said = "what is given" if "@" in url else repr(shown(url))  # it may hold a password
         raise ConfigError(f"{field} must be the URL of a database, such as {EXAMPLES}, but is {said}") from None
     except ImportError:  # the driver; connecting names it
         return
     if (path := sqlite_file(url)) is not None and not path.parent.is_dir():
         raise ConfigError(
-            f"{field} is {url}, but there is no folder {path.parent}; make it, or give another URL, such as {EXAMPLES}"
+            f"{field} is {shown(url)}, but there is no folder {path.parent}; make it, or give another URL, such as {EXAMPLES}"
         )
 
 
@@ -57,8 +59,5 @@ def check_begun(url: str) -> None:
 
 
 def shown(url: str) -> str:
-    """The URL for messages, its password hidden."""
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return "the search storage"
+    """The URL for messages, its passwords hidden."""
+    return masked(url)

@@ -27,11 +27,14 @@ from pipelines.runtime.bonds import lives, start_ticks
 from pipelines.search.config import Knob, SearchConfig, SearchedConfig
 from pipelines.search.space import defaults, first_difference, in_range
 from pipelines.search.storage import EXAMPLES, shown
+from pipelines.tracking.places import line
 
 HEARTBEAT_S = 60
 GRACE_S = 300
 """A trial of another machine without a heartbeat for this long is dead."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+CONNECT_S = 10
+"""Seconds to wait for a database server."""
 RETRIES = 3
 """Times a trial whose process died is tried again."""
 
@@ -42,6 +45,8 @@ def connect(workdir: Path, url: str) -> RDBStorage:
     folder = workdir / "artifacts" / "search"
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    if url.startswith("postgresql") and "connect_timeout=" not in url:
+        options["connect_args"] = {"connect_timeout": CONNECT_S}
     with FileLock(folder / "storage.lock"), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
         for last in (False, False, True):
@@ -62,9 +67,9 @@ def connect(workdir: Path, url: str) -> RDBStorage:
                 cure = "pip install 'cgankd[postgres]'" if url.startswith("postgres") else "install its Python driver"
                 raise ConfigError(f"the database {shown(url)} needs a driver that is not installed: {cure}") from None
             except sqlalchemy.exc.SQLAlchemyError as error:
-                reason = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+                said = line(getattr(error, "orig", None) or error)
                 raise ConfigError(
-                    f"the database {shown(url)} cannot be used: {reason}; check --storage or search.storage"
+                    f"the database {shown(url)} cannot be used: {said}; check --storage or search.storage"
                     f" (such as {EXAMPLES}) and that the database is there and answers"
                 ) from None
     raise AssertionError

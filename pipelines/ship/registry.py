@@ -22,7 +22,9 @@ from cgankd.export import worst_difference
 from pipelines.files.artifacts import file_digest
 from pipelines.ship.saved import PARITY, Package
 from pipelines.ship.trust import FLAG, known, remember
-from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, environment, key_text, reason
+from pipelines.tracking.answers import FIRST_PATIENCE, check_answers, environment, reason, sign_in
+from pipelines.tracking.masks import masked
+from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, key_text
 from pipelines.tracking.moved import StoreMoved
 from pipelines.tracking.names import git_state
 from pipelines.tracking.places import is_server
@@ -199,10 +201,17 @@ def serve_command(
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    sign_in()
     try:
-        version = MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, ALIAS).version
+        check_answers(uri)
+        with environment(FIRST_PATIENCE):
+            version = MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, ALIAS).version
     except MlflowException as error:
-        raise ConfigError(f"there is no {ALIAS} of {name} in the registry; run `cgankd ship` first") from error
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise ConfigError(f"there is no {ALIAS} of {name} in the registry; run `cgankd ship` first") from error
+        raise ConfigError(f"MLflow at {masked(uri)} does not answer ({reason(error)}); try again") from error
+    except Exception as error:  # whatever a driver raises
+        raise ConfigError(f"MLflow at {masked(uri)} does not answer ({reason(error)}); try again") from error
     title, digest = _title(name, int(version)), ""
     if is_server(uri) and not trust:
         digest = next((own for own, what in known(workdir).items() if what == title), "")

@@ -6,14 +6,16 @@ dataset, say, close, and mlflow (what became of the run there).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from cgankd.data.regular import read_text
+from pipelines.tracking.masks import masked_values
 from pipelines.tracking.names import NOTE_TAG, child_name
 
 Event = dict[str, Any]
@@ -28,7 +30,7 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """Appends events to a file, flushed line by line so that a kill loses none."""
+    """Appends events to a file, flushed line by line so that a kill loses none; passwords of addresses are left out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +43,7 @@ class JsonLines:
                 file.seek(-1, 2)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write(json.dumps(event).encode() + b"\n")
+            file.write(json.dumps(masked_values(event)).encode() + b"\n")
 
 
 class FanOut:
@@ -95,11 +97,11 @@ class Tracker:
 
     def picture(self, path: Path, step: int = 0) -> None:
         """A figure, by its file, and the step of the loop it shows."""
-        self._event("picture", path=str(path.resolve()), step=step)
+        self._event("picture", path=str(path.resolve()), step=step, **digest_of(path))
 
     def file(self, path: Path) -> None:
         """Any other small file."""
-        self._event("file", path=str(path.resolve()))
+        self._event("file", path=str(path.resolve()), **digest_of(path))
 
     def dataset(self, name: str, digest: str, context: str) -> None:
         """A data set the run reads; the digest stands for its content."""
@@ -128,17 +130,58 @@ class Tracker:
         self.sink.apply(stamp | rest)
 
 
-def read_roots(path: Path) -> dict[str, list[Event]]:
-    """The events of a file by root run, in order; lines cut short by a kill are left out."""
-    roots: dict[str, list[Event]] = {}
+def digest_of(path: Path) -> dict[str, str]:
+    """The content of a file as it is reported, so that a later run's file of the same name is not taken for it."""
+    try:
+        with path.open("rb") as file:
+            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError:
+        return {}  # the store says that it is not there
+
+
+HELD: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "run": {"name": str},
+    "params": {"values": dict},
+    "metrics": {"values": dict, "step": int},
+    "curve": {"name": str, "points": list},
+    "tags": {"values": dict},
+    "picture": {"path": str},
+    "file": {"path": str},
+    "dataset": {"name": str, "digest": str, "context": str},
+    "say": {"text": str},
+    "close": {"status": str},
+    "mlflow": {"state": str},
+}
+"""Kind of an event -> what it holds."""
+
+
+def is_sound(event: Any) -> bool:
+    """Whether a line holds an event as this module writes it; a damaged one may be JSON all the same."""
+    if not isinstance(event, dict) or not all(isinstance(event.get(key), str) for key in ("kind", "run", "root")):
+        return False
+    held = HELD.get(event["kind"], {}) | ({} if event["kind"] == "mlflow" else {"time_ms": int})
+    return all(isinstance(event.get(name), kind) for name, kind in held.items())
+
+
+def read_lines(path: Path) -> Iterator[Event | None]:
+    """Every line of a file in order, None for one that is cut short or damaged; nothing where there is no file."""
     if not path.exists():
-        return roots
-    for line in read_text(path, MOST, errors="replace").splitlines():
+        return
+    for line in read_text(path, MOST, errors="replace").split("\n"):
+        if not line.strip():
+            continue
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict) and {"kind", "run", "root"} <= event.keys():
+            event = None
+        yield event if is_sound(event) else None
+
+
+def read_roots(path: Path) -> dict[str, list[Event]]:
+    """The events of a file by root run, in order; lines cut short by a kill or damaged are left out."""
+    roots: dict[str, list[Event]] = {}
+    for event in read_lines(path):
+        if event is not None:
             roots.setdefault(event["root"], []).append(event)
     return roots
 

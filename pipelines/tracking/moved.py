@@ -29,7 +29,8 @@ PLACES = (
     ("model_versions", "storage_location"),
 )
 """Where MLflow keeps absolute paths."""
-BUSY_S = 10.0
+BUSY_S, LOOK_S = 10.0, 1.0
+"""Seconds to wait for a store in use: to change it, and to look at it before a run."""
 
 
 class StoreMoved(ConfigError):
@@ -61,7 +62,7 @@ def check_place(workdir: Path, experiment: str | None = None) -> None:
     top, file = home(workdir), database(workdir)
     if file is None:
         return
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as store:
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=LOOK_S)) as store:
         if former := former_homes(store, top):
             raise StoreMoved(
                 f"the MLflow store {file.name} looks for the files of its runs below {former[0]}, where this project"

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from cgankd.config import TrackingConfig
+from pipelines.tracking.answers import WORK_S, reason
 from pipelines.tracking.journal import Event, FanOut, JsonLines, Sink, Tracker, is_closed, read_roots, state
-from pipelines.tracking.mlflow_sink import MlflowSink, end, reason, replay
+from pipelines.tracking.mlflow_sink import MlflowSink, end, replay
 from pipelines.tracking.moved import StoreMoved
 from pipelines.tracking.names import git_state, run_name
-from pipelines.tracking.places import log_folder
+from pipelines.tracking.places import log_folder, within
+from pipelines.tracking.sync import replaying
 
 
 class LiveMlflow:
-    """The MLflow of a run under way: notes in the JSON lines when its run is begun there and when it is complete."""
+    """The MLflow of a run under way: notes in the JSON lines when its run is begun there and when it is complete.
+
+    Whatever the store does, a training waits for it two minutes at most.
+    """
 
     def __init__(self, sink: MlflowSink, lines: JsonLines) -> None:
         self.sink, self.lines = sink, lines
 
     def apply(self, event: Event) -> None:
         """Write one event, and a note for the begin and end of the root run."""
-        self.sink.apply(event)
+        within(WORK_S, lambda: self.sink.apply(event))
         if event["run"] == event["root"] and event["kind"] in ("run", "close"):
+            if event["kind"] == "close":
+                within(WORK_S, lambda: self.sink.finish(event["root"]))
             self.lines.apply(self.sink.note(event["root"], "open" if event["kind"] == "run" else "complete"))
 
 
@@ -61,10 +71,12 @@ def open_tracker(
     sinks: list[Sink] = [lines]
     if cfg.mlflow:
         try:
-            sinks.append(LiveMlflow(MlflowSink(workdir, cfg.experiment), lines))
-            for events in dead:
-                if state(events) == "open":
-                    replay(events, workdir, lines)
+            live = LiveMlflow(MlflowSink(workdir, cfg.experiment), lines)
+            with suppress(Timeout), replaying(workdir).acquire(timeout=0):  # else another process adds them
+                for events in dead:
+                    if state(events) == "open":
+                        replay(events, workdir, lines)
+            sinks.append(live)
         except Exception as error:  # whatever a tracker raises must not end hours of training
             no_mlflow(error)
     exp = os.environ.get("DVC_EXP_NAME")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgankd.config import ConfigError
 from cgankd.data.regular import read_json
-from pipelines.tracking.mlflow_sink import FIRST_PATIENCE, environment
+from pipelines.tracking.answers import FIRST_PATIENCE, check_answers, environment, reason, sign_in
+from pipelines.tracking.masks import masked
 from pipelines.tracking.moved import check_place
 from pipelines.tracking.places import has_store, last_run, store_uri
 
@@ -37,23 +40,39 @@ class TrackedRun:
 
 
 def client_of(workdir: Path) -> MlflowClient | None:
-    """The store of a work folder; None where it keeps no runs. Raises StoreMoved."""
+    """The store of a work folder; None where it keeps no runs.
+
+    Raises StoreMoved, and what the driver raises of a database that does not answer.
+    """
     if not has_store(workdir):
         return None
     check_place(workdir)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    sign_in()
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=store_uri(workdir))
+    check_answers(uri := store_uri(workdir))
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def asked(workdir: Path) -> Iterator[None]:
+    """Turn what a store raises that cannot be read into a ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"MLflow at {masked(store_uri(workdir))} cannot be read ({reason(error)})") from error
 
 
 def find_run(workdir: Path, experiment: str, text: str) -> TrackedRun | None:
     """The run of this id, or the newest finished evaluate or student run of this name; None where there is none.
 
-    "rho07" stands for "rho07/evaluate".
+    "rho07" stands for "rho07/evaluate". Raises ConfigError where the store cannot be read.
     """
-    with environment(FIRST_PATIENCE):
+    with environment(FIRST_PATIENCE), asked(workdir):
         client = client_of(workdir)
         found = client.get_experiment_by_name(experiment) if client else None
         if client is None or found is None:

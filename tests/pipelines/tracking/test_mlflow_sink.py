@@ -15,7 +15,7 @@ from PIL import Image
 
 from cgankd.config import TrackingConfig
 from pipelines.runtime.opening import open_context
-from pipelines.tracking import mlflow_sink as tracking
+from pipelines.tracking import answers
 from pipelines.tracking.journal import JsonLines, Tracker, is_closed, read_roots
 from pipelines.tracking.names import VIEWS, evaluate_names, result_name, view_links
 from pipelines.tracking.open import open_tracker
@@ -227,7 +227,7 @@ def test_the_users_server_and_environment_are_kept(monkeypatch: pytest.MonkeyPat
     assert store_uri(tmp_path) == "http://example.invalid:1"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    with tracking.environment(tracking.FIRST_PATIENCE):
+    with answers.environment(answers.FIRST_PATIENCE):
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ

@@ -1,0 +1,148 @@
+"""Passwords of addresses: hidden in whatever form a text has them, and nothing else is."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.tracking.journal import JsonLines, Tracker
+from pipelines.tracking.masks import MaskedStream, masked, masked_values, remember
+from pipelines.tracking.places import without_login
+
+ADDRESSES = [
+    "http://user:{}@host:5000/path",
+    "https://user:{}@host/#/experiments/1",
+    "postgresql://user:{}@one:5432,two:5433/base?sslmode=require",
+    "postgresql+psycopg2://user@host/base?password={}",
+    "postgresql://user@host/base?sslmode=require&sslpassword={}&x=1",
+    "mysql+pymysql://user:{}@host/base",
+    "https://host/path?token={}",
+    "https://host/path?a=1&api_key={}",
+    "https://bucket.host/file?X-Amz-Signature={}&X-Amz-Security-Token={}",
+    "ssh://user:{}@host/path",
+    "redis://:{}@host:6379/0",
+]
+SENTENCES = [
+    "{}",
+    "the server at {} does not answer",
+    "error('{}')",
+    '"{}"',
+    "<a href='{}'>",
+    "MLFLOW_TRACKING_URI={}",
+    "(could not parse {}: no port), try again",
+    "one {} and another@mail.org",
+]
+SECRETS = st.text(
+    st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_categories=("Cs", "Cc", "Zs")), min_size=1
+)
+
+
+@given(secret=SECRETS, address=st.sampled_from(ADDRESSES), sentence=st.sampled_from(SENTENCES))
+def test_no_password_of_an_address_is_left(secret: str, address: str, sentence: str) -> None:
+    mark = "qZ7" + quote(secret, safe="") + "qZ7"
+    shown = masked(sentence.format(address.format(*2 * [mark])))
+    assert mark not in shown and "***" in shown and masked(shown) == shown
+    assert "host" in shown or "two" in shown  # where it went is still said
+
+
+@given(secret=SECRETS.filter(lambda text: "@" not in text and not text[0].isdigit()))
+def test_a_password_that_nobody_encoded_is_hidden_too(secret: str) -> None:
+    shown = masked(f"at postgresql://user:q{secret}Z7@host/base now")
+    assert f"q{secret}Z7" not in shown and shown.endswith("@host/base now")
+
+
+@pytest.mark.parametrize(
+    "secret", ["Tr0ub4dor&3", "p@ss/w:rd?#", "äöü-ß→x9", 'it\'s "quoted"9', "back\\slash7", "longenoughword"]
+)
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "CGANKD_SEARCH_STORAGE", "HTTPS_PROXY", "ANY_NAME"])
+def test_a_known_password_is_hidden_in_every_way_it_is_written(
+    secret: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, f"http://user:{quote(secret, safe='')}@host:5000")
+    for form in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret), repr(secret), json.dumps(secret)):
+        shown = masked(f"login of user with <{form}> failed")
+        assert secret not in shown and form.strip("'\"") not in shown and "login of user with" in shown
+
+
+@pytest.mark.parametrize(
+    "name", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY"]
+)
+def test_variables_that_are_passwords(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "Canary77")
+    assert masked("it was Canary77.") == "it was ***."
+
+
+def test_what_was_given_by_an_option_is_hidden_once_it_is_known() -> None:
+    assert masked("no Canary88a here") == "no Canary88a here"
+    remember("postgresql://user:Canary88a@host/base")
+    assert masked("no Canary88a here") == "no *** here"
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("{'user': 'a', 'password': 'x y', \"token\": \"z\"}", "{'user': 'a', 'password': '***', \"token\": \"***\"}"),
+        ("host=h password=abc dbname=x", "host=h password=*** dbname=x"),
+        ("connect(password='a b', port=1)", "connect(password='***', port=1)"),
+        ("Authorization: Basic dXNlcjpw", "Authorization: Basic ***"),
+        ("see postgresql%3A%2F%2Fu%3Ap%40h%2Fdb", "see postgresql%3A%2F%2Fu%3A***%40h%2Fdb"),
+        ("https://ghp_abc123@host/x.git", "https://***@host/x.git"),
+        ("http://u:***@host", "http://u:***@host"),
+    ],
+)
+def test_other_forms(text: str, shown: str) -> None:
+    assert masked(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:5000/#/experiments/7/runs/abc",
+        "postgresql://user@host/database",
+        "ssh://git@host/path",
+        "sqlite:////home/a:b@c/mlflow.db",
+        "models:/digits@champion",
+        "bank.rho=0.7 key=1 token_dim=4 cgan.embed_dim=16",
+        "http://host:5000/users/a@b",
+        "the teacher of 5 students said: password",
+        "",
+    ],
+)
+def test_what_holds_no_password_stays_as_it_is(text: str) -> None:
+    assert masked(text) == text
+
+
+def test_nested_values_and_streams() -> None:
+    secret = "http://u:Canary99@h"
+    assert masked_values({"a": [secret, 1.5, None], "b": {"c": (secret,)}}) == {
+        "a": ["http://u:***@h", 1.5, None],
+        "b": {"c": ["http://u:***@h"]},
+    }
+    stream = io.StringIO()
+    hidden = MaskedStream(stream)
+    print("at", secret, file=hidden, flush=True)
+    hidden.writelines([secret, "\n"])
+    assert stream.getvalue() == "at http://u:***@h\nhttp://u:***@h\n" and hidden.isatty() is False
+
+
+def test_no_event_in_the_json_lines_keeps_one(tmp_path: Path) -> None:
+    secret = "http://u:Canary99@h"
+    tracker = Tracker(JsonLines(path := tmp_path / "a.jsonl"), "a", {"tags": {"overrides": f"data.root={secret}"}})
+    tracker.say(f"MLflow at {secret} failed")
+    tracker.params({"x": secret, "y": [secret]})
+    tracker.tags({"z": secret})
+    tracker.child("c", {"x": secret}, {"t": secret}).close("FINISHED")
+    tracker.close("FAILED")
+    assert "Canary99" not in path.read_text() and path.read_text().count("u:***@h") == 8
+
+
+def test_the_address_of_a_server_is_kept_without_its_login() -> None:
+    assert without_login("http://u:p%40q@h:1/x?y#z") == "http://h:1/x?y#z"
+    assert without_login("https://u:p@q@h") == "https://h" and without_login("http://h/a@b") == "http://h/a@b"
+    assert without_login("postgresql://u:p@h/b") == "postgresql://u:p@h/b" and without_login("") == ""
