@@ -62,7 +62,10 @@ WINGS: dict[str, Part] = {
         "the seven stages, one module each, as in dvc.yaml and params.yaml",
         ("students", "rounds", "teachers", "networks", "runtime", "files", "pictures", "tracking"),
     ),
-    "rounds": Part("rounds of hard fakes: a probe student, and draws near what it finds hard", ("networks", "runtime")),
+    "rounds": Part(
+        "fakes in rounds, near what a probe student finds hard, and the blocks of fakes that survive a kill",
+        ("networks", "runtime", "files"),
+    ),
     "teachers": Part("the members of a teacher: their trainings, put together", ("networks", "runtime", "files")),
     "students": Part("training one arm at one seed, anywhere", ("networks", "files")),
     "networks": Part(

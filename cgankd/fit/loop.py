@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from cgankd.fit.device import PLAIN, Plan
@@ -10,6 +11,27 @@ from cgankd.types import Checkpoint, LogFn, silent
 
 SAVE_LEAST, SAVE_SHARE = 50, 10
 """Steps between two saves where nothing else is asked for: at least so many, and a tenth of all."""
+SAVE_EVERY_S = 60.0
+"""Seconds after which a loop saves in between, so that a kill costs a minute however slow the steps are."""
+SAVE_COST = 100.0
+"""A save in between comes no sooner than so many times what the last one took: all of them cost at most a hundredth."""
+
+
+@dataclass
+class Pace:
+    """When something was last saved and how long that took, in seconds."""
+
+    saved_s: float = field(default_factory=time.monotonic)
+    took_s: float = 0.0
+
+    def due(self, every_s: float) -> bool:
+        """Whether so much time has gone by that another save is worth it."""
+        return time.monotonic() - self.saved_s >= max(every_s, SAVE_COST * self.took_s)
+
+    def saved(self, since_s: float) -> None:
+        """Note a save that was begun at `since_s` on the monotonic clock and is done now."""
+        self.saved_s = time.monotonic()
+        self.took_s = self.saved_s - since_s
 
 
 @dataclass(frozen=True)
@@ -23,17 +45,25 @@ class Loop:
     """Where a killed run is taken up again; None = nowhere."""
     save_every: int | None = None
     """Steps between two saves; None leaves it to the loop."""
+    pace: Pace = field(default_factory=Pace, compare=False)
 
     def state(self) -> Any:
         """What an earlier run of this loop saved last; None means a fresh start."""
         return self.checkpoint.load() if self.checkpoint else None
 
-    def saves(self, done: int, total: int) -> bool:
-        """Whether the state is to be saved after `done` of `total` steps."""
-        every = self.save_every or max(SAVE_LEAST, total // SAVE_SHARE)
-        return self.checkpoint is not None and (done % every == 0 or done == total)
+    def saves(self, done: int, total: int, every: int | None = None, *, last: bool = True) -> bool:
+        """Whether the state is to be saved after `done` of `total` steps: each `every` steps and each minute, and with `last`
+        at the end. No number depends on when that is."""
+        if self.checkpoint is None:
+            return False
+        if done == total:
+            return last
+        every = self.save_every or every or max(SAVE_LEAST, total // SAVE_SHARE)
+        return done % every == 0 or self.pace.due(SAVE_EVERY_S)
 
     def save(self, done: int, state: dict[str, object]) -> None:
         """Keep the state after `done` steps; `saves` says when."""
         assert self.checkpoint is not None, "there is a place to keep it"
+        since_s = time.monotonic()
         self.checkpoint.save(done, state)
+        self.pace.saved(since_s)

@@ -96,9 +96,9 @@ def fit_predictor(
     """Train `net` in place for `cfg.num_steps` steps; `cfg.tune` says how much of it moves.
 
     Every draw is a function of (seed, step), so a resumed run ends on the same weights. It is saved every `loop.save_every`
-    steps (None = every 200 or a fifth of the training, whichever is more); with `keep_last` the finished state is saved too,
-    so that a later training need not repeat this one. All is computed on the plan's device; draws are made on the processor,
-    so that every device sees the same batches, and the net is left there.
+    steps (None = every 200 or a fifth of the training, whichever is more) and every minute; with `keep_last` the finished state
+    is saved too, so that a later training need not repeat this one. All is computed on the plan's device; draws are made on the
+    processor, so that every device sees the same batches, and the net is left there.
     Raises Diverged when the loss is no longer finite.
     """
     seed, plan, device, extra = loop.seed, loop.plan, loop.plan.device, objective.extra
@@ -118,7 +118,7 @@ def fit_predictor(
             extra.load_state_dict(state["extra"])
         start = int(state["step"])
     log_every = max(1, cfg.num_steps // 50)
-    save_every = loop.save_every or max(200, cfg.num_steps // 5)
+    save_every = max(200, cfg.num_steps // 5)
     # All steps count, done or not, so that a resumed training computes as one that was never stopped.
     forward = Forward(net, cfg.precision, plan, cfg.num_steps * cfg.batch_size)
     for step in range(start, cfg.num_steps):
@@ -145,7 +145,7 @@ def fit_predictor(
             if validate and (done % (5 * log_every) == 0 or done == cfg.num_steps):
                 values["val"] = validate(net)
             loop.log(done, values, cfg.num_steps)
-        if loop.checkpoint and (keep_last if done == cfg.num_steps else done % save_every == 0):
+        if loop.saves(done, cfg.num_steps, save_every, last=keep_last):
             kept: dict[str, object] = {"step": done, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
             loop.save(done, kept if extra is None else kept | {"extra": extra.state_dict()})
     for p in frozen:

@@ -9,6 +9,7 @@ from multiprocessing.queues import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
+from pipelines.runtime.locks import Shared
 from pipelines.runtime.machine import begin_worker
 
 Job = TypeVar("Job")
@@ -22,7 +23,7 @@ def tell_steps(number: int, steps: int) -> None:
         _told.put((number, steps))
 
 
-def _begin(told: SimpleQueue[tuple[int, int] | None]) -> None:
+def _begin(told: SimpleQueue[tuple[int, int] | None], locks: Shared) -> None:
     global _told
     begin_worker()
     _told = told
@@ -48,7 +49,7 @@ def run_side_by_side(
     listener = Thread(target=_listen, args=(queue, steps), daemon=True)
     listener.start()
     with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(queue,)
+        min(workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(queue, Shared())
     ) as pool:
         futures, told = [pool.submit(train, job) for job in jobs], set[str]()
         try:

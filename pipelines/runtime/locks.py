@@ -1,0 +1,91 @@
+"""The lock of a stage in a work folder: who holds it, how long to wait for it, and how it outlives its process.
+
+It is the system's own lock on an open file (flock), which goes with the last process that holds the file, however that ends:
+no lock is left over by a kill, and none is told by the number of a process, which may come again. Worker processes hold it too,
+so that those of a killed stage are no second writers beside the next.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from multiprocessing import reduction
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cgankd.config import ConfigError
+from pipelines.runtime.progress import LINE_EVERY_S
+
+WAIT_S = 60.0
+"""How long a second start waits for the first to end."""
+_held: list[FileLock] = []
+
+
+def take(lock: FileLock, what: str, say: Callable[[str], None]) -> None:
+    """Acquire the lock of a folder, waiting up to WAIT_S for the process that has it, which is said.
+
+    Raises ConfigError that names the process and the cure where it goes on, or where it is this process itself.
+    """
+    path = Path(lock.lock_file)
+    folder, begin_s, said_s = path.parents[2], time.monotonic(), float("-inf")  # of artifacts/resume/STAGE.lock
+    while True:
+        try:
+            lock.acquire(timeout=0 if said_s < 0 else 1.0)
+            _held.append(lock)
+            return
+        except Timeout:
+            pids, now_s = holders(path), time.monotonic()
+        waited_s = now_s - begin_s
+        if waited_s >= WAIT_S or pids == [os.getpid()]:
+            end = f", or end it by `kill {' '.join(map(str, pids))}`" if pids else ""
+            raise ConfigError(
+                f"another `cgankd {what}`{named(pids)} is running in {folder}; wait for it{end}, then give the same command"
+            )
+        if now_s - said_s >= LINE_EVERY_S:
+            said_s = now_s
+            say(
+                f"waiting for another `cgankd {what}`{named(pids)} in this folder to end, {WAIT_S - waited_s:.0f} s at most"
+            )
+
+
+def release(lock: FileLock) -> None:
+    """Let the lock go, for all processes that hold it."""
+    if lock in _held:
+        _held.remove(lock)
+    lock.release()
+
+
+def named(pids: list[int]) -> str:
+    """Processes in words; nothing where they are not known, as on another machine."""
+    if not pids:
+        return ""
+    return f" (process {pids[0]})" if len(pids) == 1 else f" (processes {', '.join(map(str, pids))})"
+
+
+def holders(path: Path) -> list[int]:
+    """The processes of this machine that have a file open, as far as the system tells; none on systems without /proc."""
+    found, wanted = [], str(path.resolve())
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(link.path) == wanted for link in os.scandir(process / "fd")):
+                found.append(int(process.name))
+        except OSError:  # gone, or another user's
+            continue
+    return sorted(found)
+
+
+class Shared:
+    """The locks that this process holds, as an argument for a worker process, which holds them too from then on."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        files = [lock._context.lock_file_fd for lock in _held]
+        return _taken_over, ([reduction.DupFd(file) for file in files if file is not None],)
+
+
+def _taken_over(files: list[Any]) -> Shared:
+    for file in files:
+        file.detach()  # stays open until the worker ends
+    return Shared()
