@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgankd.bank.scores import Scores
+from cgankd.config import ConfigError
 from cgankd.fit.loop import Pace
 from pipelines.files.artifacts import Say, replacing
 
@@ -38,7 +39,7 @@ class KeptBlocks:
     def __init__(self, folder: Path, mark: str, say: Say) -> None:
         self.folder, self.mark, self.say = folder, mark, say
         self._waiting: dict[str, Scores] = {}
-        self._waiting_bytes, self._pace = 0, Pace()
+        self._waiting_bytes, self._pace, self._keeps = 0, Pace(), True
         self._places: dict[str, tuple[Path, int, int]] = {}
         self._open: tuple[Path, Mapping[str, Tensor]] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,11 +60,20 @@ class KeptBlocks:
         return Scores(**{name: values[start : start + length].clone() for name, values in columns.items()}, shard=0)
 
     def keep(self, key: str, scores: Scores) -> None:
-        """Remember a block, and now and then write those that wait."""
+        """Remember a block, and now and then write those that wait; where that fails, it is said and nothing more is kept."""
+        if not self._keeps:
+            return
         self._waiting[key] = scores
         self._waiting_bytes += sum(values.nbytes for values in scores.parts().values())
         if self._pace.due(SAVE_EVERY_S):
-            self._write()
+            try:
+                self._write()
+            except (ConfigError, OSError, SafetensorError) as error:
+                self._keeps = False
+                self._forget()
+                self.say(
+                    f"warning: scored fakes cannot be kept ({error}); drawing goes on, a kill would begin it again"
+                )
         elif self._waiting_bytes > MOST_BYTES:
             self._forget()
 

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cgankd.config import ConfigError
+from pipelines.files.leftovers import sweep
 from pipelines.runtime.progress import LINE_EVERY_S
 
 WAIT_S = 60.0
@@ -56,6 +57,30 @@ def release(lock: FileLock) -> None:
     if lock in _held:
         _held.remove(lock)
     lock.release()
+
+
+def clean(workdir: Path, mine: FileLock | None = None, *, cache: bool = False) -> None:
+    """Delete what killed processes left half written, unless another process is at work in this folder.
+
+    Call it with a lock of the folder held, `mine` or one that was taken by `take`: who begins later begins to write later.
+    """
+    folder = workdir / "artifacts" / "resume"
+    mark = folder / ".swept"
+    mark.touch()
+    before_ns = mark.stat().st_mtime_ns
+    own = {Path(lock.lock_file) for lock in (*_held, *([mine] if mine else []))}
+    if all(path in own or is_free(path) for path in folder.glob("*.lock")):
+        sweep(workdir, before_ns, cache=cache)
+    mark.unlink(missing_ok=True)
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody holds a lock at this moment."""
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def named(pids: list[int]) -> str:

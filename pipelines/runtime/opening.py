@@ -13,7 +13,7 @@ from pipelines.files.layout import BESIDE_STAGES, STAGES
 from pipelines.files.params import flatten, load_config
 from pipelines.files.pinned import check_pin
 from pipelines.runtime.context import Context
-from pipelines.runtime.locks import release, take
+from pipelines.runtime.locks import clean, release, take
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
 from pipelines.tracking.open import open_tracker
 
@@ -47,6 +47,7 @@ def open_context(
 
     take(lock, stage, say)
     try:
+        clean(workdir, cache=stage == "prepare")
         tracker = open_tracker(
             workdir,
             stage,

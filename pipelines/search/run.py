@@ -26,6 +26,7 @@ from cgankd.labels.task import make_task
 from cgankd.types import Diverged, Headline
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
+from pipelines.runtime.locks import clean
 from pipelines.runtime.machine import set_threads
 from pipelines.runtime.progress import duration_text
 from pipelines.search import hopeless
@@ -149,6 +150,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
     folder = search.workdir / "artifacts" / "resume"
     slot, lock = studies.free_slot(folder)
     try:
+        clean(search.workdir, lock)
         study = studies.load(studies.connect(search.workdir, search.url), search.cfg.search.study)
         studies.with_sampler(study, search.cfg.search, search.cfg.seed, slot)
         tracker = open_tracker(
