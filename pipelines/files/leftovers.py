@@ -16,7 +16,7 @@ def sweep(workdir: Path, before_ns: int, *, cache: bool = False) -> list[Path]:
     """Delete half-written files of a work folder that were last written before a time (ns since the epoch, by the clock of its
     files); returns them.
 
-    Call it only where no other process works in the folder. `cache` looks at the images in artifacts/cache too, which may be many.
+    Call it only where no other process works in the folder. `cache` looks at artifacts/cache too, which may hold many files.
     """
     gone = []
     for path in half_written(workdir, cache):
