@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -11,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pipelines.files.layout import STAGES
 from tests.chaos import projects, rounds, searches, state
 
 A_ROUND = 14
@@ -29,10 +32,25 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / "rounds.jsonl"
     if not options.report:
+        load(projects.code(folder / state.CODE))
         go_on(folder, results, options.kills, options.seed)
     found = read(results)
     sys.stdout.write(report(found))
     return int(any(one["faults"] for one in found))
+
+
+def load(code: Path) -> None:
+    """Load the code of that folder into this process, of which the killed ones are forks; starts anew where it has another."""
+    if os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] != str(code):
+        environment = os.environ | {"PYTHONPATH": f"{code}{os.pathsep}{projects.ROOT}"}
+        environment |= {"OMP_NUM_THREADS": "1", "CGANKD_THREADS": "1"}
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "tests.chaos", *sys.argv[1:]], environment)
+    for name in (
+        *(f"pipelines.stages.{stage}" for stage in STAGES),
+        "pipelines.search.run",
+        "pipelines.runtime.opening",
+    ):
+        assert str(code) in str(importlib.import_module(name).__file__), name
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -42,8 +60,9 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 def go_on(folder: Path, results: Path, kills: int, seed: int) -> None:
     """Further rounds, class labels, scalar labels and searches in turn, until there are so many kills."""
-    playing: list[Any] = [Pipelines(folder, kind) for kind in projects.KINDS.values()]
-    playing += [searches.Searches(folder, playing[0], storage) for storage in searches.storages(say)]
+    own = {name: Pipelines(folder, kind) for name, kind in projects.KINDS.items()}
+    tried = [searches.Searches(folder, own["classes"], storage) for storage in searches.storages(say)]
+    playing: list[Any] = [*own.values(), *tried]
     while (left := kills - sum(len(one["kills"]) for one in read(results))) > 0:
         number = len(read(results))
         found = playing[number % len(playing)].play(seed + number, min(A_ROUND, left))
@@ -60,8 +79,9 @@ class Pipelines:
 
     def __init__(self, folder: Path, kind: projects.Kind) -> None:
         self.folder, self.kind = folder, kind
-        self.template, self.reference = folder / f"{kind.name}-new", folder / f"{kind.name}-undisturbed"
-        self.known = folder / f"{kind.name}.json"
+        name = kind.name.replace(" ", "-")
+        self.template, self.reference, self.work = (folder / f"{name}-{of}" for of in ("new", "undisturbed", "killed"))
+        self.known = folder / f"{name}.json"
 
     def wanted(self) -> dict[str, Any]:
         """The files of an undisturbed run, and the seconds that it took."""
@@ -83,7 +103,7 @@ class Pipelines:
     def play(self, seed: int, most: int) -> rounds.Round:
         """One round in a fresh copy."""
         known = self.wanted()
-        work = projects.copy(self.template, self.folder / f"{self.kind.name}-killed")
+        work = projects.copy(self.template, self.work)
         return rounds.play(self.kind, work, known["files"], seed, most, longest_s=known["seconds"] / 4)
 
 

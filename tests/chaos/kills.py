@@ -6,11 +6,15 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
-from tests.chaos.state import MARK, environment, processes, under_way, words_of
+from tests.chaos.state import environment, processes, under_way, words_of
 
 TARGETS = ("group", "parent", "stage", "worker")
 """All processes, the command alone, what DVC runs alone, one of the workers."""
@@ -47,11 +51,68 @@ class Outcome:
     text: str
 
 
-def start(command: list[str], folder: Path, mark: str, log: Path) -> subprocess.Popen[bytes]:
+class Forked:
+    """A command in a child of this process, which has its code loaded: what is killed is at work and not at its imports."""
+
+    def __init__(self, command: list[str], folder: Path, log: Path) -> None:
+        self.args, self.returncode = command, None
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be(command, folder, log)
+
+    def poll(self) -> int | None:
+        """The exit code, minus the signal where one ended it; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, limit_s: float | None = None) -> int:
+        """Wait for the end. Raises TimeoutExpired."""
+        until_s = None if limit_s is None else time.monotonic() + limit_s
+        while (code := self.poll()) is None:
+            if until_s is not None and time.monotonic() > until_s:
+                raise subprocess.TimeoutExpired(self.args, limit_s or 0.0)
+            time.sleep(0.02)
+        return code
+
+    @staticmethod
+    def _be(command: list[str], folder: Path, log: Path) -> NoReturn:
+        code = 70
+        try:
+            os.setsid()
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(environment(folder))
+            out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            for number in (1, 2):
+                os.dup2(out, number)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+            from pipelines.commands.app import main
+
+            sys.argv = command
+            sys.modules["__main__"] = ModuleType("__main__")  # that of this program is none that workers should load
+            try:
+                main(command[1:])
+                code = 0
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+
+def start(command: list[str], folder: Path, log: Path) -> subprocess.Popen[bytes] | Forked:
     """The command in a session of its own; what it says goes to a file."""
+    if command[0] == "cgankd":
+        return Forked(command, folder, log)
     with log.open("ab") as out:
         return subprocess.Popen(
-            command, cwd=folder, env=environment(folder, mark), stdout=out, stderr=out, stdin=subprocess.DEVNULL,
+            command, cwd=folder, env=environment(folder), stdout=out, stderr=out, stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
 
@@ -73,11 +134,11 @@ def half_written(folder: Path) -> set[str]:
     return found
 
 
-def victims(plan: Plan, process: subprocess.Popen[bytes], mark: str) -> list[int]:
+def victims(plan: Plan, process: subprocess.Popen[bytes] | Forked, folder: Path) -> list[int]:
     """The processes to kill; none where the plan wants one that is not there yet."""
     if plan.target == "parent":
         return [process.pid]
-    there = processes(mark)
+    there = processes(folder)
     if plan.target == "group":
         return [*there]
     words = {pid: words_of(pid) for pid in there if pid != process.pid}
@@ -89,10 +150,10 @@ def victims(plan: Plan, process: subprocess.Popen[bytes], mark: str) -> list[int
     return stages[-1:] or [process.pid]
 
 
-def run_until(plan: Plan | None, command: list[str], folder: Path, mark: str, log: Path, limit_s: float) -> Outcome:
+def run_until(plan: Plan | None, command: list[str], folder: Path, log: Path, limit_s: float) -> Outcome:
     """Run a command until it ends or the plan's moment comes; without a plan it goes to its end."""
     before = log.stat().st_size if log.exists() else 0
-    process = start(command, folder, mark, log)
+    process = start(command, folder, log)
     begin_s, work_s, seen, count = time.monotonic(), None, set[str](), 0
     hit: list[int] = []
     killed_s = None
@@ -119,7 +180,7 @@ def run_until(plan: Plan | None, command: list[str], folder: Path, mark: str, lo
             seen = there
             due = count >= plan.nth and bool(there)
         if due and plan is not None:
-            hit = victims(plan, process, mark)
+            hit = victims(plan, process, folder)
             killed_s = time.time()
             for pid in hit:
                 try:
@@ -145,6 +206,3 @@ def tail(log: Path, start_at: int) -> str:
     with log.open("rb") as file:
         file.seek(start_at)
         return file.read().decode(errors="replace")
-
-
-__all__ = ["MARK", "MOMENTS", "TARGETS", "Outcome", "Plan", "run_until"]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import project, tiny
+from tests.conftest import ROOT
+from tests.tiny import project, tiny, write_params
 
 OFTENER = {
     "cgankd/fit/loop.py": {"SAVE_LEAST, SAVE_SHARE = 50, 10": "SAVE_LEAST, SAVE_SHARE = 2, 10"},
@@ -39,7 +40,11 @@ def by_hand(begun: list[str]) -> list[str]:
     return ["cgankd", "run", *(["--from", begun[-1]] if begun else [])]
 
 
-KINDS = {"classes": Kind("classes", "digits", by_dvc), "scalars": Kind("scalars", "chairs", by_hand)}
+KINDS = {
+    "scalars": Kind("scalars", "chairs", by_hand),
+    "classes": Kind("classes", "digits", by_hand),
+    "classes by DVC": Kind("classes by DVC", "digits", by_dvc),
+}
 
 
 def settings(kind: Kind, *, short: bool = False) -> dict[str, Any]:
@@ -47,9 +52,9 @@ def settings(kind: Kind, *, short: bool = False) -> dict[str, Any]:
     values = tiny(kind.preset)
     values["student"] |= {"workers": 2, "num_steps": 40}
     values["cgan"]["num_steps"] = 24
-    values["tracking"]["mlflow"] = kind.name == "classes" and not short
+    values["tracking"]["mlflow"] = kind.command is by_dvc
     arms = {"real": {}, "real_kd": {"kd": True}, "filter": {"bank": True, "subsample": True, "filter": True}}
-    hard = {"hard": {"bank": True, "hard": True}} if kind.name == "classes" else {}
+    hard = {"hard": {"bank": True, "hard": True}} if kind.preset == "digits" else {}
     values["student"]["arms"] = arms | ({} if short else hard)
     if hard and not short:
         values["bank"] |= {"rounds": 2, "probe": probe(values)}
@@ -73,16 +78,34 @@ def probe(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def make(folder: Path, kind: Kind, *, short: bool = False) -> Path:
-    """A project with its own copy of the code, in git and DVC, that nothing has run in."""
-    made = project(folder, settings(kind, short=short))
+    """A project that nothing has run in: for DVC a repository with its own copy of the code, else settings alone."""
+    if kind.command is by_dvc:
+        project(folder, settings(kind, short=short))
+        save_oftener(folder)
+    else:
+        folder.mkdir(parents=True)
+        write_params(folder, settings(kind, short=short))
+    return folder
+
+
+def code(folder: Path) -> Path:
+    """A copy of the code that saves every few steps, made once: work goes on in the tree while projects are killed."""
+    if not folder.exists():
+        for name in ("cgankd", "pipelines"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        save_oftener(folder)
+    return folder
+
+
+def save_oftener(folder: Path) -> None:
+    """Put what OFTENER says into a copy of the code."""
     for name, changes in OFTENER.items():
-        path = made / name
+        path = folder / name
         text = path.read_text()
         for old, new in changes.items():
             assert text.count(old) == 1, f"{name} has no line {old!r} any more: put the new one into OFTENER"
             text = text.replace(old, new)
         path.write_text(text)
-    return made
 
 
 def copy(template: Path, folder: Path) -> Path:

@@ -48,7 +48,7 @@ class Round:
 
 def undisturbed(kind: Kind, folder: Path, limit_s: float = 3600) -> dict[str, str]:
     """Run a project to its end without a kill; its files."""
-    outcome = run_until(None, kind.command([]), folder, f"undisturbed-{kind.name}", folder / "chaos.log", limit_s)
+    outcome = run_until(None, kind.command([]), folder, folder / "chaos.log", limit_s)
     assert outcome.code == 0, outcome.text[-4000:]
     return state.files_of(folder)
 
@@ -57,7 +57,7 @@ def play(
     kind: Kind, folder: Path, wanted: dict[str, str], seed: int, most: int, longest_s: float, limit_s: float = 3600
 ) -> Round:
     """Kill the run of a fresh project up to `most` times, let it end, and compare what it left with `wanted`."""
-    dice, mark = random.Random(seed), f"{kind.name}-{seed}-{time.time_ns()}"
+    dice = random.Random(seed)
     found, begun, log, begin_s = Round(kind.name, seed), list[str](), folder / "chaos.log", time.monotonic()
     code: int | None = None
     while code != 0:
@@ -65,20 +65,20 @@ def play(
         stuck = len(met) == STUCK and len(set(met)) == 1
         patience_s = longest_s * (4 if stuck else 1)
         plan = Plan.drawn(dice, patience_s) if len(found.kills) < most else None
-        outcome = run_until(plan, kind.command(begun), folder, mark, log, limit_s)
+        outcome = run_until(plan, kind.command(begun), folder, log, limit_s)
         code = outcome.code
         begun = stages_begun(folder) or begun
         found.waited += "waiting for another" in outcome.text
         if outcome.hit and plan is not None and outcome.killed_s is not None:
             stage, lost = state.lost_s(folder, outcome.killed_s)
-            left = left_over(outcome, mark)
+            left = left_over(outcome, folder)
             found.kills.append(Kill(outcome.hit, plan.moment, stage, lost, left))
         elif code != 0 and not by_hand(outcome, found):
             found.faults.append(f"ended with {code} without a kill: {outcome.text[-1500:]}")
             break
         if "Traceback (most recent call last)" in outcome.text and outcome.hit != "worker":
             found.faults.append(f"traceback after a kill of {outcome.hit or 'nobody'}: {outcome.text[-3000:]}")
-    late = state.ended(mark, 20)
+    late = state.ended(folder, 20)
     found.faults += [f"still there: {state.words_of(pid)}" for pid in late]
     end(late)
     files = state.files_of(folder)
@@ -99,10 +99,10 @@ def stages_begun(folder: Path) -> list[str]:
     return sorted(last, key=lambda stage: last[stage])
 
 
-def left_over(outcome: Outcome, mark: str) -> int:
+def left_over(outcome: Outcome, folder: Path) -> int:
     """How many processes outlive a kill that was not meant for them, by some seconds; those of a group are none."""
     patience_s = 3.0 if outcome.hit == "group" else 0.0
-    return len(state.ended(mark, patience_s))
+    return len(state.ended(folder, patience_s))
 
 
 def by_hand(outcome: Outcome, found: Round) -> bool:

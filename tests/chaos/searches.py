@@ -65,7 +65,7 @@ class Searches:
             yaml.dump(values, file)
         begin = ["cgankd", "search", *self.command(study)[4:]]
         begin[begin.index("--trials") + 1] = "1"
-        outcome = run_until(None, begin, work, f"begin-{study}", work / "chaos.log", 600)
+        outcome = run_until(None, begin, work, work / "chaos.log", 600)
         assert outcome.code == 0, outcome.text[-3000:]
         opened = optuna.load_study(study_name=study, storage=self.url(work))
         for tried in TRIED:
@@ -87,24 +87,24 @@ class Searches:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = f"chaos-{seed}-{time.time_ns()}"
         wanted = self.undisturbed()
-        work, mark, dice = self.prepared("search-killed", study), study, random.Random(seed)
+        work, dice = self.prepared("search-killed", study), random.Random(seed)
         found, begin_s, command = Round(self.kind, seed), time.monotonic(), self.command(study)
         command[command.index("--trials") + 1] = str(len(TRIED) + 1)
         code: int | None = None
         while code != 0:
             plan = Plan.drawn(dice, wanted["seconds"] / 2) if len(found.kills) < most else None
-            outcome = run_until(plan, command, work, mark, work / "chaos.log", 1800)
+            outcome = run_until(plan, command, work, work / "chaos.log", 1800)
             code = outcome.code
             if outcome.hit and plan is not None and outcome.killed_s is not None:
                 saved_s = max(state.last_save_s(work), state.last_save_s(work, "search"))
                 lost = max(0.0, outcome.killed_s - max(saved_s, outcome.killed_s - plan.after_s))
-                found.kills.append(Kill(outcome.hit, plan.moment, "search", lost, left_over(outcome, mark)))
+                found.kills.append(Kill(outcome.hit, plan.moment, "search", lost, left_over(outcome, work)))
             elif code != 0:
                 found.faults.append(f"ended with {code} without a kill: {outcome.text[-1500:]}")
                 break
             if "Traceback (most recent call last)" in outcome.text:
                 found.faults.append(f"traceback: {outcome.text[-3000:]}")
-        left = state.ended(mark, 20)
+        left = state.ended(work, 20)
         found.faults += [f"still there: {state.words_of(pid)}" for pid in left]
         end(left)
         self.compare(found, self.scores(work, study), wanted["scores"], work, study)
@@ -152,7 +152,7 @@ class Searches:
             work, begin_s = alone.prepared("search-undisturbed", "undisturbed"), time.monotonic()
             command = alone.command("undisturbed")
             command[command.index("--trials") + 1] = str(len(TRIED) + 1)
-            outcome = run_until(None, command, work, "undisturbed-search", work / "chaos.log", 1800)
+            outcome = run_until(None, command, work, work / "chaos.log", 1800)
             assert outcome.code == 0, outcome.text[-3000:]
             seconds = time.monotonic() - begin_s
             known.write_text(json.dumps({"scores": alone.scores(work, "undisturbed"), "seconds": seconds}))

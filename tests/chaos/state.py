@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-MARK = "CGANKD_CHAOS"
-"""Variable by which the processes of a run and all that they start are known."""
+CODE = "code"
+"""Folder beside the projects with the code that they run, where they have none of their own."""
 NOT_COMPARED = {
     "artifacts/logs": "times, run numbers, and the runs that were killed",
     "artifacts/resume": "what is kept for the next run; finished students, GANs and burn-ins in it are compared",
@@ -73,12 +73,12 @@ def held_locks(folder: Path) -> list[str]:
     return held
 
 
-def processes(mark: str) -> list[int]:
-    """Living processes that carry a mark."""
-    wanted, found = f"{MARK}={mark}".encode(), []
+def processes(folder: Path) -> list[int]:
+    """Living processes at work in a folder; all that a command starts stands where it does."""
+    found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            if wanted in (place / "environ").read_bytes().split(b"\0") and state_of(int(place.name)) not in "ZX":
+            if os.readlink(place / "cwd") == str(folder) and state_of(int(place.name)) not in "ZX":
                 found.append(int(place.name))
         except OSError:
             continue
@@ -101,10 +101,10 @@ def words_of(pid: int) -> str:
         return ""
 
 
-def ended(mark: str, patience_s: float) -> list[int]:
-    """The processes with a mark that are still there after a while."""
+def ended(folder: Path, patience_s: float) -> list[int]:
+    """The processes in a folder that are still there after a while."""
     until_s = time.monotonic() + patience_s
-    while (left := processes(mark)) and time.monotonic() < until_s:
+    while (left := processes(folder)) and time.monotonic() < until_s:
         time.sleep(0.1)
     return left
 
@@ -154,19 +154,19 @@ def lost_s(folder: Path, killed_s: float) -> tuple[str, float]:
     return stage, max(0.0, killed_s - max(began_s, last_save_s(folder)))
 
 
-def environment(folder: Path, mark: str) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """What the commands of a run are started with."""
     import sys
 
     own = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": str(folder if (folder / "cgankd").exists() else folder.parent / CODE),
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc-site-cache"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "COLUMNS": "200",
         "OMP_NUM_THREADS": "1",
         "CGANKD_THREADS": "1",
-        MARK: mark,
+        "CGANKD_MALLOC": "off",
     }
     return os.environ | own
