@@ -82,7 +82,6 @@ class Forked:
         try:
             os.setsid()
             os.chdir(folder)
-            os.environ.clear()
             os.environ.update(environment(folder))
             out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             for number in (1, 2):
