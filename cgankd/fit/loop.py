@@ -21,7 +21,7 @@ SAVE_COST = 100.0
 class Pace:
     """When something was last saved and how long that took, in seconds."""
 
-    saved_s: float = field(default_factory=time.monotonic)
+    saved_s: float = field(default_factory=lambda: time.monotonic())
     took_s: float = 0.0
 
     def due(self, every_s: float) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
@@ -92,14 +93,18 @@ def named(pids: list[int]) -> str:
 
 def holders(path: Path) -> list[int]:
     """The processes of this machine that have a file open, as far as the system tells; none on systems without /proc."""
-    found, wanted = [], str(path.resolve())
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.readlink(link.path) == wanted for link in os.scandir(process / "fd")):
-                found.append(int(process.name))
-        except OSError:  # gone, or another user's
-            continue
-    return sorted(found)
+    wanted = str(path.resolve())
+    return sorted(int(process.name) for process in Path("/proc").glob("[0-9]*") if wanted in _open_files(process))
+
+
+def _open_files(process: Path) -> list[str]:
+    """What a process has open; nothing where it is gone or another user's."""
+    found = []
+    with suppress(OSError), os.scandir(process / "fd") as links:
+        for link in links:
+            with suppress(OSError):  # closed meanwhile
+                found.append(os.readlink(link.path))
+    return found
 
 
 class Shared:

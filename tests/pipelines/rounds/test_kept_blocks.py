@@ -135,7 +135,8 @@ def test_a_damaged_file_is_said_and_drawn_again(tmp_path: Path, at_once: None, d
 def test_a_disk_that_takes_no_more_ends_nothing(tmp_path: Path, at_once: None) -> None:
     said = list[str]()
     kept = keeping(tmp_path, said)
-    (tmp_path / "blocks" / "000001.safetensors").mkdir()
+    (tmp_path / "blocks").rmdir()
+    (tmp_path / "blocks").touch()
     wanted = blocks(scorer(Counted(), None))
     assert same(blocks(scorer(Counted(), kept)), wanted)
     assert len(said) == 1 and said[0].startswith("warning: scored fakes cannot be kept (")
