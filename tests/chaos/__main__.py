@@ -130,16 +130,28 @@ def report(found: list[dict[str, Any]]) -> str:
         f" that named one to end: {sum(one['ended_by_hand'] for one in found)}",
         f"processes left some seconds after a group was killed: {sum(k['orphans'] for k in kills if k['target'] == 'group')}",
     ]
-    at_work = [kill["lost_s"] for kill in kills if kill["stage"]]
-    if at_work:
-        lines.append(
-            f"seconds of work lost, {len(at_work)} kills of a stage at work: median {statistics.median(at_work):.1f},"
-            f" most {max(at_work):.1f}"
-        )
+    lines += lost(kills)
     faults = [f"round {place} ({one['kind']}): {fault}" for place, one in enumerate(found) for fault in one["faults"]]
     lines += [f"faults: {len(faults)}", *faults]
     lines += [f"not compared: {name} ({why})" for name, why in state.NOT_COMPARED.items()]
     return "\n".join(lines) + "\n"
+
+
+def lost(kills: list[dict[str, Any]]) -> list[str]:
+    """Work lost by kill, of all stages and of each."""
+    by: dict[str, list[dict[str, Any]]] = {}
+    for kill in kills:
+        if kill["stage"]:
+            by.setdefault("all", []).append(kill)
+            by.setdefault(kill["stage"], []).append(kill)
+    lines = []
+    for stage, found in by.items():
+        clock, processor = ([kill[key] for kill in found] for key in ("lost_s", "lost_processor_s"))
+        lines.append(
+            f"seconds of work lost, {stage} ({len(found)} kills): median {statistics.median(clock):.1f}, most {max(clock):.1f};"
+            f" of a processor median {statistics.median(processor):.2f}, most {max(processor):.2f}"
+        )
+    return lines
 
 
 def words(count: Counter[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from tests.chaos.state import environment, processes, under_way, words_of
+from tests.chaos.state import environment, processes, processor_s, under_way, words_of
 
 TARGETS = ("group", "parent", "stage", "worker")
 """All processes, the command alone, what DVC runs alone, one of the workers."""
@@ -49,6 +49,8 @@ class Outcome:
     killed_s: float | None
     hit: str
     text: str
+    busy: float = 1.0
+    """Processor seconds of the run for each second by the clock, until the kill."""
 
 
 class Forked:
@@ -155,7 +157,7 @@ def run_until(plan: Plan | None, command: list[str], folder: Path, log: Path, li
     process = start(command, folder, log)
     begin_s, work_s, seen, count = time.monotonic(), None, set[str](), 0
     hit: list[int] = []
-    killed_s = None
+    killed_s, busy = None, 1.0
     while process.poll() is None and not hit:
         now_s = time.monotonic()
         if now_s - begin_s > limit_s:
@@ -180,6 +182,7 @@ def run_until(plan: Plan | None, command: list[str], folder: Path, log: Path, li
             due = count >= plan.nth and bool(there)
         if due and plan is not None:
             hit = victims(plan, process, folder)
+            busy = processor_s(processes(folder)) / max(0.01, time.monotonic() - begin_s)
             killed_s = time.time()
             for pid in hit:
                 try:
@@ -196,7 +199,7 @@ def run_until(plan: Plan | None, command: list[str], folder: Path, log: Path, li
             raise AssertionError(f"{' '.join(command)} hangs after the kill of a {who}:\n{tail(log, before)}") from None
     process.wait()
     return Outcome(
-        None if process.returncode == -signal.SIGKILL else process.returncode, killed_s, who, tail(log, before)
+        None if process.returncode == -signal.SIGKILL else process.returncode, killed_s, who, tail(log, before), busy
     )
 
 

@@ -52,6 +52,7 @@ def settings(kind: Kind, *, short: bool = False) -> dict[str, Any]:
     values = tiny(kind.preset)
     values["student"] |= {"workers": 2, "num_steps": 40}
     values["cgan"]["num_steps"] = 24
+    values["bank"] |= {"num_fakes": 60 if short else 300, "block_size": 16, "batch_size": 16}
     values["tracking"]["mlflow"] = kind.command is by_dvc
     arms = {"real": {}, "real_kd": {"kd": True}, "filter": {"bank": True, "subsample": True, "filter": True}}
     hard = {"hard": {"bank": True, "hard": True}} if kind.preset == "digits" else {}

@@ -26,6 +26,8 @@ class Kill:
     moment: str
     stage: str
     lost_s: float
+    lost_processor_s: float
+    """The same in seconds of a processor, of which a busy machine gives fewer."""
     orphans: int
     """Processes that were still there some seconds after the rest was killed."""
 
@@ -72,7 +74,7 @@ def play(
         if outcome.hit and plan is not None and outcome.killed_s is not None:
             stage, lost = state.lost_s(folder, outcome.killed_s)
             left = left_over(outcome, folder)
-            found.kills.append(Kill(outcome.hit, plan.moment, stage, lost, left))
+            found.kills.append(Kill(outcome.hit, plan.moment, stage, lost, lost * outcome.busy, left))
         elif code != 0 and not by_hand(outcome, found):
             found.faults.append(f"ended with {code} without a kill: {outcome.text[-1500:]}")
             break

@@ -98,15 +98,16 @@ class Searches:
             if outcome.hit and plan is not None and outcome.killed_s is not None:
                 saved_s = max(state.last_save_s(work), state.last_save_s(work, "search"))
                 lost = max(0.0, outcome.killed_s - max(saved_s, outcome.killed_s - plan.after_s))
-                found.kills.append(Kill(outcome.hit, plan.moment, "search", lost, left_over(outcome, work)))
+                left = left_over(outcome, work)
+                found.kills.append(Kill(outcome.hit, plan.moment, "search", lost, lost * outcome.busy, left))
             elif code != 0:
                 found.faults.append(f"ended with {code} without a kill: {outcome.text[-1500:]}")
                 break
             if "Traceback (most recent call last)" in outcome.text:
                 found.faults.append(f"traceback: {outcome.text[-3000:]}")
-        left = state.ended(work, 20)
-        found.faults += [f"still there: {state.words_of(pid)}" for pid in left]
-        end(left)
+        late = state.ended(work, 20)
+        found.faults += [f"still there: {state.words_of(pid)}" for pid in late]
+        end(late)
         self.compare(found, self.scores(work, study), wanted["scores"], work, study)
         found.faults += [f"half-written: {name}" for name in state.temporary(work) if not name.endswith(".resume")]
         found.faults += [f"still locked: {name}" for name in state.held_locks(work)]

@@ -93,6 +93,18 @@ def state_of(pid: int) -> str:
         return "X"
 
 
+def processor_s(pids: list[int]) -> float:
+    """Seconds of a processor that processes took so far."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        except OSError:
+            continue
+    return ticks / float(os.sysconf("SC_CLK_TCK"))
+
+
 def words_of(pid: int) -> str:
     """The command line of a process."""
     try:
