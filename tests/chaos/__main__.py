@@ -15,6 +15,7 @@ from typing import Any
 
 from pipelines.files.layout import STAGES
 from tests.chaos import projects, rounds, searches, state
+from tests.conftest import ROOT
 
 A_ROUND = 14
 """Kills of one project before it is let to its end."""
@@ -45,7 +46,7 @@ def main() -> int:
 def load(code: Path) -> None:
     """Load the code of that folder into this process, of which the killed ones are forks; starts anew where it has another."""
     if os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] != str(code):
-        environment = os.environ | {"PYTHONPATH": f"{code}{os.pathsep}{projects.ROOT}"}
+        environment = os.environ | {"PYTHONPATH": f"{code}{os.pathsep}{ROOT}"}
         environment |= {"OMP_NUM_THREADS": "1", "CGANKD_THREADS": "1"}
         os.execve(sys.executable, [sys.executable, "-P", "-m", "tests.chaos", *sys.argv[1:]], environment)
     for name in (

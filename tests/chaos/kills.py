@@ -49,6 +49,8 @@ class Outcome:
     killed_s: float | None
     hit: str
     text: str
+    begun_s: float
+    """When the command began, seconds since the epoch."""
     busy: float = 1.0
     """Processor seconds of the run for each second by the clock, until the kill."""
 
@@ -57,7 +59,8 @@ class Forked:
     """A command in a child of this process, which has its code loaded: what is killed is at work and not at its imports."""
 
     def __init__(self, command: list[str], folder: Path, log: Path) -> None:
-        self.args, self.returncode = command, None
+        self.args = command
+        self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             self._be(command, folder, log)
@@ -157,7 +160,7 @@ def run_until(plan: Plan | None, command: list[str], folder: Path, log: Path, li
     process = start(command, folder, log)
     begin_s, work_s, seen, count = time.monotonic(), None, set[str](), 0
     hit: list[int] = []
-    killed_s, busy = None, 1.0
+    killed_s, busy, begun_s = None, 1.0, time.time()
     while process.poll() is None and not hit:
         now_s = time.monotonic()
         if now_s - begin_s > limit_s:
@@ -199,7 +202,12 @@ def run_until(plan: Plan | None, command: list[str], folder: Path, log: Path, li
             raise AssertionError(f"{' '.join(command)} hangs after the kill of a {who}:\n{tail(log, before)}") from None
     process.wait()
     return Outcome(
-        None if process.returncode == -signal.SIGKILL else process.returncode, killed_s, who, tail(log, before), busy
+        None if process.returncode == -signal.SIGKILL else process.returncode,
+        killed_s,
+        who,
+        tail(log, before),
+        begun_s,
+        busy,
     )
 
 

@@ -97,7 +97,7 @@ class Searches:
             code = outcome.code
             if outcome.hit and plan is not None and outcome.killed_s is not None:
                 saved_s = max(state.last_save_s(work), state.last_save_s(work, "search"))
-                lost = max(0.0, outcome.killed_s - max(saved_s, outcome.killed_s - plan.after_s))
+                lost = max(0.0, outcome.killed_s - max(saved_s, outcome.begun_s))
                 left = left_over(outcome, work)
                 found.kills.append(Kill(outcome.hit, plan.moment, "search", lost, lost * outcome.busy, left))
             elif code != 0:
