@@ -46,7 +46,8 @@ def main() -> int:
 def load(code: Path) -> None:
     """Load the code of that folder into this process, of which the killed ones are forks; starts anew where it has another."""
     if os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] != str(code):
-        environment = os.environ | {"PYTHONPATH": f"{code}{os.pathsep}{ROOT}"}
+        before = os.environ.get("PYTHONPATH", "")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(code), str(ROOT), *filter(None, [before])])}
         environment |= {"OMP_NUM_THREADS": "1", "CGANKD_THREADS": "1"}
         os.execve(sys.executable, [sys.executable, "-P", "-m", "tests.chaos", *sys.argv[1:]], environment)
     for name in (
