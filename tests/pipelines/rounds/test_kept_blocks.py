@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cgankd.bank.scores import Scorer, Scores, block_key
+from cgankd.fit.loop import Pace
 from cgankd.rng import generator
 from pipelines.rounds import kept_blocks
 from pipelines.rounds.kept_blocks import KeptBlocks
@@ -58,10 +59,16 @@ def same(ours: list[Scores], theirs: list[Scores]) -> bool:
     )
 
 
+class AtOnce(Pace):
+    """Every block is written by itself."""
+
+    def due(self, every_s: float) -> bool:
+        return True
+
+
 @pytest.fixture()
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block is written by itself."""
-    monkeypatch.setattr(kept_blocks.Pace, "due", lambda pace, every_s: True)
+    monkeypatch.setattr(kept_blocks, "Pace", AtOnce)
 
 
 def keeping(folder: Path, said: list[str] | None = None, mark: str = "mark") -> KeptBlocks:
