@@ -23,6 +23,8 @@ class Pace:
 
     saved_s: float = field(default_factory=lambda: time.monotonic())
     took_s: float = 0.0
+    late: bool = False
+    """Whether the save to come is one by the clock."""
 
     def due(self, every_s: float) -> bool:
         """Whether so much time has gone by that another save is worth it."""
@@ -49,21 +51,35 @@ class Loop:
 
     def state(self) -> Any:
         """What an earlier run of this loop saved last; None means a fresh start."""
-        return self.checkpoint.load() if self.checkpoint else None
+        if self.checkpoint is None:
+            return None
+        late = self._between()
+        found = None if late is None else late.load()
+        return self.checkpoint.load() if found is None else found
 
     def saves(self, done: int, total: int, every: int | None = None, *, last: bool = True) -> bool:
-        """Whether the state is to be saved after `done` of `total` steps: each `every` steps and each minute, and with `last`
-        at the end. No number depends on when that is."""
+        """Whether the state is to be saved after `done` of `total` steps: each `every` steps, with `last` at the end, and by the
+        clock in between where the checkpoint has a place for that. No number of an undisturbed run depends on when that is."""
+        self.pace.late = False
         if self.checkpoint is None:
             return False
         if done == total:
             return last
         every = self.save_every or every or max(SAVE_LEAST, total // SAVE_SHARE)
-        return done % every == 0 or self.pace.due(SAVE_EVERY_S)
+        if done % every == 0:
+            return True
+        self.pace.late = self._between() is not None and self.pace.due(SAVE_EVERY_S)
+        return self.pace.late
 
     def save(self, done: int, state: dict[str, object]) -> None:
         """Keep the state after `done` steps; `saves` says when."""
-        assert self.checkpoint is not None, "there is a place to keep it"
+        place = self._between() if self.pace.late else self.checkpoint
+        assert place is not None, "there is a place to keep it"
         since_s = time.monotonic()
-        self.checkpoint.save(done, state)
+        place.save(done, state)
         self.pace.saved(since_s)
+
+    def _between(self) -> Checkpoint | None:
+        """Where states go that are saved by the clock; the last one by the steps stays, which does not depend on the clock."""
+        found: Checkpoint | None = getattr(self.checkpoint, "between", None)
+        return found
