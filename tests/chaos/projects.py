@@ -12,7 +12,11 @@ from tests.conftest import ROOT
 from tests.tiny import project, tiny, write_params
 
 OFTENER = {
-    "cgankd/fit/loop.py": {"SAVE_LEAST, SAVE_SHARE = 50, 10": "SAVE_LEAST, SAVE_SHARE = 2, 10"},
+    "cgankd/fit/loop.py": {
+        "SAVE_LEAST, SAVE_SHARE = 50, 10": "SAVE_LEAST, SAVE_SHARE = 5, 10",
+        "SAVE_EVERY_S = 60.0": "SAVE_EVERY_S = 0.05",
+        "SAVE_COST = 100.0": "SAVE_COST = 1.0",
+    },
     "cgankd/fit/predictor.py": {
         "save_every = max(200, cfg.num_steps // 5)": "save_every = max(5, cfg.num_steps // 10)"
     },
