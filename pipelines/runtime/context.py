@@ -31,8 +31,8 @@ from pipelines.files.artifacts import (
 )
 from pipelines.files.layout import missing
 from pipelines.files.params import settings_of
+from pipelines.locks.holding import release
 from pipelines.runtime.curves import Curves, csv_text, file_name
-from pipelines.runtime.locks import release
 from pipelines.runtime.machine import make_plan
 from pipelines.runtime.progress import Meter, duration_text
 from pipelines.tracking.journal import Tracker

@@ -12,8 +12,8 @@ from cgankd.config import to_dict
 from pipelines.files.layout import BESIDE_STAGES, STAGES
 from pipelines.files.params import flatten, load_config
 from pipelines.files.pinned import check_pin
+from pipelines.locks.holding import clean, release, take
 from pipelines.runtime.context import Context
-from pipelines.runtime.locks import clean, release, take
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
 from pipelines.tracking.open import open_tracker
 

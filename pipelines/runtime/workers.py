@@ -9,7 +9,7 @@ from multiprocessing.queues import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
-from pipelines.runtime.locks import Shared
+from pipelines.locks.holding import Shared
 from pipelines.runtime.machine import begin_worker
 
 Job = TypeVar("Job")

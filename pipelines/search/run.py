@@ -26,7 +26,7 @@ from cgankd.labels.task import make_task
 from cgankd.types import Diverged, Headline
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
-from pipelines.runtime.locks import clean
+from pipelines.locks.holding import clean
 from pipelines.runtime.machine import set_threads
 from pipelines.runtime.progress import duration_text
 from pipelines.search import hopeless

@@ -13,14 +13,15 @@ import pytest
 from filelock import FileLock
 
 from cgankd.config import ConfigError
-from pipelines.runtime import locks
+from pipelines.locks import holding as locks
 from tests.conftest import ROOT
 
 STAGE = """
 import sys, time
 from pathlib import Path
 from filelock import FileLock
-from pipelines.runtime import locks, workers
+from pipelines.locks import holding as locks
+from pipelines.runtime import workers
 
 def job(number):
     Path(sys.argv[1], "began").touch()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipelines.files.leftovers import sweep
+from pipelines.locks.leftovers import sweep
 
 HALF = (
     "artifacts/.cgan.safetensors.41.tmp",

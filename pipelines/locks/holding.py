@@ -18,11 +18,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cgankd.config import ConfigError
-from pipelines.files.leftovers import sweep
-from pipelines.runtime.progress import LINE_EVERY_S
+from pipelines.locks.leftovers import sweep
 
-WAIT_S = 60.0
-"""How long a second start waits for the first to end."""
+WAIT_S, SAY_EVERY_S = 60.0, 15.0
+"""How long a second start waits for the first to end, and how often it says so."""
 _held: list[FileLock] = []
 
 
@@ -46,7 +45,7 @@ def take(lock: FileLock, what: str, say: Callable[[str], None]) -> None:
             raise ConfigError(
                 f"another `cgankd {what}`{named(pids)} is running in {folder}; wait for it{end}, then give the same command"
             )
-        if now_s - said_s >= LINE_EVERY_S:
+        if now_s - said_s >= SAY_EVERY_S:
             said_s = now_s
             say(
                 f"waiting for another `cgankd {what}`{named(pids)} in this folder to end, {WAIT_S - waited_s:.0f} s at most"
