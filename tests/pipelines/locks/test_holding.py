@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cgankd.config import ConfigError
 from pipelines.locks import holding as locks
 from tests.conftest import ROOT
 
+Other = Callable[[str], subprocess.Popen[bytes]]
 STAGE = """
 import sys, time
 from pathlib import Path
@@ -47,20 +49,31 @@ def lock(tmp_path: Path) -> FileLock:
     return FileLock(path)
 
 
-def other(folder: Path, lock: FileLock, how: str) -> subprocess.Popen[bytes]:
-    """A process that holds the lock, alone or with a worker, until there is a file `go`."""
-    program = folder / "stage.py"
-    program.write_text(STAGE)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, str(program), str(folder), lock.lock_file, how], env=environment)
-    while not (folder / "began").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    return process
+@pytest.fixture()
+def other(tmp_path: Path, lock: FileLock) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """A process that holds the lock, "alone" or with "workers", until there is a file `go`."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def begin(how: str) -> subprocess.Popen[bytes]:
+        program = tmp_path / "stage.py"
+        program.write_text(STAGE)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([sys.executable, str(program), str(tmp_path), lock.lock_file, how], env=environment)
+        begun.append(process)
+        while not (tmp_path / "began").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        return process
+
+    yield begin
+    (tmp_path / "go").touch()  # for workers that a failed test leaves
+    for process in begun:
+        process.kill()
+        process.wait()
 
 
-def test_a_second_start_waits_for_the_first_and_names_it(tmp_path: Path, lock: FileLock) -> None:
-    process, said = other(tmp_path, lock, "alone"), list[str]()
+def test_a_second_start_waits_for_the_first_and_names_it(tmp_path: Path, lock: FileLock, other: Other) -> None:
+    process, said = other("alone"), list[str]()
 
     def say(text: str) -> None:
         said.append(text)
@@ -75,18 +88,18 @@ def test_a_second_start_waits_for_the_first_and_names_it(tmp_path: Path, lock: F
 
 
 def test_one_that_goes_on_is_named_with_the_way_to_end_it(
-    tmp_path: Path, lock: FileLock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lock: FileLock, other: Other, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "WAIT_S", 0.0)
-    process = other(tmp_path, lock, "alone")
+    process = other("alone")
     with pytest.raises(ConfigError, match=rf"\(process {process.pid}\) is running in .*`kill {process.pid}`"):
         locks.take(lock, "student", print)
     (tmp_path / "go").touch()
     assert process.wait() == 0
 
 
-def test_a_killed_process_leaves_no_lock(tmp_path: Path, lock: FileLock) -> None:
-    process = other(tmp_path, lock, "alone")
+def test_a_killed_process_leaves_no_lock(lock: FileLock, other: Other) -> None:
+    process = other("alone")
     process.kill()
     process.wait()
     said = list[str]()
@@ -97,9 +110,9 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path, lock: FileLock) -> None
 
 
 def test_workers_of_a_killed_stage_hold_its_lock_until_they_end(
-    tmp_path: Path, lock: FileLock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lock: FileLock, other: Other, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = other(tmp_path, lock, "workers")
+    process = other("workers")
     both = locks.holders(Path(lock.lock_file))
     workers = [pid for pid in both if pid != process.pid]
     assert process.pid in both and len(workers) == 1
