@@ -1,12 +1,14 @@
 # make repro   run all stages of params.yaml (PRESET=chairs puts that preset in its place first)
 # make test    make lint    make docs    make bench    make ui    make clean
 # make fuzz    hostile input for every reader, guided by coverage (FUZZ_MINUTES=2 for each); what it finds is in build/fuzz
+# make chaos   kills small pipelines and searches 200 times and compares what they leave; some hours, the same command goes on
 # make docs-links   asks every outside address of the documentation whether it answers; needs a network
 # make VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt test   with the oldest versions that pyproject.toml allows
 
 PYTHON ?= python3
 PRESET ?=
 FUZZ_MINUTES ?= 2
+KILLS ?= 200
 VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
@@ -16,7 +18,7 @@ STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 MLFLOW_DISABLE_TELEMETRY=true
 
 .DEFAULT_GOAL := help
-.PHONY: help venv repro test fuzz lint docs docs-links bench ui clean
+.PHONY: help venv repro test fuzz chaos lint docs docs-links bench ui clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -45,6 +47,10 @@ test: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[fuzz]'
 	$(IN_VENV) python -W ignore -m tests.fuzz --minutes $(FUZZ_MINUTES)
+
+# Results are in build/chaos/rounds.jsonl; `make clean` deletes them. PostgreSQL is killed at too where CGANKD_TEST_POSTGRES names one.
+chaos: $(STAMP)
+	$(IN_VENV) python -m tests.chaos --kills $(KILLS)
 
 lint: $(STAMP)
 	$(IN_VENV) ruff check .

@@ -49,7 +49,7 @@ WINGS: dict[str, Part] = {
     ),
     "search": Part(
         "the study: trials, pool, best, curves",
-        ("stages", "students", "runtime", "files", "pictures", "tracking"),
+        ("stages", "students", "runtime", "files", "locks", "pictures", "tracking"),
         ("optuna", "optuna_dashboard", "sqlalchemy"),
     ),
     "audit": Part("is the bank any good", ("networks", "runtime", "files", "pictures")),
@@ -62,7 +62,10 @@ WINGS: dict[str, Part] = {
         "the seven stages, one module each, as in dvc.yaml and params.yaml",
         ("students", "rounds", "teachers", "networks", "runtime", "files", "pictures", "tracking"),
     ),
-    "rounds": Part("rounds of hard fakes: a probe student, and draws near what it finds hard", ("networks", "runtime")),
+    "rounds": Part(
+        "fakes in rounds, near what a probe student finds hard, and the blocks of fakes that survive a kill",
+        ("networks", "runtime", "files"),
+    ),
     "teachers": Part("the members of a teacher: their trainings, put together", ("networks", "runtime", "files")),
     "students": Part("training one arm at one seed, anywhere", ("networks", "files")),
     "networks": Part(
@@ -71,13 +74,14 @@ WINGS: dict[str, Part] = {
     ),
     "runtime": Part(
         "what every stage run stands on: context, machine, progress",
-        ("files", "tracking"),
+        ("files", "locks", "tracking"),
     ),
     "files": Part(
         "what lies in a work folder: params.yaml, artifacts, the code's pin, the run behind a result",
         ("tracking",),
         ("ruamel",),
     ),
+    "locks": Part("one writer at a time in a work folder, and what a killed one left half written", ()),
     "pictures": Part("every picture, in one style", (), ("matplotlib",)),
     "tracking": Part("MLflow, and the JSON lines beside it", (), ("mlflow", "sqlalchemy")),
 }

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from cgankd.bank.build import Source
-from cgankd.bank.scores import Scorer, Scores, score
+from cgankd.bank.scores import Scorer, Scores
 from cgankd.rng import generator
 
 PARENT_SHARE = 0.25
@@ -104,7 +105,7 @@ class NearSource(Source):
             num = min(size, cap - block * size)
             gen, z_BZ, label_B = self._children(group, block, num)
             assert isinstance(self.score_fn, Scorer)
-            yield score(self.score_fn, label_B, gen, block, images_BCHW=self.draw.at(z_BZ, label_B))
+            yield self.score_fn.at(z_BZ, label_B, gen, block, partial(self.draw.at, z_BZ, label_B))
 
     def latents(self, group: int, block: int) -> Tensor:
         """The latents [B, Z] of a block."""

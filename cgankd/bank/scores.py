@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -46,10 +48,14 @@ class Scores:
         shard = torch.full((len(self),), self.shard, dtype=torch.int32)
         return PoolRows(**(vars(self) | {"shard": shard}))
 
+    def parts(self) -> dict[str, Tensor]:
+        """The columns that are there, by name."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "shard"}
+        return {name: values for name, values in columns.items() if values is not None}
+
     def head(self, num: int) -> Scores:
         """The first `num` fakes of the block."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "shard"}
-        return replace(self, **{name: values[:num] for name, values in columns.items() if values is not None})
+        return Scores(**{name: values[:num] for name, values in self.parts().items()}, shard=self.shard)
 
 
 ScoreFn = Callable[[Tensor, torch.Generator, int], Scores]
@@ -80,6 +86,22 @@ def score(
     return Scores(images_BCHW, label_B, predicted_B, ratio_B, error_B, output_BO, uniform_B, shard, spread_B)
 
 
+class Kept(Protocol):
+    """Where scored blocks outlive a kill, each under its `block_key`."""
+
+    def find(self, key: str) -> Scores | None: ...
+
+    def keep(self, key: str, scores: Scores) -> None: ...
+
+
+def block_key(gen: torch.Generator, *made_of: Tensor) -> str:
+    """What a block is a function of, beside the nets: the seed of its generator, its labels, and its latents where given."""
+    digest = hashlib.sha256()
+    for tensor in made_of:
+        digest.update(tensor.numpy().tobytes())
+    return f"{gen.initial_seed():016x}-{digest.hexdigest()[:16]}"
+
+
 @dataclass(frozen=True)
 class Scorer:
     """`score` of one generator, ratio and teacher; each run of blocks of a label group begins with its block 0.
@@ -93,20 +115,44 @@ class Scorer:
     task: Task
     spreading: PredictFn | None = None
     """The teacher's outputs with how far its members disagree as one more column [B, O + 1]; None where it has none."""
+    kept: Kept | None = None
+    """Blocks of a run that was killed, which are not drawn again; None keeps none."""
 
     def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> Scores:
         """The scores; of a finite stock for those labels only that an image is left for.
 
         Raises SupplyEnded where that is none.
         """
+        key = block_key(gen, label_B)
+        if (found := self._find(key, shard)) is not None:
+            self.skip(label_B, shard)
+            return found
         self._begin(label_B, shard)
-        return score(self, self._served(label_B), gen, shard)
+        return self._keep(key, score(self, self._served(label_B), gen, shard))
+
+    def at(
+        self, z_BZ: Tensor, label_B: Tensor, gen: torch.Generator, shard: int, images: Callable[[], Tensor]
+    ) -> Scores:
+        """The scores of the `images` that the caller draws at these latents."""
+        key = block_key(gen, label_B, z_BZ)
+        if (found := self._find(key, shard)) is not None:
+            return found
+        return self._keep(key, score(self, label_B, gen, shard, images()))
 
     def skip(self, label_B: Tensor, shard: int) -> None:
         """Go on as if this block had been drawn, for a caller that has it already."""
         self._begin(label_B, shard)
         if isinstance(self.draw, Dealing):
             self.draw.skip(self._served(label_B))
+
+    def _find(self, key: str, shard: int) -> Scores | None:
+        found = None if self.kept is None else self.kept.find(key)
+        return None if found is None else replace(found, shard=shard)
+
+    def _keep(self, key: str, scores: Scores) -> Scores:
+        if self.kept is not None:
+            self.kept.keep(key, scores)
+        return scores
 
     def _served(self, label_B: Tensor) -> Tensor:
         if not isinstance(self.draw, Dealing):

@@ -121,7 +121,7 @@ def _fit(
             if done % (5 * log_every) == 0 or done == cfg.num_steps:
                 values["val"] = validate(answering(head, val_NF))
             loop.log(done, values, cfg.num_steps)
-        if loop.checkpoint and done % save_every == 0 and done < cfg.num_steps:
+        if loop.saves(done, cfg.num_steps, save_every, last=False):
             watch.save(done, {"step": done, "net": head.state_dict(), "optimizer": optimizer.state_dict()})
     watch.check_state()
 

@@ -98,9 +98,9 @@ def fit_predictor(
     """Train `net` in place for `cfg.num_steps` steps; `cfg.tune` says how much of it moves.
 
     Every draw is a function of (seed, step), so a resumed run ends on the same weights. It is saved every `loop.save_every`
-    steps (None = every 200 or a fifth of the training, whichever is more); with `keep_last` the finished state is saved too,
-    so that a later training need not repeat this one. All is computed on the plan's device; draws are made on the processor,
-    so that every device sees the same batches, and the net is left there.
+    steps (None = every 200 or a fifth of the training, whichever is more) and every minute; with `keep_last` the finished state
+    is saved too, so that a later training need not repeat this one. All is computed on the plan's device; draws are made on the
+    processor, so that every device sees the same batches, and the net is left there.
     Losses, weights or outputs that are not finite are dealt with as `with_setback` says; `validate` may raise NotFinite, and
     gives None where there is nothing to log. Raises Diverged.
     """
@@ -145,7 +145,7 @@ def _fit(
             extra.load_state_dict(state["extra"])
         start = int(state["step"])
     log_every = max(1, cfg.num_steps // 50)
-    save_every = loop.save_every or max(200, cfg.num_steps // 5)
+    save_every = max(200, cfg.num_steps // 5)
 
     def kept() -> dict[str, object]:
         state: dict[str, object] = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
@@ -178,7 +178,7 @@ def _fit(
                 score = validate(net)
                 values |= {} if score is None else {"val": score}
             loop.log(done, values, cfg.num_steps)
-        if loop.checkpoint and (keep_last if done == cfg.num_steps else done % save_every == 0):
+        if loop.saves(done, cfg.num_steps, save_every, last=keep_last):
             watch.save(done, {"step": done} | kept())
     watch.check_state()
 

@@ -184,7 +184,18 @@ class ResumeFile:
         record = {"fingerprint": self.fingerprint, "step": step, "state": state, "companion": self.on_save()}
         with replacing(self.path) as temporary:
             torch.save(record, temporary)
+        self._late.unlink(missing_ok=True)
+
+    @property
+    def between(self) -> ResumeFile:
+        """Where a later state goes that is saved by the clock, until the next one by the steps."""
+        return ResumeFile(self._late, self.fingerprint, self.say, self.on_save, self.on_load)
+
+    @property
+    def _late(self) -> Path:
+        return self.path.with_name(f"{self.path.stem}-late{self.path.suffix}")
 
     def delete(self) -> None:
         """Forget the progress; called when the stage that made it is done."""
         self.path.unlink(missing_ok=True)
+        self._late.unlink(missing_ok=True)

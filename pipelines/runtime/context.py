@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from filelock import FileLock
@@ -32,6 +32,7 @@ from pipelines.files.artifacts import (
 )
 from pipelines.files.layout import missing
 from pipelines.files.params import settings_of
+from pipelines.locks.holding import release
 from pipelines.runtime.curves import Curves, csv_text, file_name
 from pipelines.runtime.held import Watch
 from pipelines.runtime.machine import available_cores, make_plan
@@ -46,6 +47,13 @@ class Drawing(Protocol):
     def savefig(self, fname: Any, **options: Any) -> None: ...
 
 
+class Kept(Protocol):
+    """What a stage keeps for the case that it is killed."""
+
+    def delete(self) -> None: ...
+
+
+AnyKept = TypeVar("AnyKept", bound=Kept)
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of curve points sent to the trackers."""
 
@@ -63,7 +71,7 @@ class Context:
         self.digests: dict[str, str] = {}
         self._meter = Meter(console)
         self._curves: dict[str, Curves] = {}
-        self._resume: list[ResumeFile] = []
+        self._resume: list[Kept] = []
         self._metrics: dict[str, Any] = {}
         self._plots: set[str] = set()
         self._wrote_own_metrics = False
@@ -176,8 +184,12 @@ class Context:
             curves.dump,
             resumed,
         )
-        self._resume.append(resume)
-        return resume
+        return self.until_done(resume)
+
+    def until_done(self, kept: AnyKept) -> AnyKept:
+        """Keep it until this stage is done; an error or a kill leaves it for the next run."""
+        self._resume.append(kept)
+        return kept
 
     # Results
 
@@ -250,7 +262,7 @@ class Context:
         finally:
             self.tracker.close(status)
             if self._lock is not None:
-                self._lock.release()
+                release(self._lock)
 
     def _finish(self) -> None:
         for name, curves in self._curves.items():

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from rich.console import Console
 
-from cgankd.config import ConfigError, to_dict
+from cgankd.config import to_dict
 from pipelines.files.layout import BESIDE_STAGES, STAGES
 from pipelines.files.params import flatten, load_config
 from pipelines.files.pinned import check_pin
+from pipelines.locks.holding import clean, release, take
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
 from pipelines.tracking.open import open_tracker
@@ -28,7 +29,7 @@ def open_context(
     """Begin a run of a stage in a work folder that holds params.yaml.
 
     The tracked run is given its settings, save those `made_with` which the file it looks at was made before.
-    Raises ConfigError when a setting is wrong or another process runs this stage in the same folder.
+    Raises ConfigError when a setting is wrong or another process goes on running this stage in the same folder.
     """
     assert stage in (*STAGES, *BESIDE_STAGES), stage
     workdir = (workdir or Path.cwd()).resolve()
@@ -39,23 +40,25 @@ def open_context(
     lock_path = workdir / "artifacts" / "resume" / f"{stage}.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"another `cgankd {stage}` is running in {workdir}; wait for it or stop it") from None
     console = console or Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    take(lock, stage, say)
     try:
+        clean(workdir, cache=stage == "prepare")
         tracker = open_tracker(
             workdir,
             stage,
             cfg.tracking,
             tags={"overrides": " ".join(overrides)} if overrides else {},
             lock=lock_path,
-            say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+            say=say,
         )
         tracker.params(flatten(to_dict(cfg)) | dict(made_with or {}))
     except BaseException:
-        lock.release()
+        release(lock)
         raise
     context = Context(stage, cfg, workdir, tracker, console)
     context._lock = lock

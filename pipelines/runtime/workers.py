@@ -18,6 +18,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from cgankd.fit.room import NoRoom, out_of_memory
+from pipelines.locks.holding import Shared
 from pipelines.runtime.bonds import end_with_parent
 from pipelines.runtime.memory import CANNOT_BEGIN, death_in_words, in_words, that_fit, what_is_left, workers_alone
 
@@ -47,7 +48,7 @@ def tell_steps(number: int, steps: int) -> None:
         _told.put((number, steps))
 
 
-def _begin(told: SimpleQueue[tuple[int, int] | None], parent: int) -> None:
+def _begin(told: SimpleQueue[tuple[int, int] | None], parent: int, locks: Shared) -> None:
     global _told
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage alone, which then ends its workers
@@ -121,7 +122,7 @@ class _Shift:
         listener = Thread(target=_listen, args=(queue, steps), daemon=True)
         listener.start()
         with ProcessPoolExecutor(
-            self.size, mp_context=context, initializer=_begin, initargs=(queue, os.getpid())
+            self.size, mp_context=context, initializer=_begin, initargs=(queue, os.getpid(), Shared())
         ) as pool:
             try:
                 futures = {self._submit(pool, job): number for number, job in enumerate(jobs)}

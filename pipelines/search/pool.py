@@ -7,7 +7,6 @@ the stage `bank` and a trial run the same functions of cgankd.bank.build and get
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cgankd.bank import build
+from cgankd.bank.scores import block_key
 from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.data.store.files import SLAB_ROWS
@@ -30,8 +30,6 @@ from cgankd.rng import derive
 from pipelines.files.artifacts import file_digest, fingerprint, load_tensors, replacing, source_digest
 from pipelines.runtime.context import Context
 from pipelines.stages import bank
-
-FIELDS = [f.name for f in dataclasses.fields(build.Scores) if f.name != "shard"]
 
 
 class Remembered:
@@ -45,8 +43,7 @@ class Remembered:
         folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, label_B: Tensor, gen: torch.Generator, shard: int) -> build.Scores:
-        labels = hashlib.sha256(label_B.numpy().tobytes()).hexdigest()[:16]
-        path = self.folder / f"{gen.initial_seed():016x}-{labels}.safetensors"
+        path = self.folder / f"{block_key(gen, label_B)}.safetensors"
         found, drawn = self._read(path, shard), self.drawn
         if found is None:
             # One process draws at a time, so that two workers never draw the same block side by side.
@@ -56,7 +53,7 @@ class Remembered:
                     scores = self.score_fn(label_B, gen, shard)
                     self.drawn += len(scores)
                     with replacing(path) as temporary:
-                        save_file({name: values.contiguous() for name, values in fields_of(scores).items()}, temporary)
+                        save_file({name: values.contiguous() for name, values in scores.parts().items()}, temporary)
                     found = self._read(path, shard)
         assert found is not None, path
         if drawn == self.drawn and isinstance(self.score_fn, build.Scorer):
@@ -126,18 +123,13 @@ def cut(ctx: Context, inputs: bank.Inputs, selection: str) -> Iterator[tuple[Pat
         path.unlink(missing_ok=True)
 
 
-def fields_of(scores: build.Scores) -> dict[str, Tensor]:
-    """The columns of a block that are there, but its number, by name."""
-    return {name: values for name in FIELDS if (values := getattr(scores, name)) is not None}
-
-
 def rows_of(blocks: Iterable[build.Scores], rows: Tensor) -> Iterator[dict[str, Tensor]]:
     """The columns of a pool at ascending row numbers, some thousand rows at a time: single blocks append slowly."""
     start, waiting = 0, list[dict[str, Tensor]]()
     for s in blocks:
         take = rows[(rows >= start) & (rows < start + len(s))] - start
         start += len(s)
-        kept = {name: values[take] for name, values in fields_of(s).items()}
+        kept = {name: values[take] for name, values in s.parts().items()}
         waiting.append(kept | {"shard": torch.full((len(take),), s.shard, dtype=torch.int32)})
         if sum(len(part["shard"]) for part in waiting) >= SLAB_ROWS:
             yield {name: torch.cat([part[name] for part in waiting]) for name in waiting[0]}

@@ -26,6 +26,7 @@ from cgankd.labels.task import make_task
 from cgankd.types import Diverged, Headline
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
+from pipelines.locks.holding import clean
 from pipelines.runtime.bonds import end_with_parent
 from pipelines.runtime.machine import make_plan, plan_facts, set_threads
 from pipelines.runtime.memory import death_in_words, what_is_left
@@ -156,6 +157,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
     folder = search.workdir / "artifacts" / "resume"
     slot, lock = studies.free_slot(folder)
     try:
+        clean(search.workdir, lock)
         study = studies.load(studies.connect(search.workdir, search.url), search.cfg.search.study)
         studies.with_sampler(study, search.cfg.search, search.cfg.seed, slot)
         tracker = open_tracker(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cgankd.bank import build
 from cgankd.bank.m2_replace import replace
+from cgankd.bank.scores import Kept
 from cgankd.bank.short import short_lines, short_report, shortages
 from cgankd.config import BANK_UNSAID, ArmConfig, BankConfig, ConfigError, DataConfig, to_dict
 from cgankd.data.store.banks import BankWriter, of_fakes, read_pool_images, read_pool_scores, write_bank
@@ -40,6 +41,7 @@ from pipelines.networks.ratio import load_ratio
 from pipelines.pictures import stages as pictures
 from pipelines.pictures.style import label_texts
 from pipelines.rounds.hard import Plain, hard_rounds
+from pipelines.rounds.kept_blocks import KeptBlocks
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
@@ -84,12 +86,14 @@ def run(ctx: Context) -> None:
     refuse_worthless(ctx, inputs, selections)
     seed = derive(ctx.seed, "bank")
     conditions = build.arrange(task, build.asked_labels(task, train.labels, cfg), cfg, seed=seed)
-    scorer = make_scorer(inputs, info, task, ctx.plan, expected_draws(conditions, cfg))
+    mark = burn_in_mark(cfg, ctx.plan, seed, ctx.digests)
+    kept = ctx.until_done(KeptBlocks(ctx.path("resume/bank/blocks"), mark, ctx.say))
+    scorer = make_scorer(inputs, info, task, ctx.plan, expected_draws(conditions, cfg), kept)
     check_members(cfg, scorer)
     source = build.Source(scorer, conditions, cfg, seed)
     burned = kept_burn_in(
         ctx.path("resume/bank/burn-in.safetensors"),
-        burn_in_mark(cfg, ctx.plan, seed, ctx.digests),
+        mark,
         lambda: build.draw_burn_in(source, ctx.progress("burn_in")),
         ctx.say,
     )
@@ -97,10 +101,8 @@ def run(ctx: Context) -> None:
     if any(build.SELECTIONS[name][0] for name in selections):
         refuse(ctx, check_bound(len(limits.dead_groups()), len(conditions.labels)))
 
-    attributes: dict[str, str | int | float] = {
-        "config": json.dumps(kept_settings(cfg), sort_keys=True),
-        **inputs.digests(),
-    }
+    attributes: dict[str, str | int | float] = {"config": json.dumps(kept_settings(cfg), sort_keys=True)}
+    attributes |= inputs.digests()
     pool_path = ctx.path("pool.h5")
     shape = (info.channels, info.image_size, info.image_size)
     with BankWriter(
@@ -181,16 +183,19 @@ def expected_draws(conditions: build.Conditions, cfg: BankConfig) -> int:
     return 3 * cfg.burn_in * len(conditions.labels)
 
 
-def make_scorer(inputs: Inputs, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0) -> build.Scorer:
-    """What draws and scores a block of fakes, `expected` of which are to come."""
+def make_scorer(
+    inputs: Inputs, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0, kept: Kept | None = None
+) -> build.Scorer:
+    """What draws and scores a block of fakes, `expected` of which are to come, those in `kept` aside."""
     net, teacher_config = load_predictor(inputs.teacher, info, task)
     teacher = make_predict(net, teacher_config["precision"], plan=plan, expected=expected)
     draw = load_draw(inputs.cgan, info, task, plan, expected)
     ratio = load_ratio(inputs.ratio, info, task, plan, expected)
-    spreading = None
-    if isinstance(net, Ensemble):
-        spreading = make_predict(Spreading(net), teacher_config["precision"], plan=plan, expected=expected)
-    return build.Scorer(draw, ratio, teacher, task, spreading)
+    scorer = build.Scorer(draw, ratio, teacher, task, kept=kept)
+    if not isinstance(net, Ensemble):
+        return scorer
+    spreading = make_predict(Spreading(net), teacher_config["precision"], plan=plan, expected=expected)
+    return dataclasses.replace(scorer, spreading=spreading)
 
 
 def check_members(cfg: BankConfig, scorer: build.Scorer) -> None:

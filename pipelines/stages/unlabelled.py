@@ -148,7 +148,8 @@ def fit_ratio(ctx: Context, work: Work, images: Images, label_U: Tensor) -> Rati
     source = FakeSource(draw, frozen, judge, vicinity, zeta, cfg.max_redraws, redraw, cfg.targets)
     progress = ctx.progress("unlabelled_ratio")
     ratio_nets = RatioNets(mlp, embed)
-    loop = Loop(work.seed, ctx.plan, lambda step, values, total: progress(step, {}, total))
+    log = lambda step, values, total: progress(step, {}, total)  # noqa: E731
+    loop = Loop(work.seed, ctx.plan, log, ctx.checkpoint("unlabelled_ratio"))
     report = train_ratio(ratio_nets, source, Reals(train, val if len(val) else train), task, cfg, loop)
     ctx.setback("unlabelled ratio", loop.course.setback)
     ctx.metrics(

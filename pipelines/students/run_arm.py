@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from cgankd.config import ArmConfig, Config, ConfigError, to_dict
@@ -158,10 +159,24 @@ def teacher_lookup(
 
 
 def train_job(job: Job) -> list[str]:
-    """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it.
+    """Train one student and write its weights and record. Same job, same bytes, whatever runs beside it: where a search or a
+    worker of a killed stage is at the same student, it is waited for and its student taken.
 
     Returns what was said of compilation and of the weights it started from, for the log of the stage.
     """
+    lock, waited = FileLock(job.out.with_suffix(".lock")), False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        lock.acquire()
+        waited = True
+    try:
+        return [] if waited and job.finished() else _train(job)
+    finally:
+        lock.release()
+
+
+def _train(job: Job) -> list[str]:
     cfg, said = job.config.student.for_arm(job.arm), list[str]()
     plan = Plan(job.device, job.compile, said.append)
     info = read_info(job.dataset)

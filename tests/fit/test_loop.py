@@ -46,3 +46,40 @@ def test_a_loop_that_is_kept_nowhere_saves_nothing_and_starts_afresh() -> None:
     assert not any(loop.saves(done, 10) for done in range(1, 11)) and loop.state() is None
     with pytest.raises(AssertionError, match="a place to keep it"):
         loop.save(1, {})
+
+
+def test_slow_steps_are_saved_by_the_clock_at_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of ten seconds, saves of two: one after a minute, from then on one each 200 s, beside those by the steps."""
+    now = [0.0]
+    monkeypatch.setattr("cgankd.fit.loop.time.monotonic", lambda: now[0])
+
+    class Slow(Kept):
+        def save(self, step: int, state: dict[str, object]) -> None:
+            super().save(step, state)
+            now[0] += 2.0
+
+    class Both(Slow):
+        def __init__(self) -> None:
+            super().__init__()
+            self.between = Slow()
+
+    kept = Both()
+    loop = Loop(0, checkpoint=kept, save_every=30)
+    for done in range(1, 60):
+        now[0] += 10.0
+        if loop.saves(done, 1000):
+            loop.save(done, {"step": done})
+    assert list(kept.between.states) == [6, 26, 50] and list(kept.states) == [30]
+    assert loop.state() == {"step": 50}
+    plain = Slow()
+    loop = Loop(0, checkpoint=plain, save_every=30)
+    for done in range(1, 60):
+        now[0] += 10.0
+        assert loop.saves(done, 1000) == (done == 30), "without a place of their own there are none by the clock"
+
+
+def test_the_end_is_saved_only_where_it_is_asked_for() -> None:
+    loop = Loop(0, checkpoint=Kept())
+    assert loop.saves(10, 10) and not loop.saves(10, 10, last=False)
+    assert loop.saves(4, 10, every=2) and not loop.saves(5, 10, every=2)
+    assert Loop(0, checkpoint=Kept(), save_every=5).saves(5, 10, every=2), "the loop's own wish comes first"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cgankd.config import ArmConfig, Config, ConfigError
+from cgankd.fit.loop import Loop
 from pipelines.files import artifacts
 from pipelines.files.artifacts import (
     ResumeFile,
@@ -252,3 +253,20 @@ def test_a_damaged_or_hostile_resume_file_starts_afresh(
     assert file.load() is None
     assert not (tmp_path / "hacked").exists()
     assert len(said) == 1 and "cannot be read" in said[0] and "afresh" in said[0]
+
+
+def test_a_state_saved_by_the_clock_lies_beside_the_last_one_by_the_steps(tmp_path: Path) -> None:
+    """It is taken up after a kill; the next save by the steps takes its place, and the end leaves neither."""
+    said, path = list[str](), tmp_path / "gan.pt"
+    kept = resume(path, "mark", said, on_save=lambda: "companion")
+    loop = Loop(0, checkpoint=kept)
+    kept.save(100, {"step": 100})
+    kept.between.save(130, {"step": 130})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gan-late.pt", "gan.pt"]
+    assert loop.state() == {"step": 130} and kept.load() == {"step": 100}
+    assert resume(path, "other", said).between.load() is None
+    kept.save(200, {"step": 200})
+    assert loop.state() == {"step": 200} and not (tmp_path / "gan-late.pt").exists()
+    kept.between.save(230, {"step": 230})
+    kept.delete()
+    assert list(tmp_path.iterdir()) == []

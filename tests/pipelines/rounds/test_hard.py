@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cgankd.bank import hard
+from cgankd.bank import hard, scores
 from cgankd.bank.hard import NearSource
 from cgankd.config import ConfigError
 from cgankd.data.store.banks import of_fakes, read_attributes, read_pool_images, read_pool_scores
@@ -23,11 +23,13 @@ from pipelines.files.params import load_config
 from pipelines.networks.generator import load_draw
 from pipelines.report.fakes import read_fakes
 from pipelines.rounds import hard as rounds
+from pipelines.rounds import kept_blocks
 from pipelines.runtime.opening import open_context
 from pipelines.search.config import searched_config
 from pipelines.search.space import check_space
 from pipelines.ship.card import fakes_of
 from pipelines.students.arm_rows import bank_split
+from tests.pipelines.rounds.test_kept_blocks import AtOnce
 from tests.tiny import tiny, write_params
 
 FILTER = {"bank": True, "subsample": True, "filter": True}
@@ -167,6 +169,43 @@ def test_a_killed_stage_takes_up_its_probes_and_ends_on_equal_bytes(
     assert not list((folder / "artifacts/resume/bank").glob("probe*"))
 
 
+@pytest.mark.parametrize("after", [3, 15, 45])
+def test_a_killed_stage_draws_no_block_twice_and_ends_on_equal_bytes(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Killed after so many blocks: in the burn-in, in the plain draws, and near hard ones."""
+    folder, drawn = copy_of(work, tmp_path), list[int]()
+    shutil.rmtree(folder / "artifacts/resume")
+    (folder / "artifacts/pool.h5").unlink()
+    score = scores.score
+
+    def counted(*args: Any, **rest: Any) -> scores.Scores:
+        drawn.append(1)
+        if len(drawn) == after + 1 and most:
+            raise KeyboardInterrupt
+        return score(*args, **rest)
+
+    monkeypatch.setattr(scores, "score", counted)
+    monkeypatch.setattr(kept_blocks, "Pace", AtOnce)
+    most = after
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, settings(HARD, **ROUNDS), "bank")
+    assert len(drawn) == after + 1 and not (folder / "artifacts/pool.h5").exists()
+    kept = folder / "artifacts/resume/bank/blocks"
+    assert len(list(kept.iterdir())) == after
+    most, before = 0, len(drawn)
+    said = run(folder, settings(HARD, **ROUNDS), "bank")
+    assert "scored fakes of a run that was cut short are used again" in said
+    resumed = len(drawn) - before
+    for name in ("pool.h5", "bank.h5"):
+        assert (folder / "artifacts" / name).read_bytes() == (work / "artifacts" / name).read_bytes()
+    assert numbers(folder, "bank") == numbers(work, "bank") and not kept.exists()
+    shutil.rmtree(folder / "artifacts/resume")
+    before = len(drawn)
+    run(folder, settings(HARD, **ROUNDS), "bank")
+    assert len(drawn) - before == after + resumed, "each block once"
+
+
 def test_arms_stand_in_one_table_and_their_fakes_are_told(work: Path, tmp_path: Path) -> None:
     folder = copy_of(work, tmp_path)
     run(folder, settings(HARD, **ROUNDS), "student", "evaluate")
@@ -179,11 +218,11 @@ def test_arms_stand_in_one_table_and_their_fakes_are_told(work: Path, tmp_path: 
     weights = [(folder / f"artifacts/students/student-{name}-0.safetensors").read_bytes() for name in HARD]
     assert len(set(weights)) == 4, "they learned from other fakes"
     cfg, pool = load_config(folder / "params.yaml"), folder / "artifacts/pool.h5"
-    scores = read_pool_scores(pool)
+    found = read_pool_scores(pool)
     split = bank_split(pool, cfg.student.arms["filter_hard"])
-    assert torch.equal(split.labels, scores["asked"][scores["in_hard_filter"].bool()])
-    assert fakes_of(scores, "filter", hard=True) == (70, len(scores["asked"]))
-    assert fakes_of(scores, "filter", hard=False) == (70, len(of_fakes(scores)["asked"]))
+    assert torch.equal(split.labels, found["asked"][found["in_hard_filter"].bool()])
+    assert fakes_of(found, "filter", hard=True) == (70, len(found["asked"]))
+    assert fakes_of(found, "filter", hard=False) == (70, len(of_fakes(found)["asked"]))
     shown = read_fakes(folder, cfg)
     assert shown is not None and len(shown.scores["asked"]) == int((scores["round"] == 1).sum())
     assert json.loads(str(read_attributes(pool)["config"]))["rounds"] == 3

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from cgankd.config import ArmConfig
+from pipelines.students import run_arm
 from pipelines.students.run_arm import train_job
 from tests.distill.arms import job, settings, workplace
 
@@ -34,3 +38,22 @@ def test_the_base_student_is_trained_by_its_own_settings(tmp_path: Path) -> None
     assert not equal(own, base(place, "longer", base_milestones=(0.25, 0.5), base_steps=9))
     small = base(place, "small", base_batch_size=8)
     assert equal(small, base(place, "small too", batch_size=8)) and not equal(small, base(place, "plain"))
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_student_that_another_process_is_at_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finishes: bool
+) -> None:
+    """Where the other one finishes it nothing is trained; where it was killed the training goes on here."""
+    run, done, trained = job(workplace(tmp_path, False), settings(False), "shared"), threading.Event(), list[str]()
+    monkeypatch.setattr(run_arm, "_train", lambda job: trained.append(job.name) or ["trained"])
+    monkeypatch.setattr(run_arm.Job, "finished", lambda job: finishes and done.is_set())
+    other, said = FileLock(run.out.with_suffix(".lock")), list[list[str]]()
+    with other:
+        thread = threading.Thread(target=lambda: said.append(train_job(run)))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive() and not trained
+        done.set()
+    thread.join()
+    assert said == ([[]] if finishes else [["trained"]]) and len(trained) == (0 if finishes else 1)
