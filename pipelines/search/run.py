@@ -83,11 +83,8 @@ def run(search: Search, workers: int, console: Console) -> None:
     is_new = studies.begin(storage, search.cfg, search.identity(), search.headline, search.workdir)
     study = studies.load(storage, cfg.study)
     done, again = studies.counted(study), studies.repair(study)
-    where = shown(search.url)
-    say(
-        console,
-        f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {where}: {done} of {cfg.num_trials} trials done",
-    )
+    begun = f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {shown(search.url)}"
+    say(console, f"{begun}: {done} of {cfg.num_trials} trials done")
     if again:
         say(console, f"{again} trials of killed processes are tried again")
     if cfg.against:
@@ -121,8 +118,7 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
             process.join()
     except KeyboardInterrupt:
         for process in processes:
-            if process.is_alive():
-                process.terminate()
+            process.terminate()
         for process in processes:
             process.join()
         raise
@@ -246,8 +242,7 @@ def objective(
     """
     cfg = with_values(search.cfg, values)
     own, arm = cfg.search, cfg.student.arms[cfg.search.arm]
-    ctx = quiet_context(cfg, search.workdir, child)
-    unit = search.headline.unit
+    ctx, unit = quiet_context(cfg, search.workdir, child), search.headline.unit
     with students_of(ctx, inputs_of(ctx, search.cfg), arm) as (runner, drawn):
         child.metrics({"fakes_drawn": drawn})
         for rung in range(0 if own.against else own.rungs):
@@ -266,9 +261,9 @@ def objective(
     child.metrics({"val": score} | {f"val.{seed}": v for seed, v in zip(own.seeds, found, strict=True)})
     if own.against is None:
         return (score,)
-    size = (
-        cfg.bank.num_fakes if own.against == "bank_size" else num_parameters(full.job(own.arm, arm, own.seeds[0]).out)
-    )
+    size = cfg.bank.num_fakes
+    if own.against != "bank_size":
+        size = num_parameters(full.job(own.arm, arm, own.seeds[0]).out)
     child.metrics({own.against: size})
     return score, float(size)
 
