@@ -16,6 +16,7 @@ FRAME = {
     "pipelines.stages.same_data": "refuses, or changes nothing",
     "pipelines.networks.origin": "refuses, or changes nothing",
     "pipelines.stages.table": "prints what was computed",
+    "cgankd.measure.places": "prints what was computed",
 }
 """Code that every stage stands on and no number comes from, with what it does."""
 COUNTS = {"pipelines.runtime.machine"}
