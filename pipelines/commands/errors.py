@@ -41,7 +41,12 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(stopped, err=True)
         raise typer.Exit(130) from None
-    except USER_ERRORS as error:
+    except (OSError, *USER_ERRORS) as error:
+        if isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
+            from pipelines.files.writing import of_disk
+
+            if not of_disk(error):
+                raise
         if os.environ.get("CGANKD_DEBUG", "0") not in ("", "0"):
             raise
         if isinstance(error, ValueError):
@@ -55,6 +60,11 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
 
 def sentence(error: BaseException) -> str:
     """The message of an error, with the file name that the system's own errors keep apart."""
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        from pipelines.files.writing import disk_sentence, of_disk
+
+        if of_disk(error):
+            return disk_sentence(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
     return " ".join(str(error).split())

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zipfile
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipelines.files.layout import damaged, missing
+from pipelines.files.writing import DiskError
 from pipelines.files.writing import replacing as replacing
 
 Say = Callable[[str], None]
@@ -35,9 +38,9 @@ def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:
             return None
         return value
 
-    with replacing(path) as temporary:
-        text = json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    text = (json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
+    with replacing(path, len(text)) as temporary:
+        temporary.write_bytes(text)
 
 
 def config_path(path: Path) -> Path:
@@ -57,8 +60,21 @@ def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: M
         tensors[name] = plain.clone() if place in used else plain
         used.add(place)
     write_json(config_path(path), config)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary)
+    write_tensors(path, tensors)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, with facts in its head."""
+    with replacing(path, num_bytes(tensors)) as temporary:
+        save_file(tensors, temporary, metadata=facts)
+
+
+def num_bytes(values: object) -> int:
+    """Bytes of all tensors in nested mappings and lists."""
+    if isinstance(values, Tensor):
+        return values.nbytes
+    inside = values.values() if isinstance(values, Mapping) else values if isinstance(values, list | tuple) else ()
+    return sum(map(num_bytes, inside))
 
 
 def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
@@ -135,6 +151,7 @@ class ResumeFile:
     ) -> None:
         self.path, self.fingerprint, self.say = path, fingerprint, say
         self.on_save, self.on_load = on_save, on_load
+        self._failed = False
 
     def load(self) -> dict[str, object] | None:
         """The state last saved, or None for a fresh start; says which, and why."""
@@ -142,6 +159,9 @@ class ResumeFile:
             return None
         name = f"{self.path.parent.name}/{self.path.stem}"
         try:
+            with zipfile.ZipFile(self.path) as file:
+                if (broken := file.testzip()) is not None:  # torch itself reads bytes that do not fit their checksum
+                    raise ValueError(broken)
             found = torch.load(self.path, map_location="cpu", weights_only=True)
             step, state, mark = int(found["step"]), found["state"], found["fingerprint"]
             companion = found["companion"]
@@ -157,11 +177,17 @@ class ResumeFile:
         return state
 
     def save(self, step: int, state: dict[str, object]) -> None:
-        """Keep the state of a loop after `step` steps."""
+        """Keep the state of a loop after `step` steps; a disk that does not take it is said once and ends no training."""
         record = {"fingerprint": self.fingerprint, "step": step, "state": state, "companion": self.on_save()}
-        with replacing(self.path) as temporary:
-            torch.save(record, temporary)
+        try:
+            with replacing(self.path, num_bytes(record), lasting=False) as temporary:
+                torch.save(record, temporary)
+        except DiskError as error:
+            if not self._failed:
+                self._failed = True
+                self.say(f"warning: the progress of this training is not kept, and it goes on without: {error}")
 
     def delete(self) -> None:
         """Forget the progress; called when the stage that made it is done."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that became read-only: what is left is of the same run and does no harm
+            self.path.unlink(missing_ok=True)

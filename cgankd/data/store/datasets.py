@@ -8,6 +8,7 @@ no objects, no sizes that the file cannot hold.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from cgankd.config.settings import to_dict
 from cgankd.data.batches import chunks
 from cgankd.data.dataset import Dataset
 from cgankd.data.store.files import (
+    HEADER_BYTES,
     SLAB_ROWS,
     column,
     creating,
     get_attributes,
     opening,
+    put,
     put_attributes,
     same_length,
 )
@@ -37,15 +40,21 @@ SPLITS = ("train", "val", "test")
 def write_dataset(path: Path, dataset: Dataset) -> None:
     """Write a data set: `images`, `labels`, `split` (0 train, 1 val, 2 test) and its info as attributes."""
     info, splits = dataset.info, list(dataset.splits().values())
-    with creating(path) as file:
+    with creating(path) as (file, room):
         shape = (sum(map(len, splits)), *splits[0].images.shape[1:])
+        room.take(math.prod(shape) + HEADER_BYTES)
         images = file.create_dataset("images", shape, np.uint8)
         start = 0
         for part in (chunk for split in splits for chunk in chunks(split.images, SLAB_ROWS)):
             images[start : start + len(part)] = part.numpy()
             start += len(part)
-        file["labels"] = torch.cat([split.labels for split in splits]).numpy()
-        file["split"] = np.repeat(np.arange(len(splits), dtype=np.uint8), [len(split) for split in splits])
+        put(file, room, "labels", torch.cat([split.labels for split in splits]).numpy())
+        put(
+            file,
+            room,
+            "split",
+            np.repeat(np.arange(len(splits), dtype=np.uint8), [len(split) for split in splits]),
+        )
         attributes: dict[str, str | int | float] = {
             "task": info.kind,
             "source": info.source,
@@ -60,7 +69,7 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
             attributes |= {"label_min": info.label_min, "label_max": info.label_max}
         if info.label_period is not None:
             attributes |= {"label_period": info.label_period, "label_answer": info.label_answer}
-        put_attributes(file, attributes | _rules(info))
+        put_attributes(file, room, attributes | _rules(info))
 
 
 def _rules(info: DatasetInfo) -> dict[str, str]:

@@ -121,7 +121,7 @@ def test_a_failed_write_leaves_the_former_file(tmp_path: Path, monkeypatch: pyte
     save_weights(path, {"x": torch.ones(2)}, {})
     before = path.read_bytes()
 
-    def half_write(tensors: Any, target: Path) -> None:
+    def half_write(tensors: Any, target: Path, metadata: None) -> None:
         Path(target).write_bytes(b"half")
         raise OSError("disk full")
 
