@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+STORES = ("mlflow", "sqlalchemy", "sqlite3", "alembic")
+"""Packages whose errors are those of a store that is damaged, full, locked or of another version."""
+STORE_CURE = "bring the file back, or move it away and run `cgankd sync`, which adds all runs to a new one"
 RESUMES = "stopped; the same command resumes where it was"
 """What Ctrl-C leaves to say of a command that keeps its progress."""
 Settings = Annotated[
@@ -41,12 +44,9 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(stopped, err=True)
         raise typer.Exit(130) from None
-    except (OSError, *USER_ERRORS) as error:
-        if isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
-            from pipelines.files.writing import of_disk
-
-            if not of_disk(error):
-                raise
+    except Exception as error:
+        if not isinstance(error, USER_ERRORS) and not of_elsewhere(error):
+            raise
         if os.environ.get("CGANKD_DEBUG", "0") not in ("", "0"):
             raise
         if isinstance(error, ValueError):
@@ -58,6 +58,13 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def of_elsewhere(error: Exception) -> bool:
+    """Whether a disk or a store of runs failed, and not this program."""
+    from pipelines.files.writing import of_disk
+
+    return of_disk(error) or type(error).__module__.split(".")[0] in STORES
+
+
 def sentence(error: BaseException) -> str:
     """The message of an error, with the file name that the system's own errors keep apart."""
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -65,6 +72,10 @@ def sentence(error: BaseException) -> str:
 
         if of_disk(error):
             return disk_sentence(error)
+    if isinstance(error, Exception) and type(error).__module__.split(".")[0] in STORES:
+        from pipelines.tracking.mlflow_sink import reason
+
+        return f"the store of runs cannot be used ({reason(error)}); {STORE_CURE}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
     return " ".join(str(error).split())

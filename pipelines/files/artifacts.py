@@ -5,7 +5,6 @@ Every writer goes to a temporary name and renames, so a file under its final nam
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import zipfile
@@ -19,7 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipelines.files.digests import file_digest as file_digest
+from pipelines.files.digests import fingerprint as fingerprint
+from pipelines.files.digests import source_digest as source_digest
 from pipelines.files.layout import damaged, missing
+from pipelines.files.made import check_made
 from pipelines.files.writing import DiskError
 from pipelines.files.writing import replacing as replacing
 
@@ -86,11 +89,14 @@ def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
         raise missing(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
+    except IsADirectoryError as error:
+        raise damaged(path, "it is a folder") from error
     lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
     if lacking or not isinstance(found, dict):
         raise damaged(path, f"it has no {lacking[0]!r}" if lacking else "it is no mapping")
+    check_made(path)
     return found
 
 
@@ -103,36 +109,11 @@ def load_weights(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, Tens
         raise missing(path)
     config = read_record(config_path(path), keys)
     try:
-        return load_file(path), config
-    except SafetensorError as error:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of all files in a folder."""
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        names = [f"{p.relative_to(path).as_posix()} {file_digest(p)}" for p in files]
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def source_digest(*parts: str) -> str:
-    """SHA-256 of the library's source, or of the named files and folders beside it; numbers depend on the code too."""
-    root = Path(__file__).resolve().parents[2]
-    digest = hashlib.sha256()
-    for part in parts or ("cgankd",):
-        top = root / part
-        for path in sorted(top.rglob("*.py")) if top.is_dir() else [top]:
-            digest.update(f"{path.relative_to(root).as_posix()} {file_digest(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def fingerprint(config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> str:
-    """One digest of settings and of the digests of inputs, in any order of keys."""
-    text = json.dumps({"config": config, "inputs": inputs or {}}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    check_made(path)
+    return tensors, config
 
 
 class ResumeFile:

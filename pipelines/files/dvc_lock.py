@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from cgankd.config import ConfigError
 from pipelines.files.params import parse
 
 LOCK = "dvc.lock"
 
 
+CURE = "bring it back with `git checkout dvc.lock`, or delete it and run `dvc repro`"
+
+
+def read_lock(workdir: Path) -> str:
+    """The text of dvc.lock; empty where there is none. Raises ConfigError where it is no text."""
+    path = workdir / LOCK
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{LOCK} is damaged (not UTF-8 text); {CURE}") from error
+
+
 def made_md5(text: str) -> dict[str, str]:
-    """Path -> MD5 of every file or folder that a stage made, from the text of a dvc.lock."""
+    """Path -> MD5 of every file or folder that a stage made, from the text of a dvc.lock. Raises ConfigError."""
     return {
-        out["path"]: str(out["md5"])
+        str(out["path"]): str(out["md5"])
         for stage in _stages(text).values()
-        for out in stage.get("outs", [])
-        if "md5" in out
+        for out in _listed(stage, "outs")
+        if "md5" in out and "path" in out
     }
 
 
 def read_md5(text: str, stage: str, path: str) -> str | None:
-    """MD5 of a file as a stage read it; None where dvc.lock does not tell."""
-    deps = (_stages(text).get(stage) or {}).get("deps") or []
-    return next((str(dep["md5"]) for dep in deps if dep.get("path") == path), None)
+    """MD5 of a file as a stage read it; None where dvc.lock does not tell. Raises ConfigError."""
+    deps = _listed(_stages(text).get(stage), "deps")
+    return next((str(dep["md5"]) for dep in deps if dep.get("path") == path and "md5" in dep), None)
 
 
 def _stages(text: str) -> dict[str, Any]:
-    return (parse(text, LOCK) or {}).get("stages") or {}
+    found = parse(text, LOCK) or {}
+    stages = (found.get("stages") or {}) if isinstance(found, dict) else None
+    if not isinstance(stages, dict):
+        raise ConfigError(f"{LOCK} is damaged (it lists no stages); {CURE}")
+    return stages
+
+
+def _listed(stage: Any, key: str) -> list[dict[str, Any]]:
+    """The entries of a stage under a key."""
+    entries = (stage.get(key) or []) if isinstance(stage, dict) else []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +18,14 @@ from cgankd.rng import derive
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import (
     ResumeFile,
+    config_path,
     file_digest,
     fingerprint,
     load_weights,
-    read_record,
-    replacing,
     save_weights,
     source_digest,
 )
+from pipelines.files.kept_runs import read_sealed, write_sealed
 from pipelines.networks.predictor import ensemble_of, restore_predictor
 from pipelines.networks.weights import Weights
 from pipelines.runtime.curves import Curves
@@ -58,17 +57,15 @@ class MemberJob:
         return self.out.with_suffix(".json")
 
     def finished(self) -> bool:
-        """Weights and curve are complete; what cannot be read counts for none."""
-        if not (self.out.exists() and self.record.exists()):
-            return False
-        try:
-            return bool(self.curve())
-        except ConfigError:
-            return False
+        """Weights and curve are there as they were written; what is damaged counts for none."""
+        return read_sealed(self.record, ("curve",)) is not None
 
     def curve(self) -> list[Any]:
         """Rows of the training's curve."""
-        return list(read_record(self.record, ("curve",))["curve"])
+        found = read_sealed(self.record, ("curve",))
+        if found is None:
+            raise ConfigError(f"{self.record} or a file of its run was damaged meanwhile; run `cgankd teacher` again")
+        return list(found["curve"])
 
     def checkpoint(self, curves: Curves) -> ResumeFile:
         """Resume storage of the training, with its curves."""
@@ -78,8 +75,7 @@ class MemberJob:
     def save(self, net: nn.Module, config: dict[str, Any], curves: Curves) -> None:
         """Keep the finished training."""
         save_weights(self.out, net, config)
-        with replacing(self.record) as temporary:
-            temporary.write_text(json.dumps({"curve": curves.dump()}))
+        write_sealed(self.record, {"curve": curves.dump()}, [self.out, config_path(self.out)])
         self.checkpoint(curves).delete()
 
 

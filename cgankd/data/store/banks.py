@@ -121,7 +121,7 @@ class BankWriter:
         chunk_rows = target.chunks[0]
         had, wants = self._allocated.get(name, 0), -(-end // chunk_rows)
         self._allocated[name] = wants
-        return (wants - had) * (chunk_rows * math.prod(target.shape[1:]) * target.dtype.itemsize + CHUNK_PLACE)
+        return int(wants - had) * int(chunk_rows * math.prod(target.shape[1:]) * target.dtype.itemsize + CHUNK_PLACE)
 
     def read(self, name: str, rows: Tensor) -> Tensor:
         """Rows [R] of a column as they were appended, in the order asked."""
@@ -223,7 +223,7 @@ def read_bank(path: Path) -> Bank:
 def read_attributes(path: Path) -> dict[str, str | int | float]:
     """The attributes of any of these files."""
     with opening(path) as file:
-        return get_attributes(file)
+        return get_attributes(path, file)
 
 
 def _growing(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> None:

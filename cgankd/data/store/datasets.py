@@ -82,7 +82,7 @@ def read_info(path: Path) -> DatasetInfo:
     """What a data set file says of itself. Raises ValueError where it is not a data set file."""
     with opening(path) as file:
         shape = column(path, file, "images", "u", 4).shape
-        values = get_attributes(file)
+        values = get_attributes(path, file)
     try:
         return DatasetInfo(
             kind=str(values["task"]),
@@ -92,7 +92,7 @@ def read_info(path: Path) -> DatasetInfo:
             image_size=shape[2],
             pixel_mean=tuple(map(float, json.loads(str(values["pixel_mean"])))),
             pixel_std=tuple(map(float, json.loads(str(values["pixel_std"])))),
-            class_names=tuple(map(str, json.loads(str(values.get("class_names", "[]"))))),
+            class_names=_names(str(values.get("class_names", "[]"))),
             label_min=float(values.get("label_min", 0.0)),
             label_max=float(values.get("label_max", 1.0)),
             label_period=float(values["label_period"]) if "label_period" in values else None,
@@ -101,8 +101,17 @@ def read_info(path: Path) -> DatasetInfo:
         )
     except KeyError as problem:
         raise ValueError(f"{path}: attribute {problem} is missing, so this is no data set file of cgankd") from None
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, AttributeError, RecursionError) as problem:
         raise ValueError(f"{path}: an attribute cannot be read ({problem}); write the file again") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ValueError("class_names is no list of names")
+    for name in found:
+        name.encode()  # halves of letters, which cannot be printed, are a ValueError
+    return tuple(found)
 
 
 def _one_of(answer: str) -> str:

@@ -181,5 +181,18 @@ def put_attributes(file: h5py.File, room: Reserved, attributes: Attributes) -> N
         file.attrs[name] = attributes[name]
 
 
-def get_attributes(file: h5py.File) -> dict[str, str | int | float]:
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+def get_attributes(path: Path, file: h5py.File, cure: str = RUN_AGAIN) -> dict[str, str | int | float]:
+    """The attributes. Raises ValueError where one is no number or UTF-8 text."""
+    try:
+        found = {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+    except (OSError, RuntimeError, TypeError, ValueError) as problem:
+        raise ValueError(f"{path}: the attributes cannot be read ({problem}); {cure}") from None
+    for name, value in found.items():
+        if not isinstance(value, str | int | float) or not _is_text(name) or not _is_text(value):
+            raise ValueError(f"{path}: attribute {ascii(name)} is no number or UTF-8 text; {cure}")
+    return found
+
+
+def _is_text(value: object) -> bool:
+    """Whether a text can be printed; HDF5 gives bytes that are no UTF-8 as halves of letters."""
+    return not isinstance(value, str) or value.encode(errors="replace").decode() == value
