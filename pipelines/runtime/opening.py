@@ -15,6 +15,7 @@ from pipelines.files.params import flatten, load_config, settings_of
 from pipelines.files.pinned import check_pin
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
+from pipelines.runtime.room import check_room
 from pipelines.tracking.open import open_tracker
 
 SHOWN = 4
@@ -40,6 +41,7 @@ def open_context(
     check_pin(workdir, stage)
     set_threads()
     make_plan()  # a wrong variable is refused before a run opens
+    check_room(stage, cfg, workdir)
     lock_path = workdir / "artifacts" / "resume" / f"{stage}.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from pipelines.tracking.journal import Event, JsonLines, closing_events
-from pipelines.tracking.moved import check_place
+from pipelines.tracking.moved import check_experiment, check_place
 from pipelines.tracking.names import experiment_tags, source_tags
 from pipelines.tracking.places import home, store_uri
 
@@ -60,7 +60,7 @@ class MlflowSink:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
-        self.uri, self.replay = store_uri(workdir), replay
+        self.uri, self.replay, self.top = store_uri(workdir), replay, home(workdir)
         self.ids: dict[str, str] = {}
         with environment(FIRST_PATIENCE):
             self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
@@ -68,7 +68,9 @@ class MlflowSink:
             self._describe()
 
     def _describe(self) -> None:
-        found = self.client.get_experiment(self.experiment_id).tags
+        experiment = self.client.get_experiment(self.experiment_id)
+        check_experiment(experiment.name, experiment.artifact_location, self.top)
+        found = experiment.tags
         for name, text in experiment_tags().items():
             if name not in found:  # what the user wrote or changed on the page stays
                 self.client.set_experiment_tag(self.experiment_id, name, text)
