@@ -14,6 +14,7 @@ from cgankd.config import BANK_UNSAID, Config, to_dict
 from cgankd.data.store.banks import read_attributes
 from pipelines.files.artifacts import config_path
 from pipelines.files.layout import SECTIONS, STAGES, damaged, within
+from pipelines.files.made import check_made
 from pipelines.files.params import flatten, load_config
 from pipelines.files.runs import run_behind
 
@@ -58,6 +59,7 @@ def embedded(workdir: Path, stage: str) -> dict[str, str]:
         own = config.get(stage, {k: v for k, v in config.items() if k in ("net", "width", "precision")})
         own = own if isinstance(own, dict) else {}
     elif stage == "bank" and (folder / "bank.h5").exists():
+        check_made(folder / "bank.h5")
         said = _mapping(str(read_attributes(folder / "bank.h5").get("config", "{}")), folder / "bank.h5")
         own = BANK_UNSAID | said if said else {}
     elif stage == "student":
