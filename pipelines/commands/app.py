@@ -132,10 +132,11 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     """Open MLflow's page over the runs of this folder, on 127.0.0.1 only."""
     with plain_errors():
         from cgankd.config import ConfigError
-        from pipelines.tracking.moved import StoreMoved, check_place
+        from pipelines.tracking.moved import StoreMoved, check_place, check_readable
         from pipelines.tracking.page import links, serve
         from pipelines.tracking.places import has_store, is_server, store_uri
 
+        check_readable(Path.cwd())
         try:
             check_place(Path.cwd())
         except StoreMoved as error:  # numbers are shown all the same

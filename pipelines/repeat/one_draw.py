@@ -18,6 +18,7 @@ from cgankd.config import Config
 from cgankd.config.data import MADE_HERE, REST
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, read_record, source_digest, write_json
 from pipelines.files.layout import INPUTS, OUTPUTS, STAGES, reads_teacher
+from pipelines.files.made import note_made
 from pipelines.files.made_with import NO_EFFECT
 from pipelines.files.params import settings_of
 from pipelines.runtime.context import Context
@@ -96,7 +97,7 @@ def is_done(draw: Draw, stage: str, key: str) -> bool:
         return False
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(made, dict) and made.get("key") == key and made.get("files") == _files(draw, stage)
 
@@ -122,6 +123,7 @@ def adopt(draw: Draw, workdir: Path, device: Mapping[str, Any]) -> None:
                 shutil.copytree(source, target)
             else:
                 shutil.copyfile(source, target)
+        note_made(draw.folder, stage)
         mark_done(draw, stage, key_of(draw, stage, device))
 
 

@@ -73,6 +73,26 @@ def check_place(workdir: Path, experiment: str | None = None) -> None:
                 )
 
 
+def check_readable(workdir: Path) -> None:
+    """Raise ConfigError where the SQLite store is no whole database, by a look at its tables."""
+    file = database(workdir)
+    if file is None:
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as store:
+            store.execute("PRAGMA schema_version").fetchone()
+            tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            for table in tables & {name for name, _ in PLACES}:
+                store.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return  # in use, not damaged
+        raise ConfigError(
+            f"{file} is damaged ({error}); bring it back, or move it away and run `cgankd sync`, which adds all runs of"
+            " artifacts/logs to a new one"
+        ) from error
+
+
 def check_experiment(name: str, location: str | None, top: Path) -> None:
     """Raise StoreMoved where a store of any kind would make the folder again in which this project lay before.
 

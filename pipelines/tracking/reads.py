@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.tracking.mlflow_sink import FIRST_PATIENCE, environment
-from pipelines.tracking.moved import check_place
+from pipelines.tracking.moved import check_place, check_readable
 from pipelines.tracking.places import has_store, last_run, store_uri
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def client_of(workdir: Path) -> MlflowClient | None:
     """The store of a work folder; None where it keeps no runs. Raises StoreMoved."""
     if not has_store(workdir):
         return None
+    check_readable(workdir)
     check_place(workdir)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
