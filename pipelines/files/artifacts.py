@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -23,13 +24,13 @@ from pipelines.files.digests import fingerprint as fingerprint
 from pipelines.files.digests import source_digest as source_digest
 from pipelines.files.layout import damaged, missing
 from pipelines.files.made import check_made
-from pipelines.files.writing import DiskError
+from pipelines.files.writing import SHORT_S, DiskError
 from pipelines.files.writing import replacing as replacing
 
 Say = Callable[[str], None]
 
 
-def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:
+def write_json(path: Path, values: object, *, sort_keys: bool = True, synced: bool = True) -> None:
     """Write JSON, by default with sorted keys; numbers that are not finite become null, which JSON lacks words for."""
 
     def plain(value: Any) -> Any:
@@ -42,7 +43,7 @@ def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:
         return value
 
     text = (json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
-    with replacing(path, len(text)) as temporary:
+    with replacing(path, len(text), synced=synced) as temporary:
         temporary.write_bytes(text)
 
 
@@ -51,7 +52,9 @@ def config_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.config.json")
 
 
-def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def save_weights(
+    path: Path, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any], *, synced: bool = True
+) -> None:
     """Write weights as safetensors and, before them, the config that rebuilds the net."""
     state = module.state_dict() if isinstance(module, nn.Module) else module
     tensors: dict[str, Tensor] = {}
@@ -62,13 +65,15 @@ def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: M
         place = plain.untyped_storage().data_ptr()
         tensors[name] = plain.clone() if place in used else plain
         used.add(place)
-    write_json(config_path(path), config)
-    write_tensors(path, tensors)
+    write_json(config_path(path), config, synced=synced)
+    write_tensors(path, tensors, synced=synced)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None, *, synced: bool = True
+) -> None:
     """Write tensors as safetensors, with facts in its head."""
-    with replacing(path, num_bytes(tensors)) as temporary:
+    with replacing(path, num_bytes(tensors), synced=synced) as temporary:
         save_file(tensors, temporary, metadata=facts)
 
 
@@ -133,6 +138,7 @@ class ResumeFile:
         self.path, self.fingerprint, self.say = path, fingerprint, say
         self.on_save, self.on_load = on_save, on_load
         self._failed = False
+        self._begun_s = time.monotonic()
 
     def load(self) -> dict[str, object] | None:
         """The state last saved, or None for a fresh start; says which, and why."""
@@ -161,7 +167,8 @@ class ResumeFile:
         """Keep the state of a loop after `step` steps; a disk that does not take it is said once and ends no training."""
         record = {"fingerprint": self.fingerprint, "step": step, "state": state, "companion": self.on_save()}
         try:
-            with replacing(self.path, num_bytes(record), lasting=False) as temporary:
+            old = time.monotonic() - self._begun_s > SHORT_S
+            with replacing(self.path, num_bytes(record), synced=old) as temporary:
                 torch.save(record, temporary)
         except DiskError as error:
             if not self._failed:

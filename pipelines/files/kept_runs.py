@@ -55,11 +55,11 @@ def prune(folder: Path, own: Collection[str], now_s: float) -> tuple[int, int]:
     return len(gone), sum(size[key] for key in gone)
 
 
-def write_sealed(record: Path, values: Mapping[str, Any], files: Sequence[Path]) -> None:
+def write_sealed(record: Path, values: Mapping[str, Any], files: Sequence[Path], *, synced: bool = True) -> None:
     """The record of finished work, written last: its values, and the digests of the files beside it that belong to it."""
     whole = {"values": dict(values), "files": {path.name: file_digest(path) for path in files}}
     text = json.dumps(whole | {"seal": seal(json.loads(json.dumps(whole)))}).encode()
-    with replacing(record, len(text)) as temporary:
+    with replacing(record, len(text), synced=synced) as temporary:
         temporary.write_bytes(text)
 
 

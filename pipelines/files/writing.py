@@ -12,6 +12,8 @@ from pathlib import Path
 from cgankd.config import ConfigError
 from cgankd.data.store.writing import FULL, REFUSED, Unwritten, written_whole
 
+SHORT_S = 30.0
+"""Work of so many seconds may be lost with the power: bringing it to the disk at once would cost more than it is worth."""
 AGAIN = "and run the same command again, which goes on where it was"
 
 
@@ -20,16 +22,16 @@ class DiskError(ConfigError):
 
 
 @contextmanager
-def replacing(path: Path, needed: int = 0, *, lasting: bool = True) -> Iterator[Path]:
+def replacing(path: Path, needed: int = 0, *, synced: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place on success and vanishes on failure.
 
-    `needed` are the bytes of the file where they are known; without `lasting` a loss of power may bring the former file back.
+    `needed` are the bytes of the file where they are known; without `synced` a loss of power may tear it.
     Raises DiskError where it cannot be written: the system's own error would name the temporary file.
     """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file in it, such as {path / 'NAME'}")
     try:
-        with written_whole(path, needed=needed, lasting=lasting) as temporary:
+        with written_whole(path, needed=needed, synced=synced) as temporary:
             yield temporary
     except Unwritten as error:
         raise DiskError(disk_sentence(error)) from error

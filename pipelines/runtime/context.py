@@ -122,10 +122,10 @@ class Context:
         return load_weights(self.path(name))
 
     def copy_weights(self, source: Path, name: str) -> Path:
-        """Copy weights and config from anywhere to artifacts/<name>, a file name with its ending."""
+        """Copy weights and config from anywhere to artifacts/<name>, a file name with its ending; `sync_all` is for later."""
         target = self.path(name)
         for old, new in ((config_path(source), config_path(target)), (source, target)):
-            with replacing(new, old.stat().st_size) as temporary:
+            with replacing(new, old.stat().st_size, synced=False) as temporary:
                 shutil.copyfile(old, temporary)
         return target
 

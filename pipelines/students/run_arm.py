@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,7 @@ from cgankd.types import PredictFn, Split
 from pipelines.files.artifacts import ResumeFile, config_path, load_weights, save_weights
 from pipelines.files.distillers import own_field
 from pipelines.files.kept_runs import read_sealed, write_sealed
+from pipelines.files.writing import SHORT_S
 from pipelines.networks.weights import Weights, start
 from pipelines.students.arm_rows import bank_rows, bank_split, soft_weights
 from pipelines.students.distil_arm import Student, distilled_run, train_phases
@@ -150,6 +152,7 @@ def train_job(job: Job) -> list[str]:
 
     Returns what was said of compilation and of the weights it started from, for the log of the stage.
     """
+    begun_s = time.monotonic()
     cfg, said = job.config.student.for_arm(job.arm), list[str]()
     plan = Plan(job.device, job.compile, said.append)
     info = read_info(job.dataset)
@@ -211,8 +214,9 @@ def train_job(job: Job) -> list[str]:
     # As it was validated in training: on the same device, in the same arithmetic.
     scores = group_scores(task, make_predict(inference, cfg.precision, plan=Plan(job.device)), val)
     inference.to("cpu")
+    long = time.monotonic() - begun_s > SHORT_S
     config |= {"info": to_dict(info), "arm": job.name, "seed": job.seed}
-    save_weights(job.out, inference, config)
+    save_weights(job.out, inference, config, synced=long)
     files = [job.out]
     record: dict[str, Any] = {
         "val": scores.mean,
@@ -220,10 +224,10 @@ def train_job(job: Job) -> list[str]:
         "curves": history.curves | dict(more),
     }
     if best is not None:
-        save_weights(job.best, best.weights, config | {"step": best.step})
+        save_weights(job.best, best.weights, config | {"step": best.step}, synced=long)
         files.append(job.best)
         record["best"] = {"val": best.score, "step": best.step}
-    write_sealed(job.record, record, [p for file in files for p in (file, config_path(file))])
+    write_sealed(job.record, record, [p for file in files for p in (file, config_path(file))], synced=long)
     for path in job.out.parent.glob(f"{job.out.stem}-*.resume"):
         path.unlink()
     return said

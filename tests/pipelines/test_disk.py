@@ -41,9 +41,9 @@ NUMBERS = [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG, e
 def write_pool(path: Path, blocks: int = 20) -> None:
     """A pool of 16x16 images, block by block."""
     with BankWriter(path, (1, 16, 16), 3, torch.int64) as writer:
-        for _ in range(blocks):
-            n = 200
-            noise = torch.randint(256, (n, 1, 16, 16), dtype=torch.uint8)
+        for block in range(blocks):
+            n, gen = 200, torch.Generator().manual_seed(block)
+            noise = torch.randint(256, (n, 1, 16, 16), dtype=torch.uint8, generator=gen)
             zeros, labels = torch.zeros(n), torch.zeros(n, dtype=torch.int64)
             outputs = torch.zeros(n, 3).half()
             writer.append(PoolRows(noise, labels, labels, zeros, zeros, outputs, zeros, zeros.int()))
@@ -52,7 +52,7 @@ def write_pool(path: Path, blocks: int = 20) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "safetensors": lambda path: save_weights(path, {"w": torch.rand(200_000)}, {"net": "x"}),
+    "safetensors": lambda path: save_weights(path, {"w": torch.arange(200_000.0)}, {"net": "x"}),
     "json": lambda path: write_json(path, {"x": "y" * 500_000}),
     "data set": lambda path: write_dataset(path, made_data(False)),
     "pool": write_pool,

@@ -41,22 +41,21 @@ class Unwritten(OSError):
 
 
 @contextmanager
-def written_whole(
-    path: Path, temporary: Path | None = None, needed: int = 0, *, lasting: bool = True
-) -> Iterator[Path]:
+def written_whole(path: Path, temporary: Path | None = None, needed: int = 0, *, synced: bool = True) -> Iterator[Path]:
     """A temporary name beside `path`, which takes its place when the block ends well and vanishes when it does not.
 
-    The bytes are on the disk before the file has its name, and with `lasting` the name too when this returns. `needed` are the
-    bytes that it takes, where they are known. Raises Unwritten where nothing can be written there.
+    The bytes are on the disk before the file has its name, and the name when this returns; without `synced` that is left to
+    the system, for what is seen to be torn and made again. `needed` are the bytes that it takes, where known. Raises Unwritten where nothing can be written there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp") if temporary is None else temporary
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         check_limit(path, needed)
         yield temporary
-        sync(temporary)
+        if synced:
+            sync(temporary)
         os.replace(temporary, path)
-        if lasting:
+        if synced:
             sync(path.parent)
     except Exception as error:
         problem = unwritten(error, path, temporary, needed)
@@ -79,6 +78,14 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(place)
+
+
+def sync_all(folder: Path) -> None:
+    """Bring all files of a folder and their names to the disk; cheaper after many were written than one by one."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            sync(path)
+    sync(folder)
 
 
 def unwritten(error: Exception, path: Path, temporary: Path, needed: int = 0) -> Unwritten | None:
