@@ -45,7 +45,8 @@ def written_whole(path: Path, temporary: Path | None = None, needed: int = 0, *,
     """A temporary name beside `path`, which takes its place when the block ends well and vanishes when it does not.
 
     The bytes are on the disk before the file has its name, and the name when this returns; without `synced` that is left to
-    the system, for what is seen to be torn and made again. `needed` are the bytes that it takes, where known. Raises Unwritten where nothing can be written there.
+    the system, for what is seen to be torn and made again. `needed` are the bytes that it takes, where known.
+    Raises Unwritten where nothing can be written there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp") if temporary is None else temporary
     try:
