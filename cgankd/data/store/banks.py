@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -86,17 +87,19 @@ class BankWriter:
     ) -> None:
         self.path = path
         self._context = creating(path)
-        self._file, self._room = self._context.__enter__()
-        self._room.take(MOST_COLUMNS * COLUMN_BYTES)
-        self._allocated: dict[str, int] = {}
-        label = torch.empty(0, dtype=label_dtype).numpy().dtype
-        _growing(self._file, "images", tuple(image_shape), np.uint8)
-        _growing(self._file, "teacher_output", (num_outputs,), np.float16)
-        for name in ("asked", "predicted"):
-            _growing(self._file, name, (), label)
-        for name in ("ratio", "teacher_error", "uniform", *(["teacher_spread"] if spread else [])):
-            _growing(self._file, name, (), np.float32)
-        _growing(self._file, "shard", (), np.int32)
+        with ExitStack() as stack:
+            self._file, self._room = stack.enter_context(self._context)
+            self._room.take(MOST_COLUMNS * COLUMN_BYTES)
+            self._allocated: dict[str, int] = {}
+            label = torch.empty(0, dtype=label_dtype).numpy().dtype
+            _growing(self._file, "images", tuple(image_shape), np.uint8)
+            _growing(self._file, "teacher_output", (num_outputs,), np.float16)
+            for name in ("asked", "predicted"):
+                _growing(self._file, name, (), label)
+            for name in ("ratio", "teacher_error", "uniform", *(["teacher_spread"] if spread else [])):
+                _growing(self._file, name, (), np.float32)
+            _growing(self._file, "shard", (), np.int32)
+            stack.pop_all()  # from here on the file is ended by `close` or `__exit__`
         self._rows = 0
         self._open = True
 

@@ -60,7 +60,7 @@ def written_whole(path: Path, temporary: Path | None = None, needed: int = 0, *,
             sync(path.parent)
     except Exception as error:
         problem = unwritten(error, path, temporary, needed)
-        if problem is None:
+        if problem is None or problem is error:
             raise
         raise problem from error
     finally:
