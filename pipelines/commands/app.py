@@ -134,10 +134,11 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     with plain_errors():
         from cgankd.config import ConfigError
         from pipelines.runtime.bonds import run_bonded
-        from pipelines.tracking.moved import StoreMoved, check_place
+        from pipelines.tracking.moved import StoreMoved, check_place, check_readable
         from pipelines.tracking.page import links, serve
         from pipelines.tracking.places import has_store, is_server, store_uri
 
+        check_readable(Path.cwd())
         try:
             check_place(Path.cwd())
         except StoreMoved as error:  # numbers are shown all the same

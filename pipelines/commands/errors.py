@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 USER_ERRORS = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+STORES = ("mlflow", "sqlalchemy", "sqlite3", "alembic")
+"""Packages whose errors are those of a store that is damaged, full, locked or of another version."""
+STORE_CURE = "bring the file back, or move it away and run `cgankd sync`, which adds all runs to a new one"
 RESUMES = "stopped; the same command resumes where it was"
 """What Ctrl-C leaves to say of a command that keeps its progress."""
 Settings = Annotated[
@@ -56,7 +59,7 @@ def told(error: Exception) -> str | None:
 
     if (text := in_words(error)) is not None:
         return text
-    if not isinstance(error, USER_ERRORS):
+    if not isinstance(error, USER_ERRORS) and not of_elsewhere(error):
         return None
     if isinstance(error, ValueError):
         from pipelines.runtime.faults import told_to_user
@@ -66,18 +69,38 @@ def told(error: Exception) -> str | None:
     return sentence(error)
 
 
+def of_elsewhere(error: Exception) -> bool:
+    """Whether a disk or a store of runs failed, and not this program."""
+    from pipelines.files.writing import of_disk
+
+    return of_disk(error) or type(error).__module__.split(".")[0] in STORES
+
+
 def debugging() -> bool:
     """Whether the user wants to see tracebacks."""
     return os.environ.get("CGANKD_DEBUG", "0") not in ("", "0")
 
 
 def sentence(error: BaseException) -> str:
-    """The message of an error, bounded, with the file name that the system's own errors keep apart."""
+    """The message of an error, bounded and without passwords, with the file name that the system's own errors keep apart."""
     from cgankd.config.settings import LONGEST_MESSAGE, shortened
 
-    own = isinstance(error, OSError) and error.filename is not None
-    text = f"{error.strerror}: {error.filename}" if own else " ".join(str(error).split())  # type: ignore[attr-defined]
-    return shortened(masked(text), LONGEST_MESSAGE)  # a cut address is no address any more
+    return shortened(masked(_sentence(error)), LONGEST_MESSAGE)  # masked first: a cut address is no address any more
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        from pipelines.files.writing import disk_sentence, of_disk
+
+        if of_disk(error):
+            return disk_sentence(error)
+    if isinstance(error, Exception) and type(error).__module__.split(".")[0] in STORES:
+        from pipelines.tracking.answers import reason
+
+        return f"the store of runs cannot be used ({reason(error)}); {STORE_CURE}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split())
 
 
 def console() -> Console:

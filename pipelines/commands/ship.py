@@ -101,9 +101,10 @@ def serve(
         from pipelines.files.params import load_config
         from pipelines.ship.registry import serve_command
         from pipelines.ship.release import model_name
-        from pipelines.tracking.moved import check_place
+        from pipelines.tracking.moved import check_place, check_readable
         from pipelines.tracking.places import store_uri
 
+        check_readable(Path.cwd())
         check_place(Path.cwd())
         model = model_name(load_config(Path("params.yaml")).tracking.preset, name)
         command, environment = serve_command(

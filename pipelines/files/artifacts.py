@@ -5,10 +5,13 @@ Every writer goes to a temporary name and renames, so a file under its final nam
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 import math
+import time
+import zipfile
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cgankd.data.regular import check_regular, open_regular, read_json
+from cgankd.data.regular import check_regular, read_json
 from cgankd.fit.watch import named, not_finite
 from cgankd.types import Diverged
+from pipelines.files.digests import file_digest as file_digest
+from pipelines.files.digests import fingerprint as fingerprint
+from pipelines.files.digests import source_digest as source_digest
 from pipelines.files.layout import damaged, missing
+from pipelines.files.made import check_made
+from pipelines.files.writing import SHORT_S, DiskError
 from pipelines.files.writing import replacing as replacing
 
 Say = Callable[[str], None]
 
 
-def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:
+def write_json(path: Path, values: object, *, sort_keys: bool = True, synced: bool = True) -> None:
     """Write JSON, by default with sorted keys; numbers that are not finite become null, which JSON lacks words for."""
 
     def plain(value: Any) -> Any:
@@ -38,9 +46,9 @@ def write_json(path: Path, values: object, *, sort_keys: bool = True) -> None:
             return None
         return value
 
-    with replacing(path) as temporary:
-        text = json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    text = (json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
+    with replacing(path, len(text), synced=synced) as temporary:
+        temporary.write_bytes(text)
 
 
 def config_path(path: Path) -> Path:
@@ -48,7 +56,9 @@ def config_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.config.json")
 
 
-def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def save_weights(
+    path: Path, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any], *, synced: bool = True
+) -> None:
     """Write weights as safetensors and, before them, the config that rebuilds the net.
 
     Raises Diverged, and writes neither, where a number is not finite.
@@ -64,9 +74,24 @@ def save_weights(path: Path, module: nn.Module | Mapping[str, Tensor], config: M
         place = plain.untyped_storage().data_ptr()
         tensors[name] = plain.clone() if place in used else plain
         used.add(place)
-    write_json(config_path(path), config)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary)
+    write_json(config_path(path), config, synced=synced)
+    write_tensors(path, tensors, synced=synced)
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None, *, synced: bool = True
+) -> None:
+    """Write tensors as safetensors, with facts in its head."""
+    with replacing(path, num_bytes(tensors), synced=synced) as temporary:
+        save_file(tensors, temporary, metadata=facts)
+
+
+def num_bytes(values: object) -> int:
+    """Bytes of all tensors in nested mappings and lists."""
+    if isinstance(values, Tensor):
+        return values.nbytes
+    inside = values.values() if isinstance(values, Mapping) else values if isinstance(values, list | tuple) else ()
+    return sum(map(num_bytes, inside))
 
 
 def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
@@ -78,11 +103,14 @@ def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
         raise missing(path)
     try:
         found = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise damaged(path, str(error)) from error
+    except IsADirectoryError as error:
+        raise damaged(path, "it is a folder") from error
     lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
     if lacking or not isinstance(found, dict):
         raise damaged(path, f"it has no {lacking[0]!r}" if lacking else "it is no mapping")
+    check_made(path)
     return found
 
 
@@ -95,9 +123,11 @@ def load_weights(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, Tens
         raise missing(path)
     config = read_record(config_path(path), keys)
     try:
-        return load_tensors(path), config
-    except SafetensorError as error:
+        tensors = load_tensors(path)
+    except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
+    check_made(path)
+    return tensors, config
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -112,33 +142,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         RuntimeError,
     ) as error:  # a type that torch has not, a size beyond all sizes
         raise SafetensorError(f"{type(error).__name__}: {str(error)[:200]}") from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of all files in a folder."""
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        names = [f"{p.relative_to(path).as_posix()} {file_digest(p)}" for p in files]
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def source_digest(*parts: str) -> str:
-    """SHA-256 of the library's source, or of the named files and folders beside it; numbers depend on the code too."""
-    root = Path(__file__).resolve().parents[2]
-    digest = hashlib.sha256()
-    for part in parts or ("cgankd",):
-        top = root / part
-        for path in sorted(top.rglob("*.py")) if top.is_dir() else [top]:
-            digest.update(f"{path.relative_to(root).as_posix()} {file_digest(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def fingerprint(config: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> str:
-    """One digest of settings and of the digests of inputs, in any order of keys."""
-    text = json.dumps({"config": config, "inputs": inputs or {}}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class ResumeFile:
@@ -157,6 +160,8 @@ class ResumeFile:
     ) -> None:
         self.path, self.fingerprint, self.say = path, fingerprint, say
         self.on_save, self.on_load = on_save, on_load
+        self._failed = False
+        self._begun_s = time.monotonic()
 
     def load(self) -> dict[str, object] | None:
         """The state last saved, or None for a fresh start; says which, and why."""
@@ -165,6 +170,9 @@ class ResumeFile:
         name = f"{self.path.parent.name}/{self.path.stem}"
         try:
             check_regular(self.path)
+            with zipfile.ZipFile(self.path) as file:
+                if (broken := file.testzip()) is not None:  # torch itself reads bytes that do not fit their checksum
+                    raise ValueError(broken)
             found = torch.load(self.path, map_location="cpu", weights_only=True)
             step, state, mark = int(found["step"]), found["state"], found["fingerprint"]
             companion = found["companion"]
@@ -180,16 +188,26 @@ class ResumeFile:
         return state
 
     def save(self, step: int, state: dict[str, object]) -> None:
-        """Keep the state of a loop after `step` steps."""
+        """Keep the state of a loop after `step` steps; a disk that does not take it is said once and ends no training."""
         record = {"fingerprint": self.fingerprint, "step": step, "state": state, "companion": self.on_save()}
-        with replacing(self.path) as temporary:
-            torch.save(record, temporary)
-        self._late.unlink(missing_ok=True)
+        try:
+            old = time.monotonic() - self._begun_s > SHORT_S
+            with replacing(self.path, num_bytes(record), synced=old) as temporary:
+                torch.save(record, temporary)
+            self._late.unlink(missing_ok=True)
+        except OSError as error:
+            if not isinstance(error, DiskError) and not isinstance(error, PermissionError):
+                raise
+            if not self._failed:
+                self._failed = True
+                self.say(f"warning: the progress of this training is not kept, and it goes on without: {error}")
 
     @property
     def between(self) -> ResumeFile:
         """Where a later state goes that is saved by the clock, until the next one by the steps."""
-        return ResumeFile(self._late, self.fingerprint, self.say, self.on_save, self.on_load)
+        late = copy.copy(self)
+        late.path = self._late
+        return late
 
     @property
     def _late(self) -> Path:
@@ -197,5 +215,6 @@ class ResumeFile:
 
     def delete(self) -> None:
         """Forget the progress; called when the stage that made it is done."""
-        self.path.unlink(missing_ok=True)
-        self._late.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that became read-only: what is left is of the same run and does no harm
+            self.path.unlink(missing_ok=True)
+            self._late.unlink(missing_ok=True)

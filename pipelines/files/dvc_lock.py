@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from cgankd.config import ConfigError
 from pipelines.files.params import parse
 
 LOCK = "dvc.lock"
 
 
+CURE = "bring it back with `git checkout dvc.lock`, or delete it and run `dvc repro`"
+
+
+def read_lock(workdir: Path) -> str:
+    """The text of dvc.lock; empty where there is none. Raises ConfigError where it is no text."""
+    path = workdir / LOCK
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{LOCK} is damaged (not UTF-8 text); {CURE}") from error
+
+
 def made_md5(text: str) -> dict[str, str]:
-    """Path -> MD5 of every file or folder that a stage made, from the text of a dvc.lock."""
+    """Path -> MD5 of every file or folder that a stage made, from the text of a dvc.lock. Raises ConfigError."""
     return {str(out["path"]): str(out["md5"]) for own in _stages(text).values() for out in _files(own, "outs")}
 
 
 def read_md5(text: str, stage: str, path: str) -> str | None:
-    """MD5 of a file as a stage read it; None where dvc.lock does not tell."""
+    """MD5 of a file as a stage read it; None where dvc.lock does not tell. Raises ConfigError."""
     return next((str(dep["md5"]) for dep in _files(_stages(text).get(stage), "deps") if dep["path"] == path), None)
 
 
@@ -30,7 +44,8 @@ def _files(own: object, kind: str) -> list[dict[str, Any]]:
 
 
 def _stages(text: str) -> dict[str, Any]:
-    """Stage -> what stands under its name. Raises ConfigError where the text is no YAML; empty where it is of another shape."""
-    found = parse(text, LOCK)
-    stages = found.get("stages") if isinstance(found, dict) else None
-    return stages if isinstance(stages, dict) else {}
+    found = parse(text, LOCK) or {}
+    stages = (found.get("stages") or {}) if isinstance(found, dict) else None
+    if not isinstance(stages, dict):
+        raise ConfigError(f"{LOCK} is damaged (it lists no stages); {CURE}")
+    return stages

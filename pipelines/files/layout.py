@@ -90,4 +90,5 @@ def missing(path: Path) -> ConfigError:
 
 def damaged(path: Path, what: str) -> ConfigError:
     """The error for an artifact that cannot be read, naming the stage that makes it."""
+    what = " ".join(what.split())[:200]
     return ConfigError(f"{path} is damaged ({what}); delete it and run `{maker(str(inside(path)))}` again")

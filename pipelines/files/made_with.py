@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import BANK_UNSAID, Config, to_dict
-from cgankd.data.regular import parse_json
 from cgankd.data.regular import read_json as read_record
 from cgankd.data.store.banks import read_attributes
 from pipelines.files.artifacts import config_path
-from pipelines.files.layout import SECTIONS, STAGES, within
+from pipelines.files.layout import SECTIONS, STAGES, damaged, within
+from pipelines.files.made import check_made
 from pipelines.files.params import flatten, load_config
 from pipelines.files.runs import run_behind
 
@@ -58,12 +58,26 @@ def embedded(workdir: Path, stage: str) -> dict[str, str]:
         config = read_json(config_path(folder / f"{stage}.safetensors"))
         # The teacher's own config holds its settings at the top, beside other things; the others' have a section.
         own = config.get(stage, {k: v for k, v in config.items() if k in ("net", "width", "precision")})
+        own = own if isinstance(own, dict) else {}
     elif stage == "bank" and (folder / "bank.h5").exists():
-        said = parse_json(str(read_attributes(folder / "bank.h5").get("config", "{}")))
+        check_made(folder / "bank.h5")
+        said = _mapping(str(read_attributes(folder / "bank.h5").get("config", "{}")), folder / "bank.h5")
         own = BANK_UNSAID | said if said else {}
     elif stage == "student":
-        own = read_json(folder / "students" / "runs.json").get("settings", {})
+        said = read_json(folder / "students" / "runs.json").get("settings", {})
+        own = said if isinstance(said, dict) else {}
     return {f"{stage}.{key}": as_text(value) for key, value in flatten(own).items()}
+
+
+def _mapping(text: str, path: Path) -> dict[str, Any]:
+    """A mapping in JSON that a file carries. Raises ConfigError where it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise damaged(path, "its settings are no mapping")
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

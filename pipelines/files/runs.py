@@ -10,6 +10,7 @@ from typing import Any
 from cgankd.config import ConfigError
 from cgankd.data.regular import read_json
 from pipelines.files.layout import SECTIONS, within
+from pipelines.files.made import check_made
 from pipelines.files.params import flatten, read_params
 from pipelines.tracking.journal import Event, read_roots
 from pipelines.tracking.names import result_name
@@ -17,13 +18,22 @@ from pipelines.tracking.places import log_folder
 
 
 def read_metrics(path: Path, command: str) -> dict[str, Any] | None:
-    """A JSON file of metrics; None where it is not there. Raises ConfigError where it is damaged."""
+    """A JSON file of metrics; None where it is not there.
+
+    Raises ConfigError where it is damaged, or is not as its stage left it.
+    """
     if not path.exists():
         return None
+    shown = f"{path.parent.name}/{path.name}"
     try:
-        values: dict[str, Any] = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.parent.name}/{path.name} is damaged ({error}); run `{command}` again") from error
+        values = read_json(path)
+    except (ValueError, IsADirectoryError) as error:
+        raise ConfigError(
+            f"{shown} is damaged ({' '.join(str(error).split())[:200]}); run `{command}` again"
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{shown} is damaged (it is no mapping); run `{command}` again")
+    check_made(path)
     return values
 
 

@@ -12,7 +12,7 @@ from cgankd.config.distill import DistillerConfig
 from cgankd.config.settings import from_dict
 from cgankd.types import DatasetInfo, Task
 from pipelines.files.artifacts import load_weights
-from pipelines.networks.origin import check_origin
+from pipelines.networks.origin import check_origin, understood
 from pipelines.networks.predictor import build_predictor, restore_predictor
 
 if TYPE_CHECKING:
@@ -75,4 +75,5 @@ def load_student(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module, 
     """`load_predictor` for students, whatever KD loss they had."""
     weights, config = load_weights(path, ("info", "precision"))
     check_origin(config, info, path)
-    return restore_student(weights, config, info, task.num_outputs), config
+    with understood(path):
+        return restore_student(weights, config, info, task.num_outputs), config

@@ -14,7 +14,7 @@ from cgankd.nets.gans.zoo import make_generator
 from cgankd.types import DatasetInfo, Draw, Task
 from pipelines.files.artifacts import load_weights
 from pipelines.networks import own_generator
-from pipelines.networks.origin import check_origin
+from pipelines.networks.origin import check_origin, understood
 
 
 def load_source(
@@ -26,15 +26,16 @@ def load_source(
     """
     weights, config = load_weights(path, ("info", "cgan"))
     check_origin(config, info, path)
-    cgan = from_dict(CganConfig, config["cgan"], "cgan.")
-    embed = task.label_embed(cgan.embed_dim)
-    if config.get("own") is not None:
-        draw = own_generator.make_draw(weights, own_generator.Own(**config["own"]), cgan, info, task, reuse=reuse)
-        embed.load_state_dict({name[6:]: value for name, value in weights.items() if name.startswith("embed.")})
-    else:
-        generator = make_generator(cgan, info.channels, info.image_size)
-        nn.ModuleDict({"generator": generator, "embed": embed}).load_state_dict(weights)
-        draw = make_draw(generator, embed, z_dim=cgan.z_dim, precision=cgan.precision, plan=plan, expected=expected)
+    with understood(path):
+        cgan = from_dict(CganConfig, config["cgan"], "cgan.")
+        embed = task.label_embed(cgan.embed_dim)
+        if config.get("own") is not None:
+            draw = own_generator.make_draw(weights, own_generator.Own(**config["own"]), cgan, info, task, reuse=reuse)
+            embed.load_state_dict({name[6:]: value for name, value in weights.items() if name.startswith("embed.")})
+        else:
+            generator = make_generator(cgan, info.channels, info.image_size)
+            nn.ModuleDict({"generator": generator, "embed": embed}).load_state_dict(weights)
+            draw = make_draw(generator, embed, z_dim=cgan.z_dim, precision=cgan.precision, plan=plan, expected=expected)
     return draw, embed.eval().requires_grad_(False), cgan.embed_dim
 
 

@@ -19,7 +19,7 @@ from cgankd.fit.course import Setback
 from cgankd.fit.device import Plan, is_bf16
 from cgankd.types import LogFn
 from pipelines.files.artifacts import config_path, fingerprint, load_weights, save_weights, source_digest
-from pipelines.files.kept_runs import prune
+from pipelines.files.kept_runs import prune, read_sealed, write_sealed
 
 CODE = (
     *("cgankd/config", "cgankd/data", "cgankd/nets", "cgankd/fit", "cgankd/labels", "cgankd/gan"),
@@ -50,10 +50,11 @@ class KeptGan:
 
     def load(self) -> Trained | None:
         """The GAN; None where it is not there whole."""
-        if not (self.path.exists() and config_path(self.path).exists()):
+        record = read_sealed(self._record, ("metrics", "curves"))
+        if record is None:
             return None
         try:
-            tensors, record = load_weights(self.path, ("metrics", "curves"))
+            tensors = load_weights(self.path)[0]
         except ConfigError:
             return None
         curves = {name: [[step, dict(values)] for step, values in rows] for name, rows in record["curves"].items()}
@@ -61,17 +62,23 @@ class KeptGan:
         return Trained(tensors, record["metrics"], curves, setbacks)
 
     def save(self, trained: Trained) -> None:
-        """Keep it; the weights come last, and with them it is whole."""
+        """Keep it; the record comes last, and with it, it is whole."""
         # Values as pairs, whose order is that of the columns: a mapping would be sorted.
         curves = {name: [[step, [*values.items()]] for step, values in rows] for name, rows in trained.curves.items()}
-        record: dict[str, Any] = {"metrics": trained.metrics, "curves": curves}
+        values: dict[str, Any] = {"metrics": trained.metrics, "curves": curves}
         if trained.setbacks:
-            record["setbacks"] = {name: vars(found) for name, found in trained.setbacks.items()}
-        save_weights(self.path, trained.tensors, record)
+            values["setbacks"] = {name: vars(found) for name, found in trained.setbacks.items()}
+        save_weights(self.path, trained.tensors, {})
+        write_sealed(self._record, values, [self.path, config_path(self.path)])
+
+    @property
+    def _record(self) -> Path:
+        return self.path.with_suffix(".json")
 
     def used(self) -> None:
         """Note that it was used, and make room: others go, longest unused first, where they fill too much."""
-        self.path.touch()
+        if self.path.exists():  # a full disk may not have taken it
+            self.path.touch()
         prune(self.path.parent, [self.path.stem], time.time())
 
 

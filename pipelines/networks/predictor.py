@@ -18,7 +18,7 @@ from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import Predictor, make_predictor
 from cgankd.types import DatasetInfo, Task
 from pipelines.files.artifacts import load_weights
-from pipelines.networks.origin import check_origin
+from pipelines.networks.origin import check_origin, understood
 
 
 def config_of(cfg: FitConfig) -> dict[str, Any]:
@@ -116,4 +116,5 @@ def load_predictor(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Module
     """A teacher or plain student with its weights, in eval mode and frozen, and its config."""
     weights, config = load_weights(path, ("info", "precision"))
     check_origin(config, info, path)
-    return restore_predictor(weights, config, info, task.num_outputs), config
+    with understood(path):
+        return restore_predictor(weights, config, info, task.num_outputs), config

@@ -20,7 +20,7 @@ from cgankd.ratio.density_ratio import RatioNets, make_ratio
 from cgankd.ratio.features import FrozenExtractor
 from cgankd.types import DatasetInfo, RatioFn, Task, Vicinity
 from pipelines.files.artifacts import load_weights
-from pipelines.networks.origin import check_origin
+from pipelines.networks.origin import check_origin, understood
 from pipelines.networks.predictor import member_weights, restore_predictor
 
 TEACHER = "features.teacher."
@@ -95,13 +95,14 @@ def load_ratio_nets(path: Path, info: DatasetInfo, task: Task) -> tuple[nn.Modul
     """Feature extractor, ratio network and label embedding, frozen, and the config that rebuilds them."""
     weights, config = load_weights(path, ("info", "ratio", "embed_dim"))
     check_origin(config, info, path)
-    embed = task.label_embed(config["embed_dim"])
-    teacher = None
-    if config.get("extractor") is not None:
-        own = {name.removeprefix(TEACHER): w for name, w in weights.items() if name.startswith(TEACHER)}
-        teacher = build_teacher(config["extractor"], own, info, task)
-    nets = build_ratio_nets(config["ratio"], embed, config["embed_dim"], info, task, teacher)
-    nets.load_state_dict(weights)
+    with understood(path):
+        embed = task.label_embed(config["embed_dim"])
+        teacher = None
+        if config.get("extractor") is not None:
+            own = {name.removeprefix(TEACHER): w for name, w in weights.items() if name.startswith(TEACHER)}
+            teacher = build_teacher(config["extractor"], own, info, task)
+        nets = build_ratio_nets(config["ratio"], embed, config["embed_dim"], info, task, teacher)
+        nets.load_state_dict(weights)
     nets.eval().requires_grad_(False)
     return nets, config
 

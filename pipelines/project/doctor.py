@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cgankd.config import CganConfig, ConfigError, DataConfig, StudentConfig, TeacherConfig
+from cgankd.config import CganConfig, Config, ConfigError, DataConfig, StudentConfig, TeacherConfig
 from cgankd.config.data import MADE_HERE
 from cgankd.data.regular import read_json
 from pipelines.files.params import read_params
@@ -184,10 +184,26 @@ def look_at_params(workdir: Path) -> list[Finding]:
     except ConfigError as error:
         cure = "correct the setting, or start again with `cgankd use PRESET`"
         return [Finding("params.yaml", "problem", str(error), cure)]
+    room = look_at_room(workdir, cfg)
     good = Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")
     weights = [*look_at_weights(workdir, "teacher", cfg.teacher), *look_at_weights(workdir, "student", cfg.student)]
     weights += look_at_features(cfg.cgan)
-    return [good, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher), *weights]
+    return [good, room, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher), *weights]
+
+
+def look_at_room(workdir: Path, cfg: Config) -> Finding:
+    """What the stages will write must fit beside what is there."""
+    from pipelines.files.layout import STAGES
+    from pipelines.files.writing import free_bytes, size_text
+    from pipelines.runtime.room import estimates
+
+    found = dict(estimates(cfg, workdir, STAGES))
+    needed, free = sum(found.values()), free_bytes(workdir) or 0
+    listed = ", ".join(f"{stage} {size_text(size)}" for stage, size in found.items())
+    text = f"the stages will write about {size_text(needed)} ({listed}); {size_text(free)} are free"
+    if needed > free:
+        return Finding("room", "warning", text, "make room: `dvc gc -w` drops cached data no longer in use")
+    return Finding("room", "ok", text)
 
 
 def look_at_code(workdir: Path) -> list[Finding]:

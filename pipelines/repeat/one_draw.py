@@ -18,6 +18,7 @@ from cgankd.config.data import MADE_HERE, REST
 from cgankd.data.regular import read_json
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, read_record, source_digest, write_json
 from pipelines.files.layout import INPUTS, OUTPUTS, STAGES, reads_teacher
+from pipelines.files.made import note_made
 from pipelines.files.made_with import NO_EFFECT
 from pipelines.files.params import settings_of
 from pipelines.runtime.context import Context
@@ -122,6 +123,7 @@ def adopt(draw: Draw, workdir: Path, device: Mapping[str, Any]) -> None:
                 shutil.copytree(source, target)
             else:
                 shutil.copyfile(source, target)
+        note_made(draw.folder, stage)
         mark_done(draw, stage, key_of(draw, stage, device))
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgankd.data.regular import read_text
 from pipelines.files.artifacts import file_digest
-from pipelines.files.dvc_lock import LOCK, made_md5
+from pipelines.files.dvc_lock import made_md5, read_lock
 from pipelines.files.layout import OUTPUTS, STAGES
 from pipelines.files.params import flatten, parse, preset_names, preset_text, read_params
 from pipelines.files.runs import finished_runs, numbers_differ, read_metrics, run_behind, settings_changed
@@ -160,8 +159,7 @@ def preset_changes(workdir: Path, preset: str) -> list[tuple[str, str]]:
 
 def digests(workdir: Path) -> list[tuple[str, str]]:
     """Digests of each artifact: SHA-256, as MLflow, the model card and `compare` show it, and DVC's MD5 of dvc.lock."""
-    lock = workdir / LOCK
-    known = made_md5(read_text(lock)) if lock.exists() else {}
+    known = made_md5(read_lock(workdir))
     listed = []
     for name in STAGES:
         for output in OUTPUTS[name]:

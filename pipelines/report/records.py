@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from typing import Any
 from cgankd.config import ConfigError
 from cgankd.data.regular import parse_json, read_text
 from cgankd.measure.predictive import mean_sd
-from pipelines.files.dvc_lock import read_md5
+from pipelines.files.dvc_lock import read_lock, read_md5
+from pipelines.files.made import check_made
 from pipelines.files.params import filled, nested, parse
 
 RESULT = "metrics/evaluate.json"
@@ -112,13 +112,17 @@ def from_file(path: Path, name: str) -> Record:
     top = path.resolve().parent.parent if path.resolve().parent.name == "metrics" else path.resolve().parent
 
     def beside(file: str) -> str | None:
-        return read_text(top / file) if (top / file).exists() else None
+        try:
+            return read_text(top / file) if (top / file).exists() else None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{top / file} is not UTF-8 text; bring it back or write it again") from error
 
     try:
         result = read_text(path)
     except UnicodeDecodeError as error:
         raise no_result(str(path), "not UTF-8 text") from error
-    return from_texts(name, str(path), result, beside("params.yaml"), beside("dvc.lock"))
+    check_made(path)
+    return from_texts(name, str(path), result, beside("params.yaml"), read_lock(top) or None)
 
 
 def no_result(found: str, why: str) -> ConfigError:
@@ -165,7 +169,7 @@ def from_texts(name: str, found: str, result: str, params: str | None, lock: str
     """A record from the texts of evaluate.json, params.yaml and dvc.lock; the last two may be missing."""
     try:
         values = parse_json(result)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise no_result(found, f"not JSON: {error}") from error
     if not isinstance(values, dict) or not {"headline", "arms", "teacher"} <= values.keys():
         raise no_result(found, "headline, arms or teacher is missing")
@@ -180,7 +184,19 @@ def from_texts(name: str, found: str, result: str, params: str | None, lock: str
 
 
 def record(name: str, found: str, result: Mapping[str, Any], settings: Mapping[str, Any], digest: str | None) -> Record:
-    """A record from an evaluate.json; what older files do not say is taken from the settings."""
+    """A record from an evaluate.json; what older files do not say is taken from the settings.
+
+    Raises ConfigError where it is JSON of another shape.
+    """
+    try:
+        return _record(name, found, result, settings, digest)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise no_result(found, f"of another shape: {type(error).__name__} {str(error)[:120]}") from error
+
+
+def _record(
+    name: str, found: str, result: Mapping[str, Any], settings: Mapping[str, Any], digest: str | None
+) -> Record:
     student = result.get("student") or {key: settings.get(f"student.{key}") for key in ("net", "width", "distiller")}
     seeds = result.get("seeds") or settings.get("student.seeds")
     arms = {

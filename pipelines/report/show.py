@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import read_json
 from pipelines.files.made_with import as_text, embedded, recorded
 from pipelines.files.params import filled, flatten, read_params
+from pipelines.files.runs import read_metrics
 from pipelines.project.finding import Finding
 from pipelines.stages.table import render
 from pipelines.tracking.page import run_link
@@ -27,23 +27,31 @@ def show_stage(stage: str, workdir: Path, console: Console) -> None:
     """Print settings, metrics, pictures, curves and the MLflow run of a stage. Raises ConfigError where nothing ran."""
     section = "data" if stage == "prepare" else stage
     console.print(settings_table(stage, section, workdir))
-    results = workdir / "metrics" / f"{stage}.json"
-    if not results.exists():
+    values = read_metrics(workdir / "metrics" / f"{stage}.json", f"cgankd {stage}")
+    if values is None:
         raise ConfigError(f"metrics/{stage}.json is missing; run `cgankd {stage}` first")
-    try:
-        values: dict[str, Any] = read_json(results)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"metrics/{stage}.json is damaged ({error}); run `cgankd {stage}` again") from error
-    if "arms" in values:
-        console.print(render(values))
-    else:
-        console.print(_pairs(f"metrics/{stage}.json", flatten(values)))
+    with understood_metrics(stage):
+        console.print(render(values) if "arms" in values else _pairs(f"metrics/{stage}.json", flatten(values)))
     for path in sorted((workdir / "plots" / stage).glob("*.*")):
         if path.suffix in (".png", ".csv"):
             console.print(str(path.relative_to(workdir)), markup=False, highlight=False, soft_wrap=True)
     run = last_run(workdir, stage)
     if run is not None:
         console.print(run_link(run), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def understood_metrics(stage: str) -> Iterator[None]:
+    """Raise ConfigError where the numbers of a stage are valid JSON of another shape."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
+        raise ConfigError(
+            f"metrics/{stage}.json is damaged or of another version of cgankd ({type(error).__name__}: {str(error)[:120]}); run"
+            f" `cgankd {stage}` again"
+        ) from error
 
 
 def settings_table(stage: str, section: str, workdir: Path) -> Table:

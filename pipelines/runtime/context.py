@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -15,7 +15,7 @@ from filelock import FileLock
 from rich.console import Console, RenderableType
 from torch import Tensor, nn
 
-from cgankd.config import Config
+from cgankd.config import Config, ConfigError
 from cgankd.fit.course import Setback
 from cgankd.measure.health import Check, check_setback
 from cgankd.types import LogFn
@@ -31,6 +31,7 @@ from pipelines.files.artifacts import (
     write_json,
 )
 from pipelines.files.layout import missing
+from pipelines.files.made import check_made, note_made, same_inputs
 from pipelines.files.params import settings_of
 from pipelines.locks.holding import release
 from pipelines.runtime.curves import Curves, csv_text, file_name
@@ -69,6 +70,9 @@ class Context:
         self.stage, self.cfg, self.seed, self.workdir = stage, cfg, cfg.seed, workdir
         self.tracker, self.console = tracker, console
         self.digests: dict[str, str] = {}
+        self._read: dict[Path, str] = {}
+        self.changed: Callable[[], str | None] = lambda: None
+        """Says what of params.yaml changed since the run began."""
         self._meter = Meter(console)
         self._curves: dict[str, Curves] = {}
         self._resume: list[Kept] = []
@@ -98,10 +102,12 @@ class Context:
         for name, path in zip(names, paths, strict=True):
             if not path.exists():
                 raise missing(path)
-            found[name] = file_digest(path)
+            check_made(path)
+            found[name] = self._read[path] = file_digest(path)
             config = config_path(path)
             if path.suffix == ".safetensors" and config.exists():
-                found[str(Path(name).parent / config.name)] = file_digest(config)
+                check_made(config)
+                found[str(Path(name).parent / config.name)] = self._read[config] = file_digest(config)
             if path.suffix == ".h5":
                 use = "test" if self.stage == "evaluate" else "training"
                 self.tracker.dataset(f"{self.cfg.data.source}/{name}", found[name], use)
@@ -109,8 +115,15 @@ class Context:
         self.tracker.tags({f"input.{name}": digest[:12] for name, digest in found.items()})
         return paths
 
+    def check_unchanged(self) -> None:
+        """Raise ConfigError where a file that was read is another by now: what was made of it would pass for its child."""
+        for path in same_inputs(self._read):
+            shown = path.relative_to(self.workdir)
+            raise ConfigError(f"{shown} was changed while `cgankd {self.stage}` ran; run `cgankd {self.stage}` again")
+
     def save_weights(self, name: str, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
         """artifacts/<name>.safetensors and, beside it, the config that rebuilds the net."""
+        self.check_unchanged()
         path = self.path(f"{name}.safetensors")
         save_weights(path, module, config)
         return path
@@ -120,15 +133,16 @@ class Context:
         return load_weights(self.path(name))
 
     def copy_weights(self, source: Path, name: str) -> Path:
-        """Copy weights and config from anywhere to artifacts/<name>, a file name with its ending."""
+        """Copy weights and config from anywhere to artifacts/<name>, a file name with its ending; `sync_all` is for later."""
         target = self.path(name)
         for old, new in ((config_path(source), config_path(target)), (source, target)):
-            with replacing(new) as temporary:
+            with replacing(new, old.stat().st_size, synced=False) as temporary:
                 shutil.copyfile(old, temporary)
         return target
 
     def write_artifact_json(self, name: str, values: object) -> Path:
         """artifacts/<name> as JSON, keys in the order given."""
+        self.check_unchanged()
         path = self.path(name)
         write_json(path, values, sort_keys=False)
         return path
@@ -265,6 +279,9 @@ class Context:
                 release(self._lock)
 
     def _finish(self) -> None:
+        self.check_unchanged()
+        if (other := self.changed()) is not None:
+            self.say(f"warning: {other}")
         for name, curves in self._curves.items():
             if curves.rows:
                 path = self._plot_path(f"{file_name(name)}.csv")
@@ -276,6 +293,7 @@ class Context:
         for path in (self.workdir / "plots" / self.stage).glob("*.*"):
             if path.suffix in (".png", ".csv") and path.name not in self._plots:
                 path.unlink()
+        note_made(self.workdir, self.stage)
         for resume in self._resume:
             resume.delete()
 

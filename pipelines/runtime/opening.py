@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 from rich.console import Console
 
-from cgankd.config import to_dict
-from pipelines.files.layout import BESIDE_STAGES, STAGES
-from pipelines.files.params import flatten, load_config
+from cgankd.config import Config, ConfigError, to_dict
+from pipelines.files.layout import BESIDE_STAGES, SECTIONS, STAGES
+from pipelines.files.params import flatten, load_config, settings_of
 from pipelines.files.pinned import check_pin
 from pipelines.locks.holding import clean, release, take
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
+from pipelines.runtime.room import check_room
 from pipelines.tracking.open import open_tracker
+
+SHOWN = 4
+"""Settings that one sentence names."""
 
 
 def open_context(
@@ -37,6 +42,7 @@ def open_context(
     check_pin(workdir, stage)
     set_threads()
     make_plan()  # a wrong variable is refused before a run opens
+    check_room(stage, cfg, workdir)
     lock_path = workdir / "artifacts" / "resume" / f"{stage}.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path)
@@ -62,7 +68,30 @@ def open_context(
         raise
     context = Context(stage, cfg, workdir, tracker, console)
     context._lock = lock
+    if stage in SECTIONS:
+        context.changed = lambda: params_changed(stage, cfg, workdir, overrides)
     if stage in STAGES:
         tracker.tags(plan_facts(context.plan))
         context.say(plan_line(context.plan))
     return context
+
+
+def params_changed(stage: str, cfg: Config, workdir: Path, overrides: Sequence[str]) -> str | None:
+    """A sentence where params.yaml no longer says what this run of a stage was made with; None where it does.
+
+    Raises ConfigError under DVC, which notes the settings of params.yaml as it is after the run.
+    """
+    try:
+        now = settings_of(load_config(workdir / "params.yaml", overrides), stage)
+    except ConfigError as error:
+        other = f"it cannot be read ({error})"
+    else:
+        before = settings_of(cfg, stage)
+        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if not keys:
+            return None
+        other = "; ".join(f"{key} {before.get(key)} is now {now.get(key)}" for key in keys[:SHOWN])
+    text = f"params.yaml changed while `cgankd {stage}` ran: {other}"
+    if os.environ.get("DVC_STAGE"):
+        raise ConfigError(f"{text}; run `dvc repro` again, as DVC would note the new settings for the old results")
+    return f"{text}; the results are of the former settings"

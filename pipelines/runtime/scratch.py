@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.data.store.room import Room, in_memory
 from cgankd.data.store.stream import MemoryBudget
+from cgankd.data.store.writing import unwritten
+from pipelines.files.writing import AGAIN, DiskError, disk_sentence
 
 
 def mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -22,11 +25,20 @@ def mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     wanted, free = size * dtype.itemsize, shutil.disk_usage(path.parent).free
     if wanted > 0.9 * free:
         raise ConfigError(
-            f"{wanted / 1e9:.1f} GB of scratch are needed in {path.parent}, but {free / 1e9:.1f} GB are free"
+            f"{wanted / 1e9:.1f} GB of scratch are needed in {path.parent}, but {free / 1e9:.1f} GB are free; make room"
+            f" {AGAIN}"
         )
-    tensor = torch.from_file(str(path), shared=True, size=size, dtype=dtype).reshape(shape)
-    path.unlink()
-    return tensor
+    try:
+        # Taken now: a full disk ends the process where a page of the file finds no room.
+        with path.open("wb") as file:
+            if wanted:
+                os.posix_fallocate(file.fileno(), 0, wanted)
+        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).reshape(shape)
+    except OSError as error:
+        found = unwritten(error, path, path, wanted)
+        raise (DiskError(disk_sentence(found)) if found else error) from error
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def roomy(path: Path, memory: MemoryBudget) -> Callable[[int, int], Tensor]:

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cgankd.bank import build
@@ -27,7 +25,8 @@ from cgankd.fit.device import Plan
 from cgankd.labels.task import make_task
 from cgankd.measure.health import check_bound
 from cgankd.rng import derive
-from pipelines.files.artifacts import file_digest, fingerprint, load_tensors, replacing, source_digest
+from pipelines.files.artifacts import file_digest, fingerprint, source_digest
+from pipelines.files.kept_runs import keep_tensors, kept_tensors
 from pipelines.runtime.context import Context
 from pipelines.stages import bank
 
@@ -52,19 +51,17 @@ class Remembered:
                 if found is None:
                     scores = self.score_fn(label_B, gen, shard)
                     self.drawn += len(scores)
-                    with replacing(path) as temporary:
-                        save_file({name: values.contiguous() for name, values in scores.parts().items()}, temporary)
-                    found = self._read(path, shard)
-        assert found is not None, path
+                    columns = {name: values.contiguous() for name, values in scores.parts().items()}
+                    if (error := keep_tensors(path, columns)) is not None:
+                        raise error
+                    found = scores
         if drawn == self.drawn and isinstance(self.score_fn, build.Scorer):
             self.score_fn.skip(label_B, shard)
         return found
 
     def _read(self, path: Path, shard: int) -> build.Scores | None:
-        try:
-            return build.Scores(**load_tensors(path), shard=shard) if path.exists() else None
-        except SafetensorError:  # damaged, so drawn again
-            return None
+        found = kept_tensors(path)
+        return None if found is None else build.Scores(**found, shard=shard)
 
 
 def pool_name(inputs: bank.Inputs, plan: Plan, expected: int) -> str:

@@ -83,7 +83,11 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         if done.exists() and weights.exists():
-            return weights
+            try:
+                load_weights(weights)
+                return weights
+            except ConfigError as error:
+                ctx.say(f"{error}; it is made again")
         if diverged.exists():
             raise Diverged(f"{diverged.read_text(encoding='utf-8')} (as before, under the same settings)")
         for path in needs.values():

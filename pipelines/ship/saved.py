@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from torch import Tensor
 from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
 from cgankd.config.weights import PACKAGE, PACKAGED
-from cgankd.data.regular import read_json
 from cgankd.data.store.datasets import read_split
 from cgankd.export import ShippedModel
 from cgankd.labels.answers import Answer, Margin, make_answer
@@ -21,6 +19,8 @@ from cgankd.measure.conformal import conformal_margin
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import load_weights
 from pipelines.files.layout import missing
+from pipelines.files.made import check_made
+from pipelines.files.runs import read_metrics
 from pipelines.networks.distilled import restore_student
 
 PARITY = 1e-4
@@ -76,12 +76,11 @@ def load_package(path: Path) -> Package:
     weights, config = load_weights(path)
     if not {"info", "net", "width"} <= set(config):
         raise ConfigError(f"{path} is not a teacher or student; name artifacts/student.safetensors or a copy of it")
-    info = from_dict(DatasetInfo, config["info"], "info.")
-    answer = make_answer(info)
-
     try:
+        info = from_dict(DatasetInfo, config["info"], "info.")
+        answer = make_answer(info)
         net = restore_student(weights, config, info, answer.num_outputs)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise ConfigError(f"{path} does not fit the config.json beside it; copy both files together") from error
     model = ShippedModel(net, answer).eval().requires_grad_(False)
     return Package(model, info, answer, config)
@@ -94,6 +93,7 @@ def dataset_of(workdir: Path, info: DatasetInfo) -> Path:
     path = workdir / "artifacts" / "dataset.h5"
     if not path.exists():
         raise missing(path)
+    check_made(path)
     if read_info(path) != info:
         raise ConfigError("the model was made from another data set than artifacts/dataset.h5; run all stages again")
     return path
@@ -143,15 +143,16 @@ def validation_margin(package: Package, dataset: Path, level: float) -> Margin |
 
 def evaluation(workdir: Path, package: Package) -> dict[str, Any]:
     """metrics/evaluate.json. Raises ConfigError where it is missing, damaged or of another student than the package."""
-    path = workdir / "metrics" / "evaluate.json"
-    if not path.exists():
+    result = read_metrics(workdir / "metrics" / "evaluate.json", "cgankd evaluate")
+    if result is None:
         raise ConfigError("metrics/evaluate.json is missing; run `cgankd evaluate` first")
-    try:
-        result: dict[str, Any] = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"metrics/evaluate.json is damaged ({error}); run `cgankd evaluate` again") from error
     arm, chosen = package.config.get("arm"), result.get("chosen_arm")
-    if arm != chosen or package.config.get("test") not in result["arms"][arm]["values"]:
+    arms = result.get("arms")
+    entry = arms.get(arm) if isinstance(arms, dict) else None
+    values = entry.get("values") if isinstance(entry, dict) else None
+    if not isinstance(values, list) or not isinstance(result.get("headline"), dict):
+        raise ConfigError("metrics/evaluate.json is damaged (it has other entries); run `cgankd evaluate` again")
+    if arm != chosen or package.config.get("test") not in values:
         raise ConfigError(
             f"artifacts/student.safetensors (arm {arm}) is not the student of metrics/evaluate.json (arm {chosen});"
             " run `cgankd evaluate` again"

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from cgankd.bank.selections import Columns
 from cgankd.config import BankConfig
-from cgankd.data.regular import check_regular
 from cgankd.fit.device import Plan
-from pipelines.files.artifacts import fingerprint, load_tensors, replacing, source_digest
+from pipelines.files.artifacts import fingerprint, load_tensors, source_digest, write_tensors
+from pipelines.files.kept_runs import read_sealed, write_sealed
+from pipelines.files.writing import DiskError
 
 NAMES = [field.name for field in dataclasses.fields(Columns)]
 
@@ -30,19 +29,18 @@ def burn_in_mark(cfg: BankConfig, plan: Plan, seed: int, digests: dict[str, str]
 
 def kept_burn_in(path: Path, mark: str, draw: Callable[[], Columns], say: Callable[[str], None]) -> Columns:
     """The scores in a file under this mark, or those of `draw`, which are then kept there."""
-    if path.exists():
-        try:
-            check_regular(path)
-            with safe_open(path, "pt") as file:
-                same = (file.metadata() or {}).get("mark") == mark
-            if same:
-                columns = Columns(**load_tensors(path))
-                say(f"burn-in: {len(columns)} scored draws of an earlier run are used again")
-                return columns
-        except (SafetensorError, TypeError) as error:
-            say(f"burn-in: {path.name} cannot be read ({type(error).__name__}); drawing again")
+    record = path.with_suffix(".json")
+    if (kept := read_sealed(record, ("mark",))) is not None and kept["mark"] == mark:
+        columns = Columns(**load_tensors(path))
+        say(f"burn-in: {len(columns)} scored draws of an earlier run are used again")
+        return columns
+    if kept is None and path.exists():
+        say(f"burn-in: {path.name} is not as it was written; drawing again")
     columns = draw()
-    with replacing(path) as temporary:
-        found = {name: values.contiguous() for name in NAMES if (values := getattr(columns, name)) is not None}
-        save_file(found, temporary, {"mark": mark})
+    found = {name: values.contiguous() for name in NAMES if (values := getattr(columns, name)) is not None}
+    try:
+        write_tensors(path, found, {"mark": mark})
+        write_sealed(record, {"mark": mark}, [path])
+    except DiskError as error:
+        say(f"warning: the scores of the burn-in are not kept: {error}")
     return columns

@@ -26,6 +26,7 @@ from cgankd.rng import derive, generator, seed_all
 from cgankd.types import DatasetInfo, Draw, Split, Task, Vicinity
 from pipelines.files.layout import reads_teacher
 from pipelines.files.params import settings_of
+from pipelines.files.writing import DiskError
 from pipelines.networks import own_generator
 from pipelines.networks.guides import find_features, load_features, load_teacher_loss
 from pipelines.networks.kept_gan import Trained, kept_gan, replay
@@ -62,7 +63,10 @@ def run(ctx: Context) -> None:
         trained = kept.load()
         if trained is None:
             trained = _train(ctx, info, task, train, vicinity, features)
-            kept.save(trained)
+            try:
+                kept.save(trained)
+            except DiskError as error:
+                ctx.say(f"warning: the GAN is not kept for reuse: {error}")
         else:
             ctx.say("the GAN was trained before under equal settings, data and code: kept")
             for name, rows in trained.curves.items():

@@ -16,6 +16,7 @@ from cgankd.config import ArmConfig, to_dict
 from cgankd.config.distill import arm_label
 from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_info, read_split
+from cgankd.data.store.writing import sync_all
 from cgankd.fit.course import Setback
 from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
@@ -286,6 +287,7 @@ def _save(
                 kept = {key: result[key] for key in ("seed", "val", "val_balanced")}
                 entries.append(kept | {"file": file})
             record["arms"][name].setdefault("longer", {})[str(factor)] = entries
+    sync_all(ctx.path("students"))
     ctx.write_artifact_json("students/runs.json", record)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,8 +30,10 @@ from cgankd.labels.task import make_task
 from cgankd.measure.groups import group_scores
 from cgankd.rng import derive, seed_all
 from cgankd.types import PredictFn, Split
-from pipelines.files.artifacts import ResumeFile, load_weights, read_record, save_weights
+from pipelines.files.artifacts import ResumeFile, config_path, load_weights, save_weights
 from pipelines.files.distillers import own_field
+from pipelines.files.kept_runs import read_sealed, write_sealed
+from pipelines.files.writing import SHORT_S
 from pipelines.networks.predictor import training_bytes
 from pipelines.networks.weights import Weights, start
 from pipelines.students.arm_rows import bank_rows, bank_split, soft_weights
@@ -79,15 +80,12 @@ class Job:
         return self.out.with_name(f"{self.out.stem}-best.safetensors")
 
     def finished(self) -> bool:
-        """Weights and record are complete (the record is written last); one that cannot be read counts for none."""
-        files = [self.record, self.out, *([self.best] if self.config.student.keep_best else [])]
-        if not all(path.exists() for path in files):
-            return False
-        try:
-            self.read()
-        except ConfigError:
-            return False
-        return True
+        """Weights and record are there as they were written (the record last); what is damaged counts for none."""
+        return read_sealed(self.record, self._keys) is not None
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        return ("val", "val_balanced", "curves", *(["best"] if self.config.student.keep_best else []))
 
     def mark_used(self) -> None:
         """Give a finished run the time of now, by which pipelines.files.kept_runs tells what is longest unused."""
@@ -95,9 +93,10 @@ class Job:
 
     def read(self) -> dict[str, Any]:
         """Validation score and curves. Raises ConfigError."""
-        return read_record(
-            self.record, ("val", "val_balanced", "curves", *(["best"] if self.config.student.keep_best else []))
-        )
+        found = read_sealed(self.record, self._keys)
+        if found is None:
+            raise ConfigError(f"{self.record} or a file of its run was damaged meanwhile; run `cgankd student` again")
+        return found
 
     def result(self) -> dict[str, Any]:
         record = self.read()
@@ -109,10 +108,11 @@ class Job:
         phase: str,
         on_save: Callable[[], object] = lambda: None,
         on_load: Callable[[int, Any], None] = lambda step, companion: None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> ResumeFile:
         """Resume storage of one training of this run, beside `out`, whose name is the fingerprint."""
         path = self.out.with_name(f"{self.out.stem}-{phase.replace('.', '-')}.resume")
-        return ResumeFile(path, self.out.stem, on_save=on_save, on_load=on_load)
+        return ResumeFile(path, self.out.stem, say, on_save, on_load)
 
     def starting_from(self, init: Path) -> Job:
         return replace(self, init=init)
@@ -177,6 +177,7 @@ def train_job(job: Job) -> list[str]:
 
 
 def _train(job: Job) -> list[str]:
+    begun_s = time.monotonic()
     cfg, said = job.config.student.for_arm(job.arm), list[str]()
     plan = Plan(job.device, job.compile, said.append)
     info = read_info(job.dataset)
@@ -226,10 +227,13 @@ def _train(job: Job) -> list[str]:
         history.balanced = scores.balanced
         return scores.mean
 
+    def warn(text: str) -> None:
+        if text.startswith("warning"):  # what resumes is told by nobody's log, as before
+            said.append(text)
+
     who = f"student {job.name} (seed {job.seed})"
-    loop = Loop(
-        seed, plan, history.log, job.checkpoint("train", history.state, history.load), who=who, section="student"
-    )
+    kept = job.checkpoint("train", history.state, history.load, warn)
+    loop = Loop(seed, plan, history.log, kept, who=who, section="student")
     if cfg.tune == "head" and not job.arm.kd:
         fit_head(net, task, HeadFeed(student.data, feed.augment, val.images), fit, loop, scored)
     else:
@@ -239,8 +243,10 @@ def _train(job: Job) -> list[str]:
     predict = make_predict(inference, cfg.precision, plan=Plan(job.device))
     scores = group_scores(task, sound(predict, "student.learning_rate"), val)
     inference.to("cpu")
+    long = time.monotonic() - begun_s > SHORT_S
     config |= {"info": to_dict(info), "arm": job.name, "seed": job.seed}
-    save_weights(job.out, inference, config)
+    save_weights(job.out, inference, config, synced=long)
+    files = [job.out]
     record: dict[str, Any] = {
         "val": scores.mean,
         "val_balanced": scores.balanced,
@@ -250,11 +256,10 @@ def _train(job: Job) -> list[str]:
     if setbacks:
         record["setbacks"] = [vars(found) for found in setbacks]
     if best is not None:
-        save_weights(job.best, best.weights, config | {"step": best.step})
+        save_weights(job.best, best.weights, config | {"step": best.step}, synced=long)
+        files.append(job.best)
         record["best"] = {"val": best.score, "step": best.step}
-    temporary = job.record.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record))
-    temporary.replace(job.record)
+    write_sealed(job.record, record, [p for file in files for p in (file, config_path(file))], synced=long)
     for path in job.out.parent.glob(f"{job.out.stem}-*.resume"):
         path.unlink()
     return said

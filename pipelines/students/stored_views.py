@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cgankd.config import ArmConfig, StudentConfig
@@ -26,7 +24,8 @@ from cgankd.data.views import COLUMNS, ViewBatches, make_views
 from cgankd.distill.table import TeacherTable, rows_of
 from cgankd.rng import derive
 from cgankd.types import PredictFn, Split, Task
-from pipelines.files.artifacts import fingerprint, load_tensors, replacing
+from pipelines.files.artifacts import fingerprint
+from pipelines.files.kept_runs import keep_tensors, kept_tensors
 from pipelines.students.teacher_outputs import CHUNK, cached_table
 
 PRECISION = "half"
@@ -99,11 +98,9 @@ def stored_views(
         if columns is None:
             seed = derive(base, "views")
             look = partial(augmented, spec=cfg.augment)
-            made = make_views(source.mixture(cfg, seed), look, mixing_of(cfg, task, seed), cfg.num_views, seed)
-            with replacing(path) as temporary:
-                save_file(made, temporary)
-            columns = _read(path)
-    assert columns is not None, path
+            columns = make_views(source.mixture(cfg, seed), look, mixing_of(cfg, task, seed), cfg.num_views, seed)
+            keep_tensors(path, columns)  # on a full disk each worker makes them for itself
+            columns = _read(path) or columns  # paged in from the file where it is there
     num = min(cfg.batch_size, max(1, round(cfg.views_share * cfg.batch_size)))
     rest = source.mixture(cfg, seeds[1], cfg.batch_size - num) if num < cfg.batch_size else None
     labels = task.mixed_labels if cfg.mixes else None
@@ -122,8 +119,5 @@ def view_facts(facts: Mapping[str, str], arm: ArmConfig) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    try:
-        found = load_tensors(path) if path.exists() else None
-    except SafetensorError:  # damaged, so made again
-        return None
+    found = kept_tensors(path)
     return found if found is not None and set(found) == set(COLUMNS) else None

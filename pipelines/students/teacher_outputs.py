@@ -11,15 +11,14 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cgankd.data.batches import chunks
 from cgankd.data.store.banks import read_attributes, read_pool_scores
 from cgankd.distill.table import TeacherTable, pack
 from cgankd.types import Images, PredictFn
-from pipelines.files.artifacts import fingerprint, load_tensors, replacing
+from pipelines.files.artifacts import fingerprint
+from pipelines.files.kept_runs import keep_tensors, kept_tensors
 
 CHUNK = 512
 """Images a pass, as `make_predict` has it: the bits of a convolution may depend on the size of its batch."""
@@ -50,13 +49,12 @@ def cached_table(
     key = fingerprint({"precision": precision, "torch": torch.__version__}, facts)
     path = folder / f"{key}.safetensors"
     with FileLock(folder / f"{key}.lock"):
-        found = _read(path)
+        found = kept_tensors(path)
         if found is None:
             parts = [pack(predict(chunk), precision) for chunk in images]
-            with replacing(path) as temporary:
-                save_file({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, temporary)
-            found = _read(path)
-    assert found is not None, path
+            found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            keep_tensors(path, found)  # on a full disk each worker computes them for itself
+            found = kept_tensors(path) or found  # paged in from the file where it is there
     return TeacherTable(found, num_outputs)
 
 
@@ -71,10 +69,3 @@ def table_of_pool(pool: Path, rows: Tensor, teacher: str, precision: str) -> Tea
     parts = [pack(out_BO, precision) for out_BO in torch.split(out_MO, CHUNK)]
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return TeacherTable(columns, out_MO.shape[1])
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    try:
-        return load_tensors(path) if path.exists() else None
-    except SafetensorError:  # damaged, so made again
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +19,14 @@ from cgankd.rng import derive
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import (
     ResumeFile,
+    config_path,
     file_digest,
     fingerprint,
     load_weights,
-    read_record,
-    replacing,
     save_weights,
     source_digest,
 )
+from pipelines.files.kept_runs import read_sealed, write_sealed
 from pipelines.networks.predictor import ensemble_of, restore_predictor, training_bytes
 from pipelines.networks.weights import Weights
 from pipelines.runtime.curves import Curves
@@ -59,17 +58,15 @@ class MemberJob:
         return self.out.with_suffix(".json")
 
     def finished(self) -> bool:
-        """Weights and curve are complete; what cannot be read counts for none."""
-        if not (self.out.exists() and self.record.exists()):
-            return False
-        try:
-            return bool(self.curve())
-        except ConfigError:
-            return False
+        """Weights and curve are there as they were written; what is damaged counts for none."""
+        return read_sealed(self.record, ("curve",)) is not None
 
     def curve(self) -> list[Any]:
         """Rows of the training's curve."""
-        return list(read_record(self.record, ("curve",))["curve"])
+        found = read_sealed(self.record, ("curve",))
+        if found is None:
+            raise ConfigError(f"{self.record} or a file of its run was damaged meanwhile; run `cgankd teacher` again")
+        return list(found["curve"])
 
     def need_bytes(self, info: DatasetInfo, num_outputs: int) -> float:
         """Main memory that the training needs, about."""
@@ -83,15 +80,14 @@ class MemberJob:
 
     def setback(self) -> Setback | None:
         """That of the finished training, if it had one."""
-        found = read_record(self.record).get("setback")
+        found = (read_sealed(self.record) or {}).get("setback")
         return None if found is None else Setback(**found)
 
     def save(self, net: nn.Module, config: dict[str, Any], curves: Curves, setback: Setback | None) -> None:
         """Keep the finished training."""
         record: dict[str, Any] = {"curve": curves.dump()} | ({} if setback is None else {"setback": vars(setback)})
         save_weights(self.out, net, config)
-        with replacing(self.record) as temporary:
-            temporary.write_text(json.dumps(record))
+        write_sealed(self.record, record, [self.out, config_path(self.out)])
         self.checkpoint(curves).delete()
 
 

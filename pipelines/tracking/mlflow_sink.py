@@ -23,7 +23,7 @@ from pipelines.tracking.answers import (
 )
 from pipelines.tracking.journal import Event, JsonLines, closing_events
 from pipelines.tracking.masks import masked, masked_values
-from pipelines.tracking.moved import check_place, database
+from pipelines.tracking.moved import check_experiment, check_place, database
 from pipelines.tracking.names import experiment_tags, source_tags
 from pipelines.tracking.places import home, is_server, store_uri, within
 from pipelines.tracking.stored import RUN_TAG, WHOLE_TAG, Stored, best_of, is_same, names_in
@@ -56,7 +56,7 @@ class MlflowSink:
         sign_in()
         from mlflow import MlflowClient
 
-        self.uri, self.replay = store_uri(workdir), replay
+        self.uri, self.replay, self.top = store_uri(workdir), replay, home(workdir)
         self.ids: dict[str, str] = {}
         self.found: set[str] = set()
         """Runs of the store that were there before: what is replayed into them is written once."""
@@ -95,6 +95,7 @@ class MlflowSink:
                 found = client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        check_experiment(found.name, found.artifact_location, self.top)
         for tag, text in tags.items():
             if tag not in found.tags:
                 client.set_experiment_tag(found.experiment_id, tag, text)

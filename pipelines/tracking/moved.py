@@ -68,12 +68,48 @@ def check_place(workdir: Path, experiment: str | None = None) -> None:
                 f"the MLflow store {file.name} looks for the files of its runs below {former[0]}, where this project"
                 " lay before it was moved or copied; run `cgankd doctor --repair`, which changes that to its folder of now"
             )
-        for name, place, used in experiments(store):
-            if name == experiment and place and used and not place.exists() and not settled(place, top):
+        for name, place, _ in experiments(store):
+            if name == experiment and place and not place.exists() and not settled(place, top):
                 raise StoreMoved(
                     f"the MLflow experiment {name!r} keeps the files of its runs in {place}, which is not there; bring"
                     " that folder back, or name another experiment in tracking.experiment"
                 )
+
+
+def check_readable(workdir: Path) -> None:
+    """Raise ConfigError where the SQLite store is no whole database, by a look at its tables."""
+    file = database(workdir)
+    if file is None:
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as store:
+            store.execute("PRAGMA schema_version").fetchone()
+            tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            for table in tables & {name for name, _ in PLACES}:
+                store.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return  # in use, not damaged
+        raise ConfigError(
+            f"{file} is damaged ({error}); bring it back, or move it away and run `cgankd sync`, which adds all runs of"
+            " artifacts/logs to a new one"
+        ) from error
+
+
+def check_experiment(name: str, location: str | None, top: Path) -> None:
+    """Raise StoreMoved where a store of any kind would make the folder again in which this project lay before.
+
+    A place of a new experiment may be missing, but not the folder that `mlruns` is to lie in.
+    """
+    place = local(location)
+    if place is None or place.exists() or settled(place, top):
+        return
+    roots = [path for path in (place, *place.parents) if path.name == RUNS]
+    if not (roots[-1].parent if roots else place.parent).exists():
+        raise StoreMoved(
+            f"the MLflow experiment {name!r} keeps the files of its runs in {place}, of which nothing is there; bring"
+            " that folder back, or name another experiment in tracking.experiment"
+        )
 
 
 def database(workdir: Path) -> Path | None:

@@ -14,7 +14,7 @@ from cgankd.config import ConfigError
 from cgankd.data.regular import read_json
 from pipelines.tracking.answers import FIRST_PATIENCE, check_answers, environment, reason, sign_in
 from pipelines.tracking.masks import masked
-from pipelines.tracking.moved import check_place
+from pipelines.tracking.moved import check_place, check_readable
 from pipelines.tracking.places import has_store, last_run, store_uri
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def client_of(workdir: Path) -> MlflowClient | None:
     """
     if not has_store(workdir):
         return None
+    check_readable(workdir)
     check_place(workdir)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cgankd.data.store.files import (
+    HEADER_BYTES,
     SLAB_ROWS,
     Array,
     Attributes,
@@ -23,12 +25,19 @@ from cgankd.data.store.files import (
     creating,
     get_attributes,
     opening,
+    put,
     put_attributes,
     read_rows,
     same_length,
 )
 from cgankd.data.store.stream import MemoryBudget, rows_or_stream
+from cgankd.data.store.writing import Reserved
 from cgankd.types import Bank, Images
+
+CHUNK_PLACE = 256
+"""Most bytes that the place of a chunk takes in the tree of a dataset."""
+MOST_COLUMNS, COLUMN_BYTES = 12, 2**14
+"""Columns that a pool begins with, and most bytes that an empty one takes."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +88,19 @@ class BankWriter:
     ) -> None:
         self.path = path
         self._context = creating(path)
-        self._file = self._context.__enter__()
-        label = torch.empty(0, dtype=label_dtype).numpy().dtype
-        _growing(self._file, "images", tuple(image_shape), np.uint8)
-        _growing(self._file, "teacher_output", (num_outputs,), np.float16)
-        for name in ("asked", "predicted"):
-            _growing(self._file, name, (), label)
-        for name in ("ratio", "teacher_error", "uniform", *(["teacher_spread"] if spread else [])):
-            _growing(self._file, name, (), np.float32)
-        _growing(self._file, "shard", (), np.int32)
+        with ExitStack() as stack:
+            self._file, self._room = stack.enter_context(self._context)
+            self._room.take(MOST_COLUMNS * COLUMN_BYTES)
+            self._allocated: dict[str, int] = {}
+            label = torch.empty(0, dtype=label_dtype).numpy().dtype
+            _growing(self._file, "images", tuple(image_shape), np.uint8)
+            _growing(self._file, "teacher_output", (num_outputs,), np.float16)
+            for name in ("asked", "predicted"):
+                _growing(self._file, name, (), label)
+            for name in ("ratio", "teacher_error", "uniform", *(["teacher_spread"] if spread else [])):
+                _growing(self._file, name, (), np.float32)
+            _growing(self._file, "shard", (), np.int32)
+            stack.pop_all()  # from here on the file is ended by `close` or `__exit__`
         self._rows = 0
         self._open = True
 
@@ -98,12 +111,21 @@ class BankWriter:
         """Add B rows to every column."""
         assert self._open, "append after close"
         end = self._rows + len(rows)
+        self._room.take(sum(self._growth(name, end) for name in rows.columns()))
         for name, values in rows.columns().items():
             target = self._file[name]
             assert values.shape[1:] == target.shape[1:], f"{name} rows have shape {target.shape[1:]}"
             target.resize(end, axis=0)
             target[self._rows : end] = values.numpy() if isinstance(values, Tensor) else values
         self._rows = end
+
+    def _growth(self, name: str, end: int) -> int:
+        """Bytes that a column of `end` rows takes beyond what is kept for it: whole chunks, and their places in a tree."""
+        target = self._file[name]
+        chunk_rows = target.chunks[0]
+        had, wants = self._allocated.get(name, 0), -(-end // chunk_rows)
+        self._allocated[name] = wants
+        return int(wants - had) * int(chunk_rows * math.prod(target.shape[1:]) * target.dtype.itemsize + CHUNK_PLACE)
 
     def read(self, name: str, rows: Tensor) -> Tensor:
         """Rows [R] of a column as they were appended, in the order asked."""
@@ -113,11 +135,11 @@ class BankWriter:
         """Add whole columns [M] once all rows are in, such as the boolean `in_raw`."""
         for name, values in columns.items():
             assert values.shape == (self._rows,), f"column {name} has one value a row"
-            self._file[name] = values.numpy() if isinstance(values, Tensor) else values
+            put(self._file, self._room, name, values.numpy() if isinstance(values, Tensor) else values)
 
     def close(self, attributes: Attributes) -> None:
         """Write the attributes and give the file its final name."""
-        put_attributes(self._file, attributes)
+        put_attributes(self._file, self._room, attributes)
         self._open = False
         self._context.__exit__(None, None, None)
 
@@ -173,17 +195,19 @@ def write_bank(path: Path, pool_path: Path, rows: Tensor, labels: Tensor, attrib
     Datasets: images, asked, labels, ratio, teacher_error, teacher_output, shard, and teacher_spread where the pool has it.
     """
     assert rows.shape == labels.shape, "one label a row"
-    with opening(pool_path) as pool, creating(path) as file:
-        _copy_rows(column(pool_path, pool, "images", "u", 4), rows, file, "images")
-        file["labels"] = labels.numpy()
+    with opening(pool_path) as pool, creating(path) as (file, room):
+        _copy_rows(column(pool_path, pool, "images", "u", 4), rows, file, room, "images")
+        put(file, room, "labels", labels.numpy())
         more = [name for name in ("teacher_spread",) if name in pool]
         for name in ("asked", "ratio", "teacher_error", "teacher_output", "shard", *more):
-            _copy_rows(column(pool_path, pool, name, "iuf", None), rows, file, name)
-        put_attributes(file, attributes)
+            _copy_rows(column(pool_path, pool, name, "iuf", None), rows, file, room, name)
+        put_attributes(file, room, attributes)
 
 
-def _copy_rows(source: h5py.Dataset, rows: Tensor, file: h5py.File, name: str) -> None:
-    target = file.create_dataset(name, (len(rows), *source.shape[1:]), source.dtype)
+def _copy_rows(source: h5py.Dataset, rows: Tensor, file: h5py.File, room: Reserved, name: str) -> None:
+    shape = (len(rows), *source.shape[1:])
+    room.take(math.prod(shape) * source.dtype.itemsize + HEADER_BYTES)
+    target = file.create_dataset(name, shape, source.dtype)
     for start in range(0, len(rows), SLAB_ROWS):
         part = rows[start : start + SLAB_ROWS].numpy()
         target[start : start + len(part)] = read_rows(source, part).numpy()
@@ -203,7 +227,7 @@ def read_bank(path: Path) -> Bank:
 def read_attributes(path: Path) -> dict[str, str | int | float]:
     """The attributes of any of these files."""
     with opening(path) as file:
-        return get_attributes(file)
+        return get_attributes(path, file)
 
 
 def _growing(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> None:

@@ -8,6 +8,7 @@ no objects, no sizes that the file cannot hold.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from cgankd.data.batches import chunks
 from cgankd.data.dataset import Dataset
 from cgankd.data.regular import parse_json
 from cgankd.data.store.files import (
+    HEADER_BYTES,
     SLAB_ROWS,
     all_rows,
     column,
     creating,
     get_attributes,
     opening,
+    put,
     put_attributes,
     same_length,
 )
@@ -41,15 +44,21 @@ SPLITS = ("train", "val", "test")
 def write_dataset(path: Path, dataset: Dataset) -> None:
     """Write a data set: `images`, `labels`, `split` (0 train, 1 val, 2 test) and its info as attributes."""
     info, splits = dataset.info, list(dataset.splits().values())
-    with creating(path) as file:
+    with creating(path) as (file, room):
         shape = (sum(map(len, splits)), *splits[0].images.shape[1:])
+        room.take(math.prod(shape) + HEADER_BYTES)
         images = file.create_dataset("images", shape, np.uint8)
         start = 0
         for part in (chunk for split in splits for chunk in chunks(split.images, SLAB_ROWS)):
             images[start : start + len(part)] = part.numpy()
             start += len(part)
-        file["labels"] = torch.cat([split.labels for split in splits]).numpy()
-        file["split"] = np.repeat(np.arange(len(splits), dtype=np.uint8), [len(split) for split in splits])
+        put(file, room, "labels", torch.cat([split.labels for split in splits]).numpy())
+        put(
+            file,
+            room,
+            "split",
+            np.repeat(np.arange(len(splits), dtype=np.uint8), [len(split) for split in splits]),
+        )
         attributes: dict[str, str | int | float] = {
             "task": info.kind,
             "source": info.source,
@@ -64,7 +73,7 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
             attributes |= {"label_min": info.label_min, "label_max": info.label_max}
         if info.label_period is not None:
             attributes |= {"label_period": info.label_period, "label_answer": info.label_answer}
-        put_attributes(file, attributes | _rules(info))
+        put_attributes(file, room, attributes | _rules(info))
 
 
 def _rules(info: DatasetInfo) -> dict[str, str]:
@@ -77,7 +86,7 @@ def read_info(path: Path) -> DatasetInfo:
     """What a data set file says of itself. Raises ValueError where it is not a data set file."""
     with opening(path) as file:
         shape = column(path, file, "images", "u", 4).shape
-        values = get_attributes(file)
+        values = get_attributes(path, file)
     try:
         return DatasetInfo(
             kind=str(values["task"]),
@@ -87,7 +96,7 @@ def read_info(path: Path) -> DatasetInfo:
             image_size=shape[2],
             pixel_mean=tuple(map(float, parse_json(str(values["pixel_mean"])))),
             pixel_std=tuple(map(float, parse_json(str(values["pixel_std"])))),
-            class_names=tuple(map(str, parse_json(str(values.get("class_names", "[]"))))),
+            class_names=_names(str(values.get("class_names", "[]"))),
             label_min=float(values.get("label_min", 0.0)),
             label_max=float(values.get("label_max", 1.0)),
             label_period=float(values["label_period"]) if "label_period" in values else None,
@@ -98,6 +107,15 @@ def read_info(path: Path) -> DatasetInfo:
         raise ValueError(f"{path}: attribute {problem} is missing, so this is no data set file of cgankd") from None
     except (ValueError, TypeError, AttributeError, OverflowError) as problem:
         raise ValueError(f"{path}: an attribute cannot be read ({str(problem)[:200]}); write the file again") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = parse_json(text)
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ValueError("class_names is no list of names")
+    for name in found:
+        name.encode()  # halves of letters, which cannot be printed, are a ValueError
+    return tuple(found)
 
 
 def _one_of(answer: str) -> str:
@@ -145,6 +163,6 @@ def read_split(path: Path, name: str, memory: MemoryBudget | None = None) -> Spl
         labels = column(path, file, "labels", "if", 1)
         split = column(path, file, "split", "u", 1)
         same_length(path, images, labels, split)
-        num_classes = get_attributes(file).get("num_classes")
+        num_classes = get_attributes(path, file).get("num_classes")
         rows = np.flatnonzero(all_rows(split) == SPLITS.index(name))
         return Split(rows_or_stream(path, images, rows, memory), _checked(path, labels, num_classes)[rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cgankd.data.regular import check_regular
+from cgankd.data.store.writing import Reserved, written_whole
 
 Array = np.ndarray[Any, Any]
 Attributes = Mapping[str, str | int | float]
@@ -27,6 +28,10 @@ MAX_BYTES = 2**38
 """Largest declared size of one dataset that is read (256 GiB)."""
 MAX_PACKED, PACKED_BYTES = 100, 2**26
 """Packed datasets above PACKED_BYTES may unpack to MAX_PACKED times what they take: images pack some 2 to 20 times."""
+READING = re.compile(r"(?i)read|object|decode|decompress|filter|inflate|header|checksum|attribute")
+"""Words of HDF5's own errors where what it reads is broken."""
+HEADER_BYTES = 2**12
+"""Most bytes that a dataset or attribute of ours takes beside its values."""
 RUN_AGAIN = "run the stage that writes it again"
 WRITE_AGAIN = "write the file again"
 MOST_MEMBERS = 1000
@@ -39,18 +44,25 @@ PLAIN_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILT
 
 
 @contextlib.contextmanager
-def creating(path: Path) -> Iterator[h5py.File]:
-    """A new file under a temporary name, renamed to `path` when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
+def creating(path: Path) -> Iterator[tuple[h5py.File, Reserved]]:
+    """A new file under a temporary name, renamed to `path` when the block ends well and removed when it does not.
+
+    Take room before each write: HDF5 ends the process where a write of its own fails. Raises Unwritten.
+    """
+    with written_whole(path, path.with_name(f"{path.name}.tmp")) as temporary:
+        temporary.touch()  # a name that cannot be written is refused by the system itself, which says why
+        room = Reserved(temporary, path)
+        room.take(0)
         with h5py.File(temporary, "w") as file:
-            yield file
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            room.take(0)
+            yield file, room
+        room.give_back()
+
+
+def put(file: h5py.File, room: Reserved, name: str, values: Array) -> None:
+    """A new dataset of these values. Raises Unwritten where there is no room for it."""
+    room.take(values.nbytes + HEADER_BYTES)
+    file[name] = values
 
 
 @contextlib.contextmanager
@@ -68,7 +80,14 @@ def opening(path: Path, *, names: Sequence[str] | None = None, cure: str = RUN_A
             check_file(path, file, names, cure=cure)
         except BROKEN as problem:
             raise ValueError(f"{path} is no whole HDF5 file ({str(problem)[:200]}); {cure}") from None
-        yield file
+        try:
+            yield file
+        except (OSError, RuntimeError) as problem:
+            if isinstance(problem, OSError) and problem.filename is not None:
+                raise  # of another file
+            if not READING.search(str(problem)):
+                raise
+            raise ValueError(f"{path} cannot be read ({str(problem)[:200]}); {cure}") from None
 
 
 def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, *, cure: str = RUN_AGAIN) -> None:
@@ -166,24 +185,29 @@ def all_rows(item: h5py.Dataset) -> Array:
     return found
 
 
-def put_attributes(file: h5py.File, attributes: Attributes) -> None:
+def put_attributes(file: h5py.File, room: Reserved, attributes: Attributes) -> None:
     for name in sorted(attributes):
+        room.take(len(name) + len(str(attributes[name]).encode()) + HEADER_BYTES)
         file.attrs[name] = attributes[name]
 
 
-def get_attributes(file: h5py.File) -> dict[str, str | int | float]:
-    """The attributes of a file. Raises ValueError on what none of ours is: arrays, references, the very large."""
-    where = str(file.filename)
+def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict[str, str | int | float]:
+    """The attributes of a file. Raises ValueError on what none of ours is: arrays, references, the very large, no UTF-8."""
     try:
         names = list(file.attrs)
         sizes = [file.attrs.get_id(name).get_storage_size() for name in names[:MOST_MEMBERS]]
         if len(names) > MOST_MEMBERS or any(size > ATTRIBUTE_BYTES for size in sizes):
-            raise ValueError(f"{where} has more or larger attributes than any file of this package; {WRITE_AGAIN}")
+            raise ValueError(f"{path} has more or larger attributes than any file of this package; {cure}")
         found = {name: file.attrs[name] for name in names}
     except BROKEN as problem:
-        raise ValueError(f"{where}: an attribute cannot be read ({str(problem)[:200]}); {WRITE_AGAIN}") from None
+        raise ValueError(f"{path}: an attribute cannot be read ({str(problem)[:200]}); {cure}") from None
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
     for name, value in plain.items():
-        if not isinstance(value, str | int | float):
-            raise ValueError(f"{where}: attribute {name!r} is a {type(value).__name__}; {WRITE_AGAIN}")
+        if not isinstance(value, str | int | float) or not _is_text(name) or not _is_text(value):
+            raise ValueError(f"{path}: attribute {ascii(name)} is no number or UTF-8 text; {cure}")
     return plain
+
+
+def _is_text(value: object) -> bool:
+    """Whether a text can be printed; HDF5 gives bytes that are no UTF-8 as halves of letters."""
+    return not isinstance(value, str) or value.encode(errors="replace").decode() == value

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cgankd.data.store.files import SLAB_ROWS, column, creating, opening
+from cgankd.data.store.files import HEADER_BYTES, SLAB_ROWS, column, creating, opening
 from cgankd.data.store.stream import MemoryBudget, rows_or_stream
 from cgankd.types import Images
 
 
 def write_unlabelled(path: Path, images_UCHW: Images, rows: Tensor) -> None:
     """Write the images at rows [M], slab by slab; there may be none."""
-    with creating(path) as file:
-        images = file.create_dataset("images", (len(rows), *images_UCHW.shape[1:]), np.uint8)
+    with creating(path) as (file, room):
+        shape = (len(rows), *images_UCHW.shape[1:])
+        room.take(math.prod(shape) + HEADER_BYTES)
+        images = file.create_dataset("images", shape, np.uint8)
         for start in range(0, len(rows), SLAB_ROWS):
             part = rows[start : start + SLAB_ROWS]
             images[start : start + len(part)] = images_UCHW[part].numpy()

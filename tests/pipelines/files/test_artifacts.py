@@ -16,6 +16,7 @@ from cgankd.fit.loop import Loop
 from pipelines.files import artifacts
 from pipelines.files.artifacts import (
     ResumeFile,
+    config_path,
     file_digest,
     fingerprint,
     load_weights,
@@ -25,6 +26,7 @@ from pipelines.files.artifacts import (
     source_digest,
     write_json,
 )
+from pipelines.files.kept_runs import write_sealed
 from pipelines.files.layout import MAKERS, STAGES, missing
 from pipelines.files.params import write_text
 from pipelines.students.run_arm import Job
@@ -107,14 +109,16 @@ def test_a_record_cut_off_counts_as_an_unfinished_run(tmp_path: Path, digits_con
         memory_bytes=0,
         teacher_key={},
     )
-    job.out.touch()
-    for text, finished in (
-        ('{"val": 3.0, "cur', False),
-        ("{}", False),
-        ('{"val": 3.0, "val_balanced": 4.0, "curves": {}}', True),
-    ):
+    save_weights(job.out, {"x": torch.ones(2)}, {})
+    assert not job.finished()
+    values = {"val": 3.0, "val_balanced": 4.0, "curves": {}}
+    write_sealed(job.record, values, [job.out, config_path(job.out)])
+    whole = job.record.read_text()
+    for text, finished in ((whole[:-20], False), ("{}", False), (json.dumps(values), False), (whole, True)):
         job.record.write_text(text)
         assert job.finished() == finished
+    write_sealed(job.record, {"val": 3.0}, [job.out])
+    assert not job.finished()  # a record of older make lacks what is needed
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +126,7 @@ def test_a_failed_write_leaves_the_former_file(tmp_path: Path, monkeypatch: pyte
     save_weights(path, {"x": torch.ones(2)}, {})
     before = path.read_bytes()
 
-    def half_write(tensors: Any, target: Path) -> None:
+    def half_write(tensors: Any, target: Path, metadata: None) -> None:
         Path(target).write_bytes(b"half")
         raise OSError("disk full")
 

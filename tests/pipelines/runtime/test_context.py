@@ -74,6 +74,7 @@ def test_a_stage_leaves_metrics_curves_and_a_finished_run(workdir: Path) -> None
     assert rows[0] == ["step", "loss", "val"] and [r[0] for r in rows[1:]] == [str(i) for i in range(1, 41)]
     assert rows[5][2] == repr(5 / 3) and rows[4][2] == ""
     assert sorted(outputs(workdir)) == [
+        "artifacts/digests/teacher.json",
         "artifacts/teacher.config.json",
         "artifacts/teacher.safetensors",
         "metrics/teacher.json",

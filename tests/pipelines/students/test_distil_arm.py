@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 def test_every_method_trains_a_student(places: dict[bool, Path], name: str, scalar: bool, bank: bool) -> None:
     run = job(places[scalar], settings(scalar, distiller=name), f"{name}-{bank}", bank=bank)
     train_job(run)
-    record = json.loads(run.record.read_text())
+    record = run.read()
     assert all(torch.tensor([v for _, v in points]).isfinite().all() for points in record["curves"].values())
     assert set(record["curves"]) > {"loss", "hard", "val"}
     info = read_info(run.dataset)
@@ -180,7 +179,7 @@ def test_a_list_is_the_weighted_sum(places: dict[bool, Path]) -> None:
     cfg = settings(False, distillers=entries, task_weight=1.0)
     run = job(places[False], cfg, "both")
     train_job(run)
-    curves = json.loads(run.record.read_text())["curves"]
+    curves = run.read()["curves"]
     assert {"0.kd.soft", "1.takd.soft"} < set(curves)
     for (_, loss), (_, hard), (_, kd), (_, takd) in zip(
         curves["loss"], curves["hard"], curves["0.kd.soft"], curves["1.takd.soft"], strict=True

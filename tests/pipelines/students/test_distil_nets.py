@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +169,7 @@ def test_choices_of_fakes_are_curves_of_the_run(tmp_path: Path) -> None:
     cfg = settings(False, distiller="skd_speculative", distiller_options=options, num_steps=6)
     run = job(workplace(tmp_path, False), cfg)
     train_job(run)
-    curves = json.loads(run.record.read_text())["curves"]
+    curves = run.read()["curves"]
     found = {name: curves[f"speculative_{name}"] for name in ("chosen", "acceptance", "correction", "coverage")}
     # 20 real images and 12 fakes in batches of 6: half an epoch is three steps.
     assert all([step for step, _ in points] == [0, 3] for points in found.values())

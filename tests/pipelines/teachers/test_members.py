@@ -281,7 +281,7 @@ def test_losses_on_features_learn_from_the_heaviest_member(tmp_path: Path, name:
     train_job(one)
     info = read_info(one.dataset)
     load_student(one.out, info, make_task(info, one.config))
-    assert json.loads(one.record.read_text())["val"] >= 0
+    assert one.read()["val"] >= 0
 
 
 @pytest.mark.parametrize("scalar", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import sqlite3
 from contextlib import closing
@@ -16,7 +17,7 @@ from cgankd.config import ConfigError, TrackingConfig
 from pipelines.commands.app import app
 from pipelines.project.doctor import look_at_tracking
 from pipelines.tracking.journal import Tracker
-from pipelines.tracking.moved import Repaired, StoreMoved, check_place, repair
+from pipelines.tracking.moved import RUNS, Repaired, StoreMoved, check_experiment, check_place, check_readable, repair
 from pipelines.tracking.open import open_tracker
 from pipelines.tracking.places import FILE, store_uri
 from pipelines.tracking.reads import attach, find_run
@@ -220,3 +221,34 @@ def test_what_is_no_store_is_left_to_mlflow(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.invalid:1")
     check_place(tmp_path, "cgankd")
     assert repair(tmp_path) is None
+
+
+def test_a_damaged_store_is_one_sentence(empty_store: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, rand = workdir / FILE, random.Random(0)
+    good = empty_store.read_bytes()
+    file.write_bytes(good)
+    check_readable(workdir)
+    refused = 0
+    for data in (b"no database" * 100, good[:5000], rand.randbytes(5000), good[:100] + rand.randbytes(len(good) - 100)):
+        file.write_bytes(data)
+        with pytest.raises(ConfigError, match=r"mlflow.db is damaged .*move it away and run `cgankd sync`"):
+            check_readable(workdir)
+        result = CliRunner().invoke(app, ["ui"])
+        assert result.exit_code == 2 and "is damaged" in result.output
+        refused += 1
+    assert refused == 4
+    file.write_bytes(b"")
+    check_readable(workdir)
+
+
+def test_no_store_of_any_kind_makes_the_old_folder_again(tmp_path: Path) -> None:
+    gone, top = tmp_path / "old", tmp_path / "new"
+    (top / RUNS).mkdir(parents=True)
+    for place in (gone / RUNS, gone / RUNS / "1", gone / RUNS / "0" / "abc"):
+        with pytest.raises(StoreMoved, match="of which nothing is there"):
+            check_experiment("e", place.as_uri(), top)
+    gone.mkdir()
+    check_experiment("e", (gone / RUNS / "1").as_uri(), top)  # a new experiment, whose folder comes with its first file
+    check_experiment("e", (top / RUNS).as_uri(), top)
+    check_experiment("e", "mlflow-artifacts:/1", top)
+    check_experiment("e", None, top)

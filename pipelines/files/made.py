@@ -1,0 +1,154 @@
+"""Which bytes a stage left, by which damage is seen where a file is read.
+
+A stage that ends well notes the digests of what it made in artifacts/digests/<stage>.json, the last ones of each file. A
+file is trusted if its digest stands there, or if dvc.lock names it, as after `dvc checkout` or `dvc pull`. What neither
+tells of, as in a project of an earlier version, is taken as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cgankd.config import ConfigError
+from pipelines.files.digests import digests_in, file_digest, hashed
+from pipelines.files.dvc_lock import LOCK, made_md5, read_lock
+from pipelines.files.layout import BESIDE_STAGES, MAKERS, OUTPUTS, STAGES, WEIGHTS
+from pipelines.files.writing import replacing
+
+FOLDER = "digests"
+KEPT = 20
+"""Digests of a file that are remembered, newest last: the cache of runs brings earlier ones back."""
+
+
+def made_by(stage: str) -> list[str]:
+    """The files and folders that a stage leaves, below the work folder."""
+    names = [f"artifacts/{name}" for name in OUTPUTS.get(stage, ())]
+    weights = [name.removesuffix(WEIGHTS[0]) + WEIGHTS[1] for name in names if name.endswith(f".{WEIGHTS[0]}")]
+    return [*names, *weights, f"metrics/{stage}.json"]
+
+
+def note_made(workdir: Path, stage: str) -> None:
+    """Note the digests of all that a stage left."""
+    path = _record(workdir, stage)
+    try:
+        known = _read(path)
+    except ConfigError:  # damaged, and made anew by this
+        known = {}
+    made: dict[str, list[str]] = {}
+    for name in made_by(stage):
+        for file, digest in _files(workdir, name).items():
+            made[file] = [*(one for one in known.get(file, []) if one != digest), digest][-KEPT:]
+    text = json.dumps(made | {"seal": seal(made)}, indent=1, sort_keys=True) + "\n"
+    with replacing(path, len(text)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_made(path: Path) -> None:
+    """Raise ConfigError, with the command that makes it again, where a file or folder is not as its stage left it."""
+    place = _place(path)
+    if place is None:
+        return
+    workdir, name, stage = place
+    known, there = _read(_record(workdir, stage)), _files(workdir, name)
+    wrong = [file for file, digest in there.items() if file in known and digest not in known[file]]
+    if wrong and not _in_lock(workdir, name):
+        raise _other(wrong[0], f"`cgankd {stage}` wrote", stage)
+    if there and not wrong and not known.keys() & there.keys() and _denied(workdir, name):
+        raise _other(name, f"{LOCK} names, and no run here made it", stage)
+
+
+def seal(values: Mapping[str, Any]) -> str:
+    """Digest of what a record says, by which the record itself is known to be whole."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _other(file: str, who: str, stage: str) -> ConfigError:
+    back = f"run `cgankd {stage}` again, or bring it back with `dvc checkout {file}`"
+    return ConfigError(f"{file} is damaged or of elsewhere: it is not the file that {who}; {back}")
+
+
+def _record(workdir: Path, stage: str) -> Path:
+    return workdir / "artifacts" / FOLDER / f"{stage}.json"
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    """File -> digests known to be good, newest last. Raises ConfigError where the record is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(found, dict) and found.pop("seal", None) == seal(found)
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:
+        where = f"artifacts/{FOLDER}/{path.name}"
+        raise ConfigError(
+            f"{where} is damaged, so that nothing tells whether the files of that stage are whole; run"
+            f" `cgankd {path.stem}` again"
+        )
+    return {str(name): list(digests) for name, digests in found.items()}
+
+
+def _place(path: Path) -> tuple[Path, str, str] | None:
+    """Work folder, name below it and stage of a file that a stage leaves; None for any other. Links are followed."""
+    real = path.resolve()
+    for number in range(len(real.parts) - 2, 0, -1):
+        top, first = real.parts[number : number + 2]
+        if top == "artifacts":
+            stage = MAKERS.get(first.split(".")[0])
+        elif top == "metrics" and number == len(real.parts) - 2:
+            stage = first.removesuffix(".json")
+        else:
+            continue
+        known = stage in (*STAGES, *BESIDE_STAGES)
+        return (Path(*real.parts[:number]), "/".join(real.parts[number:]), stage) if stage and known else None
+    return None
+
+
+def _files(workdir: Path, name: str) -> dict[str, str]:
+    """Name below the work folder -> SHA-256: of a file, or of each file in a folder; nothing where it is not there."""
+    path = workdir / name
+    if path.is_dir():
+        return {f"{name}/{inner}": digest for inner, digest in digests_in(path).items()}
+    return {name: file_digest(path)} if path.is_file() else {}
+
+
+@lru_cache(maxsize=8)
+def _parsed(lock: str) -> dict[str, str]:
+    return made_md5(lock)
+
+
+def _in_lock(workdir: Path, name: str) -> bool:
+    """Whether dvc.lock names the file, or the folder that it lies in, as it is now."""
+    known = _parsed(read_lock(workdir))
+    if name in known:
+        return known[name] == dvc_md5(workdir / name)
+    folder = next((of for of in known if name.startswith(f"{of}/")), None)
+    return folder is not None and known[folder] == dvc_md5(workdir / folder)
+
+
+def _denied(workdir: Path, name: str) -> bool:
+    """Whether dvc.lock names the file, but as another."""
+    return name in _parsed(read_lock(workdir)) and not _in_lock(workdir, name)
+
+
+def dvc_md5(path: Path) -> str:
+    """The digest by which DVC knows a file or a folder."""
+    if not path.is_dir():
+        return hashed(path, "md5")
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    listed = [{"md5": hashed(p, "md5"), "relpath": p.relative_to(path).as_posix()} for p in files]
+    listed.sort(key=lambda one: one["relpath"])
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def same_inputs(read: Mapping[Path, str]) -> Iterable[Path]:
+    """Those of the files that are no longer as they were read."""
+    for path, digest in read.items():
+        if not path.exists() or file_digest(path) != digest:
+            yield path

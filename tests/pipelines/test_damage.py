@@ -1,0 +1,219 @@
+"""Bytes flipped, cut off or of elsewhere in every file of a finished project: named with the command that makes it again,
+never a traceback, never used in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pipelines.commands.app import app
+from pipelines.commands.running import run_stage
+from pipelines.files.artifacts import ResumeFile
+from pipelines.files.kept_runs import kept_tensors, read_sealed
+from pipelines.files.layout import STAGES
+from tests.tiny import tiny, write_params
+
+READERS = {
+    "dataset.h5": ["teacher"],
+    "unlabelled.h5": ["bank"],
+    "teacher.safetensors": ["bank"],
+    "teacher.config.json": ["student"],
+    "cgan.safetensors": ["ratio"],
+    "cgan.config.json": ["bank"],
+    "ratio.safetensors": ["bank"],
+    "ratio.config.json": ["bank"],
+    "pool.h5": ["student"],
+    "bank.h5": ["bank", "audit"],
+    "students": ["evaluate"],
+    "student.safetensors": ["predict", "photo.png"],
+    "student.config.json": ["predict", "photo.png"],
+}
+"""Artifact -> a command that reads it."""
+FLIPS = 3
+"""Bytes that are flipped in each file, one at a time."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after all seven stages, of the tiniest settings."""
+    folder = tmp_path_factory.mktemp("whole")
+    values = tiny("digits")
+    values["tracking"] |= {"mlflow": False}
+    arms = values["student"]["arms"]
+    values["student"] |= {
+        "num_steps": 4,
+        "best_with_kd": False,
+        "arms": {name: arms[name] for name in ("real", "filter")},
+    }
+    values["teacher"]["num_steps"] = 4
+    write_params(folder, values)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for stage in STAGES:
+            run_stage(stage, None)
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture()
+def copy(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project, by links, and the working directory of the test."""
+    shutil.copytree(whole, tmp_path / "copy", copy_function=os.link)
+    monkeypatch.chdir(tmp_path / "copy")
+    from PIL import Image
+
+    Image.new("L", (8, 8), 90).save("photo.png")
+    return tmp_path / "copy"
+
+
+def damages(data: bytes, seed: str) -> Iterator[tuple[str, bytes]]:
+    """What can become of a file: flipped bits at seeded places, half of it, nothing of it, and another file."""
+    rand = random.Random(seed)
+    for _ in range(FLIPS):
+        place = rand.randrange(len(data))
+        yield f"bit of byte {place}", data[:place] + bytes([data[place] ^ 1 << rand.randrange(8)]) + data[place + 1 :]
+    yield "half", data[: len(data) // 2]
+    yield "empty", b""
+    yield "foreign", rand.randbytes(500)
+
+
+def put(path: Path, data: bytes) -> None:
+    """Replace a linked file without touching the one it is linked to."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+def outcome(*words: str) -> tuple[int, str]:
+    """Exit code and output of a command; a traceback fails the test."""
+    result = CliRunner().invoke(app, list(words))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise AssertionError(f"cgankd {' '.join(words)} ended in a traceback") from result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+def of(copy: Path, name: str) -> list[Path]:
+    """The files of an artifact."""
+    path = copy / "artifacts" / name
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_artifact_is_named_with_its_stage_and_not_used(copy: Path, name: str) -> None:
+    tried = 0
+    for path in of(copy, name):
+        good = path.read_bytes()
+        for what, data in damages(good, path.name):
+            put(path, data)
+            code, output = outcome(*READERS[name])
+            assert code == 2, f"{path.name}, {what}: {output}"
+            assert path.name in output or "config.json" in output, f"{path.name}, {what}: {output}"
+            assert "cgankd " in output and len(output) < 1000, output
+            tried += 1
+        put(path, good)
+    assert tried >= FLIPS + 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_damaged_metrics_are_named_by_whatever_shows_them(copy: Path, stage: str) -> None:
+    path = copy / "metrics" / f"{stage}.json"
+    good = path.read_bytes()
+    for what, data in [*damages(good, stage), ("list", b"[1]"), ("deep", b"[" * 5000), ("text", b'"\xff"')]:
+        put(path, data)
+        for words in (["show", stage], ["report", "--no-track"], *([["compare"]] if stage == "evaluate" else [])):
+            code, output = outcome(*words)
+            assert code == 2 and f"{stage}.json" in output and f"cgankd {stage}" in output, f"{what}: {words}: {output}"
+
+
+def test_metrics_of_another_shape_are_named_where_no_record_tells(copy: Path) -> None:
+    shutil.rmtree(copy / "artifacts" / "digests")
+    good = json.loads((copy / "metrics" / "evaluate.json").read_text())
+    for key in good:
+        for value in (None, [], {}, "x", 3):
+            put(copy / "metrics" / "evaluate.json", json.dumps(good | {key: value}).encode())
+            for words in (["show", "evaluate"], ["compare"]):
+                code, output = outcome(*words)
+                assert code in (0, 2) and (code == 0 or "evaluate.json" in output), output
+
+
+@pytest.mark.parametrize("stage", STAGES[:-1])
+def test_a_damaged_record_of_digests_is_named(copy: Path, stage: str) -> None:
+    path = copy / "artifacts" / "digests" / f"{stage}.json"
+    good = path.read_bytes()
+    for what, data in damages(good, stage):
+        put(path, data)
+        code, output = outcome("show", stage)
+        assert code == 2 and f"cgankd {stage}" in output and f"{stage}.json" in output, f"{what}: {output}"
+
+
+def test_a_damaged_log_or_lock_is_no_traceback(copy: Path) -> None:
+    (copy / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    files = [*sorted((copy / "artifacts" / "logs").iterdir()), copy / "dvc.lock"]
+    for path in files:
+        good = path.read_bytes()
+        for what, data in [*damages(good, path.name), ("other", b"[1, 2]\n"), ("numbers", b"stages: [3]\n")]:
+            put(path, data)
+            for words in (["show", path.stem if path.suffix == ".jsonl" else "evaluate"], ["compare"]):
+                code, output = outcome(*words)
+                assert code in (0, 2), f"{path.name}, {what}: {output}"
+        put(path, good)
+
+
+def test_what_is_kept_for_later_counts_for_nothing_once_damaged(copy: Path) -> None:
+    resume = copy / "artifacts" / "resume"
+    records = [path for path in resume.rglob("*.json") if not path.name.endswith(".config.json")]
+    assert {path.parent.name for path in records} >= {"student", "gans", "bank"}
+    tried = 0
+    for record in records:
+        assert read_sealed(record) is not None
+        for path in sorted(record.parent.glob(f"{record.stem}*")):
+            good = path.read_bytes()
+            for what, data in damages(good, path.name):
+                put(path, data)
+                assert read_sealed(record) is None, f"{path.name}, {what}"
+                assert path.suffix != ".safetensors" or kept_tensors(path) is None
+                tried += 1
+            put(path, good)
+        assert read_sealed(record) is not None
+    assert tried > 60
+
+
+def test_saved_progress_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
+    path, state = tmp_path / "train.resume", {"w": torch.arange(300.0), "steps": [1, 2]}
+    ResumeFile(path, "mark", on_save=lambda: {"curve": [1.5]}).save(7, state)
+    good, rand, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        place = rand.randrange(len(good))
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << rand.randrange(8)]) + good[place + 1 :])
+        seen: list[object] = []
+        found = ResumeFile(path, "mark", on_load=lambda step, more, seen=seen: seen.extend((step, more))).load()
+        if found is None:
+            refused += 1
+            continue
+        weights = found["w"]
+        assert isinstance(weights, torch.Tensor) and torch.equal(weights, torch.arange(300.0)), place
+        assert found["steps"] == [1, 2] and seen == [7, {"curve": [1.5]}], place
+    assert refused > 100
+
+
+def test_a_damaged_kept_student_is_trained_again_and_evaluated(copy: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (copy / "artifacts" / "students").iterdir()}
+    kept = sorted((copy / "artifacts" / "resume" / "student").glob("*.safetensors"))
+    for path in kept[:1]:
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 4
+        put(path, bytes(data))
+    code, output = outcome("student")
+    assert code == 0 and f"{len(kept) - 1} of {len(kept)} runs were finished before" in output, output
+    assert outcome("evaluate")[0] == 0
+    assert {path.name: path.read_bytes() for path in (copy / "artifacts" / "students").iterdir()} == before
