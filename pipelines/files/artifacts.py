@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -142,6 +142,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         RuntimeError,
     ) as error:  # a type that torch has not, a size beyond all sizes
         raise SafetensorError(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+class Kept(Protocol):
+    """What a stage keeps for the case that it is killed."""
+
+    def delete(self) -> None: ...
 
 
 class ResumeFile:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,21 @@ def release(lock: FileLock) -> None:
     if lock in _held:
         _held.remove(lock)
     lock.release()
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[bool]:
+    """Hold a lock file; gives whether another process had it, which was waited for."""
+    lock, waited = FileLock(path), False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        lock.acquire()
+        waited = True
+    try:
+        yield waited
+    finally:
+        lock.release()
 
 
 def clean(workdir: Path, mine: FileLock | None = None, *, cache: bool = False) -> None:

@@ -8,7 +8,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipelines.tracking.moved import StoreMoved, check_place
 from pipelines.tracking.places import FILE, given_uri, silence
 
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "mlflow", "dvc", "matplotlib")
-LEAST_MEMORY_GB, LEAST_DISK_GB, NO_DISK_GB = 2.0, 2.0, 0.2
+LEAST_MEMORY_GB = 2.0
 WITHOUT = "; `cgankd run` works without git and DVC"
 
 
@@ -42,7 +41,7 @@ def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
     ]
     if only_repository:
         return [finding for look in looks for finding in look(workdir)]
-    from pipelines.project.doctor_images import look_at_images
+    from pipelines.project.doctor_room import look_at_disk, look_at_images
 
     looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_images, look_at_tracking]
     found = [finding for look in looks for finding in look(workdir)]
@@ -101,6 +100,8 @@ def look_at_machine(workdir: Path) -> list[Finding]:
         findings.append(Finding("cuda", "ok", f"{torch.cuda.get_device_name(0)} is there: {does}"))
     else:
         findings.append(Finding("cuda", "ok", "no CUDA device; everything runs on the processor"))
+    from pipelines.project.doctor_room import look_at_cores
+
     findings.append(look_at_cores())
     free = free_memory_gb()
     if free is not None:
@@ -108,34 +109,6 @@ def look_at_machine(workdir: Path) -> list[Finding]:
         cure = "close other programs, or lower the batch_size settings" if low else ""
         findings.append(Finding("memory", "warning" if low else "ok", f"{free:.1f} GB free", cure))
     return findings
-
-
-def look_at_cores() -> Finding:
-    """Whether other work holds the cores; half a second is looked at."""
-    from pipelines.runtime.held import between, free_cores, sample
-    from pipelines.runtime.machine import available_cores
-
-    first = sample()
-    time.sleep(0.5)
-    held, cores = between(first, sample()), available_cores()
-    text = f"other work uses {held.others:.1f} of {cores}"
-    if held.others < 0.3 * cores:
-        return Finding("cores", "ok", text)
-    cure = f"wait for it, or set CGANKD_THREADS={free_cores(held, cores)}, and student.workers to the same"
-    return Finding("cores", "warning", f"{text}: a run on all of them is far slower than its share", cure)
-
-
-def look_at_disk(workdir: Path) -> list[Finding]:
-    """Room on the disk and leave to write."""
-    free = shutil.disk_usage(workdir).free / 1e9
-    text = f"{free:.1f} GB free at {workdir}"
-    if not os.access(workdir, os.W_OK):
-        return [Finding("disk", "problem", f"{workdir} cannot be written to", "work in a folder of your own")]
-    if free < NO_DISK_GB:
-        return [Finding("disk", "problem", text, "free some space; `dvc gc -w` drops cached data no longer in use")]
-    if free < LEAST_DISK_GB:
-        return [Finding("disk", "warning", text, "`dvc gc -w` drops cached data no longer in use")]
-    return [Finding("disk", "ok", text)]
 
 
 def look_at_git(workdir: Path) -> list[Finding]:

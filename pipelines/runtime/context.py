@@ -20,6 +20,7 @@ from cgankd.fit.course import Setback
 from cgankd.measure.health import Check, check_setback
 from cgankd.types import LogFn
 from pipelines.files.artifacts import (
+    Kept,
     ResumeFile,
     config_path,
     file_digest,
@@ -34,7 +35,7 @@ from pipelines.files.layout import missing
 from pipelines.files.made import check_made, note_made, same_inputs
 from pipelines.files.params import settings_of
 from pipelines.locks.holding import release
-from pipelines.runtime.curves import Curves, csv_text, file_name
+from pipelines.runtime.curves import Curves, file_name, series_csv
 from pipelines.runtime.held import Watch
 from pipelines.runtime.machine import available_cores, make_plan
 from pipelines.runtime.progress import Meter, duration_text
@@ -46,12 +47,6 @@ class Drawing(Protocol):
     """A picture that can be written to a file (a matplotlib Figure)."""
 
     def savefig(self, fname: Any, **options: Any) -> None: ...
-
-
-class Kept(Protocol):
-    """What a stage keeps for the case that it is killed."""
-
-    def delete(self) -> None: ...
 
 
 AnyKept = TypeVar("AnyKept", bound=Kept)
@@ -242,14 +237,9 @@ class Context:
 
     def curve_table(self, name: str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Path:
         """plots/<stage>/<name>.csv from series -> (steps, values): a column step and one for each series."""
-        table: dict[int, dict[str, float]] = {}
-        for key, (steps, values) in curves.items():
-            for step, value in zip(steps, values, strict=True):
-                table.setdefault(step, {})[key] = value
-        rows = [[step, *(row.get(key, "") for key in curves)] for step, row in sorted(table.items())]
         path = self._plot_path(f"{file_name(name)}.csv")
         with replacing(path) as temporary:
-            temporary.write_text(csv_text(["step", *curves], rows), encoding="utf-8")
+            temporary.write_text(series_csv(curves), encoding="utf-8")
         self.tracker.file(path)
         return path
 
@@ -306,6 +296,5 @@ class Context:
     def _send_curves(self) -> None:
         self._sent_s = time.monotonic()
         for name, curves in self._curves.items():
-            waiting, curves.waiting = curves.waiting, {}
-            for value, points in waiting.items():
+            for value, points in curves.take().items():
                 self.tracker.curve(f"{name}/{value}", points)

@@ -25,6 +25,11 @@ class Curves:
         for name, value in values.items():
             self.waiting.setdefault(name, []).append((step, float(value)))
 
+    def take(self) -> dict[str, list[tuple[int, float]]]:
+        """The points not yet sent, which count as sent from now on."""
+        waiting, self.waiting = self.waiting, {}
+        return waiting
+
     def dump(self) -> list[list[object]]:
         """All rows in the plain form that a resume file keeps."""
         return [[step, dict(values)] for step, values in self.rows.items()]
@@ -57,3 +62,13 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def file_name(name: str) -> str:
     """A name as a file name: "base students" -> "base_students"."""
     return re.sub(r"[^\w.-]+", "_", name)
+
+
+def series_csv(series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> str:
+    """CSV from series -> (steps, values): a column step and one for each series."""
+    table: dict[int, dict[str, float]] = {}
+    for key, (steps, values) in series.items():
+        for step, value in zip(steps, values, strict=True):
+            table.setdefault(step, {})[key] = value
+    rows = [[step, *(row.get(key, "") for key in series)] for step, row in sorted(table.items())]
+    return csv_text(["step", *series], rows)

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from cgankd.config import ArmConfig, Config, ConfigError, to_dict
@@ -34,6 +33,7 @@ from pipelines.files.artifacts import ResumeFile, config_path, load_weights, sav
 from pipelines.files.distillers import own_field
 from pipelines.files.kept_runs import read_sealed, write_sealed
 from pipelines.files.writing import SHORT_S
+from pipelines.locks.holding import one_at_a_time
 from pipelines.networks.predictor import training_bytes
 from pipelines.networks.weights import Weights, start
 from pipelines.students.arm_rows import bank_rows, bank_split, soft_weights
@@ -164,16 +164,8 @@ def train_job(job: Job) -> list[str]:
 
     Returns what was said of compilation and of the weights it started from, for the log of the stage.
     """
-    lock, waited = FileLock(job.out.with_suffix(".lock")), False
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        lock.acquire()
-        waited = True
-    try:
+    with one_at_a_time(job.out.with_suffix(".lock")) as waited:
         return [] if waited and job.finished() else _train(job)
-    finally:
-        lock.release()
 
 
 def _train(job: Job) -> list[str]:

@@ -19,7 +19,7 @@ from pipelines.files.params import changed, load_config, preset_text, set_values
 from pipelines.files.pinned import PIN, write_pin
 from pipelines.project import doctor
 from pipelines.project.doctor import examine
-from pipelines.project.doctor_images import look_at_images
+from pipelines.project.doctor_room import look_at_images
 from pipelines.project.finding import Finding
 from pipelines.runtime import held, machine
 from tests.tiny import tiny, write_params

@@ -14,7 +14,7 @@ from cgankd.data.dataset import Dataset
 from cgankd.data.readers.sources import load
 from pipelines.commands.app import app
 from pipelines.files.params import load_config, preset_text, read_params, set_values, write_text
-from pipelines.project.doctor_images import look_at_images
+from pipelines.project.doctor_room import look_at_images
 from pipelines.project.init import Wish, init, make_plan, summary
 from pipelines.runtime.opening import open_context
 from pipelines.ship.card import lineage, model_card

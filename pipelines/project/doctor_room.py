@@ -1,8 +1,11 @@
-"""How much memory images may fill in a run, and whether those of this folder fit."""
+"""Whether a run has the room that it needs: memory for images, cores, and what stages write."""
 
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import time
 from pathlib import Path
 
 from cgankd.config import ConfigError, DataConfig
@@ -15,6 +18,7 @@ from pipelines.files.params import load_config
 from pipelines.project.finding import Finding
 from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
 
+LEAST_DISK_GB, NO_DISK_GB = 2.0, 0.2
 KIND = ("class", "classes")
 
 
@@ -76,3 +80,31 @@ def _fit(path: Path, cfg: DataConfig, workers: int | None, budget: float) -> str
     if size > budget / workers:
         return f"{found} fit, but not in the share of each of {workers} student workers, which read them when needed"
     return f"{found} fit"
+
+
+def look_at_cores() -> Finding:
+    """Whether other work holds the cores; half a second is looked at."""
+    from pipelines.runtime.held import between, free_cores, sample
+    from pipelines.runtime.machine import available_cores
+
+    first = sample()
+    time.sleep(0.5)
+    held, cores = between(first, sample()), available_cores()
+    text = f"other work uses {held.others:.1f} of {cores}"
+    if held.others < 0.3 * cores:
+        return Finding("cores", "ok", text)
+    cure = f"wait for it, or set CGANKD_THREADS={free_cores(held, cores)}, and student.workers to the same"
+    return Finding("cores", "warning", f"{text}: a run on all of them is far slower than its share", cure)
+
+
+def look_at_disk(workdir: Path) -> list[Finding]:
+    """Room on the disk and leave to write."""
+    free = shutil.disk_usage(workdir).free / 1e9
+    text = f"{free:.1f} GB free at {workdir}"
+    if not os.access(workdir, os.W_OK):
+        return [Finding("disk", "problem", f"{workdir} cannot be written to", "work in a folder of your own")]
+    if free < NO_DISK_GB:
+        return [Finding("disk", "problem", text, "free some space; `dvc gc -w` drops cached data no longer in use")]
+    if free < LEAST_DISK_GB:
+        return [Finding("disk", "warning", text, "`dvc gc -w` drops cached data no longer in use")]
+    return [Finding("disk", "ok", text)]
