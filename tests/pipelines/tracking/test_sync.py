@@ -152,7 +152,9 @@ def dying_at(moment: int, error: type[BaseException], after: bool) -> Iterator[t
 def test_a_sync_that_is_killed_anywhere_is_taken_up(
     after: bool, store: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one(store, "first").close("FINISHED")
+    said: list[str] = []
+    one(store, "first", said=said).close("FINISHED")
+    assert said == []
     before = content(store)
     fresh(store, empty_store)
     cuts = 0
