@@ -67,7 +67,7 @@ def run(folder: Path, env: dict[str, str], *words: str) -> tuple[str, list[str]]
         process.terminate()
         process.wait(60)
         printed.seek(0)
-        return printed.read(), seen
+        return printed.read(), [line for line in seen if " ".join(words) not in line]  # what the user typed is theirs
 
 
 def held(folder: Path) -> list[str]:
