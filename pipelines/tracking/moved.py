@@ -68,8 +68,8 @@ def check_place(workdir: Path, experiment: str | None = None) -> None:
                 f"the MLflow store {file.name} looks for the files of its runs below {former[0]}, where this project"
                 " lay before it was moved or copied; run `cgankd doctor --repair`, which changes that to its folder of now"
             )
-        for name, place, _ in experiments(store):
-            if name == experiment and place and not place.exists() and not settled(place, top):
+        for name, place, used in experiments(store):
+            if name == experiment and place and used and not place.exists() and not settled(place, top):
                 raise StoreMoved(
                     f"the MLflow experiment {name!r} keeps the files of its runs in {place}, which is not there; bring"
                     " that folder back, or name another experiment in tracking.experiment"

@@ -103,7 +103,7 @@ def test_a_student_keeps_its_setback_with_its_weights(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Plain, "__call__", lambda *args, poison=poison: poison(*args))
             said = train_job(run)
-        records.append(json.loads(run.record.read_text()))
+        records.append(run.read())
     plain, poisoned = records
     assert "setbacks" not in plain and plain["curves"].keys() == poisoned["curves"].keys()
     (setback,) = poisoned["setbacks"]

@@ -96,9 +96,9 @@ def test_own_images(tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.
     saved: list[torch.Tensor] = []
     real = artifacts.save_file
 
-    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    def save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
         saved.append(tensors["images"])
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     monkeypatch.setattr(artifacts, "save_file", save_file)
     given, found = rooms(monkeypatch), []

@@ -88,6 +88,7 @@ def watch(patch: pytest.MonkeyPatch) -> dict[str, int]:
 
     patch.setattr(scores, "score", score)
     patch.setattr("numpy.empty", empty)
+    patch.setattr("pipelines.rounds.kept_blocks.MOST_BYTES", 0)  # blocks that wait for their file are bounded apart
     for module in ("banks", "datasets"):
         patch.setattr(f"cgankd.data.store.{module}.SLAB_ROWS", SLAB)
     return most

@@ -162,6 +162,7 @@ def test_a_run_recorded_before_the_move_brings_its_files_to_mlflow_after_it(
 
 def test_folders_that_the_user_chose_are_left_alone(old: Path, tmp_path: Path) -> None:
     chosen = tmp_path / "disk" / "mlruns"
+    chosen.parent.mkdir()
     MlflowClient(store_uri(old)).create_experiment("elsewhere", artifact_location=chosen.as_uri())
     MlflowClient(store_uri(old)).create_experiment("bucket", artifact_location="s3://mine/runs")
     assert one_run(old, "mine", "elsewhere") == [] and chosen.is_dir()
