@@ -97,7 +97,9 @@ def test_without_guides_nothing_is_kept_drawn_or_added() -> None:
     values = trained(memory=memory)[2]
     state = torch.load(io.BytesIO(memory.blob or b""), weights_only=True)
     nets = ["net_g", "net_d", "embed_g", "embed_d", "ema_g", "ema_embed", "opt_g", "opt_d"]
-    assert list(state) == ["step", "values", *nets, "collapse"] and not [name for name in state["net_d"] if "answer" in name]
+    assert list(state) == ["step", "values", *nets, "collapse"] and not [
+        name for name in state["net_d"] if "answer" in name
+    ]
     assert set(values) == {"loss_d", "loss_g", "right_real", "right_fake", "floor", "diversity_ratio", "real_diversity"}
     guides, loss = Guides(NOTHING, gan_config(), class_toy()[1]), torch.tensor(1.0)
     image = torch.zeros(2, 1, 16, 16)

@@ -172,7 +172,9 @@ def test_inputs_tag_the_run_with_weights_and_their_config(workdir: Path) -> None
 
 def test_two_runs_of_a_stage_in_one_folder_are_refused(workdir: Path) -> None:
     with open_context("teacher", (), workdir, console=Console(file=io.StringIO())):
-        with pytest.raises(ConfigError, match=r"another `cgankd teacher` \(process \d+\) is running in .*; wait for it"):
+        with pytest.raises(
+            ConfigError, match=r"another `cgankd teacher` \(process \d+\) is running in .*; wait for it"
+        ):
             open_context("teacher", (), workdir)
         with open_context("cgan", (), workdir, console=Console(file=io.StringIO())):
             pass
