@@ -42,7 +42,6 @@ def run(ctx: Context) -> None:
     fetch(ctx.cfg.data, ctx.say)
     room = image_room(ctx.path("resume/prepare/scratch"), image_memory(ctx.cfg.data))
     dataset = load(ctx.cfg.data, ctx.seed, log=ctx.progress("images"), cache=ctx.path("cache"), room=room)
-    write_dataset(ctx.path("dataset.h5"), dataset)
     counts = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
     ctx.say(
         f"{dataset.info.source}: {counts['train']} training, {counts['val']} validation and {counts['test']} test images"
@@ -67,6 +66,7 @@ def run(ctx: Context) -> None:
     for line in about_copies(dataset, found, numbers, ctx.cfg.data):
         ctx.say(line)
     numbers |= take_unlabelled(ctx, dataset, room)
+    write_dataset(ctx.path("dataset.h5"), dataset)  # last, as what is refused leaves the former one
     ctx.metrics(numbers | dict(dataset.notes) | dict(dataset.account.counts))
     shown, texts, title = sheet(dataset)
     ctx.picture("contact", pictures.contact_sheet(dataset.train.images[shown], texts, title))

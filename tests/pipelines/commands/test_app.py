@@ -311,11 +311,13 @@ def test_ui_serves_this_machine_only(workdir: Path, monkeypatch: pytest.MonkeyPa
     assert "no MLflow runs" in INVOKE.invoke(app, ["ui"]).stderr
     (workdir / "mlflow.db").touch()
     calls: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 0)
+    monkeypatch.setattr("pipelines.runtime.bonds.run_bonded", lambda command: calls.append(command) or 0)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "")  # set by the command
     assert INVOKE.invoke(app, ["ui", "--port", "5055"]).exit_code == 0
     (command,) = calls
     assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--port") + 1] == "5055"
-    assert f"sqlite:///{workdir / 'mlflow.db'}" in command
+    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{workdir / 'mlflow.db'}"
+    assert not any("sqlite" in word for word in command)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example")
     assert "https://tracking.example" in INVOKE.invoke(app, ["ui"]).output and len(calls) == 1
 
