@@ -67,7 +67,7 @@ WINGS: dict[str, Part] = {
         ("networks", "runtime", "files"),
     ),
     "teachers": Part("the members of a teacher: their trainings, put together", ("networks", "runtime", "files")),
-    "students": Part("training one arm at one seed, anywhere", ("networks", "files")),
+    "students": Part("training one arm at one seed, anywhere", ("networks", "files", "locks")),
     "networks": Part(
         "nets as files: rebuilt from what a stage saved, or brought by the user",
         ("runtime", "files"),

@@ -11,6 +11,7 @@ from tests.test_pipeline_contract import DVC, STAGES
 FRAME = {
     "pipelines.runtime": "shows progress, keeps resume files, sends results on",
     "pipelines.files": "reads settings, writes what it is given",
+    "pipelines.locks": "keeps a second writer away",
     "pipelines.tracking": "hands results to MLflow",
     "pipelines.pictures": "draws what was computed",
     "pipelines.stages.same_data": "refuses, or changes nothing",

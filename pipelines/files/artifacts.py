@@ -201,9 +201,7 @@ class ResumeFile:
             with replacing(self.path, num_bytes(record), synced=old) as temporary:
                 torch.save(record, temporary)
             self._late.unlink(missing_ok=True)
-        except OSError as error:
-            if not isinstance(error, DiskError) and not isinstance(error, PermissionError):
-                raise
+        except (DiskError, PermissionError) as error:
             if not self._failed:
                 self._failed = True
                 self.say(f"warning: the progress of this training is not kept, and it goes on without: {error}")

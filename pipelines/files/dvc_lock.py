@@ -21,6 +21,8 @@ def read_lock(workdir: Path) -> str:
         return path.read_text(encoding="utf-8") if path.exists() else ""
     except UnicodeDecodeError as error:
         raise ConfigError(f"{LOCK} is damaged (not UTF-8 text); {CURE}") from error
+    except OSError as error:
+        raise ConfigError(f"{LOCK} cannot be read ({error.strerror}); {CURE}") from error
 
 
 def made_md5(text: str) -> dict[str, str]:

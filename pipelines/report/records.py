@@ -203,13 +203,18 @@ def _record(
         key: Arm(tuple(arm["values"]), arm["val_mean"], arm["uses_bank"], arm.get("distiller"))
         for key, arm in result["arms"].items()
     }
+    headline, teacher = result["headline"], result["teacher"]
+    if not {"name", "unit", "higher_is_better"} <= headline.keys():
+        raise KeyError("headline")
+    if not isinstance(teacher, float | int | None) or not isinstance(result["confidence"], float):
+        raise TypeError("teacher or confidence")
     if seeds is not None and any(len(arm.values) != len(seeds) for arm in arms.values()):
         seeds = None  # settings changed since the result was written
     return Record(
         name=name,
         found=found,
         split="test",
-        headline=result["headline"],
+        headline=headline,
         confidence=result["confidence"],
         arms=arms,
         seeds=tuple(seeds) if seeds is not None else None,
@@ -217,7 +222,7 @@ def _record(
         student=net_text(student),
         distiller=str(student.get("distiller") or "not known"),
         steps=f"{result['steps']} x {result['batch_size']}",
-        teacher=result["teacher"],
+        teacher=teacher,
         chosen=result["chosen_arm"],
         verdict=result["verdict"],
         settings=settings,

@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", READERS)
 def test_a_sound_file_is_taken(name: str, place: Path) -> None:
     """Else nothing that follows would be near to what is read."""
-    folder = place / "sound" / name.replace(" ", "-")
+    folder = place / "sound" / f"a-{name}".replace(" ", "-")
     prepare(folder)
     taken = [feed(name, seed, folder) for seed in READERS[name].seeds()]
     assert any(taken)
@@ -35,7 +35,7 @@ def test_a_sound_file_is_taken(name: str, place: Path) -> None:
 @pytest.mark.parametrize("name", READERS)
 def test_changed_files_are_taken_or_refused_in_a_sentence(name: str, place: Path) -> None:
     """No other error, no file outside, no process, no connection, nothing written."""
-    folder = place / name.replace(" ", "-")
+    folder = place / f"a-{name}".replace(" ", "-")
     prepare(folder)
     seeds = READERS[name].seeds()
 

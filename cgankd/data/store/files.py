@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cgankd.data.regular import check_regular
+from cgankd.data.store.heaps import check_heaps
 from cgankd.data.store.writing import Reserved, written_whole
 
 Array = np.ndarray[Any, Any]
@@ -198,6 +199,7 @@ def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict
         sizes = [file.attrs.get_id(name).get_storage_size() for name in names[:MOST_MEMBERS]]
         if len(names) > MOST_MEMBERS or any(size > ATTRIBUTE_BYTES for size in sizes):
             raise ValueError(f"{path} has more or larger attributes than any file of this package; {cure}")
+        check_heaps(path)
         found = {name: file.attrs[name] for name in names}
     except BROKEN as problem:
         raise ValueError(f"{path}: an attribute cannot be read ({str(problem)[:200]}); {cure}") from None

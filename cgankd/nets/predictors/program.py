@@ -24,7 +24,7 @@ def kind_of(data: bytes) -> Kind | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # names in no alphabet, versions of nobody
         return None
     if any(name.endswith("models/model.json") for name in names):
         return "torch.export"

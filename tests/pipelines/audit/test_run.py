@@ -29,7 +29,7 @@ from pipelines.files.layout import STAGES
 from pipelines.files.made_with import changed_since
 from pipelines.files.params import load_config, set_values
 from pipelines.pictures import audit as pictures_audit
-from tests.tiny import tiny, write_params
+from tests.tiny import tiny, unsealed, write_params
 
 INVOKE = CliRunner()
 WIDE = {"COLUMNS": "200"}
@@ -62,6 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_bank(workdir: Path, made: Path) -> Path:
     """A copy of that run to work in."""
     shutil.copytree(made, workdir, dirs_exist_ok=True)
+    unsealed(workdir)
     return workdir
 
 

@@ -29,7 +29,7 @@ from pipelines.ship.export import export as write_export
 from pipelines.ship.export import remarks
 from pipelines.ship.saved import load_package, net_words
 from tests.pipelines.finished import finished, made_data
-from tests.tiny import tiny, write_params
+from tests.tiny import tiny, unsealed, write_params
 
 
 def project(folder: Path, *, scalar: bool = False, **teacher: Any) -> dict[str, Any]:
@@ -309,6 +309,7 @@ def test_a_config_of_a_program_needs_its_weights(tmp_path: Path, monkeypatch: py
     stage(tmp_path, monkeypatch)
     path = tmp_path / "artifacts" / "teacher.config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"program": "torchscript"}))
+    unsealed(tmp_path)
     with pytest.raises(ConfigError, match=r"does not fit the config\.json beside it"):
         load_package(tmp_path / "artifacts" / "teacher.safetensors")
 

@@ -17,7 +17,7 @@ from cgankd.data.store.datasets import write_dataset
 from pipelines.commands.app import app
 from pipelines.files.params import changed, load_config, preset_text, set_values
 from pipelines.files.pinned import PIN, write_pin
-from pipelines.project import doctor
+from pipelines.project import doctor, doctor_room
 from pipelines.project.doctor import examine
 from pipelines.project.doctor_room import look_at_images
 from pipelines.project.finding import Finding
@@ -173,7 +173,7 @@ def test_missing_and_unpaired_packages_block(workdir: Path, monkeypatch: pytest.
 def test_disk_room(workdir: Path, monkeypatch: pytest.MonkeyPatch, free_gb: float, level: str) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, free_gb * 1e9))
-    (found,) = doctor.look_at_disk(workdir)
+    (found,) = doctor_room.look_at_disk(workdir)
     assert found.level == level and (level == "ok" or "dvc gc" in found.cure)
 
 
@@ -190,7 +190,7 @@ def test_other_work_on_the_cores_is_seen(monkeypatch: pytest.MonkeyPatch, busy_s
     looks = iter([held.Sample(0.0, {}, {}, 7.0), held.Sample(1.0, {}, {}, 7.0 + busy_s)])
     monkeypatch.setattr(held, "sample", lambda: next(looks))
     monkeypatch.setattr(machine, "available_cores", lambda: 2)
-    found = doctor.look_at_cores()
+    found = doctor_room.look_at_cores()
     assert found.level == level and found.text.startswith(f"other work uses {busy_s:.1f} of 2")
     assert level == "ok" or "CGANKD_THREADS=1" in found.cure
 

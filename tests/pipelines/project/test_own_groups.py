@@ -24,6 +24,7 @@ from tests.data.builders import save_picture
 from tests.pipelines.finished import finished
 from tests.pipelines.report.test_html import fill as fill_report
 from tests.pipelines.report.test_html import write as write_report
+from tests.tiny import unsealed
 
 FILMS, FRAMES = 20, 4
 
@@ -160,6 +161,7 @@ def test_the_report_says_it_beside_the_verdict(workdir: Path) -> None:
         "exact_copies.test_in_train": 1.0,
     }
     path.write_text(json.dumps(numbers))
+    unsealed(workdir)
     head = write_report(workdir).split("</header>")[0]
     assert "The bank helps." in head
     assert "3 of 6 test images (50 %) have a copy among the training images (1 exact, 2 near), so that errors" in head

@@ -224,7 +224,7 @@ def test_arms_stand_in_one_table_and_their_fakes_are_told(work: Path, tmp_path: 
     assert fakes_of(found, "filter", hard=True) == (70, len(found["asked"]))
     assert fakes_of(found, "filter", hard=False) == (70, len(of_fakes(found)["asked"]))
     shown = read_fakes(folder, cfg)
-    assert shown is not None and len(shown.scores["asked"]) == int((scores["round"] == 1).sum())
+    assert shown is not None and len(shown.scores["asked"]) == int((found["round"] == 1).sum())
     assert json.loads(str(read_attributes(pool)["config"]))["rounds"] == 3
 
 

@@ -114,6 +114,11 @@ def test_a_store_that_another_program_holds(how: str, store: Path, monkeypatch: 
 def listener(behave: Callable[[socket.socket], object]) -> Iterator[int]:
     """A port of this machine where each connection is treated as a server should not."""
     server = socket.create_server(("127.0.0.1", 0))
+    talks = list[threading.Thread]()
+
+    def talk(connection: socket.socket) -> None:
+        with connection:
+            behave(connection)
 
     def loop() -> None:
         while True:
@@ -121,16 +126,22 @@ def listener(behave: Callable[[socket.socket], object]) -> Iterator[int]:
                 connection, _ = server.accept()
             except OSError:
                 return
-            threading.Thread(target=behave, args=(connection,), daemon=True).start()
+            talks.append(threading.Thread(target=talk, args=(connection,), daemon=True))
+            talks[-1].start()
 
     threading.Thread(target=loop, daemon=True).start()
     try:
         yield server.getsockname()[1]
     finally:
         server.close()
+        over.set()
+        for one in talks:
+            one.join(10)
+        over.clear()
 
 
 over = threading.Event()
+"""Set when servers that do not answer are to end."""
 
 
 def silent(connection: socket.socket) -> None:

@@ -1,0 +1,77 @@
+"""Heaps of texts in HDF5 files: sound ones pass, and those that HDF5 itself would read for ever are refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+
+from cgankd.data.store.files import get_attributes
+from cgankd.data.store.heaps import HEADER, MARK, check_heaps
+
+READ = """
+import h5py, sys
+from pathlib import Path
+from cgankd.data.store.files import get_attributes
+with h5py.File(sys.argv[1]) as file:
+    try:
+        get_attributes(Path(sys.argv[1]), file)
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.fixture()
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for number, length in enumerate((0, 1, 7, 8, 9, 300, 5000)):
+            file.attrs[f"a{number}"] = "x" * length
+    return path
+
+
+def objects(data: bytes) -> list[tuple[int, int, int]]:
+    """Place, index and size of every object of every heap."""
+    found, start = [], data.find(MARK)
+    while start >= 0:
+        place, end = start + HEADER, start + int.from_bytes(data[start + 8 : start + 16], "little")
+        while end - place >= HEADER:
+            index, size = (int.from_bytes(data[place + a : place + b], "little") for a, b in ((0, 2), (8, 16)))
+            found.append((place, index, size))
+            place += size if index == 0 else HEADER + (size + 7) // 8 * 8
+        start = data.find(MARK, start + 1)
+    return found
+
+
+def test_sound_heaps_pass(path: Path) -> None:
+    check_heaps(path)
+    with h5py.File(path) as file:
+        assert [len(str(value)) for value in get_attributes(path, file).values()] == [0, 1, 7, 8, 9, 300, 5000]
+    assert len(objects(path.read_bytes())) >= 8
+
+
+def test_a_size_that_leads_nowhere_is_refused(path: Path) -> None:
+    good, tried = path.read_bytes(), 0
+    for place, index, _ in objects(good):
+        for wrong in (0, 15, 2**40, 2**64 - 1):
+            if index == 0 or wrong > 15:
+                data = bytearray(good)
+                data[place + 8 : place + 16] = wrong.to_bytes(8, "little")
+                path.write_bytes(data + bytes(tried % 2))  # another size: a file is not looked at twice
+                with pytest.raises(RuntimeError, match="a heap of texts is damaged"):
+                    check_heaps(path)
+                tried += 1
+    assert tried > 15
+
+
+def test_free_room_of_no_size_does_not_hang(path: Path) -> None:
+    """HDF5 goes round for ever on such a file, so that it is read in a process of its own."""
+    data = bytearray(path.read_bytes())
+    place = objects(bytes(data))[2][0]
+    data[place : place + HEADER] = bytes(HEADER)
+    path.write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "a heap of texts is damaged" in done.stdout, done.stderr
