@@ -48,7 +48,10 @@ def open_context(
     lock = FileLock(lock_path)
     console = console or Console()
 
+    told = list[str]()
+
     def say(text: str) -> None:
+        told.append(text)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     take(lock, stage, say)
@@ -62,6 +65,8 @@ def open_context(
             lock=lock_path,
             say=say,
         )
+        for text in told:  # what was said before there was a run to keep it
+            tracker.say(text)
         tracker.params(flatten(to_dict(cfg)) | dict(made_with or {}))
     except BaseException:
         release(lock)
