@@ -36,6 +36,14 @@ class Arm:
         return mean_sd(self.values)[1] if len(self.values) > 1 else 0.0
 
 
+SHAPES: dict[str, Any] = {
+    **{"headline": dict, "confidence": float, "steps": int, "batch_size": int, "teacher": float | int | None},
+    **{"arms": dict, "student": dict | None, "seeds": list | None},
+    **{"dataset": str | None, "chosen_arm": str | None, "verdict": str | None},
+}
+"""What evaluate.json holds under each key that is read here; older files lack some of those that may be None."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One run to compare: where it was found, what it was trained on and with, and the scores of its arms."""
@@ -197,24 +205,24 @@ def record(name: str, found: str, result: Mapping[str, Any], settings: Mapping[s
 def _record(
     name: str, found: str, result: Mapping[str, Any], settings: Mapping[str, Any], digest: str | None
 ) -> Record:
+    for key, kinds in SHAPES.items():
+        if not isinstance(result.get(key), kinds):
+            raise TypeError(f"{key} is {type(result.get(key)).__name__}")
+    if not {"name", "unit", "higher_is_better"} <= result["headline"].keys():
+        raise KeyError("headline")
     student = result.get("student") or {key: settings.get(f"student.{key}") for key in ("net", "width", "distiller")}
     seeds = result.get("seeds") or settings.get("student.seeds")
     arms = {
         key: Arm(tuple(arm["values"]), arm["val_mean"], arm["uses_bank"], arm.get("distiller"))
         for key, arm in result["arms"].items()
     }
-    headline, teacher = result["headline"], result["teacher"]
-    if not {"name", "unit", "higher_is_better"} <= headline.keys():
-        raise KeyError("headline")
-    if not isinstance(teacher, float | int | None) or not isinstance(result["confidence"], float):
-        raise TypeError("teacher or confidence")
     if seeds is not None and any(len(arm.values) != len(seeds) for arm in arms.values()):
         seeds = None  # settings changed since the result was written
     return Record(
         name=name,
         found=found,
         split="test",
-        headline=headline,
+        headline=result["headline"],
         confidence=result["confidence"],
         arms=arms,
         seeds=tuple(seeds) if seeds is not None else None,
@@ -222,7 +230,7 @@ def _record(
         student=net_text(student),
         distiller=str(student.get("distiller") or "not known"),
         steps=f"{result['steps']} x {result['batch_size']}",
-        teacher=teacher,
+        teacher=result["teacher"],
         chosen=result["chosen_arm"],
         verdict=result["verdict"],
         settings=settings,
