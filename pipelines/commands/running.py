@@ -65,6 +65,25 @@ def one_stage(stage: str, settings: list[str] | None) -> None:
         run_stage(stage, settings)
 
 
+def one_shard(shard: int | None, shards: int | None, settings: list[str] | None) -> None:
+    """One shard of the bank."""
+    stop_when_asked()
+    with plain_errors(RESUMES):
+        from cgankd.config import ConfigError
+        from pipelines.runtime.memory import naming
+        from pipelines.runtime.opening import open_shard
+
+        if shard is None or shards is None:
+            raise ConfigError("--shards and --shard belong together: how many shards there are, and which one, from 0")
+        if not 0 <= shard < shards:
+            raise ConfigError(f"--shard must be from 0 to {shards - 1} of --shards {shards}, but is {shard}")
+        with naming(LOWER["bank"]), open_shard("bank", (shard, shards), settings or ()) as ctx:
+            from cgankd.bank.shards import Part
+            from pipelines.stages.bank import run_shard
+
+            run_shard(ctx, Part(shard, shards))
+
+
 def check_stage(name: str) -> None:
     """Raise ConfigError, naming the nearest stage, unless the name is a stage."""
     import difflib

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -17,6 +18,7 @@ from pipelines.locks.holding import clean, release, take
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
 from pipelines.runtime.room import check_room
+from pipelines.tracking.journal import FanOut, Tracker
 from pipelines.tracking.open import open_tracker
 
 SHOWN = 4
@@ -74,6 +76,40 @@ def open_context(
         tracker.tags(plan_facts(context.plan))
         context.say(plan_line(context.plan))
     return context
+
+
+@contextmanager
+def open_shard(
+    stage: str,
+    shard: tuple[int, int],
+    overrides: Sequence[str] = (),
+    workdir: Path | None = None,
+    *,
+    console: Console | None = None,
+) -> Iterator[Context]:
+    """A context of one of so many shards of a stage, which the others may run beside: it reports to the console alone and
+    leaves neither metrics and pictures nor a tracked run.
+
+    Raises ConfigError as `open_context` does; only the same shard is kept from running twice.
+    """
+    workdir = (workdir or Path.cwd()).resolve()
+    cfg = load_config(workdir / "params.yaml", overrides)
+    check_pin(workdir, stage)
+    set_threads()
+    make_plan()
+    check_room(stage, cfg, workdir)
+    lock = FileLock(workdir / "artifacts" / "resume" / f"{stage}-{shard[0]}-of-{shard[1]}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    console = console or Console()
+    context = Context(stage, cfg, workdir, Tracker(FanOut([], lambda sink, error: None), stage, {}), console)
+    take(lock, f"{stage} --shards {shard[1]} --shard {shard[0]}", context.say)
+    try:
+        context.say(plan_line(context.plan))
+        yield context
+        context.check_unchanged()
+    finally:
+        context._meter.stop()
+        release(lock)
 
 
 def params_changed(stage: str, cfg: Config, workdir: Path, overrides: Sequence[str]) -> str | None:
