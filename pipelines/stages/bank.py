@@ -17,7 +17,7 @@ from cgankd.bank.scores import Kept
 from cgankd.bank.shards import Part, draw_part
 from cgankd.bank.short import short_lines, short_report, shortages
 from cgankd.config import BankConfig, ConfigError
-from cgankd.data.store.banks import BankWriter, of_fakes, read_pool_images, read_pool_scores, write_bank
+from cgankd.data.store.banks import of_fakes, pool_writer, read_pool_images, read_pool_scores, write_bank
 from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.labels.task import make_task
@@ -142,9 +142,8 @@ def run(ctx: Context) -> None:
     attributes |= inputs.digests()
     pool_path = ctx.path("pool.h5")
     shape = (info.channels, info.image_size, info.image_size)
-    with BankWriter(
-        pool_path, shape, task.num_outputs, task.label_dtype, spread=scorer.spreading is not None
-    ) as writer:
+    spread, most = scorer.spreading is not None, cfg.rows_per_file
+    with pool_writer(pool_path, shape, task.num_outputs, task.label_dtype, spread=spread, rows_per_file=most) as writer:
         asked_parts, predicted_parts, parts = list[Tensor](), list[Tensor](), list[build.Columns]()
         for s in build.grow_pool(source, limits, selections, ctx.progress("fakes")):
             writer.append(s.rows())
@@ -176,7 +175,9 @@ def run(ctx: Context) -> None:
     row = rows[chosen]
     labels = replace(asked[row], predicted[row]) if cfg.replace else asked[row]
     behind = made_from(ctx.cfg.data, ctx.seed, inputs)
-    write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen})
+    write_bank(
+        ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen}, rows_per_file=most
+    )
     ctx.metrics(report)
     val_error = task.error(scorer.teacher(val.images), val.labels)
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from cgankd.bank import scores
 from cgankd.bank.shards import Part
 from cgankd.config import ConfigError
+from cgankd.data.store.banks import read_pool_images, read_pool_scores
 from pipelines.rounds import kept_blocks
 from pipelines.runtime.opening import open_context, open_shard
 from pipelines.stages.bank import run_shard
@@ -69,7 +71,7 @@ def keep(folder: Path, name: str) -> None:
 
 
 def copied(whole: Path, folder: Path) -> Path:
-    shutil.copytree(whole, folder / "work")
+    shutil.copytree(whole, folder / "work", dirs_exist_ok=True)
     return folder / "work"
 
 
@@ -95,6 +97,7 @@ def test_a_bank_of_any_number_of_shards_has_the_same_bytes(
         shard(folder, number, total)
     parts = [json.loads(path.read_text())["values"] for path in sorted(folder.glob("artifacts/shards/*/manifest.json"))]
     assert len(parts) == total and sum(drawn) == sum(part["fakes"] + part["burn_in"] for part in parts)
+    by_shards = sum(drawn)
     drawn.clear()
     text = " ".join(run(folder, "bank").split())
     for name in ("pool.h5", "bank.h5"):
@@ -103,6 +106,7 @@ def test_a_bank_of_any_number_of_shards_has_the_same_bytes(
     assert f"bank: {total} shard" in text and f"{sum(drawn)} that they did not foresee were drawn here" in text
     numbers = json.loads((folder / "metrics/bank.json").read_text())
     assert sum(drawn) < 0.5 * numbers["draws"], "most was foreseen, and none of that is drawn again"
+    assert by_shards < 2 * (numbers["draws"] + numbers["burn_in_draws"]), "no two shards draw the same"
     assert not (folder / "artifacts/shards").exists(), "the shards are forgotten as soon as the bank is there"
 
 
@@ -241,3 +245,26 @@ def test_sets_of_two_sizes_are_named(three: Path, tmp_path: Path) -> None:
         ConfigError, match=r"artifacts/shards holds shards of a bank of 2 and of one of 3; delete those .*1-of-2"
     ):
         run(folder, "bank")
+
+
+def test_a_bank_in_several_files_feeds_the_students_the_same(three: Path, tmp_path: Path) -> None:
+    ours, theirs = copied(three, tmp_path / "a"), copied(three, tmp_path / "b")
+    several = ("bank.rows_per_file=40",)
+    run(ours, "bank", sets=several)
+    run(theirs, "bank")
+    for name in ("pool.h5", "bank.h5"):
+        assert len(list((ours / "artifacts" / name).iterdir())) > 1
+        one, many = (read_pool_scores(folder / "artifacts" / name) for folder in (theirs, ours))
+        assert one.keys() == many.keys() and all(torch.equal(one[column], many[column]) for column in one)
+        every = torch.arange(len(one["asked"]))
+        assert torch.equal(*(read_pool_images(folder / "artifacts" / name, every) for folder in (theirs, ours)))
+    for folder, sets in ((ours, several), (theirs, ())):
+        run(folder, "student", sets=sets)
+    runs = [sorted(folder.glob("artifacts/students/*.safetensors")) for folder in (ours, theirs)]
+    assert len(runs[0]) > 2 and [a.read_bytes() for a in runs[0]] == [b.read_bytes() for b in runs[1]]
+    # What the stage left is known by its digest, part by part, and a part that is lost is named.
+    min((ours / "artifacts/pool.h5").iterdir()).unlink()
+    with pytest.raises(ValueError, match="pool.h5 lacks 00000-of"):
+        run(ours, "student", sets=several)
+    run(ours, "bank")
+    assert (ours / "artifacts/pool.h5").read_bytes() == (theirs / "artifacts/pool.h5").read_bytes()
