@@ -81,7 +81,9 @@ WINGS: dict[str, Part] = {
         ("tracking",),
         ("ruamel",),
     ),
-    "locks": Part("one writer at a time in a work folder, also of several ranks, and what a killed one left half written", ()),
+    "locks": Part(
+        "one writer at a time in a work folder, also of several ranks, and what a killed one left half written", ()
+    ),
     "pictures": Part("every picture, in one style", (), ("matplotlib",)),
     "tracking": Part("MLflow, and the JSON lines beside it", (), ("mlflow", "sqlalchemy")),
 }

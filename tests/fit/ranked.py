@@ -14,8 +14,9 @@ from torch import distributed as dist
 
 from cgankd.data.batches import Mixture
 from cgankd.data.mix import Mixing
+from cgankd.distill import make_distiller
 from cgankd.distill.engine import Distillation, Negatives, Teacher
-from cgankd.distill.methods import make_distiller
+from cgankd.distill.methods import METHODS
 from cgankd.fit.loop import Loop
 from cgankd.fit.plain import Plain
 from cgankd.fit.predictor import Feed, fit_predictor
@@ -94,7 +95,7 @@ def teacher(name: str = "convnet", mix: str = "none", checkpoint: Checkpoint | N
     return keeper.found(net)
 
 
-def student(method: str) -> Found:
+def student(method: str, num_steps: int = STEPS) -> Found:
     both, keeper = pair(False), Keeper()
     distiller = make_distiller(method)
     torch.manual_seed(4)
@@ -103,12 +104,29 @@ def student(method: str) -> Found:
     flips = {name: lambda unit, gen: unit.flip(3) for name in ("weak", "strong")}
     negatives = Negatives(split.labels) if distiller.needs.neg_index else None
     objective = Distillation(
-        class_task(3), distiller, Teacher(both.teacher.net, "fp32"), flips, 0, len(split), STEPS, negatives=negatives
+        class_task(3),
+        distiller,
+        Teacher(both.teacher.net, "fp32"),
+        flips,
+        0,
+        len(split),
+        num_steps,
+        negatives=negatives,
     )
-    cfg = fit_config(num_steps=STEPS, batch_size=8)
+    cfg = fit_config(num_steps=num_steps, batch_size=8)
     mixture = Mixture(split, None, real_share=None, batch_size=8, seed=5)
     fit_predictor(both.student.net, objective, Feed(mixture.batch, shifted), cfg, Loop(5, log=keeper))
     return keeper.found(both.student.net, distiller)
+
+
+def every_loss() -> Found:
+    """The first steps with each KD loss that several ranks share."""
+    values = dict[str, list[float]]()
+    for name in sorted(METHODS):
+        if name != "reg_kd" and not METHODS[name].needs.input_grad:  # the one is for scalars, the other is refused
+            found = student(name, 4)["values"]
+            values |= {f"{name} {key}": numbers for key, numbers in found.items() if key == "loss"}
+    return {"values": values, "state": {"none": torch.ones(1)}}
 
 
 def gan(**changes: object) -> Found:
@@ -160,6 +178,7 @@ JOBS: dict[str, Callable[[], Found]] = {
     "student, ofd (batch norms in the loss)": lambda: student("ofd"),
     "student, crd (memory, negatives)": lambda: student("crd"),
     "student, sskd (views and turns)": lambda: student("sskd"),
+    "student, every loss": every_loss,
     "gan": gan,
     "gan, in pieces": lambda: gan(accumulate=2, d_steps=2),
     "ccgan": ccgan,

@@ -56,7 +56,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["tracking"]["mlflow"] = False
     values["teacher"] |= {"num_steps": 260, "width": 4, "precision": "fp32"}
     values["cgan"] |= {"precision": "fp32", "lr_g": 1e-4, "lr_d": 1e-4, "num_steps": 50}
-    values["ratio"] |= {"precision": "fp32", "num_steps": 50, "feature_steps": 50}
+    values["ratio"] |= {"precision": "fp32", "num_steps": 50, "feature_steps": 50, "feature_learning_rate": 1e-4}
     values["bank"] |= {"num_fakes": 40}
     arms = {"real": {}, "raw_kd": {"bank": True, "kd": True}}
     values["student"] |= {"arms": arms, "num_steps": 50, "precision": "fp32", "best_with_kd": False, "seeds": [0, 1]}
@@ -124,12 +124,11 @@ def test_a_stage_of_two_ranks_is_that_of_one(
     assert said.count("2 ranks train together") == 1, "the first rank alone talks"
     assert said.count(f"{stage} done in") == 1
     for curve, name in curves:
-        # Scores on a few images jump by one image where an output is at the edge.
-        near(folder, further, stage, curve, name, 0.05 if stage == "student" else 1e-4)
+        # Scores on a few images jump by one image where an output is at the edge; the ratio learns on features of another run.
+        near(folder, further, stage, curve, name, {"learning_curves": 0.05, "ratio": 2e-3}.get(curve, 1e-4))
     assert not (folder / "artifacts/resume/ranks/1").exists(), "nothing is left of the other rank"
-    assert len((folder / f"artifacts/logs/{stage}.jsonl").read_text().split('"kind": "run"')) == 3, (
-        "one more tracked run"
-    )
+    runs = (folder / f"artifacts/logs/{stage}.jsonl").read_text().count('"level": "stage"')
+    assert runs == 2, "one tracked run more, of the first rank"
 
 
 def test_a_rank_that_dies_ends_all_and_any_number_of_ranks_goes_on(alone: Path, work: Path, tmp_path: Path) -> None:
