@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,15 +74,13 @@ def draw_part(source: Source, part: Part, selections: Collection[str], log: LogF
     groups = sorted(source.conditions.labels)
     burned: list[Columns] = []
     for done, group in enumerate(groups, 1):
-        burned += [
-            scores.columns(group) for scores in source.burn_in_blocks(group, lambda block, g=group: part.has(g, block))
-        ]
+        burned += [scores.columns(group) for scores in source.burn_in_blocks(group, partial(part.has, group))]
         log(done, {}, 2 * len(groups))
     limits = limits_of(Columns.joined(burned), source) if burned else None
     blocks_G, drawn = foresee(source, limits, selections), 0
     for done, group in enumerate(groups, 1):
         cap = min(int(blocks_G[group]) * source.cfg.block_size, source.cap(group))
-        for scores in source.blocks_of(group, cap, lambda block, g=group: part.has(g, block)):
+        for scores in source.blocks_of(group, cap, partial(part.has, group)):
             drawn += len(scores)
         log(len(groups) + done, {}, 2 * len(groups))
     return {"burn_in": sum(map(len, burned)), "fakes": drawn}

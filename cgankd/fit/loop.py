@@ -73,7 +73,8 @@ class Loop:
             late = None if self.course.failed else self._between()
             found = None if late is None else late.load()
             found = self.checkpoint.load() if found is None else found
-        if not same_everywhere(-1 if found is None else int(found.get("step", 0))):
+        step: Any = -1 if found is None else found.get("step", 0)
+        if not same_everywhere(int(step)):
             raise ConfigError(
                 f"{self.who}: the ranks of this training found other progress each; give all of them the same folder, or delete"
                 " artifacts/resume everywhere, and start again"

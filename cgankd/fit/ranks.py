@@ -84,7 +84,7 @@ def sum_gradients(optimizer: torch.optim.Optimizer) -> None:
         return
     flat = torch.cat([grad.flatten() for grad in found])
     dist.all_reduce(flat)
-    for grad, part in zip(found, flat.split([grad.numel() for grad in found]), strict=True):
+    for grad, part in zip(found, torch.split(flat, [grad.numel() for grad in found]), strict=True):
         grad.copy_(part.view(grad.shape))
 
 
@@ -139,7 +139,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         total = grads[0].contiguous().clone()
         dist.all_reduce(total)
-        return total.split(ctx.sizes)[dist.get_rank()], None
+        return torch.split(total, ctx.sizes)[dist.get_rank()], None
 
 
 def _all_rows(found: Any, total: int) -> Any:

@@ -16,7 +16,8 @@ from pipelines.files.layout import BESIDE_STAGES, SECTIONS, STAGES
 from pipelines.files.params import flatten, load_config, settings_of
 from pipelines.files.pinned import check_pin
 from pipelines.locks.holding import clean, release, take
-from pipelines.locks.ranks import among_ranks, launched
+from pipelines.locks.ranks import among_ranks
+from pipelines.locks.ranks import launched as launched
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
 from pipelines.runtime.room import check_room

