@@ -131,7 +131,7 @@ def every_loss() -> Found:
 
 def gan(**changes: object) -> Found:
     train, task = class_toy()
-    cfg, keeper = gan_config(num_steps=STEPS, **RATES, **changes), Keeper()
+    cfg, keeper = gan_config(num_steps=STEPS, **(RATES | changes)), Keeper()
     seed_all("embed")
     embed = task.label_embed(8)
     net, embed, _ = train_cgan(train, task, task.vicinity(train.labels), embed, cfg, Loop(2, log=keeper))
@@ -180,7 +180,7 @@ JOBS: dict[str, Callable[[], Found]] = {
     "student, sskd (views and turns)": lambda: student("sskd"),
     "student, every loss": every_loss,
     "gan": gan,
-    "gan, in pieces": lambda: gan(accumulate=2, d_steps=2),
+    "gan, in pieces": lambda: gan(accumulate=2, d_steps=2, lr_g=2e-5, lr_d=2e-5),
     "ccgan": ccgan,
     "features": features,
     "ratio": ratio,
