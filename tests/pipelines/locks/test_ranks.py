@@ -57,6 +57,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["teacher"] |= {"num_steps": 260, "width": 4, "precision": "fp32", "learning_rate": 3e-4}
     values["cgan"] |= {"precision": "fp32", "lr_g": 1e-4, "lr_d": 1e-4, "num_steps": 50}
     values["ratio"] |= {"precision": "fp32", "num_steps": 50, "feature_steps": 50, "feature_learning_rate": 1e-4}
+    values["ratio"] |= {
+        "hidden": [64, 64],
+        "learning_rate": 1e-4,
+    }  # a norm over two units alone is chaos within fifty steps
     values["bank"] |= {"num_fakes": 40}
     arms = {"real": {}, "raw_kd": {"bank": True, "kd": True}}
     values["student"] |= {"arms": arms, "num_steps": 50, "precision": "fp32", "best_with_kd": False, "seeds": [0, 1]}
@@ -124,8 +128,8 @@ def test_a_stage_of_two_ranks_is_that_of_one(
     assert said.count("2 ranks train together") == 1, "the first rank alone talks"
     assert said.count(f"{stage} done in") == 1
     for curve, name in curves:
-        # Scores on a few images jump by one image where an output is at the edge; the ratio learns on features of another run.
-        near(folder, further, stage, curve, name, {"learning_curves": 0.05, "ratio": 2e-3}.get(curve, 1e-4))
+        # Scores on a few images jump by one image where an output is at the edge.
+        near(folder, further, stage, curve, name, 0.05 if stage == "student" else 1e-4)
     assert not (folder / "artifacts/resume/ranks/1").exists(), "nothing is left of the other rank"
     runs = (folder / f"artifacts/logs/{stage}.jsonl").read_text().count('"level": "stage"')
     assert runs == 2, "one tracked run more, of the first rank"
