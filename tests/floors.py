@@ -63,7 +63,7 @@ WINGS: dict[str, Part] = {
         ("students", "rounds", "teachers", "networks", "runtime", "files", "pictures", "tracking"),
     ),
     "rounds": Part(
-        "fakes in rounds, near what a probe student finds hard, and the blocks of fakes that survive a kill",
+        "what fakes are drawn with, rounds near what a probe student finds hard, blocks that survive a kill, shards",
         ("networks", "runtime", "files"),
     ),
     "teachers": Part("the members of a teacher: their trainings, put together", ("networks", "runtime", "files")),
@@ -81,7 +81,9 @@ WINGS: dict[str, Part] = {
         ("tracking",),
         ("ruamel",),
     ),
-    "locks": Part("one writer at a time in a work folder, and what a killed one left half written", ()),
+    "locks": Part(
+        "one writer at a time in a work folder, also of several ranks, and what a killed one left half written", ()
+    ),
     "pictures": Part("every picture, in one style", (), ("matplotlib",)),
     "tracking": Part("MLflow, and the JSON lines beside it", (), ("mlflow", "sqlalchemy")),
 }
@@ -97,7 +99,7 @@ HALLS: dict[str, Part] = {
     "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data", "labels.answers", "labels.circle")),
     "distill": Part(
         "what runs a KD loss: engine, options, composites",
-        (*BASE, "data", "distill.losses", "fit.device", "labels.circle"),
+        (*BASE, "data", "distill.losses", "fit.device", "fit.ranks", "labels.circle"),
     ),
     "distill.losses": Part(
         "the catalogue of KD losses, a module a family", (*BASE, "data", "distill", "labels.circle")
@@ -116,6 +118,7 @@ HALLS: dict[str, Part] = {
             "fit.device",
             "fit.loop",
             "fit.pieces",
+            "fit.ranks",
             "fit.schedule",
             "fit.watch",
             "labels.circle",
@@ -126,7 +129,7 @@ HALLS: dict[str, Part] = {
         "training the conditional GAN, and drawing from it or from the user's own",
         (
             *(*BASE, "data", "nets.gans", "nets.predictors.resnet"),
-            *("fit.device", "fit.ema", "fit.loop", "fit.pieces", "fit.room", "fit.schedule", "fit.watch"),
+            *("fit.device", "fit.ema", "fit.loop", "fit.pieces", "fit.ranks", "fit.room", "fit.schedule", "fit.watch"),
             *("labels.circle", "labels.targets"),
         ),
     ),

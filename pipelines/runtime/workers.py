@@ -62,6 +62,25 @@ def _begin(told: SimpleQueue[tuple[int, int] | None], parent: int, locks: Shared
     _told = told
 
 
+def _one_by_one(
+    train: Callable[[Job], list[str]], jobs: Sequence[Job], done: Callable[[int], None], say: Callable[[str], None]
+) -> None:
+    """On one thread, as workers do."""
+    import torch
+
+    threads, told = torch.get_num_threads(), set[str]()
+    torch.set_num_threads(1)
+    try:
+        for count, job in enumerate(jobs, 1):
+            for line in train(job):
+                if line not in told:
+                    say(line)
+                told.add(line)
+            done(count)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def run_side_by_side(
     train: Callable[[Job], list[str]],
     jobs: Sequence[Job],
@@ -73,9 +92,15 @@ def run_side_by_side(
     """Call `train` on every job in worker processes; `done` is told how many are finished, `steps` what jobs tell by
     `tell_steps`, from a thread of its own.
 
+    Where several ranks train together, jobs are done in this process, one after the other, each by all ranks.
     What `train` returns is said, each line once. An error or Ctrl-C ends the workers at once and is raised. Raises NoRoom where
     a worker dies, or memory runs out, although it ran alone.
     """
+    from cgankd.fit.ranks import ranks  # torch, which a worker brings in by itself
+
+    if ranks().size > 1:
+        _one_by_one(train, jobs, done, say)
+        return
     waiting, told = list(jobs), set[str]()
 
     def heard(lines: list[str]) -> None:

@@ -16,7 +16,7 @@ SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
 """Sections a search may turn; another split of the data would make scores that cannot be compared."""
 SWITCHES = ("subsample", "filter", "replace")
 """Keys of `bank` that the searched arm follows, because the section alone only decides what goes into bank.h5."""
-NO_EFFECT = ("student.seeds", "student.workers", "student.best_with_kd", "bank.refuse_worthless")
+NO_EFFECT = ("student.seeds", "student.workers", "student.best_with_kd", "bank.refuse_worthless", "bank.rows_per_file")
 KD_KEYS = ("student.soft_weight", "student.temperature", "student.distiller")
 FREE = ("search.num_trials", "search.fresh_seeds", "search.storage", "search.study", *NO_EFFECT[:3])
 """Settings that may change while a study goes on: no score depends on them."""
