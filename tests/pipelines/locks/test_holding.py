@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 from filelock import FileLock
 from pipelines.locks import holding as locks
-from pipelines.runtime import workers
+from pipelines.engines import local as workers
 
 def job(number):
     Path(sys.argv[1], "began").touch()
@@ -36,7 +36,7 @@ if __name__ == "__main__":
     locks.take(lock, "student", print)
     Path(sys.argv[1], "held").touch()
     if sys.argv[3] == "workers":
-        workers.run_side_by_side(job, [1], 1, lambda count: None, print)
+        workers.run_side_by_side(job, [1], workers.Crew(1), lambda count: None, print)
     else:
         job(0)
 """

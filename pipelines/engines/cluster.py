@@ -1,0 +1,98 @@
+"""The Ray cluster of this process: that of RAY_ADDRESS, or one of this machine alone that ends with the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cgankd.config import ConfigError
+from pipelines.tracking.masks import masked
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning in every worker without a device
+}
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's own switch, named after where it is the default, for servers that listen on 127.0.0.1 alone."""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def connected(say: Callable[[str], None]) -> Any:
+    """The module `ray`, joined to a cluster, which stays until this process ends. Raises ConfigError."""
+    if find_spec("ray") is None:
+        raise ConfigError("CGANKD_ENGINE is ray, but Ray is not installed; run pip install 'cgankd[ray]'")
+    address = os.environ.get("RAY_ADDRESS", "")
+    alone = address in ("", "local")
+    for name, value in (QUIET | (LOOPBACK if alone else {})).items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    with own_signals():
+        try:
+            ray.init(**(_of_this_machine() if alone else _joined(address)))
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = "on this machine" if alone else f"at RAY_ADDRESS {masked(address)}"
+            why = " ".join(masked(str(error)).split())[:300]
+            raise ConfigError(f"no Ray cluster answers {where} ({why}); start it, or unset CGANKD_ENGINE") from error
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    cores = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
+    where = "started on this machine, on loopback, until the command ends" if alone else f"at {masked(address)}"
+    say(f"jobs run on Ray {ray.__version__} {where}: {len(nodes)} nodes, {cores:g} cores")
+    return ray
+
+
+def _of_this_machine() -> dict[str, Any]:
+    from pipelines.runtime.machine import available_cores  # imports torch
+
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))}
+    return {
+        "address": "local",
+        "num_cpus": available_cores(),
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": "error",
+        "runtime_env": {"env_vars": environment},
+    }
+
+
+def _joined(address: str) -> dict[str, Any]:
+    """Workers get the code of this machine, so that a node needs Ray, torch and the other packages alone."""
+    return {
+        "address": address,
+        "log_to_driver": False,
+        "logging_level": "error",
+        "runtime_env": {"working_dir": str(ROOT), "excludes": ["/*", "!/cgankd", "!/pipelines", "__pycache__"]},
+    }
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Keep what this program does when it is asked to end: Ray puts handlers of its own in the place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def largest(ray: Any) -> dict[str, float]:
+    """The most of each resource that one node has: "CPU", "GPU", "memory" in bytes."""
+    found: dict[str, float] = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            for name, amount in node["Resources"].items():
+                found[name] = max(found.get(name, 0.0), amount)
+    return found
