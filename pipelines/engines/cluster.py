@@ -16,6 +16,7 @@ from pipelines.tracking.masks import masked
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first error of a job is raised; those of the others would follow it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning in every worker without a device
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -86,6 +87,36 @@ def own_signals() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+class Ear:
+    """The actor that workers tell how far they are; one for all calls of a process, as each takes seconds to begin."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, list[Any]] = {}
+
+    def put(self, call: str, found: Any) -> None:
+        """One thing that a job of a call tells."""
+        self.waiting.setdefault(call, []).append(found)
+
+    def take(self, call: str) -> list[Any]:
+        """All that the jobs of a call told since the last time."""
+        return self.waiting.pop(call, [])
+
+
+_ears: dict[str, Any] = {}
+"""Node and job of this process on its cluster -> its ear."""
+
+
+def ear(ray: Any) -> Any:
+    """The actor of this process; on its own node, so that a lost node does not take it along."""
+    context = ray.get_runtime_context()
+    key = f"{context.get_node_id()} {context.get_job_id()}"  # a new cluster counts its jobs anew
+    if key not in _ears:
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
+        _ears.clear()
+        _ears[key] = ray.remote(Ear).options(num_cpus=0, scheduling_strategy=here).remote()
+    return _ears[key]
 
 
 def largest(ray: Any) -> dict[str, float]:

@@ -47,22 +47,6 @@ class OnRay:
             flight.land()
 
 
-class Ear:
-    """The actor that workers tell how far they are."""
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[int, Any]] = []
-
-    def put(self, found: tuple[int, Any]) -> None:
-        """One thing that a job tells."""
-        self.waiting.append(found)
-
-    def take(self) -> list[tuple[int, Any]]:
-        """All since the last time."""
-        found, self.waiting = self.waiting, []
-        return found
-
-
 @dataclass
 class _Sent:
     """A job on the cluster: how often this machine sent it, and how often a worker began it."""
@@ -89,11 +73,7 @@ class _Flight:
         self.pending: dict[Any, int] = {}
         self.sent: dict[int, _Sent] = {}
         self.lines = set[str]()
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
-        )
-        # Beside this process, so that a lost node does not take it along.
-        self.ear = ray.remote(Ear).options(num_cpus=0, scheduling_strategy=here).remote()
+        self.call, self.ear = uuid.uuid4().hex, cluster.ear(ray)
 
     def check_fits(self) -> None:
         """Raise ConfigError where Ray would wait for ever."""
@@ -112,7 +92,9 @@ class _Flight:
             items, mark = tuple(map(item_of, reads(job))), self.mark(folder_of(job)) if self.may_see else None
             settings = {name: value for name in SETTINGS if (value := os.environ.get(name))}
             own: Carrier | None = None
-            parcel = Parcel(number, self.do, job, items, card, device, self.crew.cores, mark, own, self.ear, settings)
+            parcel = Parcel(
+                number, self.do, job, items, card, device, self.crew.cores, mark, own, (self.ear, self.call), settings
+            )
             self.sent[number] = _Sent(parcel)
             self.send(number)
         left = len(self.jobs)
@@ -207,7 +189,7 @@ class _Flight:
     def listen(self) -> None:
         """Hand on what jobs told since the last time."""
         try:
-            found = self.ray.get(self.ear.take.remote())
+            found = self.ray.get(self.ear.take.remote(self.call))
         except self.ray.exceptions.RayError:  # progress is lost, and no result
             return
         for number, what in found:
@@ -233,7 +215,6 @@ class _Flight:
 
     def land(self) -> None:
         """Leave nothing of this call behind."""
-        self.ray.kill(self.ear)
         for mark in self.marks.values():
             mark.path.unlink(missing_ok=True)
 

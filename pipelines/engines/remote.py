@@ -55,8 +55,8 @@ class Parcel:
     """None where even a node that sees the folder is to get the files."""
     carrier: Carrier | None
     """None until a node needs one."""
-    ear: Any
-    """The actor that hears of progress."""
+    ear: tuple[Any, str]
+    """The actor that hears of progress, and by which name it knows the call that this job is of."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the project."""
 
@@ -79,12 +79,12 @@ class Unseen:
 class Teller:
     """Hands what a job tells to the actor; nobody waits for it."""
 
-    def __init__(self, ear: Any) -> None:
-        self.ear = ear
+    def __init__(self, ear: tuple[Any, str]) -> None:
+        self.ear, self.call = ear
 
     def put(self, found: Any) -> None:
         """Send it."""
-        self.ear.put.remote(found)
+        self.ear.put.remote(self.call, found)
 
 
 def run_parcel(parcel: Parcel) -> Delivered | Unseen:
