@@ -36,6 +36,8 @@ class Ear(Protocol):
 
 _told: Ear | None = None
 """Where this process tells how far it is; None outside of workers that are asked to."""
+_most: int | None = None
+"""How many workers a job of an engine may have, where it fans out itself."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Crew:
 
     def size(self, jobs: int, say: Callable[[str], None]) -> int:
         """How many begin side by side; fewer than `most` are said with the reason."""
-        wanted = min(self.most, jobs)
+        wanted = min(self.most, jobs, _most or jobs)
         return wanted if self.need_bytes is None else that_fit(wanted, self.need_bytes, self.what, say)
 
 
@@ -66,14 +68,14 @@ def tell(number: int, what: Any) -> None:
 
 
 @contextmanager
-def telling(ear: Ear | None) -> Iterator[None]:
-    """Let jobs in this process tell an engine how far they are."""
-    global _told
-    before, _told = _told, ear
+def telling(ear: Ear, most: int | None = None) -> Iterator[None]:
+    """Let jobs in this process tell an engine how far they are; what they fan out runs on `most` cores."""
+    global _told, _most
+    before, _told, _most = (_told, _most), ear, most
     try:
         yield
     finally:
-        _told = before
+        _told, _most = before
 
 
 def _begin(told: SimpleQueue[Told | None], parent: int, locks: Shared) -> None:

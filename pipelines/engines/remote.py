@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +100,7 @@ def run_parcel(parcel: Parcel) -> Delivered | Unseen:
     torch.set_num_threads(parcel.cores)
     if parcel.mark is not None and parcel.mark.seen():
         check_in_place(parcel.items, node)
-        with telling(teller):
+        with telling(teller, parcel.cores):
             return Delivered(parcel.do(parcel.job))
     if parcel.carrier is None:
         return Unseen(node)
@@ -109,9 +109,9 @@ def run_parcel(parcel: Parcel) -> Delivered | Unseen:
         link(fetched(item, parcel.carrier, top / "files", node), mirrored(item.path, top / "tree"))
     job = mirrored(parcel.job, top / "tree")
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    with telling(teller):
+    with telling(teller, parcel.cores):
         lines = parcel.do(job)
-    return Delivered(lines, tuple(send(path, parcel.carrier, top / "tree") for path in writes(job)))
+    return Delivered(lines, tuple(sent_back(job, parcel, top / "tree")))
 
 
 def check_in_place(items: tuple[Item, ...], node: str) -> None:
@@ -128,10 +128,14 @@ def check_in_place(items: tuple[Item, ...], node: str) -> None:
             )
 
 
-def send(path: Path, by: Carrier, tree: Path) -> Sent:
-    """A result under the path that it gets on the machine that sent the job."""
-    found = item_of(path)
-    return by.send(Item(above(found.path, tree), found.digest, found.size), path)
+def sent_back(job: Any, parcel: Parcel, tree: Path) -> Iterator[Sent]:
+    """The results under the paths that they get on the machine that sent the job; what came from there is not sent back."""
+    assert parcel.carrier is not None
+    for path in writes(job):
+        found = item_of(path)
+        item = Item(above(found.path, tree), found.digest, found.size)
+        if item not in parcel.items:
+            yield parcel.carrier.send(item, path)
 
 
 def node_name() -> str:
