@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,7 @@ def connected(say: Callable[[str], None]) -> Any:
     alone = address in ("", "local")
     for name, value in (QUIET | (LOOPBACK if alone else {})).items():
         os.environ.setdefault(name, value)
-    import ray
-
+    ray: Any = import_module("ray")
     if ray.is_initialized():
         return ray
     with own_signals():
@@ -43,11 +43,20 @@ def connected(say: Callable[[str], None]) -> Any:
             where = "on this machine" if alone else f"at RAY_ADDRESS {masked(address)}"
             why = " ".join(masked(str(error)).split())[:300]
             raise ConfigError(f"no Ray cluster answers {where} ({why}); start it, or unset CGANKD_ENGINE") from error
+    _silence()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     cores = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
     where = "started on this machine, on loopback, until the command ends" if alone else f"at {masked(address)}"
     say(f"jobs run on Ray {ray.__version__} {where}: {len(nodes)} nodes, {cores:g} cores")
     return ray
+
+
+def _silence() -> None:
+    """Keep the words of Ray's servers about a lost worker from the terminal: a line of ours says it, their logs have more."""
+    with suppress(ImportError, AttributeError, KeyError):
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
+        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
 def _of_this_machine() -> dict[str, Any]:

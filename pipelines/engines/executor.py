@@ -1,17 +1,15 @@
-"""The one seam for work that falls into independent jobs: which engine runs them is said by CGANKD_ENGINE."""
+"""The one seam for work that falls into independent jobs, and its engine on this machine."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from cgankd.config import ConfigError
-from pipelines.engines.local import Crew, run_side_by_side, telling
+from pipelines.engines.local import Crew, beside_each_other, run_side_by_side, telling
+from pipelines.runtime.memory import death_in_words
 
 Job = TypeVar("Job")
-ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,9 @@ class Executor(Protocol):
         What it returns is said, each line once. An error or Ctrl-C ends the others at once and is raised.
         """
 
+    def loops(self, do: Callable[[Job], list[str]], jobs: Sequence[Job], crew: Crew, hear: Hear[Job]) -> list[str]:
+        """Run jobs that share out work among themselves and go on where one dies; how those ended that failed, in words."""
+
 
 class Processes:
     """Worker processes of this machine."""
@@ -51,6 +52,10 @@ class Processes:
             hear.done(count)
             hear.ended(job)
 
+    def loops(self, do: Callable[[Job], list[str]], jobs: Sequence[Job], crew: Crew, hear: Hear[Job]) -> list[str]:
+        """See Executor; each in a process of its own."""
+        return [death_in_words(code) for code in beside_each_other(do, jobs)]
+
 
 class _Direct:
     """What a job in this process tells is heard at once."""
@@ -61,41 +66,3 @@ class _Direct:
     def put(self, found: Any) -> None:
         """Hand it on."""
         self.told(*found)
-
-
-def engine_name() -> str:
-    """ "local" or "ray", by CGANKD_ENGINE. Raises ConfigError."""
-    value = os.environ.get("CGANKD_ENGINE", "") or "local"
-    if value not in ENGINES:
-        raise ConfigError(
-            f"the environment variable CGANKD_ENGINE must be one of {', '.join(ENGINES)}, but is {value!r}"
-        )
-    return value
-
-
-def executor() -> Executor:
-    """The engine that CGANKD_ENGINE names. Raises ConfigError."""
-    if engine_name() == "local":
-        return Processes()
-    from pipelines.engines.on_ray import OnRay
-
-    return OnRay()
-
-
-def run_jobs(
-    do: Callable[[Job], list[str]],
-    jobs: Sequence[Job],
-    crew: Crew,
-    done: Callable[[int], None],
-    say: Callable[[str], None],
-    told: Callable[[int, Any], None] = lambda number, what: None,
-) -> None:
-    """`Executor.map` of the engine that is asked for."""
-    executor().map(do, jobs, crew, Hear(say, done, told))
-
-
-def share_of(device: str) -> float:
-    """The share of a CUDA device that one training takes."""
-    from pipelines.runtime.machine import ON_ONE_DEVICE  # imports torch
-
-    return 1 / ON_ONE_DEVICE if device == "cuda" else 0.0

@@ -1,7 +1,8 @@
 """What a job reads and writes, found in the job itself, and the same job in another folder.
 
 A job is a frozen dataclass. Its paths are what it reads, a weights file with its config; `out` is what it writes: a file, with
-all beside it whose name is its stem and more after a dot or hyphen. Another kind of job says so by methods `reads` and `writes`.
+all beside it whose name is its stem and more after a dot or hyphen. Another kind of job says so by methods `reads` and `writes`,
+or by a sentence `stays` that it works only where its folder is seen.
 """
 
 from __future__ import annotations

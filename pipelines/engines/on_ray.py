@@ -21,9 +21,16 @@ from pipelines.engines.remote import BEGAN, Delivered, Mark, Parcel, Unseen, run
 from pipelines.runtime.memory import in_words
 
 LOOK_EVERY_S = 0.5
+GRACE_S = 10.0
+"""How long a job may take to end when it is cancelled."""
 LOST_MOST = 3
 """How often Ray runs a job again whose worker or node was lost."""
-SETTINGS = ("CGANKD_DEVICE", "CGANKD_COMPILE", "CGANKD_DEBUG")
+SETTINGS = (
+    "CGANKD_DEVICE",
+    "CGANKD_COMPILE",
+    "CGANKD_DEBUG",
+    *(f"MLFLOW_TRACKING_{x}" for x in ("URI", "USERNAME", "PASSWORD")),
+)
 """Environment variables that go with a job."""
 
 
@@ -45,6 +52,11 @@ class OnRay:
             raise
         finally:
             flight.land()
+
+    def loops(self, do: Callable[[Job], list[str]], jobs: Sequence[Job], crew: Crew, hear: Hear[Job]) -> list[str]:
+        """See Executor; Ray begins one that is lost again elsewhere."""
+        self.map(do, jobs, crew, hear)
+        return []
 
 
 @dataclass
@@ -128,6 +140,8 @@ class _Flight:
         """Hand a job to Ray, with its files where they are needed."""
         one = self.sent[number]
         if self.sending:
+            if (why := getattr(one.parcel.job, "stays", None)) is not None:
+                raise ConfigError(why)
             self.by.put({item.digest: item.path for item in one.parcel.items})
             one.parcel = replace(one.parcel, carrier=self.by)
         cores = self.most["CPU"] if one.alone else self.crew.cores
@@ -154,7 +168,8 @@ class _Flight:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if not out_of_memory(cause):
                 raise cause from error
-            return self.again_alone(number, cause)
+            self.again_alone(number, cause)
+            return None
         except (
             errors.WorkerCrashedError,
             errors.NodeDiedError,
@@ -209,8 +224,12 @@ class _Flight:
             self.hear.say(line)
 
     def cancel(self) -> None:
-        """End all jobs of this call, those under way by force."""
-        for ref in self.pending:
+        """End all jobs of this call as Ctrl-C would, and by force what does not heed that."""
+        refs = list(self.pending)
+        for ref in refs:
+            self.ray.cancel(ref)
+        _, left = self.ray.wait(refs, num_returns=len(refs), timeout=GRACE_S) if refs else ([], [])
+        for ref in left:
             self.ray.cancel(ref, force=True)
 
     def land(self) -> None:

@@ -93,7 +93,8 @@ def run_parcel(parcel: Parcel) -> Delivered | Unseen:
 
     node = node_name()
     os.environ.update(parcel.settings)
-    os.environ["CGANKD_ENGINE"] = "local"  # what a job itself fans out stays on its node
+    # What a job itself fans out stays on its node.
+    os.environ |= {"CGANKD_ENGINE": "local", "CGANKD_THREADS": str(parcel.cores)}
     card_of(parcel.device).check(parcel.card, node)
     teller = Teller(parcel.ear)
     teller.put((parcel.number, (BEGAN, node)))

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-
 from cgankd.config import ConfigError
+from pipelines.engines.lines import told_console
 from pipelines.engines.local import tell
 from pipelines.files.layout import STAGES
 from pipelines.repeat.one_draw import Draw, is_done, key_of, own_files, result_of, run_draw
@@ -22,7 +21,6 @@ from pipelines.tracking.names import evaluate_names
 
 LINE, EVENT, RAN = "line", "event", "ran"
 """What a draw tells: a line for the user, an event for the trackers, the stages that it ran."""
-WIDE = 200
 _here: dict[int, Turn] = {}
 """Draws whose trackers and console are those of this process."""
 
@@ -81,7 +79,7 @@ def do_draw(job: DrawJob) -> list[str]:
         if Path(job.cwd).is_dir():
             os.chdir(job.cwd)
         check_own_files(job.draw)
-        console = Console(file=_Lines(job.number), width=WIDE, force_terminal=False)
+        console = told_console(job.number, LINE)
         ran = run_draw(job.draw, _tracker(job), console, job.device)
     tell(job.number, (RAN, ran))
     return []
@@ -190,24 +188,6 @@ class Turn:
         self.results[number] = result
         made = f"{len(ran)} stages run" if ran else "kept"
         self.ctx.say(f"draw {draw.seed} ({number + 1} of {len(self.draws)}, {made}): {result['verdict']}")
-
-
-class _Lines:
-    """A file for a console whose lines are told."""
-
-    def __init__(self, number: int) -> None:
-        self.number, self.rest = number, ""
-
-    def write(self, text: str) -> int:
-        """Tell all whole lines."""
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            if line.strip():
-                tell(self.number, (LINE, line.rstrip()))
-        return len(text)
-
-    def flush(self) -> None:
-        """Lines are told when they are whole."""
 
 
 class _Events:

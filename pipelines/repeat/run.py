@@ -12,7 +12,8 @@ import torch
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.measure import draws as measure
 from cgankd.types import Headline
-from pipelines.engines.executor import Hear, engine_name, executor
+from pipelines.engines.choice import engine_name, executor
+from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
 from pipelines.files.layout import STAGES
 from pipelines.files.params import flatten

@@ -22,7 +22,7 @@ from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
 from cgankd.measure.places import places
 from cgankd.measure.verdict import best_arm
-from pipelines.engines.executor import run_jobs, share_of
+from pipelines.engines.choice import run_jobs, share_of
 from pipelines.engines.local import Crew
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
 from pipelines.files.kept_runs import prune

@@ -29,7 +29,7 @@ from cgankd.labels.task import make_task
 from cgankd.measure.places import places
 from cgankd.rng import derive, seed_all
 from cgankd.types import DatasetInfo, LogFn, Split, Task
-from pipelines.engines.executor import run_jobs, share_of
+from pipelines.engines.choice import run_jobs, share_of
 from pipelines.engines.local import Crew, tell
 from pipelines.files.kept_runs import prune
 from pipelines.networks.own_teacher import find_file, load_own_teacher, other_unit

@@ -18,8 +18,9 @@ from cgankd.fit.room import NoRoom
 from pipelines.engines import on_ray as on_ray_module
 from pipelines.engines.card import card_of
 from pipelines.engines.carrier import ByRay, Sent
+from pipelines.engines.choice import executor
 from pipelines.engines.cluster import LOOPBACK
-from pipelines.engines.executor import Hear, executor
+from pipelines.engines.executor import Hear
 from pipelines.engines.freight import item_of
 from pipelines.engines.local import Crew
 from pipelines.engines.on_ray import place

@@ -22,7 +22,7 @@ from cgankd.labels.ensemble import make_mean, spread_weights
 from cgankd.labels.task import make_task
 from cgankd.measure.features import make_features
 from cgankd.nets.predictors.ensemble import Ensemble
-from pipelines.engines.executor import run_jobs
+from pipelines.engines.choice import run_jobs
 from pipelines.files.artifacts import ResumeFile, file_digest, load_weights
 from pipelines.files.distillers import check_distillers
 from pipelines.networks import weights as packaged_weights
