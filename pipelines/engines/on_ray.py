@@ -131,7 +131,7 @@ class _Flight:
         if folder not in self.marks:
             folder.mkdir(parents=True, exist_ok=True)
             words = uuid.uuid4().hex
-            mark = Mark(folder / f".seen-{words[:8]}.tmp", words)
+            mark = Mark(folder / f".seen-{words[:8]}", words)  # no name that a sweep of half-written files knows
             mark.path.write_text(words, encoding="utf-8")
             self.marks[folder] = mark
         return self.marks[folder]

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.engines import local
 from pipelines.engines.local import tell
 from tests.pipelines.slow_job import fail
 
@@ -28,14 +29,15 @@ def copy(job: SmallJob) -> list[str]:
     """Write what is read, after failing as often as is asked for; every beginning is noted."""
     note = Path(job.note)
     with (note / f"began-{job.number}").open("a") as file:
-        file.write(f"{os.getpid()} {job.out}\n")
+        file.write(f"{os.getpid()} {job.out} {local.__file__}\n")
     tell(job.number, 1)
     count = len((note / f"began-{job.number}").read_text().splitlines())
     if count <= job.times:
         if job.how == "wait":
             while not (note / "release").exists():
                 time.sleep(0.02)
-        fail(job.how)
+        else:
+            fail(job.how)
     if job.how == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:
