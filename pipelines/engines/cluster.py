@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,10 +53,9 @@ def connected(say: Callable[[str], None]) -> Any:
 
 def _silence() -> None:
     """Keep the words of Ray's servers about a lost worker from the terminal: a line of ours says it, their logs have more."""
-    with suppress(ImportError, AttributeError, KeyError):
-        from ray._private.ray_logging import global_worker_stdstream_dispatcher
-
-        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+    worker = import_module("ray._private.worker")
+    if hasattr(worker, "print_to_stdstream"):  # with log_to_driver off nothing else goes this way
+        worker.print_to_stdstream = lambda *data, **options: None
 
 
 def _of_this_machine() -> dict[str, Any]:

@@ -41,8 +41,7 @@ def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
     ]
     if only_repository:
         return [finding for look in looks for finding in look(workdir)]
-    from pipelines.project.doctor_cluster import look_at_cluster
-    from pipelines.project.doctor_room import look_at_disk, look_at_images
+    from pipelines.project.doctor_room import look_at_cluster, look_at_disk, look_at_images
 
     looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_images, look_at_tracking, look_at_cluster]
     found = [finding for look in looks for finding in look(workdir)]

@@ -1,4 +1,4 @@
-"""Two Ray nodes of this machine that share no folder: the code and the files reach them, and a node that is lost is made up for."""
+"""Two Ray nodes of this machine that share no folder: code and files reach them, and a node that is lost is made up for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.engines.choice import executor
 from pipelines.engines.cluster import LOOPBACK, QUIET
 from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
-from pipelines.project.doctor_cluster import look_at_cluster
+from pipelines.project.doctor_room import look_at_cluster
 from tests.conftest import ROOT
 from tests.pipelines.engines.small_jobs import SmallJob, copy
 
