@@ -23,6 +23,9 @@ from pipelines.files.digests import file_digest
 BEGAN, ASIDE_S = "began", 86_400.0
 """What a job tells first; and seconds after which the files of a node that is gone are deleted by the next one."""
 
+HEARD_S = 10.0
+"""How long a job that is done waits until what it told is heard."""
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -77,14 +80,21 @@ class Unseen:
 
 
 class Teller:
-    """Hands what a job tells to the actor; nobody waits for it."""
+    """Hands what a job tells to the actor; the job waits for none of it before it is done."""
 
     def __init__(self, ear: tuple[Any, str]) -> None:
         self.ear, self.call = ear
+        self.last: Any = None
 
     def put(self, found: Any) -> None:
         """Send it."""
-        self.ear.put.remote(self.call, found)
+        self.last = self.ear.put.remote(self.call, found)
+
+    def finish(self) -> None:
+        """Wait until all is heard, which comes in its order; a result must not overtake it."""
+        import ray
+
+        ray.wait([self.last], timeout=HEARD_S)
 
 
 def run_parcel(parcel: Parcel) -> Delivered | Unseen:
@@ -102,7 +112,9 @@ def run_parcel(parcel: Parcel) -> Delivered | Unseen:
     if parcel.mark is not None and parcel.mark.seen():
         check_in_place(parcel.items, node)
         with telling(teller, parcel.cores):
-            return Delivered(parcel.do(parcel.job))
+            lines = parcel.do(parcel.job)
+        teller.finish()
+        return Delivered(lines)
     if parcel.carrier is None:
         return Unseen(node)
     top = node_folder()
@@ -112,6 +124,7 @@ def run_parcel(parcel: Parcel) -> Delivered | Unseen:
     job.out.parent.mkdir(parents=True, exist_ok=True)
     with telling(teller, parcel.cores):
         lines = parcel.do(job)
+    teller.finish()
     return Delivered(lines, tuple(sent_back(job, parcel, top / "tree")))
 
 
