@@ -53,7 +53,7 @@ def connected(say: Callable[[str], None]) -> Any:
 
 def _silence() -> None:
     """Keep the words of Ray's servers about a lost worker from the terminal: a line of ours says it, their logs have more."""
-    worker = import_module("ray._private.worker")
+    worker: Any = import_module("ray._private.worker")
     if hasattr(worker, "print_to_stdstream"):  # with log_to_driver off nothing else goes this way
         worker.print_to_stdstream = lambda *data, **options: None
 

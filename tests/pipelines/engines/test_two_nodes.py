@@ -26,15 +26,17 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'cgan
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[Any]:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head without cores and two nodes of one core each; this process is a machine beside them."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUIET.items():
             patch.setenv(name, value)
-        # The jobs of these tests are no part of the code that is sent.
-        patch.setenv("PYTHONPATH", str(ROOT))
+        # The jobs of these tests are no part of the code that is sent; nothing else of this folder is to be found.
+        only_tests = tmp_path_factory.mktemp("only")
+        (only_tests / "tests").symlink_to(ROOT / "tests")
+        patch.setenv("PYTHONPATH", str(only_tests))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         patch.setenv("CGANKD_ENGINE", "ray")
