@@ -22,6 +22,8 @@ QUIET = {
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's own switch, named after where it is the default, for servers that listen on 127.0.0.1 alone."""
+ALL_BUT_CODE = ("/[!.]*", "/.?*", "!/cgankd", "!/pipelines", "__pycache__")
+"""Patterns as in .gitignore; a plain `/*` is the folder itself to Ray, which then sends nothing."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -78,7 +80,7 @@ def _joined(address: str) -> dict[str, Any]:
         "address": address,
         "log_to_driver": False,
         "logging_level": "error",
-        "runtime_env": {"working_dir": str(ROOT), "excludes": ["/*", "!/cgankd", "!/pipelines", "__pycache__"]},
+        "runtime_env": {"working_dir": str(ROOT), "excludes": list(ALL_BUT_CODE)},
     }
 
 
