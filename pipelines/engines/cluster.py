@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
+from pipelines.engines.card import CODE
 from pipelines.tracking.masks import masked
 
 QUIET = {
@@ -22,7 +23,7 @@ QUIET = {
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's own switch, named after where it is the default, for servers that listen on 127.0.0.1 alone."""
-ALL_BUT_CODE = ("/[!.]*", "/.?*", "!/cgankd", "!/pipelines", "__pycache__")
+ALL_BUT_CODE = ("/[!.]*", "/.?*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")), "__pycache__")
 """Patterns as in .gitignore; a plain `/*` is the folder itself to Ray, which then sends nothing."""
 ROOT = Path(__file__).resolve().parents[2]
 
