@@ -126,7 +126,9 @@ def ear(ray: Any) -> Any:
     if key not in _ears:
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
         _ears.clear()
-        _ears[key] = ray.remote(Ear).options(num_cpus=0, scheduling_strategy=here).remote()
+        made = ray.remote(Ear).options(num_cpus=0, scheduling_strategy=here).remote()
+        ray.get(made.take.remote(""))  # what is told before it is there would go with the worker that told it
+        _ears[key] = made
     return _ears[key]
 
 

@@ -108,7 +108,7 @@ def run_parcel(parcel: Parcel) -> Delivered | Unseen:
     card_of(parcel.device).check(parcel.card, node)
     teller = Teller(parcel.ear)
     teller.put((parcel.number, (BEGAN, node)))
-    teller.finish()  # the first job begins before the actor does; who is lost then would never have begun
+    teller.finish()  # who is lost after this has begun
     torch.set_num_threads(parcel.cores)
     if parcel.mark is not None and parcel.mark.seen():
         check_in_place(parcel.items, node)
