@@ -40,7 +40,10 @@ def copy(job: SmallJob) -> list[str]:
             fail(job.how)
     if job.how == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        while True:
-            time.sleep(0.1)
+        try:
+            while True:
+                time.sleep(0.1)
+        finally:
+            (note / f"ended-{job.number}").touch()
     job.out.write_bytes(job.source.read_bytes() + str(job.number).encode())
     return ["copied"]

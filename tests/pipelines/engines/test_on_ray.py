@@ -24,7 +24,7 @@ from pipelines.engines.executor import Hear
 from pipelines.engines.freight import item_of
 from pipelines.engines.local import Crew
 from pipelines.engines.on_ray import place
-from pipelines.runtime.bonds import lives, start_ticks
+from pipelines.runtime.bonds import start_ticks
 from pipelines.students.run_arm import Job, train_job
 from tests.distill.arms import job, settings, workplace
 from tests.pipelines.engines.small_jobs import SmallJob, copy
@@ -135,14 +135,15 @@ def test_a_job_whose_worker_is_killed_runs_again_and_is_there_once(
     assert sorted(said)[1:] == ["copied"] and sorted(said)[0].startswith(
         "a worker or a node was lost: its job runs again on"
     )
-    assert sorted(told) == [(0, 1), (1, 1), (1, 1), (2, 1)]
+    assert set(told) == {(0, 1), (1, 1), (2, 1)}, "what a worker told as it died may be lost"
     left = {path.name for path in (tmp_path / "work").iterdir()}
     assert left == {"source.bin", "notes", "out-0.bin", "out-1.bin", "out-2.bin"}, "nor a mark"
 
 
 def test_a_job_without_memory_gets_a_node_for_itself_and_then_ends_the_run(on_ray: None, tmp_path: Path) -> None:
     said, _ = copied(small(tmp_path / "once", how="memory", times=1))
-    assert len(said) == 2 and said[0].startswith("a worker had no memory left: memory ran out: there was no room for")
+    assert len(said) == 2 and "copied" in said
+    assert min(said).startswith("a worker had no memory left: memory ran out: there was no room for more, and ")
     with pytest.raises(NoRoom, match="memory ran out"):
         copied(small(tmp_path / "twice", how="memory", times=2))
 
@@ -230,9 +231,12 @@ def test_ctrl_c_ends_the_jobs_on_the_cluster(on_ray: None, tmp_path: Path) -> No
     finally:
         signal.signal(signal.SIGINT, before)
     thread.join()
-    began = {path.name: int(path.read_text().split()[0]) for path in notes.iterdir()}
-    assert until(lambda: not any(lives(pid, start_ticks(pid)) for pid in began.values()))
-    assert {path.name for path in notes.iterdir()} == set(began), "those that waited never began"
+    began = {path.name.split("-")[1]: int(path.read_text().split()[0]) for path in notes.glob("began-*")}
+    assert until(lambda: all((notes / f"ended-{n}").exists() or not start_ticks(pid) for n, pid in began.items()))
+    assert {path.name for path in notes.glob("began-*")} == {f"began-{n}" for n in began}, (
+        "those that waited never began"
+    )
+    assert len(began) < 6
     assert said[-1] == "stopping: finished runs are kept, the jobs on the cluster are cancelled"
     assert not list((tmp_path / "work").glob("out-*")) and not list((tmp_path / "work").glob(".seen-*"))
 
