@@ -41,15 +41,15 @@ WINGS: dict[str, Part] = {
     ),
     "repeat": Part(
         "the whole pipeline over draws, and what holds over them",
-        ("project", "stages", "runtime", "files", "pictures", "tracking"),
+        ("project", "stages", "engines", "runtime", "files", "pictures", "tracking"),
     ),
     "project": Part(
         "a project of one's own: `init`, `doctor`, the files they write",
-        ("search", "networks", "runtime", "files", "tracking"),
+        ("search", "networks", "engines", "runtime", "files", "tracking"),
     ),
     "search": Part(
         "the study: trials, pool, best, curves",
-        ("stages", "students", "runtime", "files", "locks", "pictures", "tracking"),
+        ("stages", "students", "engines", "runtime", "files", "locks", "pictures", "tracking"),
         ("optuna", "optuna_dashboard", "sqlalchemy"),
     ),
     "audit": Part("is the bank any good", ("networks", "runtime", "files", "pictures")),
@@ -60,7 +60,7 @@ WINGS: dict[str, Part] = {
     ),
     "stages": Part(
         "the seven stages, one module each, as in dvc.yaml and params.yaml",
-        ("students", "rounds", "teachers", "networks", "runtime", "files", "pictures", "tracking"),
+        ("students", "rounds", "teachers", "networks", "engines", "runtime", "files", "pictures", "tracking"),
     ),
     "rounds": Part(
         "what fakes are drawn with, rounds near what a probe student finds hard, blocks that survive a kill, shards",
@@ -71,6 +71,11 @@ WINGS: dict[str, Part] = {
     "networks": Part(
         "nets as files: rebuilt from what a stage saved, or brought by the user",
         ("runtime", "files"),
+    ),
+    "engines": Part(
+        "where independent jobs run: worker processes of this machine, or a Ray cluster",
+        ("runtime", "files", "locks", "tracking"),
+        ("ray", "fsspec"),
     ),
     "runtime": Part(
         "what every stage run stands on: context, machine, progress",

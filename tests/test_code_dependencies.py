@@ -10,6 +10,7 @@ from tests.test_pipeline_contract import DVC, STAGES
 
 FRAME = {
     "pipelines.runtime": "shows progress, keeps resume files, sends results on",
+    "pipelines.engines": "says where jobs run, which moves no number",
     "pipelines.files": "reads settings, writes what it is given",
     "pipelines.locks": "keeps a second writer away",
     "pipelines.tracking": "hands results to MLflow",

@@ -7,11 +7,9 @@ jobs. What it does not change is reused: networks, scored fakes, finished studen
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,16 @@ from rich.console import Console
 from cgankd.config import ConfigError, to_dict
 from cgankd.data.store.datasets import read_info
 from cgankd.labels.task import make_task
-from cgankd.types import Diverged, Headline
-from pipelines.files.artifacts import file_digest
+from cgankd.types import Headline
+from pipelines.engines.choice import engine_name, executor, share_of
+from pipelines.engines.executor import Hear
+from pipelines.engines.lines import told_console
+from pipelines.engines.local import Crew
+from pipelines.files.artifacts import config_path, file_digest
 from pipelines.files.params import flatten
 from pipelines.locks.holding import clean
-from pipelines.runtime.bonds import end_with_parent
 from pipelines.runtime.machine import make_plan, plan_facts, set_threads
-from pipelines.runtime.memory import death_in_words, what_is_left
+from pipelines.runtime.memory import what_is_left
 from pipelines.runtime.progress import duration_text
 from pipelines.search import hopeless
 from pipelines.search import study as studies
@@ -37,7 +38,15 @@ from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.space import check_space, identity, overruled, with_searched_arm, with_values
 from pipelines.search.stages import base_files, inputs_of
 from pipelines.search.storage import check_begun, shown, storage_url
-from pipelines.search.students import check_parent, quiet_context, shortened, students_of, train_seeds
+from pipelines.search.students import (
+    check_parent,
+    finite,
+    num_parameters,
+    quiet_context,
+    shortened,
+    students_of,
+    train_seeds,
+)
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.masks import mask_streams, remember
 from pipelines.tracking.open import open_tracker
@@ -90,7 +99,7 @@ def run(search: Search, workers: int, console: Console) -> None:
     if cfg.against:
         say(console, f"two objectives, the score and {cfg.against}: no pruning")
     start_s = time.monotonic()
-    if workers == 1:
+    if workers == 1 and engine_name() == "local":
         work(search, None, console)
     else:
         run_workers(search, study, workers, console)
@@ -108,43 +117,46 @@ def run(search: Search, workers: int, console: Console) -> None:
 
 
 def run_workers(search: Search, study: optuna.Study, workers: int, console: Console) -> None:
-    """Several processes on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
-    spawn = get_context("spawn")
-    processes = [spawn.Process(target=worker_main, args=(search, os.getpid())) for _ in range(workers)]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join()
-    except KeyboardInterrupt:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-        raise
-    if dead := [process.exitcode for process in processes if process.exitcode]:
-        how = "; ".join(sorted({death_in_words(code) for code in dead}))
+    """Several workers on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
+    parent = os.getpid() if engine_name() == "local" else None
+    out = search.workdir / "artifacts" / "search" / "workers"
+    jobs = [Worker(search, parent, number, out) for number in range(workers)]
+    hear = Hear[Worker](lambda text: say(console, text), told=lambda number, text: say(console, text))
+    crew = Crew(workers, "search workers", cores=torch.get_num_threads(), gpus=share_of(make_plan().device))
+    if dead := executor().loops(do_worker, jobs, crew, hear):
+        how = "; ".join(sorted(set(dead)))
         say(console, f"{len(dead)} of {workers} workers failed or were killed: each {how}; {what_is_left()}")
         if studies.counted(study) < search.cfg.search.num_trials:
             raise ConfigError("the search ended before its last trial; the same command resumes it")
 
 
-def worker_main(search: Search, parent: int) -> None:
-    """A worker process; SIGTERM ends it like Ctrl-C."""
+@dataclass(frozen=True)
+class Worker:
+    """One that takes trials from the study until there are enough; `parent` is the process to end with, None on a cluster."""
 
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    search: Search
+    parent: int | None
+    number: int
+    out: Path
+    """Its results are in the study; a folder that its node must see."""
+    stays = (
+        "trials of a search run on a cluster only where every node sees the work folder under the same path; put it into a"
+        " shared folder and leave CGANKD_SHARED unset, or give each machine the same command with one PostgreSQL"
+    )
 
-    signal.signal(signal.SIGTERM, stop)
-    end_with_parent(parent)
-    remember(search.url)
+    def reads(self) -> list[Path]:
+        """The artifacts that every trial builds on."""
+        files = base_files(self.search.workdir, self.search.cfg)
+        return [*files.values(), *(config_path(path) for path in files.values() if path.suffix == ".safetensors")]
+
+
+def do_worker(worker: Worker) -> list[str]:
+    """Work on the study in this process; lines go to its terminal, or from a node to the machine that sent it."""
+    remember(worker.search.url)
     mask_streams()
-    try:
-        work(search, parent, Console())
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except ConfigError as error:
-        raise SystemExit(f"error: {error}") from None
+    console = Console() if worker.parent is not None else told_console(worker.number)
+    work(worker.search, worker.parent, console)
+    return []
 
 
 def work(search: Search, parent: int | None, console: Console) -> None:
@@ -266,20 +278,6 @@ def objective(
         size = num_parameters(full.job(own.arm, arm, own.seeds[0]).out)
     child.metrics({own.against: size})
     return score, float(size)
-
-
-def finite(score: Any) -> float:
-    """A mean score. Raises Diverged where it is no number: a student answers with none."""
-    if not np.isfinite(score):
-        raise Diverged(f"the validation score is {float(score)}; lower student.learning_rate")
-    return float(score)
-
-
-def num_parameters(weights: Path) -> int:
-    """Numbers in a file of weights."""
-    from pipelines.files.artifacts import load_weights
-
-    return sum(tensor.numel() for tensor in load_weights(weights)[0].values())
 
 
 def score_text(search: Search, scores: Sequence[float]) -> str:

@@ -22,6 +22,8 @@ from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
 from cgankd.measure.places import places
 from cgankd.measure.verdict import best_arm
+from pipelines.engines.choice import run_jobs, share_of
+from pipelines.engines.local import Crew
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
 from pipelines.files.kept_runs import prune
 from pipelines.networks.predictor import load_predictor
@@ -29,7 +31,6 @@ from pipelines.networks.weights import find_weights
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory, side_by_side
-from pipelines.runtime.workers import Crew, run_side_by_side
 from pipelines.stages.same_data import info_of
 from pipelines.students.run_arm import Job, score_key, train_job
 from pipelines.tracking.names import child_name
@@ -213,8 +214,8 @@ class Runner:
         workers = self.ctx.cfg.student.workers or side_by_side(self.ctx.plan.device)
         # The arm with most images at rest; nothing else that differs between arms takes much memory.
         need = max((j.need_bytes() for j in {j.arm.uses_pool: j for j in todo}.values()), default=None)
-        crew = Crew(workers, "students", need)
-        run_side_by_side(train_job, todo, crew, lambda count: log(count, {}, len(todo)), self.ctx.say)
+        crew = Crew(workers, "students", need, gpus=share_of(self.ctx.plan.device))
+        run_jobs(train_job, todo, crew, lambda count: log(count, {}, len(todo)), self.ctx.say)
 
 
 def bank_digests(pool: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 from filelock import FileLock
 from pipelines.locks import holding as locks
-from pipelines.runtime import workers
+from pipelines.engines import local as workers
 
 def job(number):
     Path(sys.argv[1], "began").touch()

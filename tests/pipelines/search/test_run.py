@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,14 @@ class Lines:
 def trials_of(folder: Path, name: str = "cgankd") -> list[optuna.trial.FrozenTrial]:
     storage = search_study.connect(folder, f"sqlite:///{folder}/artifacts/search.db")
     return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def studied(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a study that may not be begun yet."""
+    try:
+        return trials_of(folder)
+    except Exception:  # a database that is being made raises several kinds
+        return []
 
 
 def cgankd(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -285,6 +294,33 @@ def test_two_workers_finish_one_study(work: Path) -> None:
     trials = [t for t in trials_of(work) if t.state in search_study.COUNTED]
     assert len(trials) == 4 and len({t.user_attrs["owner"] for t in trials}) == 2
     assert len({json.dumps(t.params, sort_keys=True) for t in trials}) == 4
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (pip install 'cgankd[ray]')")
+def test_a_cluster_finishes_one_study_although_a_worker_is_killed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CGANKD_ENGINE", "ray")
+    process = cgankd(work, "search", "--workers", "2", "--trials", "4", "--set", "student.num_steps=200")
+    try:
+        owner = ""
+        while not owner and process.poll() is None:
+            time.sleep(0.2)
+            there = (work / "artifacts/search.db").exists() and studied(work)
+            owner = next((t.user_attrs.get("owner", "") for t in there or [] if t.state == TrialState.RUNNING), "")
+        os.kill(int(owner.split("|")[1]), signal.SIGKILL)
+        output = process.communicate()[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    trials = trials_of(work)
+    counted = [t for t in trials if t.state in search_study.COUNTED]
+    assert len(counted) == 4 and len({json.dumps(t.params, sort_keys=True) for t in counted}) == 4
+    lost = [t for t in trials if t.user_attrs.get("owner") == owner and t.state == TrialState.FAIL]
+    assert lost and [t.params for t in counted if t.user_attrs.get("retry_of") == lost[0].number] == [lost[0].params]
+    assert "jobs run on Ray" in output and "a worker or a node was lost: its job runs again on" in output
+    assert "(raylet)" not in output and output.count("trial ") >= 4, output
+    monkeypatch.setenv("CGANKD_SHARED", "ray")
+    refused = cgankd(work, "search", "--workers", "2", "--trials", "5")
+    assert "only where every node sees the work folder" in refused.communicate()[0] and refused.returncode == 2
 
 
 def test_two_objectives_give_a_front_and_no_single_winner(work: Path) -> None:

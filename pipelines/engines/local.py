@@ -8,47 +8,78 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from cgankd.config import ConfigError
 from cgankd.fit.room import NoRoom, out_of_memory
 from pipelines.locks.holding import Shared
 from pipelines.runtime.bonds import end_with_parent
 from pipelines.runtime.memory import CANNOT_BEGIN, death_in_words, in_words, that_fit, what_is_left, workers_alone
 
 Job = TypeVar("Job")
-_told: SimpleQueue[tuple[int, int] | None] | None = None
+Told = tuple[int, Any]
+"""The number of a job, and what it tells: its steps, or a word that both sides know."""
+
+
+class Ear(Protocol):
+    """Where a worker tells things."""
+
+    def put(self, found: Any, /) -> None: ...
+
+
+_told: Ear | None = None
 """Where this process tells how far it is; None outside of workers that are asked to."""
+_most: int | None = None
+"""How many workers a job of an engine may have, where it fans out itself."""
 
 
 @dataclass(frozen=True)
 class Crew:
-    """The workers of a stage: how many at most, what they do in a word ("students"), and the memory that each needs, in bytes,
-    None where nobody knows."""
+    """The workers of a stage: how many at most on this machine, what they do in a word ("students"), and the memory that each
+    needs, in bytes, None where nobody knows."""
 
     most: int
     what: str = "runs"
     need_bytes: float | None = None
+    cores: int = 1
+    """Processor cores, and torch threads, of a job."""
+    gpus: float = 0.0
+    """Its share of a CUDA device."""
+    whole: bool = False
+    """A job fills a machine by itself: on this one they run one after the other, in this process."""
 
     def size(self, jobs: int, say: Callable[[str], None]) -> int:
         """How many begin side by side; fewer than `most` are said with the reason."""
-        wanted = min(self.most, jobs)
+        wanted = min(self.most, jobs, _most or jobs)
         return wanted if self.need_bytes is None else that_fit(wanted, self.need_bytes, self.what, say)
 
 
-def tell_steps(number: int, steps: int) -> None:
-    """Tell the parent that job `number` has done so many steps; nobody listens where no worker process runs it."""
+def tell(number: int, what: Any) -> None:
+    """Tell the parent something of job `number`, such as its steps; nobody listens where no engine runs it."""
     if _told is not None:
-        _told.put((number, steps))
+        _told.put((number, what))
 
 
-def _begin(told: SimpleQueue[tuple[int, int] | None], parent: int, locks: Shared) -> None:
+@contextmanager
+def telling(ear: Ear, most: int | None = None) -> Iterator[None]:
+    """Let jobs in this process tell an engine how far they are; what they fan out runs on `most` cores."""
+    global _told, _most
+    before, _told, _most = (_told, _most), ear, most
+    try:
+        yield
+    finally:
+        _told, _most = before
+
+
+def _begin(told: SimpleQueue[Told | None], parent: int, locks: Shared) -> None:
     global _told
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage alone, which then ends its workers
@@ -87,10 +118,11 @@ def run_side_by_side(
     crew: Crew,
     done: Callable[[int], None],
     say: Callable[[str], None],
-    steps: Callable[[int, int], None] = lambda number, steps: None,
+    steps: Callable[[int, Any], None] = lambda number, steps: None,
+    ended: Callable[[Job], None] = lambda job: None,
 ) -> None:
-    """Call `train` on every job in worker processes; `done` is told how many are finished, `steps` what jobs tell by
-    `tell_steps`, from a thread of its own.
+    """Call `train` on every job in worker processes; `done` is told how many are finished, `ended` which one, `steps` what jobs
+    tell by `tell`, from a thread of its own.
 
     Where several ranks train together, jobs are done in this process, one after the other, each by all ranks.
     What `train` returns is said, each line once. An error or Ctrl-C ends the workers at once and is raised. Raises NoRoom where
@@ -111,7 +143,7 @@ def run_side_by_side(
     size = crew.size(len(jobs), say) if jobs else 0
     while waiting:
         size = min(size, len(waiting))
-        shift = _Shift(train, size, heard, lambda left: done(len(jobs) - left), say)
+        shift = _Shift(train, size, heard, lambda left: done(len(jobs) - left), say, ended)
         waiting = shift.work(waiting, steps)
         if not waiting:
             return
@@ -133,17 +165,19 @@ class _Shift:
         heard: Callable[[list[str]], None],
         left: Callable[[int], None],
         say: Callable[[str], None],
+        ended: Callable[[Any], None],
     ) -> None:
         self.train, self.size, self.heard, self.left, self.say = train, size, heard, left, say
+        self.ended = ended
         self.code, self.why = 0, ""
         """Exit code of the process that was lost, and what happened in words."""
         self.error: Exception | None = None
         """The error of a process that lived on."""
 
-    def work(self, jobs: list[Any], steps: Callable[[int, int], None]) -> list[Any]:
+    def work(self, jobs: list[Any], steps: Callable[[int, Any], None]) -> list[Any]:
         """Do the jobs; those that are left, in their order."""
         context = get_context("spawn")
-        queue: SimpleQueue[tuple[int, int] | None] = context.SimpleQueue()
+        queue: SimpleQueue[Told | None] = context.SimpleQueue()
         listener = Thread(target=_listen, args=(queue, steps), daemon=True)
         listener.start()
         with ProcessPoolExecutor(
@@ -152,7 +186,7 @@ class _Shift:
             try:
                 futures = {self._submit(pool, job): number for number, job in enumerate(jobs)}
                 workers = list(pool._processes.values())
-                lost = self._collect(futures)
+                lost = self._collect(futures, jobs)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     self.say("stopping: finished runs are kept, the others go on from their saved progress")
@@ -175,7 +209,7 @@ class _Shift:
             failed.set_exception(error)
             return failed
 
-    def _collect(self, futures: dict[Future[list[str]], int]) -> list[int]:
+    def _collect(self, futures: dict[Future[list[str]], int], jobs: list[Any]) -> list[int]:
         """Numbers of the jobs that were not done."""
         lost: list[int] = []
         left = len(futures)
@@ -198,6 +232,7 @@ class _Shift:
             else:
                 left -= 1
                 self.left(left)
+                self.ended(jobs[futures[future]])
         return lost
 
     def alone(self, crew: Crew) -> BaseException:
@@ -207,7 +242,7 @@ class _Shift:
         return self.error if isinstance(self.error, NoRoom) else NoRoom(in_words(self.error) or str(self.error))
 
 
-def _listen(told: SimpleQueue[tuple[int, int] | None], steps: Callable[[int, int], None]) -> None:
+def _listen(told: SimpleQueue[Told | None], steps: Callable[[int, Any], None]) -> None:
     while (found := told.get()) is not None:
         steps(*found)
 
@@ -221,6 +256,41 @@ def _first_death(codes: Sequence[int]) -> int:
     """The exit code of the worker that broke the pool: the others were then ended by SIGTERM."""
     own = [code for code in codes if code not in (0, -signal.SIGTERM)]
     return own[0] if own else -int(signal.SIGTERM)
+
+
+def beside_each_other(do: Callable[[Job], list[str]], jobs: Sequence[Job]) -> list[int]:
+    """Run jobs that share out work among themselves, each in a process of its own; exit codes of those that failed.
+
+    The others go on where one dies. Ctrl-C asks all to end, by SIGTERM, which is like Ctrl-C to a job, and is raised.
+    """
+    spawn = get_context("spawn")
+    processes = [spawn.Process(target=_loop, args=(do, job, os.getpid())) for job in jobs]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join()
+    except KeyboardInterrupt:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        raise
+    return [process.exitcode for process in processes if process.exitcode]
+
+
+def _loop(do: Callable[[Any], list[str]], job: Any, parent: int) -> None:
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    end_with_parent(parent)
+    try:
+        do(job)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def stop_workers(pool: ProcessPoolExecutor) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cgankd.fit.room import NoRoom
+from pipelines.engines.local import Crew, run_side_by_side
 from pipelines.runtime import memory
-from pipelines.runtime.workers import Crew, run_side_by_side
 from tests.pipelines.slow_job import FailingJob, do_or_fail
 
 
@@ -105,7 +105,7 @@ def test_a_killed_parent_leaves_no_worker(tmp_path: Path, light: Path) -> None:
 
     text = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "from pipelines.runtime.workers import Crew, run_side_by_side\n"
+        "from pipelines.engines.local import Crew, run_side_by_side\n"
         "from tests.pipelines.slow_job import SlowJob, wait_for_release\n"
         "if __name__ == '__main__':\n"
         "    jobs = [SlowJob(Path(sys.argv[1]), n) for n in range(6)]\n"
