@@ -8,7 +8,7 @@ wherever it is used, up to the order of sums. Alone, all of this is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
@@ -20,6 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 HALVES = (torch.bfloat16, torch.float16)
 """Sent as float32, as not every backend adds them."""
+
+
+NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+"""What torch.nn.functional.batch_norm takes, in its order."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,11 @@ class Together(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
+            given = dict(zip(NORM, args, strict=False)) | kwargs
+            if not given.get("training", False):
+                return func(*args, **kwargs)
+            moved, affine = (tuple(map(given.get, names)) for names in (NORM[1:3], NORM[3:5]))
+            return self._batch_norm(given["input"], moved, affine, given.get("momentum", 0.1), given.get("eps", 1e-5))
         if func is F.dropout:
             return self._dropout(*args, **kwargs)
         if func is torch.rand and args and args[0] == self.num:
@@ -196,18 +204,9 @@ class Together(TorchFunctionMode):
         return x * F.dropout(ones, p)[times * self.rows.start : times * self.rows.stop]
 
     def _batch_norm(
-        self,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
+        self, x: Tensor, moved: Sequence[Any], affine: Sequence[Any], momentum: float, eps: float
     ) -> Tensor:
-        if not training:
-            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        (running_mean, running_var), (weight, bias) = moved, affine
         wide = x.float() if x.dtype in HALVES else x
         dims, shape = [0, *range(2, x.ndim)], (1, -1, *(1,) * (x.ndim - 2))
         count = torch.full((1,), float(x.numel() // x.shape[1]), dtype=wide.dtype, device=x.device)
@@ -226,15 +225,3 @@ class Together(TorchFunctionMode):
         if bias is not None:
             out = out + bias.to(out.dtype).view(shape)
         return out.to(x.dtype)
-
-
-def weights_differ(parameters: Iterable[Tensor]) -> bool:
-    """Whether any rank has other weights than the first, bit for bit."""
-    if ranks().size == 1:
-        return False
-    own = torch.cat([p.detach().float().flatten() for p in parameters])
-    first = own.clone()
-    dist.broadcast(first, 0)
-    differs = torch.tensor([int(not torch.equal(own, first))], device=own.device)
-    dist.all_reduce(differs)
-    return bool(differs.item())
