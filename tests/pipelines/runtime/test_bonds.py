@@ -47,6 +47,7 @@ def pids(tmp_path: Path) -> Iterator[Path]:
 NOTE = (
     "import os, pathlib, signal, sys, time; from pipelines.runtime import bonds\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests begun in the background have it ignored
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and those begun by nohup this
     "def note(name):\n"
     "    new = pathlib.Path(sys.argv[1], name + '.new'); new.write_text(f'{os.getpid()}|{bonds.start_ticks(os.getpid())}')\n"
     "    new.rename(new.with_suffix('.pid'))\n"
