@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from pipelines.engines.local import Crew, beside_each_other, run_side_by_side, telling
+from pipelines.engines.local import Crew, run_side_by_side, telling
+from pipelines.engines.loops import beside_each_other
 from pipelines.runtime.memory import death_in_words
 
 Job = TypeVar("Job")

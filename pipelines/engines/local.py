@@ -18,7 +18,6 @@ from multiprocessing.queues import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
-from cgankd.config import ConfigError
 from cgankd.fit.room import NoRoom, out_of_memory
 from pipelines.locks.holding import Shared
 from pipelines.runtime.bonds import end_with_parent
@@ -256,41 +255,6 @@ def _first_death(codes: Sequence[int]) -> int:
     """The exit code of the worker that broke the pool: the others were then ended by SIGTERM."""
     own = [code for code in codes if code not in (0, -signal.SIGTERM)]
     return own[0] if own else -int(signal.SIGTERM)
-
-
-def beside_each_other(do: Callable[[Job], list[str]], jobs: Sequence[Job]) -> list[int]:
-    """Run jobs that share out work among themselves, each in a process of its own; exit codes of those that failed.
-
-    The others go on where one dies. Ctrl-C asks all to end, by SIGTERM, which is like Ctrl-C to a job, and is raised.
-    """
-    spawn = get_context("spawn")
-    processes = [spawn.Process(target=_loop, args=(do, job, os.getpid())) for job in jobs]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join()
-    except KeyboardInterrupt:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-        raise
-    return [process.exitcode for process in processes if process.exitcode]
-
-
-def _loop(do: Callable[[Any], list[str]], job: Any, parent: int) -> None:
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    end_with_parent(parent)
-    try:
-        do(job)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except ConfigError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 def stop_workers(pool: ProcessPoolExecutor) -> None:

@@ -6,7 +6,7 @@ import importlib
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ def shard(folder: Path, number: int, total: int, *sets: str) -> str:
     ) as ctx:
         run_shard(ctx, Part(number, total))
     return text.getvalue()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """All shards are made by as many threads, whatever ran before in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CGANKD_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="module", params=["digits", "chairs"])
