@@ -319,7 +319,7 @@ def test_a_cluster_finishes_one_study_although_a_worker_is_killed(work: Path, mo
     assert "jobs run on Ray" in output and "a worker or a node was lost: its job runs again on" in output
     assert "(raylet)" not in output and output.count("trial ") >= 4, output
     monkeypatch.setenv("CGANKD_SHARED", "ray")
-    refused = cgankd(work, "search", "--workers", "2", "--trials", "5")
+    refused = cgankd(work, "search", "--workers", "2", "--trials", "5", "--set", "student.num_steps=200")
     assert "only where every node sees the work folder" in refused.communicate()[0] and refused.returncode == 2
 
 
