@@ -222,3 +222,14 @@ class ResumeFile:
         with suppress(OSError):  # a folder that became read-only: what is left is of the same run and does no harm
             self.path.unlink(missing_ok=True)
             self._late.unlink(missing_ok=True)
+
+
+def delete_progress(folder: Path, pattern: str = "*.pt") -> None:
+    """Forget the progress of trainings in a folder of which each is done or was replaced by a kept result.
+
+    A kill between the keeping of a result and the end of its run leaves the progress there, and the next run, which
+    takes the result, has no loop that would delete it.
+    """
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

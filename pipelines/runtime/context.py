@@ -23,6 +23,7 @@ from pipelines.files.artifacts import (
     Kept,
     ResumeFile,
     config_path,
+    delete_progress,
     file_digest,
     fingerprint,
     load_weights,
@@ -68,7 +69,7 @@ class Context:
         self._read: dict[Path, str] = {}
         self.changed: Callable[[], str | None] = lambda: None
         """Says what of params.yaml changed since the run began."""
-        self._meter = Meter(console)
+        self._meter, self._watch = Meter(console), Watch()
         self._curves: dict[str, Curves] = {}
         self._resume: list[Kept] = []
         self._metrics: dict[str, Any] = {}
@@ -77,7 +78,6 @@ class Context:
         self._sent_s = self._start_s = time.monotonic()
         self._lock: FileLock | None = None
         self.plan = make_plan(self.say)
-        self._watch = Watch()
 
     # Files in and out
 
@@ -286,6 +286,7 @@ class Context:
         note_made(self.workdir, self.stage)
         for resume in self._resume:
             resume.delete()
+        delete_progress(self.path(f"resume/{self.stage}"))
 
     def _plot_path(self, name: str) -> Path:
         path = self.workdir / "plots" / self.stage / name

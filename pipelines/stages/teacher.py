@@ -114,7 +114,7 @@ def together(
     trainings = finished_members(jobs, info, task, val, ctx.plan)
     members = weighted(trainings, info, task, val, may_drop=ctx.cfg.teacher.members == AUTO)
     for job, member in zip(jobs, members, strict=True):
-        job.record.touch()
+        job.mark_used()
         ctx.setback(f"member {job.number}", job.setback())
         score = float(task.score(member.output_NO, val.labels).double().mean())
         ctx.metrics({f"members.{job.number}.val": score, f"members.{job.number}.weight": member.weight})

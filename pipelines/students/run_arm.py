@@ -29,7 +29,7 @@ from cgankd.labels.task import make_task
 from cgankd.measure.groups import group_scores
 from cgankd.rng import derive, seed_all
 from cgankd.types import PredictFn, Split
-from pipelines.files.artifacts import ResumeFile, config_path, load_weights, save_weights
+from pipelines.files.artifacts import ResumeFile, config_path, delete_progress, load_weights, save_weights
 from pipelines.files.distillers import own_field
 from pipelines.files.kept_runs import read_sealed, write_sealed
 from pipelines.files.writing import SHORT_S
@@ -88,8 +88,10 @@ class Job:
         return ("val", "val_balanced", "curves", *(["best"] if self.config.student.keep_best else []))
 
     def mark_used(self) -> None:
-        """Give a finished run the time of now, by which pipelines.files.kept_runs tells what is longest unused."""
+        """Give a finished run the time of now, by which pipelines.files.kept_runs tells what is longest unused, and
+        forget how far it once was."""
         self.record.touch()
+        delete_progress(self.out.parent, f"{self.out.stem}-*.resume")
 
     def read(self) -> dict[str, Any]:
         """Validation score and curves. Raises ConfigError."""
@@ -252,8 +254,7 @@ def _train(job: Job) -> list[str]:
         files.append(job.best)
         record["best"] = {"val": best.score, "step": best.step}
     write_sealed(job.record, record, [p for file in files for p in (file, config_path(file))], synced=long)
-    for path in job.out.parent.glob(f"{job.out.stem}-*.resume"):
-        path.unlink()
+    job.mark_used()
     return said
 
 

@@ -20,6 +20,7 @@ from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import (
     ResumeFile,
     config_path,
+    delete_progress,
     file_digest,
     fingerprint,
     load_weights,
@@ -88,7 +89,12 @@ class MemberJob:
         record: dict[str, Any] = {"curve": curves.dump()} | ({} if setback is None else {"setback": vars(setback)})
         save_weights(self.out, net, config)
         write_sealed(self.record, record, [self.out, config_path(self.out)])
-        self.checkpoint(curves).delete()
+        self.mark_used()
+
+    def mark_used(self) -> None:
+        """Note that the finished training was used, and forget how far it once was."""
+        self.record.touch()
+        delete_progress(self.out.parent, f"{self.out.stem}-*.resume")
 
 
 def member_jobs(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pipelines.files.dvc_lock import made_md5, read_md5
+from cgankd.config import ConfigError
+from pipelines.files.dvc_lock import made_md5, read_lock, read_md5
 
 TEXT = """
 schema: '2.0'
@@ -32,3 +35,10 @@ def test_what_stages_made_and_read_is_known_by_its_md5() -> None:
 def test_a_lock_that_does_not_tell_gives_nothing(text: str) -> None:
     assert made_md5(text) == {} and read_md5(text, "evaluate", "artifacts/dataset.h5") is None
     assert read_md5(TEXT, "evaluate", "artifacts/bank.h5") is None
+
+
+def test_a_lock_that_is_a_folder_is_a_sentence(tmp_path: Path) -> None:
+    assert read_lock(tmp_path) == ""
+    (tmp_path / "dvc.lock").mkdir()
+    with pytest.raises(ConfigError, match=r"dvc\.lock cannot be read \(Is a directory\); bring it back"):
+        read_lock(tmp_path)

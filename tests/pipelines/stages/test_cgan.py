@@ -25,7 +25,7 @@ from pipelines.files.artifacts import save_weights
 from pipelines.files.params import load_config
 from pipelines.networks import guides
 from pipelines.networks.generator import load_draw
-from pipelines.networks.kept_gan import CODE
+from pipelines.networks.kept_gan import CODE, KeptGan
 from pipelines.networks.weights import Weights
 from pipelines.project.doctor import look_at_features
 from tests.pipelines.finished import made_data, save_net
@@ -86,6 +86,19 @@ def test_a_finished_gan_is_taken_over_with_equal_files(
     begin(tmp_path, scalar=scalar)
     assert KEPT in cgan(tmp_path, monkeypatch), "both are kept"
     assert made(tmp_path) == first
+
+
+def test_a_kill_after_the_gan_was_kept_leaves_no_progress_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(tmp_path, scalar=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptGan, "used", lambda kept: sys.exit(9))
+        cgan(tmp_path, patch, code=9)
+    progress = tmp_path / "artifacts" / "resume" / "cgan"
+    assert {path.name for path in progress.glob("*.pt")} == {"gan.pt", "label_input.pt"}
+    assert KEPT in cgan(tmp_path, monkeypatch)
+    assert not [*progress.glob("*.pt")]
 
 
 @pytest.mark.parametrize("what", ["seed", "data", "weights", "half", "record"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cgankd.config import ConfigError
 from cgankd.data.dataset import Dataset, make_dataset
 from cgankd.data.store.datasets import read_split
 from cgankd.data.store.unlabelled import read_unlabelled
@@ -84,6 +85,28 @@ def test_a_file_that_is_no_image_is_said_and_changes_no_data_set(
     assert "1 of 20 images with transparent parts, laid on data.background" in said
     metrics = json.loads((tmp_path / "metrics/prepare.json").read_text())
     assert (metrics["files_ignored"], metrics["files_hidden"], metrics["images_transparent"]) == (1.0, 1.0, 1.0)
+
+
+def test_unlabelled_images_that_are_refused_leave_the_former_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ant", "bee"):
+        for i in range(10):
+            save_picture(tmp_path / f"in/{name}/{i}.png", i if name == "ant" else 10 + i)
+    write_text(tmp_path / "params.yaml", preset_text("own-classes"))
+    small = {"data.root": "in", "data.image_size": 16, "tracking.mlflow": False}
+    set_values(tmp_path / "params.yaml", small | {"data.val_per_label": 2, "data.val_share": None})
+    with open_context("prepare", ()) as ctx:
+        prepare.run(ctx)
+    before = file_digest(tmp_path / "artifacts/dataset.h5")
+    other = ("data.val_per_label=3", "data.unlabelled=in")
+    with open_context("prepare", other) as ctx, pytest.raises(ConfigError, match="are copies of labelled ones"):
+        prepare.run(ctx)
+    assert file_digest(tmp_path / "artifacts/dataset.h5") == before
+    with open_context("prepare", other[:1]) as ctx:
+        prepare.run(ctx)
+    assert file_digest(tmp_path / "artifacts/dataset.h5") != before, "it would have been another"
 
 
 def test_the_rest_of_the_training_images_is_unlabelled(

@@ -40,6 +40,16 @@ def test_the_base_student_is_trained_by_its_own_settings(tmp_path: Path) -> None
     assert equal(small, base(place, "small too", batch_size=8)) and not equal(small, base(place, "plain"))
 
 
+def test_a_kill_after_a_student_was_kept_leaves_no_progress_behind(tmp_path: Path) -> None:
+    run = job(workplace(tmp_path, False), settings(False), "kept")
+    train_job(run)
+    progress = run.out.with_name(f"{run.out.stem}-train.resume")
+    assert run.finished() and not progress.exists()
+    progress.write_bytes(b"of the run that was killed")
+    run.mark_used()
+    assert run.finished() and not progress.exists()
+
+
 @pytest.mark.parametrize("finishes", [True, False])
 def test_a_student_that_another_process_is_at_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finishes: bool

@@ -102,6 +102,16 @@ def test_the_number_of_workers_moves_no_bit_and_finished_members_are_kept(
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items()) and len(after) > len(before)
 
 
+def test_a_kill_after_a_member_was_kept_leaves_no_progress_behind(tmp_path: Path) -> None:
+    project(tmp_path / "work", [{}, OTHER])
+    run(tmp_path / "work")
+    (first, _) = (tmp_path / "work/artifacts/resume/members").glob("*.safetensors")
+    progress = first.with_name(f"{first.stem}-train.resume")
+    progress.write_bytes(b"of the run that was killed")
+    assert "2 of 2 members were trained before" in run(tmp_path / "work")
+    assert not progress.exists()
+
+
 def test_weights_and_metrics_are_those_of_validation(trained: tuple[Path, str]) -> None:
     folder, said = trained
     info = read_info(folder / "artifacts/dataset.h5")
