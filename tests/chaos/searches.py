@@ -12,6 +12,8 @@ from typing import Any
 
 import optuna
 
+from pipelines.search.config import SearchConfig
+from pipelines.search.storage import storage_url
 from tests.chaos import projects, state
 from tests.chaos.kills import Plan, run_until
 from tests.chaos.rounds import Kill, Round, end, left_over
@@ -74,7 +76,7 @@ class Searches:
 
     def url(self, work: Path) -> str:
         """The database."""
-        return self.storage or f"sqlite:///{work}/artifacts/search.db"
+        return storage_url(work, SearchConfig(), self.storage)
 
     def scores(self, work: Path, study: str) -> list[tuple[tuple[float, ...], list[float]]]:
         """Settings and scores of each finished trial."""
