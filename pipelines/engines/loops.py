@@ -38,11 +38,13 @@ def _loop(do: Callable[[Any], list[str]], job: Any, parent: int) -> None:
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
-    end_with_parent(parent)
     try:
+        signal.signal(signal.SIGTERM, stop)
+        end_with_parent(parent)  # by SIGTERM at once, where the parent is gone already
         do(job)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from None
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what Python runs at its exit would end in a traceback

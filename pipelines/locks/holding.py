@@ -53,7 +53,10 @@ def take(lock: FileLock, what: str, say: Callable[[str], None]) -> None:
 
 
 def release(lock: FileLock) -> None:
-    """Let the lock go, for all processes that hold it."""
+    """Let the lock go, for all processes that hold it, and delete what workers that were killed left half written."""
+    if lock.is_locked:
+        with suppress(OSError):  # a full disk, whose error is being told
+            clean(Path(lock.lock_file).parents[2], lock)
     if lock in _held:
         _held.remove(lock)
     lock.release()

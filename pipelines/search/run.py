@@ -126,6 +126,7 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
     if dead := executor().loops(do_worker, jobs, crew, hear):
         how = "; ".join(sorted(set(dead)))
         say(console, f"{len(dead)} of {workers} workers failed or were killed: each {how}; {what_is_left()}")
+        clean(search.workdir)
         if studies.counted(study) < search.cfg.search.num_trials:
             raise ConfigError("the search ended before its last trial; the same command resumes it")
 

@@ -152,3 +152,16 @@ def test_leftovers_are_deleted_where_nobody_else_is_at_work(tmp_path: Path, lock
     assert not half.exists()
     locks.release(lock)
     assert sorted(path.name for path in Path(lock.lock_file).parent.iterdir()) == ["search-0.lock", "student.lock"]
+
+
+def test_what_killed_workers_left_half_written_goes_with_the_lock(tmp_path: Path, lock: FileLock) -> None:
+    locks.take(lock, "student", print)
+    half, other = tmp_path / "artifacts" / ".pool.h5.123.tmp", FileLock(tmp_path / "artifacts" / "resume" / "bank.lock")
+    half.write_bytes(b"cut")
+    os.utime(half, ns=(1, 1))
+    with other:
+        locks.release(lock)
+    assert half.exists(), "another stage is at work here"
+    locks.take(lock, "student", print)
+    locks.release(lock)
+    assert not half.exists() and not lock.is_locked

@@ -139,7 +139,10 @@ def test_a_rank_that_dies_ends_all_and_any_number_of_ranks_goes_on(alone: Path, 
     folder = copied(work, tmp_path)
     (tmp_path / "die.py").write_text(DIE)
     said = cgankd(folder, str(tmp_path / "die.py"), "1", "230", "teacher", size=2, code=1)
-    assert "another rank of this training ended" in said and "Traceback" not in said.split("error:")[1][:300]
+    # torchrun may end the first rank before that sees the other's end; then its own report is all that is said.
+    assert "Signal 9 (SIGKILL)" in said, said[-2000:]
+    if "error:" in said:
+        assert "another rank of this training ended" in said and "Traceback" not in said.split("error:")[1][:300]
     assert (folder / "artifacts/resume/teacher/teacher.pt").exists() and not (
         folder / "artifacts/teacher.safetensors"
     ).exists()
