@@ -39,6 +39,8 @@ MOST_MEMBERS = 1000
 """Datasets and attributes of a file; ours have about ten of each."""
 ATTRIBUTE_BYTES = 2**22
 """Largest attribute that is read; class names are the longest."""
+PLAIN_TYPES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
+"""Kinds of attributes that are read."""
 BROKEN = (OSError, KeyError, RuntimeError, TypeError, OverflowError, UnicodeError, MemoryError)
 """What h5py raises for files that are not as they say."""
 PLAIN_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
@@ -196,9 +198,15 @@ def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict
     """The attributes of a file. Raises ValueError on what none of ours is: arrays, references, the very large, no UTF-8."""
     try:
         names = list(file.attrs)
-        sizes = [file.attrs.get_id(name).get_storage_size() for name in names[:MOST_MEMBERS]]
-        if len(names) > MOST_MEMBERS or any(size > ATTRIBUTE_BYTES for size in sizes):
+        if len(names) > MOST_MEMBERS:
             raise ValueError(f"{path} has more or larger attributes than any file of this package; {cure}")
+        for name in names:
+            attribute = file.attrs.get_id(name)
+            if attribute.get_storage_size() > ATTRIBUTE_BYTES:
+                raise ValueError(f"{path} has more or larger attributes than any file of this package; {cure}")
+            # Asked before the value is read: HDF5 itself crashes on damaged lists of any length.
+            if attribute.get_type().get_class() not in PLAIN_TYPES or attribute.get_space().get_simple_extent_ndims():
+                raise ValueError(f"{path}: attribute {ascii(name)} is no number or UTF-8 text; {cure}")
         check_heaps(path)
         found = {name: file.attrs[name] for name in names}
     except BROKEN as problem:

@@ -75,3 +75,26 @@ def test_free_room_of_no_size_does_not_hang(path: Path) -> None:
     path.write_bytes(data)
     done = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "a heap of texts is damaged" in done.stdout, done.stderr
+
+
+def test_a_type_that_hdf5_itself_crashes_on_is_refused_unread(tmp_path: Path) -> None:
+    """One byte turns a text into a list of any length, whose parts HDF5 takes for addresses."""
+    path = tmp_path / "type.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["task"] = "class"
+    data = bytearray(path.read_bytes())
+    text = b"\x19\x01\x01\x00\x10\x00\x00\x00"  # the message of a text of any length in UTF-8
+    assert data.count(text) == 1
+    data[data.index(text) + 1] = 0xBE
+    path.write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0 and "attribute 'task' is no number or UTF-8 text" in done.stdout, done.stderr
+
+
+def test_attributes_are_single_numbers_and_texts(tmp_path: Path) -> None:
+    for value in ([1, 2], True):
+        path = tmp_path / "other.h5"
+        with h5py.File(path, "w") as file:
+            file.attrs["x"] = value
+        with h5py.File(path) as file, pytest.raises(ValueError, match="attribute 'x' is no number or UTF-8 text"):
+            get_attributes(path, file)
