@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from filelock import FileLock
 from rich.console import Console
 
 from cgankd.config import ConfigError, to_dict
@@ -91,7 +92,8 @@ def run(search: Search, workers: int, console: Console) -> None:
     storage = studies.connect(search.workdir, search.url)
     is_new = studies.begin(storage, search.cfg, search.identity(), search.headline, search.workdir)
     study = studies.load(storage, cfg.study)
-    done, again = studies.counted(study), studies.repair(study)
+    with FileLock(studies.ask_lock(search.workdir)):
+        done, again = studies.counted(study), studies.repair(study)
     begun = f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {shown(search.url)}"
     say(console, f"{begun}: {done} of {cfg.num_trials} trials done")
     if again:
@@ -192,7 +194,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
 def next_trial(search: Search, study: optuna.Study) -> optuna.Trial | None:
     """The next trial, None when there are enough. Raises ConfigError where artifacts are missing or changed meanwhile."""
     base_files(search.workdir, search.cfg)  # before a trial is there that could be blamed for it
-    return studies.ask(study, search.cfg.search, search.workdir / "artifacts" / "resume" / "search-ask.lock")
+    return studies.ask(study, search.cfg.search, studies.ask_lock(search.workdir))
 
 
 def one_trial(

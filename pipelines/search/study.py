@@ -37,6 +37,8 @@ CONNECT_S = 10
 """Seconds to wait for a database server."""
 RETRIES = 3
 """Times a trial whose process died is tried again."""
+SURPLUS = "surplus"
+"""Mark of a trial that was asked for in vain, as another had the last place."""
 
 
 def connect(workdir: Path, url: str) -> RDBStorage:
@@ -185,9 +187,15 @@ def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial |
     before = sum(t.state in COUNTED or (t.state == TrialState.RUNNING and t.number < trial.number) for t in trials)
     if before >= search.num_trials:
         # Two machines asked at once for the last place; the lower number has it.
+        trial.set_user_attr(SURPLUS, True)
         study.tell(trial, state=TrialState.FAIL)
         return None
     return trial
+
+
+def ask_lock(workdir: Path) -> Path:
+    """The lock under which trials are handed out in a folder."""
+    return workdir / "artifacts" / "resume" / "search-ask.lock"
 
 
 def counted(study: optuna.Study, *, running: bool = False) -> int:
@@ -197,11 +205,26 @@ def counted(study: optuna.Study, *, running: bool = False) -> int:
 
 
 def repair(study: optuna.Study) -> int:
-    """Fail the trials of dead processes of this machine and put their values first in the queue; returns how many."""
+    """Fail the trials of dead processes of this machine and queue their values again, also of those that were killed between
+    the two; returns how many. Call it under the lock of `ask`."""
     dead = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_dead(t)]
     for trial in dead:
         give_up(study, trial)
-    return len(dead)
+    trials = study.get_trials(deepcopy=False)
+    followed = {t.user_attrs.get("retry_of") for t in trials}
+    lost = [t for t in trials if t.state == TrialState.FAIL and t.number not in followed and is_forgotten(t)]
+    for trial in lost:
+        requeue(study, trial)
+    return len(dead) + len(lost)
+
+
+def is_forgotten(trial: FrozenTrial) -> bool:
+    """A failed trial that should be tried again, and whose process is no longer there to queue it."""
+    attrs, ended = trial.user_attrs, trial.datetime_complete
+    if "owner" not in attrs or attrs.get(SURPLUS) or int(attrs.get("tries", 0)) >= RETRIES:
+        return False
+    here = str(attrs["owner"]).startswith(f"{socket.gethostname()}|")
+    return is_dead(trial) if here else ended is not None and time.time() - ended.timestamp() > GRACE_S
 
 
 def give_up(study: optuna.Study, trial: FrozenTrial) -> None:

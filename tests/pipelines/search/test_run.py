@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -648,6 +649,32 @@ def test_trials_of_other_machines_are_left_alone_and_retries_end(tmp_path: Path)
     trial = study.ask()
     trial.set_user_attr("owner", search_study.owner())
     assert search_study.repair(study) == 0, "this process lives"
+
+
+def test_values_whose_process_was_killed_before_it_queued_them_are_tried_again() -> None:
+    study = optuna.create_study()
+
+    def failed(number: int, **attrs: Any) -> None:
+        study.enqueue_trial({"x": 0.1 * number})
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        for name, value in {"values": {"x": 0.1 * number}, "owner": gone, **attrs}.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, state=TrialState.FAIL)
+
+    gone = f"{search_study.owner().split('|')[0]}|{os.getpid()}|0"
+    failed(0)
+    failed(1, owner=search_study.owner())
+    failed(2, owner=HOST_GONE)
+    failed(3, **{search_study.SURPLUS: True})
+    failed(4, tries=search_study.RETRIES)
+    assert search_study.repair(study) == 1, "its process is gone, it was no surplus, and it has tries left"
+    (waiting,) = study.get_trials(states=(TrialState.WAITING,))
+    assert waiting.user_attrs == {"values": {"x": 0.0}, "retry_of": 0, "tries": 1}
+    assert search_study.repair(study) == 0, "once"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_study.time, "time", lambda: datetime.now().timestamp() + search_study.GRACE_S + 1)
+        assert search_study.repair(study) == 1, "the other machine had its time"
 
 
 # The section
