@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.tracking.journal import JsonLines, Tracker
-from pipelines.tracking.masks import MaskedStream, masked, masked_values, remember
+from pipelines.tracking.masks import MaskedStream, mask_streams, masked, masked_values, remember
 from pipelines.tracking.places import without_login
 
 ADDRESSES = [
@@ -129,6 +130,18 @@ def test_nested_values_and_streams() -> None:
     print("at", secret, file=hidden, flush=True)
     hidden.writelines([secret, "\n"])
     assert stream.getvalue() == "at http://u:***@h\nhttp://u:***@h\n" and hidden.isatty() is False
+
+
+def test_what_any_library_prints_goes_through_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    mask_streams()
+    mask_streams()
+    print("at http://u:Canary99@h")
+    sys.stderr.write("at http://u:Canary99@h")
+    assert out.getvalue() == "at http://u:***@h\n" and err.getvalue() == "at http://u:***@h"
+    assert vars(sys.stdout)["_stream"] is out, "once"
 
 
 def test_no_event_in_the_json_lines_keeps_one(tmp_path: Path) -> None:

@@ -263,6 +263,16 @@ def test_two_at_once_do_not_add_twice(full: Path, empty_store: Path) -> None:
     assert sync(full).added == 2
 
 
+def test_a_run_under_way_is_left_to_its_process(full: Path, empty_store: Path) -> None:
+    fresh(full, empty_store)
+    one(full, "third")
+    lock = full / "artifacts" / "resume" / "cgan.lock"
+    with FileLock(lock):
+        assert sync(full) == SyncReport(added=2, there=0, running=1)
+    done = sync(full)
+    assert done == SyncReport(added=1, there=2, running=0), "its process is gone"
+
+
 def test_records_without_mlflow_open_no_store(workdir: Path) -> None:
     Tracker(JsonLines(log_folder(workdir) / "cgan.jsonl"), "cgan", {"mlflow": False}).close("FINISHED")
     assert sync(workdir) == SyncReport(added=0, there=0, running=0) and not (workdir / "mlflow.db").exists()
