@@ -1,14 +1,24 @@
 "use strict";
 /* An answer in words, as `cgankd predict` says it. */
 (() => {
+  /** A number cut to `num` digits as `write` writes them; of two equally near ones that which ends evenly, as in Python. */
+  function evenly(value, write, num) {
+    const [digits, exponent = ""] = write(value, 60).split("e");
+    const end = digits.indexOf(".") + 1 + num;
+    const tied = /^50*$/.test(digits.slice(end)) && "02468".includes(digits[end - 1]);
+    return tied ? digits.slice(0, end) + (exponent && `e${exponent}`) : write(value, num);
+  }
+
+  const fixed = (value) => evenly(value, (x, num) => x.toFixed(num), 4);
+
   /** A number in six digits, written as predict writes it ("%.6g"). */
   function general(value) {
     if (!Number.isFinite(value)) return Number.isNaN(value) ? "nan" : value > 0 ? "inf" : "-inf";
     if (value === 0) return Object.is(value, -0) ? "-0" : "0";
-    const [digits, exponent] = value.toExponential(5).split("e");
+    const [digits, exponent] = evenly(value, (x, num) => x.toExponential(num), 5).split("e");
     const power = Number(exponent);
     const plain = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
-    if (power >= -4 && power < 6) return plain(value.toPrecision(6));
+    if (power >= -4 && power < 6) return plain(Number(`${digits}e${exponent}`).toPrecision(6));
     return `${plain(digits)}e${power < 0 ? "-" : "+"}${String(Math.abs(power)).padStart(2, "0")}`;
   }
 
@@ -62,10 +72,10 @@
     const region = reading.region.map(text).join(numbers ? ".." : ", ");
     return {
       label: text(reading.label),
-      confidence: reading.confidence === null ? "" : reading.confidence.toFixed(4),
+      confidence: reading.confidence === null ? "" : fixed(reading.confidence),
       region: (region || "none fits") + (reading.seam === null ? "" : ` (over ${general(reading.seam)})`),
     };
   }
 
-  globalThis.cgankdAnswer = { read, cells, general };
+  globalThis.cgankdAnswer = { read, cells, general, fixed };
 })();

@@ -2,7 +2,7 @@
 /* The page: takes a picture, asks the model for its answer, and shows it. Names of classes are only ever set as text. */
 (() => {
   const { prepare, isDeep, Refused } = globalThis.cgankdPrepare;
-  const { read, cells, general } = globalThis.cgankdAnswer;
+  const { read, cells, general, fixed } = globalThis.cgankdAnswer;
   const MOST_BARS = 5;
   const model = JSON.parse(document.getElementById("model").textContent);
   const at = (id) => document.getElementById(id);
@@ -155,7 +155,7 @@
     for (const i of reading.order.slice(0, MOST_BARS)) {
       const out = model.margin !== null && !(1 - values[i] <= model.margin.width);
       const share = bar("rail", [out ? "fill out" : "fill", 0, 100 * values[i]]);
-      list.append(made("li", "", made("span", "", model.info.class_names[i]), made("span", "", values[i].toFixed(4)), share));
+      list.append(made("li", "", made("span", "", model.info.class_names[i]), made("span", "", fixed(values[i])), share));
     }
     return list;
   }

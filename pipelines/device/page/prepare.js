@@ -138,29 +138,43 @@
     return out;
   }
 
-  /** Levels [height, size, C] made `size` high. */
-  function lowered(rows, height, size, channels, filter) {
-    if (height === size) return rows;
+  /** Levels [height, line] of a function from a place to rows, made `size` high; few rows are in memory at a time. */
+  function lowered(rows, height, line, size, filter) {
+    if (height === size) return rows(0, height);
     const places = windows(height, size, filter);
-    const line = size * channels;
-    const out = new Uint8Array(size * line);
-    for (let y = 0; y < size; y++) {
-      const { first, whole } = places[y];
-      for (let x = 0; x < line; x++) {
-        let sum = 0;
-        let at = first * line + x;
-        for (let k = 0; k < whole.length; k++, at += line) sum += rows[at] * whole[k];
-        out[y * line + x] = level(sum);
+    const sums = new Float64Array(size * line);
+    let begin = 0;
+    for (let first = 0; first < height; first += BAND) {
+      const num = Math.min(BAND, height - first);
+      const seen = rows(first, num);
+      for (let y = first; y < first + num; y++) {
+        while (places[begin].first + places[begin].whole.length <= y) begin++;
+        for (let place = begin; place < size && places[place].first <= y; place++) {
+          const weight = places[place].whole[y - places[place].first];
+          const from = (y - first) * line;
+          for (let x = 0; x < line; x++) sums[place * line + x] += seen[from + x] * weight;
+        }
       }
     }
-    return out;
+    return Uint8Array.from(sums, level);
+  }
+
+  /** Levels [size, size, C] of a square or stretched picture, one direction after the other in the order of the library. */
+  function resized(rows, width, height, rules, filter) {
+    const { size, channels } = rules;
+    if (rules.tallFirst && height > size && height - size > 2 * (width - size)) {
+      return narrowed(lowered(rows, height, width * channels, size, filter), size, width, size, channels, filter);
+    }
+    const narrow = (first, num) => narrowed(rows(first, num), num, width, size, channels, filter);
+    return lowered(narrow, height, size * channels, size, filter);
   }
 
   /**
    * Levels [C, S, S] of a picture.
    *
    * `picture.read(left, top, width, height)` gives RGBA levels of a part; `rules` are size, channels, fit, enlarge,
-   * padLevels (null: the mean of the edge) and backgroundLevels. Throws Refused.
+   * padLevels (null: the mean of the edge), backgroundLevels, and tallFirst: whether the library shrinks the height of a
+   * tall picture first. Throws Refused.
    */
   function prepare(picture, rules) {
     const { size, channels } = rules;
@@ -176,13 +190,7 @@
     const padded = place.fullWidth !== place.width || place.fullHeight !== place.height;
     const ground = padded ? (rules.padLevels ?? rim(read, place.width, place.height, channels)) : null;
     const rows = squared(read, place, channels, ground);
-    const filter = short >= size ? box : cubic;
-    const narrow = new Uint8Array(place.fullHeight * size * channels);
-    for (let y = 0; y < place.fullHeight; y += BAND) {
-      const num = Math.min(BAND, place.fullHeight - y);
-      narrow.set(narrowed(rows(y, num), num, place.fullWidth, size, channels, filter), y * size * channels);
-    }
-    const small = lowered(narrow, place.fullHeight, size, channels, filter);
+    const small = resized(rows, place.fullWidth, place.fullHeight, rules, short >= size ? box : cubic);
     const out = new Uint8Array(size * size * channels);
     for (let i = 0; i < out.length; i++) out[(i % channels) * size * size + Math.floor(i / channels)] = small[i];
     return out;

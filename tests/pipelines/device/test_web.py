@@ -53,11 +53,15 @@ class Tags(HTMLParser):
 def test_folder_holds_the_page_the_model_and_the_runtime_with_its_licence(place: Path) -> None:
     folder = made(place)
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    runtime = [f"onnxruntime-web/{name}" for name in ("LICENSE", "ThirdPartyNotices.txt", *(p.name for p in web.PINNED))]
+    runtime = [
+        f"onnxruntime-web/{name}" for name in ("LICENSE", "ThirdPartyNotices.txt", *(p.name for p in web.PINNED))
+    ]
     own = ["answer.js", "index.html", "page.css", "page.js", "prepare.js", "student.onnx"]
     assert names == sorted(own + runtime)
     assert (folder / "student.onnx").read_bytes() == (place / "student.onnx").read_bytes()
-    assert (folder / "onnxruntime-web/ort-wasm-simd-threaded.js").read_bytes() == FAKE["dist/ort-wasm-simd-threaded.mjs"]
+    assert (folder / "onnxruntime-web/ort-wasm-simd-threaded.js").read_bytes() == FAKE[
+        "dist/ort-wasm-simd-threaded.mjs"
+    ]
     assert "MIT License" in (folder / "onnxruntime-web/LICENSE").read_text()
     assert [path.name for path in place.iterdir() if path.name.startswith(".")] == []
 
@@ -76,7 +80,9 @@ def test_page_states_the_model_with_its_digest_and_its_rules(place: Path) -> Non
 
 
 def test_names_of_others_are_text_whatever_they_hold(place: Path) -> None:
-    page = Page(HOSTILE[0], info_of(class_names=HOSTILE), None, no_margin=HOSTILE[1], facts=(HOSTILE[:2],), kicker=HOSTILE[2])
+    page = Page(
+        HOSTILE[0], info_of(class_names=HOSTILE), None, no_margin=HOSTILE[1], facts=(HOSTILE[:2],), kicker=HOSTILE[2]
+    )
     folder = made(place, page)
     text = (folder / "index.html").read_text()
     plain = made(place, Page("t", info_of(), None))
