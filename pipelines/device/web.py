@@ -134,7 +134,7 @@ Read = Callable[[Pinned], bytes]
 
 
 def find_runtime(workdir: Path, out: Path, named: Path | None) -> Read:
-    """onnxruntime-web as the user names it; else as `npm pack` or `npm install` leaves it in `workdir`; else of the page in `out`.
+    """onnxruntime-web as the user names it; else as `npm pack` or `npm install` leaves it in `workdir`; else as it is in `out`.
 
     Nothing is fetched. Raises ConfigError with the command that does, or where bytes are not those that are pinned.
     """

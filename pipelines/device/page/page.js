@@ -174,6 +174,13 @@
     return made("div", "range", line, made("div", "ends", made("span", "", general(low)), made("span", "", general(high))));
   }
 
+  /** What a region promises, in a sentence. */
+  function meaning(info, margin) {
+    const level = `${general(100 * margin.level)} %`;
+    if (info.kind === "class") return `Of pictures like those of validation ${level} have their class in the set; paler bars are outside it.`;
+    return `Of pictures like those of validation ${level} have their label in the interval.`;
+  }
+
   function showAnswer(values) {
     const reading = read(values, model);
     const text = cells(reading);
@@ -192,7 +199,8 @@
     }
     const list = made("dl", "");
     facts(list, rows);
-    at("result").replaceChildren(label, list, info.kind === "class" ? bars(reading, values) : range(reading));
+    const note = margin === null ? [] : [made("p", "said note", meaning(info, margin))];
+    at("result").replaceChildren(label, list, info.kind === "class" ? bars(reading, values) : range(reading), ...note);
     at("answer").scrollIntoView({ block: "nearest" });
     document.body.dataset.answer = JSON.stringify([text.label, text.confidence, margin === null ? "" : text.region]);
   }

@@ -208,5 +208,5 @@ def test_model_of_another_data_set_or_damaged_is_one_sentence(place: Path) -> No
 
 
 def test_pins_are_of_one_version() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+", web.VERSION) and web.PACKED == f"onnxruntime-web-{web.VERSION}.tgz"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", web.VERSION) and web.VERSION in web.PACKED
     assert len(web.INTEGRITY) == 88 and {len(pinned.sha256) for pinned in web.PINNED} == {64}
