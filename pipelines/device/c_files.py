@@ -17,7 +17,6 @@ from cgankd.labels.circle import is_whole
 from cgankd.types import DatasetInfo
 from pipelines.device.forms import Record, read_record
 from pipelines.device.quiet import need
-from pipelines.files.artifacts import replacing
 
 BYTES_A_LINE = 20
 ARENA_STEP = 16
@@ -61,8 +60,7 @@ def write_c(tflite: Path, out: Path, *, arena: int, operators: Sequence[str], na
         for file, text in texts.items():
             (Path(place) / file).write_text(text, encoding="ascii")
         for file in texts:
-            with replacing(out / file) as temporary:
-                (Path(place) / file).rename(temporary)
+            (Path(place) / file).replace(out / file)
     return [out / file for file in texts]
 
 

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import html
 import importlib.resources
+import importlib.util
 import json
 import string
 import tarfile
@@ -190,9 +191,9 @@ def _of_packed(path: Path) -> Read:
 
 def _licences() -> list[tuple[str, str]]:
     """Licence and notices of ONNX Runtime, from the package that the ONNX file was just opened with."""
-    import onnxruntime
-
-    folder = Path(onnxruntime.__file__).parent
+    found = importlib.util.find_spec("onnxruntime")
+    assert found is not None and found.submodule_search_locations, "the file was opened with it"
+    folder = Path(found.submodule_search_locations[0])
     return [(name, read_bytes(folder / name, MAX_PACKED).decode("utf-8", "replace")) for name in LICENCES]
 
 

@@ -74,7 +74,11 @@ def test_page_states_the_model_with_its_digest_and_its_rules(place: Path) -> Non
     assert (found["bytes"], found["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     assert found["info"]["class_names"] == ["ant", "bee", "cat"]
     assert (found["info"]["fit"], found["info"]["enlarge"], found["info"]["label_period"]) == ("pad", True, None)
-    assert found["rules"] == {"backgroundLevels": [16, 32, 48], "padLevels": [255, 128, 0]}
+    assert found["rules"] == {
+        "backgroundLevels": [16, 32, 48],
+        "padLevels": [255, 128, 0],
+        "tallFirst": web._tall_first(),
+    }
     assert found["margin"] == {"level": 0.95, "width": 0.25, "num": 123}
     assert found["facts"] == [["Test error", "8 %"]]
 
