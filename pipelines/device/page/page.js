@@ -55,7 +55,7 @@
     const found = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
     const digest = Array.from(found, (value) => value.toString(16).padStart(2, "0")).join("");
     if (digest !== model.sha256) throw new Error(`${other}: its SHA-256 is ${digest}. Export the page again.`);
-    return [bytes, "compared with the file"];
+    return [bytes, "which the file was found to have"];
   }
 
   async function start() {
@@ -224,7 +224,8 @@
       if (turn !== asked) return;
       const words = problem instanceof Refused ? problem.message : `The model does not answer (${problem.message}).`;
       at("result").replaceChildren(made("p", "bad", words));
-      if (problem instanceof Refused && /below/.test(words)) at("rules").open = true;
+      if (problem instanceof Refused && /made to fit/.test(words)) at("rules").open = true;
+      at("answer").scrollIntoView({ block: "nearest" });
       document.body.dataset.answer = JSON.stringify({ refused: words });
     }
   }

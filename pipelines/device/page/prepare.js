@@ -6,6 +6,8 @@
   const MAX_PIXELS = 2 ** 26;
   const LONGEST_PADDED = 2 ** 13;
 
+  const WHERE = "under \u201cHow the picture is made to fit\u201d";
+
   /** A picture that the rules of the model do not allow; its message says why and what helps. */
   class Refused extends Error {}
 
@@ -84,7 +86,7 @@
     const whole = { left: 0, top: 0, width, height, padLeft: 0, padTop: 0, fullWidth: width, fullHeight: height };
     if (width === height || rules.fit === "stretch") return whole;
     if (rules.fit === "refuse") {
-      throw new Refused(`The picture is ${width}x${height}, but this model takes square ones; choose crop, pad or stretch below.`);
+      throw new Refused(`The picture is ${width}x${height}, but this model takes square ones; choose crop, pad or stretch ${WHERE}.`);
     }
     if (rules.fit === "crop") {
       const side = Math.min(width, height);
@@ -184,7 +186,7 @@
     const place = placed(picture.width, picture.height, rules);
     const short = Math.min(place.fullWidth, place.fullHeight);
     if (short < size && !rules.enlarge) {
-      throw new Refused(`The picture is ${picture.width}x${picture.height}, smaller than the ${size} px of this model; allow enlarging below.`);
+      throw new Refused(`The picture is ${picture.width}x${picture.height}, smaller than the ${size} px of this model; allow enlarging ${WHERE}.`);
     }
     const read = (...part) => channelled(picture.read(...part), channels, rules.backgroundLevels);
     const padded = place.fullWidth !== place.width || place.fullHeight !== place.height;
