@@ -184,8 +184,8 @@ def _of_packed(path: Path) -> Read:
     wanted = {f"package/{pinned.source}": pinned.name for pinned in PINNED}
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
-            if member.name in wanted and (file := archive.extractfile(member)) is not None:
-                found[wanted[member.name]] = file.read()
+            if member.name in wanted and (inside := archive.extractfile(member)) is not None:
+                found[wanted[member.name]] = inside.read()
     return lambda pinned: found[pinned.name]
 
 
