@@ -31,7 +31,7 @@ class Part:
 WINGS: dict[str, Part] = {
     "commands": Part(
         "the words a user types; nothing but Typer",
-        ("report", "repeat", "project", "search", "audit", "ship", "stages", "runtime", "files", "tracking"),
+        ("report", "repeat", "sizes", "project", "search", "audit", "ship", "stages", "runtime", "files", "tracking"),
         ("typer",),
     ),
     "report": Part(
@@ -42,6 +42,11 @@ WINGS: dict[str, Part] = {
     "repeat": Part(
         "the whole pipeline over draws, and what holds over them",
         ("project", "stages", "runtime", "files", "pictures", "tracking"),
+    ),
+    "sizes": Part(
+        "students of other nets and widths: what each costs and answers, which one fits",
+        ("search", "ship", "stages", "students", "runtime", "files", "pictures", "tracking"),
+        ("optuna",),
     ),
     "project": Part(
         "a project of one's own: `init`, `doctor`, the files they write",
