@@ -36,7 +36,7 @@ WINGS: dict[str, Part] = {
     ),
     "report": Part(
         "what a person looks at: the page, the comparison, `show`",
-        ("project", "search", "ship", "stages", "networks", "runtime", "files", "tracking"),
+        ("sizes", "project", "search", "ship", "stages", "networks", "runtime", "files", "tracking"),
         ("jinja2",),
     ),
     "repeat": Part(

@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 def sizes(
     trials: Annotated[
         int | None,
-        typer.Option("--trials", metavar="N", min=1, help="Also so many trials of Optuna, with two goals: score and bytes."),
+        typer.Option(
+            "--trials", metavar="N", min=1, help="Also so many trials of Optuna, with two goals: score and bytes."
+        ),
     ] = None,
     max_bytes: Annotated[
         int | None, typer.Option("--max-bytes", metavar="N", min=1, help="Choose one whose file has at most N bytes.")
@@ -27,7 +29,8 @@ def sizes(
         int | None, typer.Option("--max-ram", metavar="N", min=1, help="Choose one that needs at most N bytes of RAM.")
     ] = None,
     max_ms: Annotated[
-        float | None, typer.Option("--max-ms", metavar="MS", help="Choose one that answers within MS milliseconds here.")
+        float | None,
+        typer.Option("--max-ms", metavar="MS", help="Choose one that answers within MS milliseconds here."),
     ] = None,
     settings: Settings = None,
 ) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cgankd.config import ArmConfig, Config, ConfigError
+from cgankd.config import ArmConfig, Config, ConfigError, to_dict
 from cgankd.config.settings import nearest
+from pipelines.files.layout import within
+from pipelines.files.params import flatten
 from pipelines.files.runs import read_metrics
 from pipelines.search.config import SearchedConfig
 from pipelines.search.space import automatic_arms
 
 RESULT = "metrics/evaluate.json"
+SECTIONS = ("seed", "data", "student", "evaluate", "bank.label_bin")
+"""Settings that the results depend on beside the files that were read."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,9 @@ class Sizes:
             own = replace(student, net=size.net, width=size.width, seeds=self.seeds, arms=arms)
             return replace(self.cfg, student=own)
         except ConfigError as error:
-            raise ConfigError(f"sizes.nets has {size.net}, which does not go with the other settings: {error}") from None
+            raise ConfigError(
+                f"sizes.nets has {size.net}, which does not go with the other settings: {error}"
+            ) from None
 
 
 def plan_of(cfg: SearchedConfig, workdir: Path) -> Sizes:
@@ -94,3 +101,10 @@ def arms_of(cfg: SearchedConfig, workdir: Path) -> dict[str, ArmConfig]:
 def record_of(plan: Sizes) -> dict[str, Any]:
     """The part of metrics/sizes.json that tells what was trained."""
     return {"arms": list(plan.arms), "seeds": list(plan.seeds), "steps": plan.cfg.student.num_steps}
+
+
+def settings_of(cfg: Config) -> dict[str, Any]:
+    """The settings behind the results, as JSON has them, without those that the sizes themselves take."""
+    flat = json.loads(json.dumps(flatten(to_dict(cfg))))
+    sizes = ("student.net", "student.width", "student.seeds", "student.workers")
+    return {key: value for key, value in flat.items() if within(key, SECTIONS) and key not in sizes}

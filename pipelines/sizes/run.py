@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cgankd.config import to_dict
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
@@ -16,13 +14,12 @@ from cgankd.measure.groups import group_scores
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.measure.verdict import best_arm
 from cgankd.types import Headline
-from pipelines.files.params import flatten
 from pipelines.pictures.sizes import error_against
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.ship.saved import load_package, net_words
 from pipelines.sizes.costs import UNITS, Flash, axes_of, costs_of
-from pipelines.sizes.plan import Size, Sizes, record_of
+from pipelines.sizes.plan import Size, Sizes, record_of, settings_of
 from pipelines.sizes.students import Trained, Trainer
 from pipelines.sizes.table import render
 from pipelines.sizes.words import answer, fitting
@@ -30,8 +27,6 @@ from pipelines.tracking.names import child_name
 
 IMAGES = 256
 """Training images that a device's int8 ranges are set on."""
-SECTIONS = ("seed", "data", "student", "evaluate", "bank.label_bin")
-"""Settings that the results depend on beside the files that were read."""
 
 
 @dataclass(frozen=True)
@@ -150,14 +145,6 @@ def teacher_of(trainer: Trainer, plan: Sizes) -> dict[str, Any]:
     }
 
 
-def settings_of(cfg: Any) -> dict[str, Any]:
-    """The settings behind the results, as JSON has them, without those that the sizes themselves take."""
-    flat = json.loads(json.dumps(flatten(to_dict(cfg))))
-    sizes = ("student.net", "student.width", "student.seeds", "student.workers")
-    kept = {k: v for k, v in flat.items() if any(f"{k}.".startswith(f"{section}.") for section in SECTIONS)}
-    return {k: v for k, v in kept.items() if k not in sizes}
-
-
 def _track(ctx: Context, result: Mapping[str, Any]) -> None:
     """One child run a size, so that a chart over them shows error against cost; the answer as the verdict."""
     for row in result["sizes"]:
@@ -165,7 +152,9 @@ def _track(ctx: Context, result: Mapping[str, Any]) -> None:
         child = ctx.tracker.child(f"size {row['name']}", values, {"group": child_name(ctx.tracker.name, row["net"])})
         child.metrics({f"val/{name}": arm["val_mean"] for name, arm in row["arms"].items()})
         child.metrics({f"val_sd/{name}": arm["val_sd"] for name, arm in row["arms"].items()})
-        child.metrics({f"cost/{name}": float(value) for name, value in row["costs"].items()} | {"result/val": row["val"]})
+        child.metrics(
+            {f"cost/{name}": float(value) for name, value in row["costs"].items()} | {"result/val": row["val"]}
+        )
         child.close("FINISHED")
     ctx.tracker.metrics({"val/teacher": result["teacher"]["val"], "result/sizes": float(len(result["sizes"]))})
     ctx.tracker.verdict(result["verdict"])

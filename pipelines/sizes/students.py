@@ -38,7 +38,9 @@ class Trainer:
         runners = {size: self._at(size) for size in sizes}
         bases: dict[tuple[Size, int], Job] = {}
         if self.plan.cfg.student.protocol == "finetune":
-            bases = {(s, n): r.job("base", ArmConfig(), n, stage="base") for s, r in runners.items() for n in self.plan.seeds}
+            bases = {
+                (s, n): r.job("base", ArmConfig(), n, stage="base") for s, r in runners.items() for n in self.plan.seeds
+            }
             self.runner.run(list(bases.values()), "base students of all sizes")
         jobs = {
             (size, name, seed): runner.job(name, arm, seed)

@@ -71,7 +71,9 @@ def _scores(result: Mapping[str, Any]) -> Table:
     for row in by_bytes(result):
         cells = [f"{row['arms'][n]['val_mean']:.{dec}f}+-{row['arms'][n]['val_sd']:.{dec}f}" for n in arms]
         cells += [with_ends(row, "gain", dec, comma=",")] if gains else []
-        on = [axis.replace("multiplications", "mult") for axis, names in result["fronts"].items() if row["name"] in names]
+        on = [
+            axis.replace("multiplications", "mult") for axis, names in result["fronts"].items() if row["name"] in names
+        ]
         marked = {result["enough"]: "bold", result["own"]: "italic"}.get(row["name"], "")
         table.add_row(Text(row["name"], style=marked), *cells, " ".join(on))
     table.add_section()

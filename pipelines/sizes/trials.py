@@ -95,7 +95,9 @@ def begin(ctx: Context, plan: Sizes, headline: Headline) -> optuna.Study:
         directions=[goal, optuna.study.StudyDirection.MINIMIZE],
         load_if_exists=True,
     )
-    for left in opened.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a killed run: this one has the lock
+    for left in opened.get_trials(
+        deepcopy=False, states=(TrialState.RUNNING,)
+    ):  # of a killed run: this one has the lock
         opened.tell(left.number, state=TrialState.FAIL)
     return opened
 

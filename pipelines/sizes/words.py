@@ -76,7 +76,9 @@ def fitting(result: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str,
     ]
     kept = within(candidates, {keys[axis]: most for axis, most in limits.items()})
     size, higher = result["costs"]["bytes"], bool(result["headline"]["higher_is_better"])
-    asked = " and ".join(f"{OPTIONS[axis]} {most:g} ({result['costs_are'][keys[axis]]})" for axis, most in limits.items())
+    asked = " and ".join(
+        f"{OPTIONS[axis]} {most:g} ({result['costs_are'][keys[axis]]})" for axis, most in limits.items()
+    )
     if not kept:
         smallest = {axis: min(candidates, key=lambda c: c.costs[keys[axis]]) for axis in limits}
         least = "; ".join(

@@ -31,7 +31,9 @@ def test_features_are_the_pooled_input_of_the_last_layer(name: str) -> None:
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules()), "no hook is left behind"
 
 
-@pytest.mark.parametrize("name", ["resnet8", "ds-cnn", "mobilenetv2", "efficientnet-b0", "torchvision:shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "name", ["resnet8", "ds-cnn", "mobilenetv2", "efficientnet-b0", "torchvision:shufflenet_v2_x0_5"]
+)
 def test_features_are_pooled_of_the_outputs(name: str) -> None:
     torch.manual_seed(0)
     width = 8 if name in SCALED else None
