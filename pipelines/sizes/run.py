@@ -9,7 +9,7 @@ from typing import Any
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
-from cgankd.measure.front import Candidate, best, enough, front
+from cgankd.measure.front import best, enough, front
 from cgankd.measure.groups import group_scores
 from cgankd.measure.predictive import mean_sd, paired_gain
 from cgankd.measure.verdict import best_arm
@@ -22,7 +22,7 @@ from pipelines.sizes.costs import UNITS, Flash, axes_of, costs_of
 from pipelines.sizes.plan import Size, Sizes, record_of, settings_of
 from pipelines.sizes.students import Trained, Trainer
 from pipelines.sizes.table import render
-from pipelines.sizes.words import answer, fitting
+from pipelines.sizes.words import answer, candidates_of, fitting
 from pipelines.tracking.names import child_name
 
 IMAGES = 256
@@ -59,13 +59,21 @@ def run(ctx: Context, plan: Sizes, asked: Asked, flash: Flash | None = None) -> 
     result["dataset"] = ctx.digests["dataset.h5"]
     result["settings"] = settings_of(plan.cfg)
     result["verdict"] = answer(result)
-    if asked.limits:
-        result["asked"] = fitting(result, asked.limits)
-    ctx.write_json("sizes", result)
+    ctx.write_json("sizes", without_times(result))
     _track(ctx, result)
     for axis in result["costs"]:
         ctx.picture(f"error_against_{axis}", error_against(result, axis))
     ctx.show(render(result))
+    if asked.limits:
+        ctx.say(fitting(result, asked.limits)[1])
+
+
+def without_times(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a result that comes out the same again."""
+    kept = {name: {axis: v for axis, v in result[name].items() if axis != "ms"} for name in ("costs", "fronts")}
+    kept["costs_are"] = {key: text for key, text in result["costs_are"].items() if key != "ms"}
+    rows = [row | {"costs": {key: v for key, v in row["costs"].items() if key != "ms"}} for row in result["sizes"]]
+    return dict(result) | kept | {"sizes": rows}
 
 
 def searched(ctx: Context, plan: Sizes, trainer: Trainer, trained: list[Trained], num: int) -> list[Size]:
@@ -103,11 +111,6 @@ def row_of(one: Trained, plan: Sizes, headline: Headline, costs: Mapping[str, fl
         gain = paired_gain(rival, first, **how)
         row |= {"gain": gain.gain, "gain_low": gain.low, "gain_high": gain.high}
     return row
-
-
-def candidates_of(rows: list[dict[str, Any]]) -> list[Candidate]:
-    """Sizes as they are compared: by the values of their better arm."""
-    return [Candidate(r["name"], tuple(r["arms"][r["best_arm"]]["val_values"]), r["costs"]) for r in rows]
 
 
 def summary(plan: Sizes, rows: list[dict[str, Any]], headline: Headline) -> dict[str, Any]:

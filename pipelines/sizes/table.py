@@ -25,8 +25,6 @@ HEADS = {
 def render(result: Mapping[str, Any]) -> RenderableType:
     """A rich renderable of a sizes.json dict."""
     parts: list[RenderableType] = [_costs(result), _scores(result), Text(result["verdict"], style="bold")]
-    if "asked" in result:
-        parts.append(Text(result["asked"]["sentence"], style="bold"))
     return Group(*parts)
 
 
@@ -41,11 +39,14 @@ def _table(title: str, caption: str, columns: list[str]) -> Table:
 def _costs(result: Mapping[str, Any]) -> Table:
     """Numbers, files, multiplications, room and time."""
     keys = [key for key in HEADS if all(key in row["costs"] for row in result["sizes"])]
+    front = {key: result["fronts"][axis] for axis, key in result["costs"].items()}
     caption = "; ".join(f"{HEADS[key]}: {text}" for key, text in result["costs_are"].items())
-    table = _table("what each costs", caption, ["numbers", *(HEADS[key] for key in keys)])
+    caption += "; *: on the front, no other is at once as good and as cheap by this cost"
+    table = _table("What each costs", caption, ["numbers", *(HEADS[key] for key in keys)])
     for row in by_bytes(result):
-        cells = [f"{row['costs']['parameters']:,.0f}", *(_cell(key, row["costs"][key]) for key in keys)]
-        table.add_row(row["name"], *cells)
+        marks = ["*" if row["name"] in front.get(key, ()) else " " for key in keys]
+        cells = [_cell(key, row["costs"][key]) + mark for key, mark in zip(keys, marks, strict=True)]
+        table.add_row(row["name"], f"{row['costs']['parameters']:,.0f}", *cells)
     table.add_section()
     table.add_row("teacher", f"{result['teacher']['parameters']:,}", *("" for _ in keys))
     return table
@@ -58,26 +59,21 @@ def _cell(key: str, value: float) -> str:
 
 
 def _scores(result: Mapping[str, Any]) -> Table:
-    """Validation scores of the arms, the paired gain, and on which fronts a size lies."""
+    """Validation scores of the arms and the paired gain; bold: the one that is needed."""
     headline, arms = result["headline"], result["arms"]
     better = "higher" if headline["higher_is_better"] else "lower"
-    title = f"{headline['name']} in {headline['unit']} ({better} is better)"
+    title = f"{headline['name'].capitalize()} in {headline['unit']} ({better} is better)"
     level = 100 * result["confidence"]
-    caption = f"mean+-sd over {len(result['seeds'])} seeds; gain of {arms[0]} with its {level:.0f} % paired interval;"
-    caption += " front: no other is both as good and as cheap by bytes, multiplications (mult), ram or ms"
+    caption = f"mean+-sd over {len(result['seeds'])} seeds; gain of {arms[0]} with its {level:.0f} % paired interval"
     gains = ["gain"] if len(arms) == 2 else []
-    table = _table(title, caption, [*arms, *gains, "front"])
+    table = _table(title, caption, [*arms, *gains])
     dec = places([row["val"] for row in result["sizes"]])
     for row in by_bytes(result):
         cells = [f"{row['arms'][n]['val_mean']:.{dec}f}+-{row['arms'][n]['val_sd']:.{dec}f}" for n in arms]
         cells += [with_ends(row, "gain", dec, comma=",")] if gains else []
-        on = [
-            axis.replace("multiplications", "mult") for axis, names in result["fronts"].items() if row["name"] in names
-        ]
-        marked = {result["enough"]: "bold", result["own"]: "italic"}.get(row["name"], "")
-        table.add_row(Text(row["name"], style=marked), *cells, " ".join(on))
+        table.add_row(Text(row["name"], style="bold" if row["name"] == result["enough"] else ""), *cells)
     table.add_section()
-    table.add_row("teacher", f"{result['teacher']['val']:.{dec}f}", *("" for _ in (*arms[1:], *gains, "front")))
+    table.add_row("teacher", f"{result['teacher']['val']:.{dec}f}", *("" for _ in (*arms[1:], *gains)))
     return table
 
 

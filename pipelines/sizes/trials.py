@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -61,7 +62,9 @@ def search(
         opened.sampler = optuna.samplers.TPESampler(
             seed=derive(plan.cfg.seed, "sizes", done) % 2**32, n_startup_trials=min(10, max(3, num // 3))
         )
-        trial = opened.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna expects heartbeats from Study.optimize alone
+            trial = opened.ask()
         size = _suggest(trial, knobs)
         try:
             goals = known[size] if size in known else score(size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cgankd.measure.front import Candidate, best, within
@@ -40,6 +40,11 @@ def row_named(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in result["sizes"] if row["name"] == name)
 
 
+def candidates_of(rows: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+    """Sizes as they are compared: by the values of their better arm."""
+    return [Candidate(r["name"], tuple(r["arms"][r["best_arm"]]["val_values"]), r["costs"]) for r in rows]
+
+
 def answer(result: Mapping[str, Any]) -> str:
     """Which student is needed, and at how many sizes the first arm is better than the other."""
     seeds, top, least = len(result["seeds"]), result["best"], result["enough"]
@@ -68,16 +73,14 @@ def _arms(result: Mapping[str, Any]) -> str:
     return f" {first} is shown to be better than {rival} at {up} of {len(rows)} sizes{worse}."
 
 
-def fitting(result: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, Any]:
-    """The best size on validation within limits by axis, what was asked, and the sentence; `name` is None where none fits."""
+def fitting(result: Mapping[str, Any], limits: Mapping[str, float]) -> tuple[str | None, str]:
+    """The best size on validation within limits by axis, None where none fits, and the sentence that says so."""
     keys = {axis: result["costs"][axis] for axis in limits}
-    candidates = [
-        Candidate(r["name"], tuple(r["arms"][r["best_arm"]]["val_values"]), r["costs"]) for r in result["sizes"]
-    ]
+    candidates = candidates_of(result["sizes"])
     kept = within(candidates, {keys[axis]: most for axis, most in limits.items()})
     size, higher = result["costs"]["bytes"], bool(result["headline"]["higher_is_better"])
     asked = " and ".join(
-        f"{OPTIONS[axis]} {most:g} ({result['costs_are'][keys[axis]]})" for axis, most in limits.items()
+        f"{OPTIONS[axis]} {most:,.12g} ({result['costs_are'][keys[axis]]})" for axis, most in limits.items()
     )
     if not kept:
         smallest = {axis: min(candidates, key=lambda c: c.costs[keys[axis]]) for axis in limits}
@@ -86,7 +89,7 @@ def fitting(result: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str,
             for axis, one in smallest.items()
         )
         said = f"None of {len(candidates)} sizes fits {asked}: {least}; add smaller widths to sizes.nets."
-        return {"limits": dict(limits), "name": None, "sentence": said}
+        return None, said
     chosen = best(kept, size, higher_is_better=higher)
     row = row_named(result, chosen.name)
     options = Size(row["net"], row["width"]).settings()
@@ -94,4 +97,4 @@ def fitting(result: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str,
         f"Of {len(candidates)} sizes {len(kept)} fit {asked}: {sized(result, chosen.name)} is the best of them on"
         f" validation; ship it by `cgankd run --from student {options}`."
     )
-    return {"limits": dict(limits), "name": chosen.name, "sentence": said}
+    return chosen.name, said

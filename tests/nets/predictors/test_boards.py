@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_body
+from tests.conftest import ROOT
 from tests.nets.predictors.layers import measured
 
 LAYERS = {
@@ -84,3 +87,14 @@ def test_no_operator_that_a_board_lacks(net: str) -> None:
 def test_channels_stop_at_32_times_the_width() -> None:
     body = make_body("tiny-mobilenet", NetShape(2, 1, 512), width=2)
     assert max(m.out_channels for m in body.modules() if isinstance(m, nn.Conv2d)) == 64
+
+
+def test_the_page_of_nets_has_their_sizes() -> None:
+    page = (ROOT / "docs/nets.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)`, (\d+) \| (.+) \|$", page, re.MULTILINE)
+    assert {name for name, _, _ in rows} >= {"ds-cnn", "tiny-mobilenet"}
+    for name, width, cells in rows:
+        for size, cell in zip((16, 32, 64), cells.split(" | "), strict=True):
+            with torch.device("meta"):
+                found = measured(make_body(name, NetShape(10, 3, size), width=int(width)), size)
+            assert cell == f"{found[0]:,} / {found[1]:,}", name
