@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from pipelines.sizes.table import render
 from pipelines.sizes.words import answer, fitting
 from pipelines.stages import student
 from tests.pipelines.finished import finished
+from tests.pipelines.pages import check_page
 from tests.tiny import unsealed
 
 pytest.importorskip("onnxruntime", reason="sizes are measured as ONNX files (extra export)")
@@ -236,7 +236,7 @@ def test_a_device_measures_what_it_can() -> None:
 
 def test_the_tables_and_the_picture_hold_every_size() -> None:
     result = made([SMALL, LARGE], verdict="You need the small one.")
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(render(result))
     text = console.export_text()
     assert all(words in text for words in ("ds-cnn 8", "90.0 kB", "12.50+-0.50", "+1.00 [+0.50,+1.50]", "teacher"))
@@ -257,7 +257,9 @@ def test_the_report_escapes_and_tells_what_changed(trained: tuple[Path, str, dic
     from pipelines.report.facts import gather
     from pipelines.report.html import context
 
+    (folder / "metrics/evaluate.json").unlink()  # what a whole one shows is held elsewhere
     page = render_page("report.html", context(gather(folder), None))
+    check_page(page)
     assert words not in page and "&lt;script&gt;" in page and "ds-cnn 8" in page and 'href="#sizes"' in page
 
 
