@@ -31,17 +31,22 @@ class Part:
 WINGS: dict[str, Part] = {
     "commands": Part(
         "the words a user types; nothing but Typer",
-        ("report", "repeat", "project", "search", "audit", "ship", "stages", "runtime", "files", "tracking"),
+        ("report", "repeat", "sizes", "project", "search", "audit", "ship", "stages", "runtime", "files", "tracking"),
         ("typer",),
     ),
     "report": Part(
         "what a person looks at: the page, the comparison, `show`",
-        ("project", "search", "ship", "stages", "networks", "runtime", "files", "tracking"),
+        ("sizes", "project", "search", "ship", "stages", "networks", "runtime", "files", "tracking"),
         ("jinja2",),
     ),
     "repeat": Part(
         "the whole pipeline over draws, and what holds over them",
         ("project", "stages", "engines", "runtime", "files", "pictures", "tracking"),
+    ),
+    "sizes": Part(
+        "students of other nets and widths: what each costs and answers, which one fits",
+        ("search", "ship", "stages", "students", "runtime", "files", "pictures", "tracking"),
+        ("optuna",),
     ),
     "project": Part(
         "a project of one's own: `init`, `doctor`, the files they write",

@@ -23,7 +23,7 @@ FRAME = {
 """Code that every stage stands on and no number comes from, with what it does."""
 COUNTS = {"pipelines.runtime.machine"}
 """Within the frame, yet bits depend on it: precision, threads, compilation."""
-NEVER = ("report", "search", "ship", "audit", "project", "commands", "tracking", "pictures", "presets")
+NEVER = ("report", "sizes", "search", "ship", "audit", "project", "commands", "tracking", "pictures", "presets")
 
 
 def is_frame(module: str) -> bool:
