@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ MARK = b'{"cgankd_file": 1, '
 """How a record begins, and nothing else in a file."""
 SEAL = b'"sha256": "'
 NO_SEAL = b"0" * 64
+MARGIN_LETTERS = 96
 MAX_FILE = 2**31 - 1
 """Bytes of the largest file that is opened."""
 OPENED_BY = {".tflite": "ai_edge_litert", ".pte": "executorch"}
@@ -78,18 +79,20 @@ class Record:
     weights: str
 
     def encoded(self) -> bytes:
-        """ASCII JSON with room for the seal."""
+        """ASCII JSON with room for the seal, of the same length whatever the margin."""
         values: dict[str, Any] = {
             "cgankd_file": 1,
             "version": importlib.metadata.version("cgankd"),
             "form": self.form,
             **asdict(self.signature),
             "info": to_dict(self.info),
-            "margin": asdict(self.margin) if self.margin else None,
+            "margin": None,
             "weights": self.weights,
             "sha256": NO_SEAL.decode(),
         }
-        return json.dumps(values).encode("ascii")
+        margin = json.dumps(asdict(self.margin) if self.margin else None).ljust(MARGIN_LETTERS)
+        # Quotes inside a string are escaped, so nothing else reads like this.
+        return json.dumps(values).replace('"margin": null', f'"margin": {margin}', 1).encode("ascii")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,13 @@ def sealed(data: bytes) -> bytes:
     place = _seal_place(data)
     assert place is not None and data[place : place + 64] == NO_SEAL, "a file holds one record"
     return data[:place] + hashlib.sha256(data).hexdigest().encode() + data[place + 64 :]
+
+
+def with_margin(data: bytes, record: Record, margin: Margin | None) -> bytes:
+    """A file of this record with another margin in it."""
+    start, other = data.find(MARK), replace(record, margin=margin).encoded()
+    assert start >= 0 and len(other) == len(record.encoded()), "a margin has room of its own"
+    return sealed(data[:start] + other + data[start + len(other) :])
 
 
 def _seal_place(data: bytes) -> int | None:

@@ -122,7 +122,6 @@ def _model(data: bytes) -> Any:
 
 def with_record(data: bytes, record: Record) -> bytes:
     """The file with its record as a metadata entry, and without the names of inner tensors, which only cost room."""
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = _model(data)
@@ -138,25 +137,40 @@ def with_record(data: bytes, record: Record) -> bytes:
     entry = schema.MetadataT()
     entry.name, entry.buffer = ENTRY.encode(), len(model.buffers) - 1
     model.metadata = [e for e in model.metadata or [] if e.name == b"min_runtime_version"] + [entry]
-    builder = flatbuffers.Builder(len(data) + 4096)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return sealed(bytes(builder.Output()))
+    return sealed(_packed(model, len(data)))
 
 
 def operators(data: bytes) -> list[str]:
     """Names of the operators of a file, each once, in the order of their first use."""
+    model = _model(data)
+    used = [_name(model, op) for graph in model.subgraphs for op in graph.operators]
+    return list(dict.fromkeys(used))
+
+
+def _name(model: Any, op: Any) -> str:
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _model(data)
+    code = model.operatorCodes[op.opcodeIndex]
+    if code.customCode:
+        return str(code.customCode.decode())
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    return names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "unknown")
 
-    def name(code: Any) -> str:
-        if code.customCode:
-            return str(code.customCode.decode())
-        return names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "unknown")
 
-    used = [name(model.operatorCodes[op.opcodeIndex]) for graph in model.subgraphs for op in graph.operators]
-    return list(dict.fromkeys(used))
+def without(data: bytes, names: Sequence[str]) -> bytes:
+    """A file without some of its operators, which computes nothing of sense: to ask a runtime which others it knows."""
+    model = _model(data)
+    for graph in model.subgraphs:
+        graph.operators = [op for op in graph.operators if _name(model, op) not in names]
+    return _packed(model, len(data))
+
+
+def _packed(model: Any, size: int) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(size + 4096)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def check_shape(path: Path, found: Sequence[int], record: Record) -> None:
