@@ -40,7 +40,9 @@ def export(
     int8_tolerance: Annotated[
         float,
         typer.Option(
-            "--int8-tolerance", "--tolerance", help="Share by which a file may worsen the student's validation headline."
+            "--int8-tolerance",
+            "--tolerance",
+            help="Share by which a file may worsen the student's validation headline.",
         ),
     ] = 0.1,
     repeats: Annotated[int, typer.Option("--repeats", help="Calls whose median is the latency.")] = 300,
@@ -107,6 +109,14 @@ def ship(
         again = "" if made.fresh else " (registered before from the same artifacts)"
         typer.echo(f"{done.name} version {made.version}{again}; model card: {done.card.relative_to(Path.cwd())}")
         typer.echo(f"largest difference to the student on real images: {made.difference:.1e}")
+        if done.files:
+            typer.echo(f"registered beside it: {', '.join(done.files)}")
+        for file in done.left_out:
+            typer.echo(
+                f"warning: {file} loses more than was allowed at its export, so it is not registered; --recover of"
+                " `cgankd export` may help, or a larger --tolerance",
+                err=True,
+            )
         if made.champion:
             typer.echo(
                 f"it is the champion: models:/{done.name}@champion; `cgankd serve` answers HTTP requests with it"
@@ -148,7 +158,8 @@ def serve(
 def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="A .safetensors, .onnx or .pt2 file in place of the student here.")
+        Path | None,
+        typer.Option("--model", help="A .safetensors, .onnx, .pt2, .tflite or .pte file in place of the student."),
     ] = None,
     server: Annotated[str | None, typer.Option("--server", help="Let the model served at this address answer.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all to a CSV file ('-': to the terminal).")] = None,

@@ -66,5 +66,3 @@ def _int8(module: nn.Module, example: tuple[Tensor], images_NCHW: Tensor) -> Any
     for image_CHW in images_NCHW:
         prepared(image_CHW[None])
     return convert_pt2e(prepared)
-
-

@@ -167,7 +167,9 @@ def reader(record: Record, outputs: Callable[[Tensor], Tensor]) -> Callable[[Ten
 
 def refused(error: Exception, what: str, net: str) -> ConfigError:
     """The sentence on a net that a converter cannot take, with the operator that its message names."""
-    found = re.findall(r"\b(?:aten|tfl|prims|quantized_decomposed|stablehlo|torchvision)[.:]{1,2}\w+(?:\.\w+)?", str(error))
+    found = re.findall(
+        r"\b(?:aten|tfl|prims|quantized_decomposed|stablehlo|torchvision)[.:]{1,2}\w+(?:\.\w+)?", str(error)
+    )
     first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     why = f"it has no form of the operator {found[0]}" if found else f"it says: {first}"
     return ConfigError(f"{what} cannot take the net {net}: {why}; train another net, or leave this format out of --to")

@@ -43,10 +43,8 @@ class ImageBytes(nn.Module):
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """Answers or outputs, float32."""
         pixels = pixels_BHWC.permute(0, 3, 1, 2).float()
-        if self.scale is None:
-            out = self.model.net(pixels / 255)
-        else:
-            out = self.model.net.body(self.scale(pixels))  # type: ignore[operator]
+        net = self.model.net
+        out = net(pixels / 255) if self.scale is None else net.body(self.scale(pixels))  # type: ignore[operator]
         return out if self.bare else self.model.answer(out)
 
 

@@ -111,5 +111,3 @@ def measure_int8(source: Source, calibration: Tensor, val: Split, folder: Path) 
     """
     form = int8_form(source, Held(calibration, val, 0.9), folder)
     return Int8(form.path, form.path.stat().st_size, micro_of(form.path, val.images[:MICRO_IMAGES]), form.run)
-
-

@@ -41,7 +41,7 @@ class DidNotRun(ConfigError):
 
     def __init__(self, path: Path, said: str) -> None:
         lines = [line.strip() for line in said.strip().splitlines() if line.strip()]
-        super().__init__(f"{path} cannot be run by its runtime: {lines[-1][:200] if lines else 'it said nothing'}")
+        super().__init__(f"{path.name} cannot be run by its runtime: {lines[-1][:200] if lines else 'it said nothing'}")
         self.said = said
 
 
@@ -51,7 +51,16 @@ def run_apart(path: Path, images_NCHW: Tensor, *, repeats: int, kind: str | None
         folder = Path(place)
         np.save(folder / "images.npy", images_NCHW.numpy())
         names = [str(folder / name) for name in ("images.npy", "answers.npy", "facts.json")]
-        command = [sys.executable, "-P", "-W", "ignore", "-m", "pipelines.device.child", kind or KIND_OF[path.suffix], str(path)]
+        command = [
+            sys.executable,
+            "-P",
+            "-W",
+            "ignore",
+            "-m",
+            "pipelines.device.child",
+            kind or KIND_OF[path.suffix],
+            str(path),
+        ]
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}

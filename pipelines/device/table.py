@@ -71,7 +71,7 @@ def device_remarks(values: dict[str, Any], shown: Path) -> list[str]:
             absent = [name for name, there in micro["operators"].items() if not there]
             why = f"it has no operator {', '.join(absent)}" if absent else micro["error"]
             lines.append(f"{row['file']} does not run on a microcontroller: {why}")
-        elif micro and row["form"].startswith("litert-int8"):
+        elif micro:
             lines.append(f"operators of {row['file']}, all there on a microcontroller: {', '.join(micro['operators'])}")
     lines += [f"{row['file']} does not hold; `cgankd ship` leaves it out" for row in rows if not row["holds"]]
     good = [row for row in rows if row["holds"]]

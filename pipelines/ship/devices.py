@@ -14,7 +14,7 @@ from cgankd.config.settings import nearest
 from cgankd.data.store.datasets import read_split
 from cgankd.labels.task import make_task
 from pipelines.device.forms import Form, Source, reader
-from pipelines.device.making import FILES, Held, make_forms
+from pipelines.device.making import FILES, INT8, Held, make_forms
 from pipelines.device.measuring import Bench, Twin, float_twin, measured, on_board
 from pipelines.files.artifacts import file_digest, replacing, write_json
 from pipelines.files.params import load_config
@@ -101,7 +101,7 @@ def _rows(bench: Bench, twin: Twin, forms: Sequence[Form]) -> list[dict[str, Any
     rows = []
     for form in forms:
         row = measured(bench, twin, form.name, form.path, reader(form.record, lambda outputs: outputs))
-        if form.path.suffix == ".tflite":
+        if form.name.startswith(INT8):  # a board has no use for floats
             row["micro"] = on_board(bench, form)
         rows.append(row | {"sha256": file_digest(form.path)})
     return rows
@@ -138,5 +138,3 @@ def _values(
         "margins": {form.path.name: asdict(m) if (m := form.record.margin) else None for form in forms},
         "forms": rows,
     }
-
-

@@ -77,8 +77,9 @@ def export(
 ) -> dict[str, Any]:
     """Write student.onnx, student.pt2, student-int8.onnx where int8 holds, and export.json; returns what the last holds.
 
-    Files of formats that are not named are compared and not kept. int8 holds where its validation headline is at most `int8_tolerance` (a share) worse than that of fp32. Raises
-    ConfigError where a file is missing or a format disagrees with the student by more than PARITY.
+    Files of formats that are not named are compared and not kept. int8 holds where its validation headline is at most
+    `int8_tolerance` (a share) worse than that of fp32. Raises ConfigError where a file is missing or a format disagrees
+    with the student by more than PARITY.
     """
     need_onnx()
     if int8_tolerance < 0 or repeats < 1:
