@@ -49,6 +49,11 @@ def export(
     to: Annotated[
         str, typer.Option("--to", help="Formats, with commas between: onnx, torch; for devices litert, executorch.")
     ] = "onnx,torch",
+    recover: Annotated[
+        bool,
+        typer.Option("--recover", help="Train the int8 file's student on, as int8 will compute, and keep the better."),
+    ] = False,
+    recover_steps: Annotated[int, typer.Option("--recover-steps", min=1, help="Steps of --recover.")] = 300,
     board: Annotated[
         list[str] | None,
         typer.Option("--board", metavar="NAME", help="Say whether the files fit: a board, or flash=1M,ram=256k."),
@@ -79,7 +84,8 @@ def export(
         if device:
             from pipelines.device.table import board_lines, device_remarks, device_table
 
-            values = export_devices(Path.cwd(), out.resolve(), Asked(device, level, int8_tolerance, repeats))
+            asked = Asked(device, level, int8_tolerance, repeats, recover_steps if recover else 0)
+            values = export_devices(Path.cwd(), out.resolve(), asked)
             console().print(device_table(values))
             for line in [*device_remarks(values, out), *board_lines(values, boards)]:
                 typer.echo(line)

@@ -86,6 +86,7 @@ def _bare(source: Source) -> bool:
 
 def _kept(name: str, signature: Signature, write: Write, source: Source, held: Held, folder: Path) -> Form:
     record = Record(name, signature, source.info, None, source.weights)
+    folder.mkdir(exist_ok=True)
     path, data = folder / FILES[name], write(record)
     path.write_bytes(data)
     answers = open_form(path).run(held.val.images[:])

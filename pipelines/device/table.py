@@ -73,6 +73,8 @@ def device_remarks(values: dict[str, Any], shown: Path) -> list[str]:
             lines.append(f"{row['file']} does not run on a microcontroller: {why}")
         elif micro:
             lines.append(f"operators of {row['file']}, all there on a microcontroller: {', '.join(micro['operators'])}")
+    if "recover" in values:
+        lines.append(recover_line(values))
     lines += [f"{row['file']} does not hold; `cgankd ship` leaves it out" for row in rows if not row["holds"]]
     good = [row for row in rows if row["holds"]]
     if good:
@@ -80,6 +82,22 @@ def device_remarks(values: dict[str, Any], shown: Path) -> list[str]:
         lines.append(f"the smallest file that holds: {shown / best['file']} ({best['bytes']:,} bytes)")
     lines.append("written: " + ", ".join(str(shown / row["file"]) for row in rows) + f", {shown / 'device.json'}")
     return lines
+
+
+def recover_line(values: dict[str, Any]) -> str:
+    """What training on as int8 changed, on validation and on test."""
+    record, unit = values["recover"], values["headline"]["unit"]
+    before, after = record["before"], record["after"]
+    dec = places([before["validation"], before["test"]])
+    kept = "kept" if record["kept"] == "after" else "not better on validation, so the file before it was kept"
+
+    def loss(row: dict[str, Any]) -> str:
+        return f"{row['loss']:+.{dec}f} [{row['loss_low']:+.{dec}f}, {row['loss_high']:+.{dec}f}]"
+
+    return (
+        f"--recover, {record['steps']} steps: int8 on validation {before['validation']:.{dec}f} -> {after['validation']:.{dec}f}"
+        f" {unit}, on test {before['test']:.{dec}f} -> {after['test']:.{dec}f} (loses {loss(before)} -> {loss(after)}); {kept}"
+    )
 
 
 def board_lines(values: dict[str, Any], boards: list[Board]) -> list[str]:

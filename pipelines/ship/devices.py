@@ -9,13 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cgankd.config import ConfigError, to_dict
 from cgankd.config.settings import nearest
+from cgankd.data.regular import read_json
+from cgankd.data.store.banks import read_attributes, read_bank
 from cgankd.data.store.datasets import read_split
+from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
+from cgankd.types import Task
 from pipelines.device.forms import Form, Source, reader
-from pipelines.device.making import FILES, INT8, Held, make_forms
+from pipelines.device.making import FILES, INT8, Held, int8_form, make_forms
 from pipelines.device.measuring import Bench, Twin, float_twin, measured, on_board
+from pipelines.device.recover import RATE_SHARES, Lessons, recovered
 from pipelines.files.artifacts import file_digest, replacing, write_json
 from pipelines.files.params import load_config
 from pipelines.ship.saved import Finished, load_finished, net_words
@@ -49,6 +56,8 @@ class Asked:
     level: float
     tolerance: float
     repeats: int
+    recover: int = 0
+    """Steps of training on as int8 will compute; 0 = none."""
 
 
 def export_devices(workdir: Path, out: Path, asked: Asked) -> dict[str, Any]:
@@ -59,6 +68,8 @@ def export_devices(workdir: Path, out: Path, asked: Asked) -> dict[str, Any]:
     """
     if asked.tolerance < 0 or asked.repeats < 1:
         raise ConfigError("--tolerance must be zero or more, and --repeats at least 1")
+    if asked.recover and "litert" not in asked.formats:
+        raise ConfigError("--recover needs --to litert, whose int8 file it makes anew")
     cfg = load_config(workdir / "params.yaml")
     finished = load_finished(workdir, asked.level)
     student, path = finished.student, workdir / "artifacts" / "student.safetensors"
@@ -84,8 +95,16 @@ def export_devices(workdir: Path, out: Path, asked: Asked) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as place:
         forms = make_forms(source, asked.formats, held, Path(place))
         twin = float_twin(bench, path.stat().st_size)
+        again: dict[str, Any] = {}
+        if asked.recover:
+            lessons = lessons_of(workdir, finished, task)
+            others = recovered(source, lessons, cfg.student, seed=cfg.seed, steps=asked.recover)
+            places = [Path(place) / f"recovered-{number}" for number in range(len(others))]
+            tried = [int8_form(other, held, made) for other, made in zip(others, places, strict=True)]
+            forms, again = _better(bench, twin, forms, tried)
+            again["recover"] |= {"steps": asked.recover, "rate_shares": list(RATE_SHARES), "seed": cfg.seed}
         rows = [twin.row, *_server_rows(bench, twin, out, source.weights), *_rows(bench, twin, forms)]
-        values = _values(finished, bench, source, rows, forms)
+        values = _values(finished, bench, source, rows, forms) | again
         for form in forms:
             with replacing(out / form.path.name) as temporary:
                 shutil.copyfile(form.path, temporary)
@@ -107,10 +126,49 @@ def _rows(bench: Bench, twin: Twin, forms: Sequence[Form]) -> list[dict[str, Any
     return rows
 
 
+def lessons_of(workdir: Path, finished: Finished, task: Task) -> Lessons:
+    """Training images, the bank where there is one of this data set and teacher, and what the teacher says of both."""
+    train, path, bank = read_split(finished.dataset, "train"), workdir / "artifacts" / "bank.h5", None
+    teacher_path = workdir / "artifacts" / "teacher.safetensors"
+    predict = make_predict(finished.teacher.model.net, finished.teacher.config["precision"])
+    outputs = [predict(train.images)]
+    if path.exists():
+        attributes, wanted = read_attributes(path), {"dataset": finished.dataset, "teacher": teacher_path}
+        for name, file in wanted.items():
+            if attributes.get(name) != file_digest(file):
+                raise ConfigError(f"artifacts/bank.h5 was made from another {name}; run `cgankd bank` again")
+        fakes = read_bank(path)
+        bank, outputs = fakes.split(), [*outputs, fakes.teacher_output.float()]
+    return Lessons(train, bank, torch.cat(outputs), task)
+
+
+def _better(
+    bench: Bench, twin: Twin, forms: Sequence[Form], tried: Sequence[Form]
+) -> tuple[list[Form], dict[str, Any]]:
+    """The forms, the int8 one being that with the best validation score, and the rows of before and after for the record."""
+
+    def val_score(form: Form) -> tuple[float, float]:
+        answers = form.run(bench.val.images[:])
+        parts = (bench.answer.score(answers, bench.val.labels), bench.answer.miss(answers, bench.val.labels))
+        score, miss = (float(part.double().mean()) for part in parts)
+        return score, miss  # of few validation images many have equal errors, and then how sure the answers are decides
+
+    (before,) = (form for form in forms if form.name == INT8)
+    scores = [val_score(form) for form in tried]
+    after = tried[scores.index(min(scores))]
+    kept = after if min(scores) < val_score(before) else before
+    rows = _rows(bench, twin, [before, after])
+    record = {
+        "before": rows[0],
+        "after": rows[1],
+        "validations": [score for score, _ in scores],
+        "kept": "after" if kept is after else "before",
+    }
+    return [kept if form is before else form for form in forms], {"recover": record}
+
+
 def _server_rows(bench: Bench, twin: Twin, out: Path, weights: str) -> list[dict[str, Any]]:
     """The files of an export for servers that lies in the folder, where it is of this student."""
-    from cgankd.data.regular import read_json
-
     record = out / "export.json"
     values = read_json(record) if record.is_file() else {}
     if values.get("weights") != weights:
