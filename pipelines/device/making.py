@@ -12,8 +12,7 @@ from cgankd.measure.conformal import conformal_margin
 from cgankd.types import Split
 from pipelines.device import executorch, litert
 from pipelines.device.forms import Form, Record, Signature, Source, with_margin
-from pipelines.device.micro import Micro, micro_of
-from pipelines.device.running import open_form
+from pipelines.device.running import Micro, micro_of, open_form
 
 FILES = {
     "litert-float32": "student-float32.tflite",

@@ -18,8 +18,7 @@ from cgankd.measure.predictive import mean_interval, paired_gain
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.device.forms import Form
 from pipelines.device.making import MICRO_IMAGES
-from pipelines.device.micro import as_json, micro_of
-from pipelines.device.running import run_apart
+from pipelines.device.running import as_json, micro_of, run_apart
 
 FLOAT = "student"
 """The row of the student itself."""
