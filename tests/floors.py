@@ -31,7 +31,20 @@ class Part:
 WINGS: dict[str, Part] = {
     "commands": Part(
         "the words a user types; nothing but Typer",
-        ("report", "repeat", "sizes", "project", "search", "audit", "ship", "stages", "runtime", "files", "tracking"),
+        (
+            "report",
+            "repeat",
+            "sizes",
+            "project",
+            "search",
+            "audit",
+            "ship",
+            "device",
+            "stages",
+            "runtime",
+            "files",
+            "tracking",
+        ),
         ("typer",),
     ),
     "report": Part(
@@ -60,8 +73,13 @@ WINGS: dict[str, Part] = {
     "audit": Part("is the bank any good", ("networks", "runtime", "files", "pictures")),
     "ship": Part(
         "export, model card, registry, serve, predict",
-        ("networks", "files", "tracking"),
+        ("device", "networks", "files", "tracking"),
         ("mlflow", "uvicorn"),
+    ),
+    "device": Part(
+        "the student as files for phones and boards, each run by its own runtime",
+        (),
+        ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro", "executorch", "torchao", "onnxruntime"),
     ),
     "stages": Part(
         "the seven stages, one module each, as in dvc.yaml and params.yaml",
