@@ -31,7 +31,9 @@ def images() -> list[bytes]:
         **dict.fromkeys(("PNG", "JPEG", "BMP", "PPM", "WEBP", "ICO", "SGI", "DDS", "QOI", "PCX", "IM", "TGA"), "RGB"),
         **{"JPEG2000": "RGB", "GIF": "P", "TIFF": "RGB", "MSP": "1", "XBM": "1"},
     }
-    found = [_image(Image.fromarray(LEVELS[:, :, :3]).convert(mode), form) for form, mode in forms.items()]
+    Image.init()
+    known = {form: mode for form, mode in forms.items() if form in Image.SAVE}  # QOI is written from Pillow 11.3 on
+    found = [_image(Image.fromarray(LEVELS[:, :, :3]).convert(mode), form) for form, mode in known.items()]
     deep = Image.fromarray(LEVELS[:, :, 0].astype(np.uint16) * 257)
     found += [_image(deep, "PNG"), _image(deep, "TIFF"), _image(Image.fromarray(LEVELS), "PNG")]
     stream = io.BytesIO()

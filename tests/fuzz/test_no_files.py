@@ -128,6 +128,9 @@ def test_an_eps_called_png_reaches_no_other_program(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(("form", "size"), [("png", 9000), ("qoi", 2100)])
 def test_pixels_are_counted_before_they_are_decoded(form: str, size: int, tmp_path: Path) -> None:
     """Formats that Pillow decodes in Python may have fewer."""
+    Image.init()
+    if form.upper() not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {form}")
     Image.new("RGB", (size, size)).save(tmp_path / f"x.{form}")
     with pytest.raises(ConfigError, match="megapixels"), open_image(tmp_path / f"x.{form}") as image:
         pytest.fail(f"{image.size} were let in")
