@@ -218,7 +218,7 @@ def made_tflite(path: Path, *, types: tuple[int, int] = (9, 9)) -> Path:
         tensor, rule = schema.TensorT(), schema.QuantizationParametersT()
         rule.scale, rule.zeroPoint = [scale], [-128]
         tensor.name, tensor.shape, tensor.type, tensor.buffer = name.encode(), list(shape), number, 0
-        tensor.quantization = rule if number == 9 else None
+        tensor.quantization = rule if number else None  # a float has none
         tensors.append(tensor)
     graph, model = schema.SubGraphT(), schema.ModelT()
     graph.tensors, graph.inputs, graph.outputs, graph.operators = tensors, [0], [1], []
@@ -245,8 +245,12 @@ def test_whole_int8_file_becomes_a_header_and_a_program(tmp_path: Path) -> None:
 
 
 def test_file_that_is_no_whole_int8_file_or_was_not_run_is_one_sentence(tmp_path: Path) -> None:
-    half = made_tflite(tmp_path / "half.tflite", types=(9, 0))
+    half, bytes_in = (
+        made_tflite(tmp_path / "half.tflite", types=(9, 0)),
+        made_tflite(tmp_path / "u8.tflite", types=(3, 9)),
+    )
     for path, arena, words in (
+        (bytes_in, 100, "is not int8 from its input to its output"),
         (half, 100, "is not int8 from its input to its output"),
         (half, 0, "was not run by the interpreter"),
         (tmp_path / "none.tflite", 100, "is missing"),
