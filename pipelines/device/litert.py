@@ -157,7 +157,8 @@ def _name(model: Any, op: Any) -> str:
     if code.customCode:
         return str(code.customCode.decode())
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    return names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "unknown")
+    name: str = names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "unknown")
+    return name
 
 
 def without(data: bytes, names: Sequence[str]) -> bytes:
