@@ -21,7 +21,7 @@ from tests.pipelines.device.samples import CLASSES, images_of, source_of
 def lessons() -> Lessons:
     """A teacher that knows the brightness of the first channel, on 60 real images and 30 fakes."""
     images = images_of(CLASSES, 90)
-    bright = images.float().mean(dim=(2, 3))[:, 0]
+    bright = images.float().mean(dim=(2, 3))[:, 0].contiguous()
     labels = torch.bucketize(bright, bright.quantile(torch.tensor([1 / 3, 2 / 3])))
     teacher = 4 * torch.nn.functional.one_hot(labels, 3).float()
     return Lessons(Split(images[:60], labels[:60]), Split(images[60:], labels[60:]), teacher, ClassTask(CLASSES))
