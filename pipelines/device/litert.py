@@ -115,7 +115,12 @@ def _model(data: bytes) -> Any:
     need("ai_edge_litert")
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # weights that lie behind the objects, as a writer may leave them
+            buffer.data = np.frombuffer(data, dtype=np.uint8, count=buffer.size, offset=buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def with_record(data: bytes, record: Record) -> bytes:
@@ -152,7 +157,8 @@ def _name(model: Any, op: Any) -> str:
     if code.customCode:
         return str(code.customCode.decode())
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    return names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "unknown")
+    name: str = names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "unknown")
+    return name
 
 
 def without(data: bytes, names: Sequence[str]) -> bytes:

@@ -43,7 +43,8 @@ def run_litert(data: bytes) -> RunArrays:
     def one(image_HWC: NDArray[Any]) -> NDArray[Any]:
         interpreter.set_tensor(taken["index"], image_HWC[None])
         interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(given["index"]))[0]
+        out_O: NDArray[Any] = np.asarray(interpreter.get_tensor(given["index"]))[0]
+        return out_O
 
     return _each(one, shape, np.dtype(taken["dtype"]), given["quantization"])
 
@@ -62,7 +63,8 @@ def run_micro(data: bytes) -> tuple[RunArrays, Any]:
     def one(image_HWC: NDArray[Any]) -> NDArray[Any]:
         interpreter.set_input(image_HWC[None], 0)
         interpreter.invoke()
-        return np.asarray(interpreter.get_output(0))[0].copy()
+        out_O: NDArray[Any] = np.asarray(interpreter.get_output(0))[0].copy()
+        return out_O
 
     return _each(one, tuple(int(side) for side in taken["shape"]), np.dtype(taken["dtype"]), rule), interpreter
 

@@ -19,7 +19,9 @@ def test_weights_are_rounded_a_channel(shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape) * torch.logspace(-2, 2, shape[0]).view(-1, *[1] * (len(shape) - 1))
     scale = weight.abs().flatten(1).amax(1) / 127
     zero = torch.zeros(shape[0], dtype=torch.int32)
-    torch.testing.assert_close(fake_weight(weight), torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127))
+    torch.testing.assert_close(
+        fake_weight(weight), torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+    )
     steps = fake_weight(weight) / scale.view(-1, *[1] * (len(shape) - 1))
     torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
 

@@ -16,7 +16,9 @@ from pipelines.device.forms import Source
 
 CLASSES = DatasetInfo("class", "test", "", 3, 16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), ("ant", 'b"ee', "\u00fcber"))
 SCALAR = DatasetInfo("scalar", "test", "mm", 1, 16, (0.5,), (0.25,), label_min=2.0, label_max=12.0)
-CIRCLE = replace(SCALAR, label_min=0.0, label_max=360.0, label_period=360.0, label_answer="circle", label_unit="degrees")
+CIRCLE = replace(
+    SCALAR, label_min=0.0, label_max=360.0, label_period=360.0, label_answer="circle", label_unit="degrees"
+)
 INFOS = {"classes": CLASSES, "scalar": SCALAR, "circle": CIRCLE}
 
 
