@@ -49,8 +49,7 @@ def error_against(result: Mapping[str, Any], axis: str) -> Figure:
             [p[0] for p in points], [p[1] for p in points], color=BLACK, linewidth=5, alpha=0.15, label="Pareto front"
         )
         for row, (x, y) in zip(best, points, strict=True):
-            offset = {"textcoords": "offset points", "xytext": (3, -12)}
-            axes.annotate(row["name"], (x, y), fontsize=8, color=BLACK, **offset)
+            axes.annotate(row["name"], (x, y), textcoords="offset points", xytext=(3, -12), fontsize=8)
         axes.axhline(result["teacher"]["val"], color=GREY, linestyle=":", linewidth=1.6, label="teacher")
         axes.set_xscale("log")
         ticks = sorted({row["costs"][key] / per for row in result["sizes"]})

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from cgankd.bank.build import selection_name
-from cgankd.config import ArmConfig
+from cgankd.config import ArmConfig, Config
 from pipelines.runtime.context import Context
 from pipelines.search.config import SearchedConfig
 from pipelines.search.pool import cut
@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def quiet_context(cfg: SearchedConfig, workdir: Path, tracker: Tracker | None = None) -> Context:
+def quiet_context(cfg: Config, workdir: Path, tracker: Tracker | None = None) -> Context:
     """A context under other settings than params.yaml that prints nothing and writes neither metrics nor plots."""
     silent = Tracker(FanOut([], lambda sink, error: None), "search", {})
     return Context("student", cfg, workdir, tracker or silent, Console(quiet=True))
