@@ -44,8 +44,10 @@ def enough(candidates: Sequence[Candidate], cost: str, *, higher_is_better: bool
     """The cheapest that the best one is not shown to beat: their paired interval over seeds reaches zero."""
     top = best(candidates, cost, higher_is_better=higher_is_better)
     for one in sorted(candidates, key=lambda c: (c.costs[cost], c.name)):
-        how = {"higher_is_better": higher_is_better, "confidence": confidence}
-        if one is top or not paired_gain(one.values, top.values, **how).proved:
+        if one is top:
+            break
+        gain = paired_gain(one.values, top.values, higher_is_better=higher_is_better, confidence=confidence)
+        if not gain.proved:
             return one
     return top
 

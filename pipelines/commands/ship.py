@@ -47,7 +47,8 @@ def export(
     ] = 0.1,
     repeats: Annotated[int, typer.Option("--repeats", help="Calls whose median is the latency.")] = 300,
     to: Annotated[
-        str, typer.Option("--to", help="Formats, with commas between: onnx, torch; for devices litert, executorch.")
+        str,
+        typer.Option("--to", help="Formats, with commas between: onnx, torch; for devices litert, executorch, web, c."),
     ] = "onnx,torch",
     recover: Annotated[
         bool,
@@ -57,6 +58,12 @@ def export(
     board: Annotated[
         list[str] | None,
         typer.Option("--board", metavar="NAME", help="Say whether the files fit: a board, or flash=1M,ram=256k."),
+    ] = None,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(
+            "--onnxruntime-web", metavar="PATH", help="The package of npm that --to web needs: file or folder."
+        ),
     ] = None,
 ) -> None:
     """Write the student as ONNX and torch.export, or for devices; compared on real images, with size and latency."""
@@ -89,6 +96,22 @@ def export(
             console().print(device_table(values))
             for line in [*device_remarks(values, out), *board_lines(values, boards)]:
                 typer.echo(line)
+        for path in _folders(formats, out, level, onnxruntime_web):
+            typer.echo(f"written: {path}")
+
+
+def _folders(formats: list[str], out: Path, level: float, runtime: Path | None) -> list[Path]:
+    """The page and the C header, where asked for; their folders as the user named them."""
+    from pipelines.ship import c_header, page
+
+    made = []
+    if "web" in formats:
+        page.write_page(Path.cwd(), out.resolve(), level=level, runtime=runtime)
+        made.append(out / page.FOLDER)
+    if "c" in formats:
+        c_header.write_header(Path.cwd(), out.resolve())
+        made.append(out / c_header.FOLDER)
+    return made
 
 
 def ship(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from pipelines.pictures.style import BLACK, GREY, SERIES, STYLE, one_axes, place_legend, wrapped
 
+LINES = ("-", "--")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SCALE = {"bytes": (1000.0, "kB"), "ram": (1000.0, "kB"), "multiplications": (1e6, "millions"), "ms": (1.0, "")}
+
+
+FRONT: dict[str, Any] = {"color": BLACK, "linewidth": 5, "alpha": 0.15}
+TEACHER: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
 
 
 def error_against(result: Mapping[str, Any], axis: str) -> Figure:
@@ -34,24 +40,20 @@ def error_against(result: Mapping[str, Any], axis: str) -> Figure:
                     [one["val_sd"] for one in found],
                     color=colour,
                     marker=marker,
-                    linestyle=("-", "--")[number],
+                    linestyle=LINES[number],
                     markerfacecolor=(colour, "white")[number],
                     linewidth=1.2,
                     elinewidth=0.8,
                     capsize=2,
                     alpha=(1.0, 0.7)[number],
-                    label=f"{net}, {arm}",
                 )
         by_name = {row["name"]: row for row in result["sizes"]}
         best = [by_name[name] for name in result["fronts"][axis]]
         points = [(row["costs"][key] / per, row["val"]) for row in best]
-        axes.plot(
-            [p[0] for p in points], [p[1] for p in points], color=BLACK, linewidth=5, alpha=0.15, label="Pareto front"
-        )
+        axes.plot([p[0] for p in points], [p[1] for p in points], **FRONT)
         for row, (x, y) in zip(best, points, strict=True):
-            offset = {"textcoords": "offset points", "xytext": (3, -12)}
-            axes.annotate(row["name"], (x, y), fontsize=8, color=BLACK, **offset)
-        axes.axhline(result["teacher"]["val"], color=GREY, linestyle=":", linewidth=1.6, label="teacher")
+            axes.annotate(row["name"], (x, y), textcoords="offset points", xytext=(3, -12), fontsize=8)
+        axes.axhline(result["teacher"]["val"], **TEACHER)
         axes.set_xscale("log")
         ticks = sorted({row["costs"][key] / per for row in result["sizes"]})
         axes.set_xticks(_apart(ticks), [f"{x:.3g}" for x in _apart(ticks)])
@@ -61,9 +63,20 @@ def error_against(result: Mapping[str, Any], axis: str) -> Figure:
         axes.set_ylabel(f"{headline['name']} ({headline['unit']})")
         better = "higher" if headline["higher_is_better"] else "lower"
         axes.set_title(f"How small? {len(result['seeds'])} seeds, mean and sd ({better} is better)")
-        handles, _ = axes.get_legend_handles_labels()
-        place_legend(figure, handles, "")
+        place_legend(figure, _key(nets, result["arms"]), "")
     return figure
+
+
+def _key(nets: Sequence[str], arms: Sequence[str]) -> list[Line2D]:
+    """What colours, fillings and lines stand for."""
+    shown = [
+        Line2D([], [], color=SERIES[i % len(SERIES)], marker=MARKERS[i % len(MARKERS)], linestyle="", label=net)
+        for i, net in enumerate(nets)
+    ]
+    for i, arm in enumerate(arms):
+        own: dict[str, Any] = {"linestyle": LINES[i], "markerfacecolor": (BLACK, "white")[i]}
+        shown.append(Line2D([], [], color=BLACK, marker="o", linewidth=1.2, label=f"by {arm}", **own))
+    return [*shown, Line2D([], [], label="Pareto front", **FRONT), Line2D([], [], label="teacher", **TEACHER)]
 
 
 def _apart(ticks: list[float]) -> list[float]:

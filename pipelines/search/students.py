@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from cgankd.bank.build import selection_name
-from cgankd.config import ArmConfig
+from cgankd.config import ArmConfig, Config
 from cgankd.types import Diverged
 from pipelines.files.artifacts import load_weights
 from pipelines.runtime.context import Context
@@ -46,7 +46,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def quiet_context(cfg: SearchedConfig, workdir: Path, tracker: Tracker | None = None) -> Context:
+def quiet_context(cfg: Config, workdir: Path, tracker: Tracker | None = None) -> Context:
     """A context under other settings than params.yaml that prints nothing and writes neither metrics nor plots."""
     silent = Tracker(FanOut([], lambda sink, error: None), "search", {})
     return Context("student", cfg, workdir, tracker or silent, Console(quiet=True))

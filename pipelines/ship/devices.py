@@ -28,8 +28,8 @@ from pipelines.files.params import load_config
 from pipelines.ship.saved import Finished, load_finished, net_words
 
 RECORD = "device.json"
-SERVER, DEVICE = ("onnx", "torch"), ("litert", "executorch")
-"""Formats of `cgankd export`: those for a server, those for a device."""
+SERVER, DEVICE, FOLDERS = ("onnx", "torch"), ("litert", "executorch"), ("web", "c")
+"""Formats of `cgankd export`: those for a server, those for a device, and what is made of student.onnx and student-int8.tflite."""
 CALIBRATION_IMAGES = 300
 """Training images that set the ranges of int8."""
 SERVER_FILES = ("student.onnx", "student-int8.onnx", "student.pt2")
@@ -39,7 +39,7 @@ SHARED = {"litert": ".tflite", "executorch": ".pte"}
 def formats_of(text: str) -> list[str]:
     """The words of --to. Raises ConfigError on one that is no format."""
     words = list(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
-    known = (*SERVER, *DEVICE)
+    known = (*SERVER, *DEVICE, *FOLDERS)
     for word in words:
         if word not in known:
             raise ConfigError(f"--to {word} is no format; choose from {', '.join(known)}{nearest(word, known)}")

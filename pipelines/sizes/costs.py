@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def costs_of(weights: Path, images: Tensor, flash: Flash | None = None) -> dict[
     return found
 
 
-def axes_of(rows: list[Mapping[str, float]]) -> dict[str, str]:
+def axes_of(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
     """The costs that sizes are compared by, as size -> key: bytes, multiplications, ram and ms."""
-    pick = lambda keys: next(key for key in keys if all(key in row for row in rows))  # noqa: E731
-    return {"bytes": pick(SIZE), "multiplications": "multiplications", "ram": pick(ROOM), "ms": "ms"}
+    size, room = (next(key for key in keys if all(key in row for row in rows)) for keys in (SIZE, ROOM))
+    return {"bytes": size, "multiplications": "multiplications", "ram": room, "ms": "ms"}

@@ -107,8 +107,8 @@ def row_of(one: Trained, plan: Sizes, headline: Headline, costs: Mapping[str, fl
     row |= {"costs": dict(costs), "arms": arms, "best_arm": judged, "val": arms[judged]["val_mean"]}
     if len(plan.arms) == 2:
         first, rival = (one.values[name] for name in plan.arms)
-        how = {"higher_is_better": headline.higher_is_better, "confidence": plan.cfg.evaluate.confidence}
-        gain = paired_gain(rival, first, **how)
+        confidence = plan.cfg.evaluate.confidence
+        gain = paired_gain(rival, first, higher_is_better=headline.higher_is_better, confidence=confidence)
         row |= {"gain": gain.gain, "gain_low": gain.low, "gain_high": gain.high}
     return row
 

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
@@ -168,7 +169,7 @@ def test_trials_are_trained_and_kept(trained: tuple[Path, str, dict[str, Any]]) 
 
 def made(rows: Sequence[tuple[str, int, float, float, list[float]]], **changes: Any) -> dict[str, Any]:
     """A sizes.json of rows (net, width, bytes, ms, scores by the first arm); the other arm is a point worse."""
-    sizes = []
+    sizes: list[dict[str, Any]] = []
     for net, width, size, ms, values in rows:
         costs = {"parameters": size // 4, "multiplications": 1000, "held_bytes": 100, "onnx_bytes": size, "ms": ms}
         arms = {
@@ -178,17 +179,17 @@ def made(rows: Sequence[tuple[str, int, float, float, list[float]]], **changes: 
         row = {"name": f"{net} {width}", "net": net, "width": width, "costs": costs, "arms": arms}
         gain = {"gain": 1.0, "gain_low": 0.5, "gain_high": 1.5}
         sizes.append(row | {"best_arm": "filter", "val": float(np.mean(values))} | gain)
-    costs = axes_of([row["costs"] for row in sizes])
+    axes = axes_of([row["costs"] for row in sizes])
     return {
         "headline": {"name": "validation error", "unit": "%", "higher_is_better": False},
         "confidence": 0.95,
         "arms": ["filter", "real"],
         "seeds": [0, 1],
         "own": sizes[0]["name"],
-        "costs": costs,
-        "costs_are": {key: f"the {key}" for key in costs.values()},
+        "costs": axes,
+        "costs_are": {key: f"the {key}" for key in axes.values()},
         "sizes": sizes,
-        "fronts": {axis: [sizes[0]["name"]] for axis in costs},
+        "fronts": {axis: [sizes[0]["name"]] for axis in axes},
         "best": sizes[-1]["name"],
         "enough": sizes[0]["name"],
         "teacher": {"net": "plain-vgg", "parameters": 10, "val": 3.0},
@@ -242,7 +243,8 @@ def test_the_tables_and_the_picture_hold_every_size() -> None:
     assert all(words in text for words in ("ds-cnn 8", "90.0 kB", "12.50+-0.50", "+1.00 [+0.50,+1.50]", "teacher"))
     figure = error_against(result, "bytes")
     (axes,) = figure.axes
-    drawn = [tuple(map(float, p)) for c in axes.containers for p in zip(*c.lines[0].get_data(), strict=True)]
+    lines = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
+    drawn = [tuple(map(float, point)) for line in lines for point in np.asarray(line.get_xydata())]
     assert drawn == [(10.0, 12.5), (10.0, 13.5), (90.0, 9.25), (90.0, 10.25)]
     assert axes.get_xscale() == "log" and "onnx_bytes" in axes.get_xlabel()
 
