@@ -29,7 +29,7 @@ from pipelines.ship.saved import Finished, load_finished, net_words
 
 RECORD = "device.json"
 SERVER, DEVICE, FOLDERS = ("onnx", "torch"), ("litert", "executorch"), ("web", "c")
-"""Formats of `cgankd export`: those for a server, those for a device, and what is made of student.onnx and student-int8.tflite."""
+"""Formats of `cgankd export`: those for a server, those for a device, and those made of student.onnx or student-int8.tflite."""
 CALIBRATION_IMAGES = 300
 """Training images that set the ranges of int8."""
 SERVER_FILES = ("student.onnx", "student-int8.onnx", "student.pt2")
