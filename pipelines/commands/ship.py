@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from cgankd.config import ConfigError
 from pipelines.commands.errors import console, plain_errors
 
 PANEL = "Shipping and own data"
@@ -68,6 +67,7 @@ def export(
 ) -> None:
     """Write the student as ONNX and torch.export, or for devices; compared on real images, with size and latency."""
     with plain_errors():
+        from cgankd.config import ConfigError
         from pipelines.device.boards import board_of
         from pipelines.runtime.machine import set_threads
         from pipelines.ship.devices import DEVICE, SERVER, Asked, export_devices, formats_of

@@ -149,7 +149,9 @@ def device_files() -> list[bytes]:
     from cgankd.labels.answers import Margin
     from pipelines.device.forms import Record, Signature, sealed
 
-    record = Record("litert-int8", Signature("int8", "NHWC", "answer"), made_data(False).info, Margin(0.9, 0.1, 40), "0" * 64)
+    record = Record(
+        "litert-int8", Signature("int8", "NHWC", "answer"), made_data(False).info, Margin(0.9, 0.1, 40), "0" * 64
+    )
     return [sealed(b"TFL3" + record.encoded() + bytes(64))]
 
 
