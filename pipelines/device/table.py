@@ -24,12 +24,13 @@ def device_table(values: dict[str, Any]) -> Table:
     dec = places([rows[0]["validation"], rows[0]["test"]])
     classes = "agreement" in rows[-1]
     table = Table(box=box.SIMPLE_HEAD, padding=0)
-    alike = "alike %" if classes else "largest diff"
-    for name in ("file", "KB", "arena KB", f"val ({unit})", "test", "loses", alike, "ms", "MB", ""):
-        table.add_column(name, justify="left" if name in ("file", "") else "right", no_wrap=name != "")
+    alike = "alike\n%" if classes else "largest\ndiff"
+    for name in ("file", "KB", "arena\nKB", f"val\n({unit})", "test", "+-", "loses", alike, "ms", "MB", "holds"):
+        # In a narrow terminal the names of files are broken, and no number.
+        table.add_column(name, justify="left" if name == "file" else "right", no_wrap=name != "file", overflow="fold")
     for row in rows:
         micro = row.get("micro")
-        arena = "" if micro is None else f"{micro['arena'] / 1000:.1f}" if micro["arena"] else "does not run"
+        arena = "" if micro is None else f"{micro['arena'] / 1000:.1f}" if micro["arena"] else "none"
         twin = row["file"] is None
         near = "" if twin else f"{row['agreement']:.1f}" if classes else f"{row['difference']:.2g}"
         half = (row["test_high"] - row["test_low"]) / 2
@@ -39,12 +40,13 @@ def device_table(values: dict[str, Any]) -> Table:
             f"{row['bytes'] / 1000:.1f}",
             arena,
             f"{row['validation']:.{dec}f}",
-            f"{row['test']:.{dec}f}+-{half:.{dec}f}",
+            f"{row['test']:.{dec}f}",
+            f"{half:.{dec}f}",
             "" if twin else f"{row['loss']:+.{dec}f}",
             near,
             f"{row['latency_ms']:.3f}",
             "" if peak is None else f"{peak / 1e6:.0f}",
-            "" if twin else "holds" if row["holds"] else "does not hold",
+            "" if twin else "yes" if row["holds"] else "NO",
         )
     return table
 

@@ -83,9 +83,10 @@ def clean(workdir: Path, mine: FileLock | None = None, *, cache: bool = False) -
     Call it with a lock of the folder held, `mine` or one that was taken by `take`: who begins later begins to write later.
     """
     folder = workdir / "artifacts" / "resume"
-    mark = folder / ".swept"
-    mark.touch()
-    before_ns = mark.stat().st_mtime_ns
+    mark = folder / f".swept.{os.getpid()}.tmp"  # one a process: workers that begin together all clean
+    with mark.open("wb", buffering=0) as file:  # the time of now by the clock of the folder's file system
+        file.write(b"now")
+        before_ns = os.fstat(file.fileno()).st_mtime_ns
     own = {Path(lock.lock_file) for lock in (*_held, *([mine] if mine else []))}
     if all(path in own or is_free(path) for path in folder.glob("*.lock")):
         sweep(workdir, before_ns, cache=cache)

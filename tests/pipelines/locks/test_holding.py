@@ -165,3 +165,13 @@ def test_what_killed_workers_left_half_written_goes_with_the_lock(tmp_path: Path
     locks.take(lock, "student", print)
     locks.release(lock)
     assert not half.exists() and not lock.is_locked
+
+
+def test_workers_that_begin_together_clean_beside_each_other(tmp_path: Path, lock: FileLock) -> None:
+    """None takes away the mark by which another tells what is old."""
+    again = "import sys; from pathlib import Path; from pipelines.locks import holding\n"
+    again += "for _ in range(300): holding.clean(Path(sys.argv[1]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    begun = [subprocess.Popen([sys.executable, "-c", again, str(tmp_path)], env=environment) for _ in range(2)]
+    assert [process.wait() for process in begun] == [0, 0]
+    assert [path.name for path in Path(lock.lock_file).parent.iterdir()] == []
