@@ -23,6 +23,8 @@ QUIET = {
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's own switch, named after where it is the default, for servers that listen on 127.0.0.1 alone."""
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Where Ray looks for the token of a cluster, before the file in the home folder."""
 ALL_BUT_CODE = ("/[!.]*", "/.?*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")), "__pycache__")
 """Patterns as in .gitignore; a plain `/*` is the folder itself to Ray, which then sends nothing."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +36,7 @@ def connected(say: Callable[[str], None]) -> Any:
         raise ConfigError("CGANKD_ENGINE is ray, but Ray is not installed; run pip install 'cgankd[ray]'")
     address = os.environ.get("RAY_ADDRESS", "")
     alone = address in ("", "local")
-    for name, value in (QUIET | (LOOPBACK if alone else {})).items():
+    for name, value in (QUIET | (LOOPBACK if alone else with_token())).items():
         os.environ.setdefault(name, value)
     ray: Any = import_module("ray")
     if ray.is_initialized():
@@ -45,13 +47,25 @@ def connected(say: Callable[[str], None]) -> Any:
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             where = "on this machine" if alone else f"at RAY_ADDRESS {masked(address)}"
             why = " ".join(masked(str(error)).split())[:300]
-            raise ConfigError(f"no Ray cluster answers {where} ({why}); start it, or unset CGANKD_ENGINE") from error
+            token = "" if alone else ", give this machine its token (RAY_AUTH_TOKEN_PATH)"
+            raise ConfigError(
+                f"no Ray cluster answers {where} ({why}); start it{token}, or unset CGANKD_ENGINE"
+            ) from error
     _silence()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     cores = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
     where = "started on this machine, on loopback, until the command ends" if alone else f"at {masked(address)}"
     say(f"jobs run on Ray {ray.__version__} {where}: {len(nodes)} nodes, {cores:g} cores")
     return ray
+
+
+def with_token() -> dict[str, str]:
+    """What `ray start` does by itself, and `ray.init` of a given address does not: use the token that this machine has.
+
+    A cluster without one takes no offence.
+    """
+    has = any(os.environ.get(name) for name in TOKENS) or (Path.home() / ".ray" / "auth_token").is_file()
+    return {"RAY_AUTH_MODE": "token"} if has else {}
 
 
 def _silence() -> None:
