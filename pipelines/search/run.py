@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from pipelines.runtime.progress import duration_text
 from pipelines.search import hopeless
 from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
-from pipelines.search.space import check_space, identity, overruled, with_searched_arm, with_values
+from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm, with_values
 from pipelines.search.stages import base_files, inputs_of
 from pipelines.search.storage import check_begun, shown, storage_url
 from pipelines.search.students import (
@@ -120,10 +121,15 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
     """Several workers on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
     parent = os.getpid() if engine_name() == "local" else None
     out = search.workdir / "artifacts" / "search" / "workers"
-    jobs = [Worker(search, parent, number, out) for number in range(workers)]
+    crew_mark = uuid.uuid4().hex
+    jobs = [Worker(search, parent, number, out, crew_mark) for number in range(workers)]
     hear = Hear[Worker](lambda text: say(console, text), told=lambda number, text: say(console, text))
     crew = Crew(workers, "search workers", cores=torch.get_num_threads(), gpus=share_of(make_plan().device))
-    if dead := executor().loops(do_worker, jobs, crew, hear):
+    dead = executor().loops(do_worker, jobs, crew, hear)
+    while not dead and (again := studies.abandoned(study, crew_mark)):
+        say(console, f"{again} trials of a lost worker or node are tried again")
+        dead = executor().loops(do_worker, jobs, crew, hear)
+    if dead:
         how = "; ".join(sorted(set(dead)))
         say(console, f"{len(dead)} of {workers} workers failed or were killed: each {how}; {what_is_left()}")
         if studies.counted(study) < search.cfg.search.num_trials:
@@ -139,6 +145,8 @@ class Worker:
     number: int
     out: Path
     """Its results are in the study; a folder that its node must see."""
+    crew: str = ""
+    """The command that it works for; its trials have it, so that those of a lost node are known."""
     stays = (
         "trials of a search run on a cluster only where every node sees the work folder under the same path; put it into a"
         " shared folder and leave CGANKD_SHARED unset, or give each machine the same command with one PostgreSQL"
@@ -155,11 +163,11 @@ def do_worker(worker: Worker) -> list[str]:
     remember(worker.search.url)
     mask_streams()
     console = Console() if worker.parent is not None else told_console(worker.number)
-    work(worker.search, worker.parent, console)
+    work(worker.search, worker.parent, console, worker.crew)
     return []
 
 
-def work(search: Search, parent: int | None, console: Console) -> None:
+def work(search: Search, parent: int | None, console: Console, crew: str = "") -> None:
     """Take trials from the study until there are enough. `parent` is the process to end with, None without one."""
     set_threads()
     folder = search.workdir / "artifacts" / "resume"
@@ -180,6 +188,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
         status = "FAILED"
         try:
             while (trial := next_trial(search, study)) is not None:
+                trial.set_user_attr(studies.CREW, crew)
                 one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
             status = "FINISHED"
         finally:
@@ -284,11 +293,6 @@ def score_text(search: Search, scores: Sequence[float]) -> str:
     """A trial's scores in words."""
     size = f", {search.cfg.search.against} {scores[1]:.0f}" if len(scores) > 1 else ""
     return f"validation {scores[0]:.2f} {search.headline.unit}{size}"
-
-
-def values_text(values: Mapping[str, Any]) -> str:
-    """Values in one line, numbers short."""
-    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
 def say(console: Console, text: str) -> None:

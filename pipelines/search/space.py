@@ -201,3 +201,8 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
         if old.get(key) != new.get(key):
             return f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
     return None
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Values in one line, numbers short."""
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())

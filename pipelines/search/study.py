@@ -29,6 +29,8 @@ from pipelines.search.space import defaults, first_difference, in_range
 from pipelines.search.storage import EXAMPLES, shown
 from pipelines.tracking.places import line
 
+CREW = "crew"
+"""The attribute of a trial that names the command whose worker took it."""
 HEARTBEAT_S = 60
 GRACE_S = 300
 """A trial of another machine without a heartbeat for this long is dead."""
@@ -202,6 +204,15 @@ def repair(study: optuna.Study) -> int:
     for trial in dead:
         give_up(study, trial)
     return len(dead)
+
+
+def abandoned(study: optuna.Study, crew: str) -> int:
+    """Give up the trials that workers of this crew, all of which have ended, left running; returns how many."""
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    left = [trial for trial in left if trial.user_attrs.get(CREW) == crew]
+    for trial in left:
+        give_up(study, trial)
+    return len(left)
 
 
 def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
