@@ -187,8 +187,7 @@ def work(search: Search, parent: int | None, console: Console, crew: str = "") -
         tracker.params(flatten(to_dict(search.cfg)))
         status = "FAILED"
         try:
-            while (trial := next_trial(search, study)) is not None:
-                trial.set_user_attr(studies.CREW, crew)
+            while (trial := next_trial(search, study, crew)) is not None:
                 one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
             status = "FINISHED"
         finally:
@@ -197,10 +196,10 @@ def work(search: Search, parent: int | None, console: Console, crew: str = "") -
         lock.release()
 
 
-def next_trial(search: Search, study: optuna.Study) -> optuna.Trial | None:
+def next_trial(search: Search, study: optuna.Study, crew: str) -> optuna.Trial | None:
     """The next trial, None when there are enough. Raises ConfigError where artifacts are missing or changed meanwhile."""
     base_files(search.workdir, search.cfg)  # before a trial is there that could be blamed for it
-    return studies.ask(study, search.cfg.search, search.workdir / "artifacts" / "resume" / "search-ask.lock")
+    return studies.ask(study, search.cfg.search, search.workdir / "artifacts" / "resume" / "search-ask.lock", crew)
 
 
 def one_trial(

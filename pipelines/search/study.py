@@ -34,6 +34,8 @@ CREW = "crew"
 HEARTBEAT_S = 60
 GRACE_S = 300
 """A trial of another machine without a heartbeat for this long is dead."""
+NAMED_S = 10.0
+"""Seconds after which a trial that says nothing of whose it is has nobody."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 CONNECT_S = 10
 """Seconds to wait for a database server."""
@@ -172,7 +174,7 @@ def with_sampler(study: optuna.Study, search: SearchConfig, seed: int, worker: i
 # Which trials count
 
 
-def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial | None:
+def ask(study: optuna.Study, search: SearchConfig, lock: Path, crew: str = "") -> optuna.Trial | None:
     """The next trial, marked as this process's; None when finished and running trials make up search.num_trials."""
     with FileLock(lock), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna expects heartbeats from Study.optimize alone
@@ -181,6 +183,7 @@ def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial |
         if counted(study, running=True) >= search.num_trials:
             return None
         trial = study.ask(distributions(search))
+        trial.set_user_attr(CREW, crew)
         trial.set_user_attr("owner", owner())
         trial.set_user_attr("values", trial.params)
     trials = study.get_trials(deepcopy=False)
@@ -209,10 +212,16 @@ def repair(study: optuna.Study) -> int:
 def abandoned(study: optuna.Study, crew: str) -> int:
     """Give up the trials that workers of this crew, all of which have ended, left running; returns how many."""
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    left = [trial for trial in left if trial.user_attrs.get(CREW) == crew]
+    left = [trial for trial in left if trial.user_attrs.get(CREW) == crew or _unnamed(trial)]
     for trial in left:
         give_up(study, trial)
     return len(left)
+
+
+def _unnamed(trial: FrozenTrial) -> bool:
+    """Its process was gone before it said whose the trial is, which takes it milliseconds."""
+    started = trial.datetime_start
+    return CREW not in trial.user_attrs and started is not None and time.time() - started.timestamp() > NAMED_S
 
 
 def give_up(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -15,9 +15,11 @@ from pipelines.search import run as run_module
 from pipelines.search import study as studies
 
 
-def begun(study: optuna.Study, crew: str) -> int:
+def begun(study: optuna.Study, crew: str | None) -> int:
     """A trial under way on another machine."""
     trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+    if crew is None:
+        return trial.number
     trial.set_user_attr("owner", "elsewhere|1|1")
     trial.set_user_attr("values", trial.params)
     trial.set_user_attr(studies.CREW, crew)
@@ -49,3 +51,12 @@ def test_trials_that_a_lost_worker_left_are_tried_again(tmp_path: Path, monkeypa
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.RUNNING, TrialState.FAIL, TrialState.COMPLETE] and of_others == 0
     assert study.trials[2].user_attrs["retry_of"] == 1 and study.trials[2].params == study.trials[1].params
+
+
+def test_a_trial_that_nobody_named_has_nobody_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study()
+    begun(study, None), begun(study, "of another command")
+    assert studies.abandoned(study, "mine") == 0
+    monkeypatch.setattr(studies, "NAMED_S", -1.0)
+    assert studies.abandoned(study, "mine") == 1
+    assert [trial.state for trial in study.trials[:2]] == [TrialState.FAIL, TrialState.RUNNING]
