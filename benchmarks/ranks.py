@@ -1,7 +1,7 @@
 """Losses and memory of 1, 2 and 4 ranks beside each other, on the trainings of fifty steps in tests/fit/ranked.py.
 
-`python -m benchmarks.ranks` prints, for each training and number of ranks, the largest relative difference of any logged loss
-from that of one process, and the peak memory of a rank.
+`python -m benchmarks.ranks` prints, for each training and number of ranks, the largest relative difference of any logged number
+from that of one process, plain and as the tests take it, relative to numbers above 1, and the peak memory of a rank.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing import spawn
 
 from tests.fit.ranked import JOBS
 
@@ -39,25 +39,26 @@ def on_rank(rank: int, size: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def difference(one: dict[str, list[float]], many: dict[str, list[float]]) -> float:
-    """The largest relative difference of any logged number."""
+def difference(one: dict[str, list[float]], many: dict[str, list[float]], least: float) -> float:
+    """The largest difference of any logged number, relative to what is above `least`."""
     assert one.keys() == many.keys()
     pairs = [pair for name in one for pair in zip(one[name], many[name], strict=True)]
-    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
+    return max(abs(a - b) / max(abs(a), least) for a, b in pairs)
 
 
 def main() -> None:
     """Print a row a training and number of ranks."""
-    alone = {}
+    alone = dict[str, dict[str, list[float]]]()
     for size in map(int, sys.argv[1:]) if len(sys.argv) > 1 else SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            multiprocessing.start_processes(on_rank, (size, folder), size, start_method="spawn")
+            spawn(on_rank, (size, folder), size)
             for name, title in NAMES.items():
                 ranks = [torch.load(Path(folder) / f"{name}-{rank}.pt") for rank in range(size)]
                 alone.setdefault(name, ranks[0][0])
                 wall_s, used_s = ranks[0][1]
                 print(
-                    f"{title}, {size} ranks: {difference(alone[name], ranks[0][0]):.1e},"
+                    f"{title}, {size} ranks: {difference(alone[name], ranks[0][0], 1e-12):.1e},"
+                    f" {difference(alone[name], ranks[0][0], 1.0):.1e} relative to numbers above 1,"
                     f" {max(rank[2] for rank in ranks):.0f} MB a rank, {wall_s:.1f} s, {used_s:.1f} processor seconds",
                     flush=True,
                 )

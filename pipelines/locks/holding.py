@@ -137,3 +137,16 @@ def _taken_over(files: list[Any]) -> Shared:
     for file in files:
         file.detach()  # stays open until the worker ends
     return Shared()
+
+
+def free_slot(folder: Path) -> tuple[int, FileLock]:
+    """The lowest worker number that no other process in this folder has, and its lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for slot in range(1000):
+        lock = FileLock(folder / f"search-{slot}.lock")
+        try:
+            lock.acquire(timeout=0)
+            return slot, lock
+        except Timeout:
+            continue
+    raise ConfigError("a thousand searches run in this folder; stop some")

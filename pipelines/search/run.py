@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +30,14 @@ from pipelines.engines.lines import told_console
 from pipelines.engines.local import Crew
 from pipelines.files.artifacts import config_path, file_digest
 from pipelines.files.params import flatten
-from pipelines.locks.holding import clean
+from pipelines.locks.holding import clean, free_slot
 from pipelines.runtime.machine import make_plan, plan_facts, set_threads
 from pipelines.runtime.memory import what_is_left
 from pipelines.runtime.progress import duration_text
 from pipelines.search import hopeless
 from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
-from pipelines.search.space import check_space, identity, overruled, with_searched_arm, with_values
+from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm, with_values
 from pipelines.search.stages import base_files, inputs_of
 from pipelines.search.storage import check_begun, shown, storage_url
 from pipelines.search.students import (
@@ -122,10 +123,15 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
     """Several workers on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
     parent = os.getpid() if engine_name() == "local" else None
     out = search.workdir / "artifacts" / "search" / "workers"
-    jobs = [Worker(search, parent, number, out) for number in range(workers)]
+    mark = uuid.uuid4().hex
+    jobs = [Worker(search, parent, number, out, mark) for number in range(workers)]
     hear = Hear[Worker](lambda text: say(console, text), told=lambda number, text: say(console, text))
     crew = Crew(workers, "search workers", cores=torch.get_num_threads(), gpus=share_of(make_plan().device))
-    if dead := executor().loops(do_worker, jobs, crew, hear):
+    dead = executor().loops(do_worker, jobs, crew, hear)
+    while not dead and (again := studies.abandoned(study, mark)):
+        say(console, f"{again} trials of a lost worker or node are tried again")
+        dead = executor().loops(do_worker, jobs, crew, hear)
+    if dead:
         how = "; ".join(sorted(set(dead)))
         say(console, f"{len(dead)} of {workers} workers failed or were killed: each {how}; {what_is_left()}")
         clean(search.workdir)
@@ -142,6 +148,8 @@ class Worker:
     number: int
     out: Path
     """Its results are in the study; a folder that its node must see."""
+    crew: str = ""
+    """The command that it works for; its trials have it, so that those of a lost node are known."""
     stays = (
         "trials of a search run on a cluster only where every node sees the work folder under the same path; put it into a"
         " shared folder and leave CGANKD_SHARED unset, or give each machine the same command with one PostgreSQL"
@@ -158,15 +166,15 @@ def do_worker(worker: Worker) -> list[str]:
     remember(worker.search.url)
     mask_streams()
     console = Console() if worker.parent is not None else told_console(worker.number)
-    work(worker.search, worker.parent, console)
+    work(worker.search, worker.parent, console, worker.crew)
     return []
 
 
-def work(search: Search, parent: int | None, console: Console) -> None:
+def work(search: Search, parent: int | None, console: Console, crew: str = "") -> None:
     """Take trials from the study until there are enough. `parent` is the process to end with, None without one."""
     set_threads()
     folder = search.workdir / "artifacts" / "resume"
-    slot, lock = studies.free_slot(folder)
+    slot, lock = free_slot(folder)
     try:
         clean(search.workdir, lock)
         study = studies.load(studies.connect(search.workdir, search.url), search.cfg.search.study)
@@ -182,7 +190,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
         tracker.params(flatten(to_dict(search.cfg)))
         status = "FAILED"
         try:
-            while (trial := next_trial(search, study)) is not None:
+            while (trial := next_trial(search, study, crew)) is not None:
                 one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
             status = "FINISHED"
         finally:
@@ -191,10 +199,10 @@ def work(search: Search, parent: int | None, console: Console) -> None:
         lock.release()
 
 
-def next_trial(search: Search, study: optuna.Study) -> optuna.Trial | None:
+def next_trial(search: Search, study: optuna.Study, crew: str) -> optuna.Trial | None:
     """The next trial, None when there are enough. Raises ConfigError where artifacts are missing or changed meanwhile."""
     base_files(search.workdir, search.cfg)  # before a trial is there that could be blamed for it
-    return studies.ask(study, search.cfg.search, studies.ask_lock(search.workdir))
+    return studies.ask(study, search.cfg.search, studies.ask_lock(search.workdir), crew)
 
 
 def one_trial(
@@ -208,7 +216,7 @@ def one_trial(
     """Run a trial and tell the study; a stopped one goes back into the queue, one that cannot be trained counts as pruned."""
     start_s, values = time.monotonic(), dict(trial.params)
     tags = {"optuna.trial": str(trial.number), "optuna.study": study.study_name, "optuna.state": "RUNNING"}
-    child = tracker.child(f"{study.study_name}/trial-{trial.number}", values, tags | dict(role(trial)))
+    child = tracker.child(f"{study.study_name}/trial-{trial.number}", values, tags | dict(studies.role(trial)))
     state, status, note = optuna.trial.TrialState.FAIL, "FAILED", ""
     scores: tuple[float, ...] = ()
     try:
@@ -240,11 +248,6 @@ def one_trial(
     result = score_text(search, scores) if scores else f"pruned, {note}"
     seconds = duration_text(time.monotonic() - start_s)
     say(console, f"trial {trial.number}: {result} ({seconds})  {values_text(values)}")
-
-
-def role(trial: optuna.Trial) -> Mapping[str, str]:
-    """The tag of the trial that has the values of params.yaml."""
-    return {"role": str(trial.user_attrs["role"])} if "role" in trial.user_attrs else {}
 
 
 def objective(
@@ -287,11 +290,6 @@ def score_text(search: Search, scores: Sequence[float]) -> str:
     """A trial's scores in words."""
     size = f", {search.cfg.search.against} {scores[1]:.0f}" if len(scores) > 1 else ""
     return f"validation {scores[0]:.2f} {search.headline.unit}{size}"
-
-
-def values_text(values: Mapping[str, Any]) -> str:
-    """Values in one line, numbers short."""
-    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
 def say(console: Console, text: str) -> None:

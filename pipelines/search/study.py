@@ -14,8 +14,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from filelock import FileLock, Timeout
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from filelock import FileLock
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -24,14 +23,18 @@ from cgankd.config import ConfigError
 from cgankd.rng import derive
 from cgankd.types import Headline
 from pipelines.runtime.bonds import lives, start_ticks
-from pipelines.search.config import Knob, SearchConfig, SearchedConfig
-from pipelines.search.space import defaults, first_difference, in_range
+from pipelines.search.config import SearchConfig, SearchedConfig
+from pipelines.search.space import defaults, distributions, first_difference, in_range
 from pipelines.search.storage import EXAMPLES, shown
 from pipelines.tracking.places import line
 
+CREW = "crew"
+"""The attribute of a trial that names the command whose worker took it."""
 HEARTBEAT_S = 60
 GRACE_S = 300
 """A trial of another machine without a heartbeat for this long is dead."""
+NAMED_S = 10.0
+"""Seconds after which a trial that says nothing of whose it is has nobody."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 CONNECT_S = 10
 """Seconds to wait for a database server."""
@@ -75,21 +78,6 @@ def connect(workdir: Path, url: str) -> RDBStorage:
                     f" (such as {EXAMPLES}) and that the database is there and answers"
                 ) from None
     raise AssertionError
-
-
-def distribution(knob: Knob) -> BaseDistribution:
-    """A knob in Optuna's words."""
-    if knob.kind == "categorical":
-        return CategoricalDistribution(knob.choices or ())
-    assert knob.low is not None and knob.high is not None
-    if knob.kind == "int":
-        return IntDistribution(int(knob.low), int(knob.high), log=knob.log, step=int(knob.step or 1))
-    return FloatDistribution(knob.low, knob.high, log=knob.log, step=knob.step)
-
-
-def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
-    """search.space in Optuna's words."""
-    return {key: distribution(knob) for key, knob in search.space.items()}
 
 
 def begin(
@@ -172,7 +160,7 @@ def with_sampler(study: optuna.Study, search: SearchConfig, seed: int, worker: i
 # Which trials count
 
 
-def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial | None:
+def ask(study: optuna.Study, search: SearchConfig, lock: Path, crew: str = "") -> optuna.Trial | None:
     """The next trial, marked as this process's; None when finished and running trials make up search.num_trials."""
     with FileLock(lock), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna expects heartbeats from Study.optimize alone
@@ -181,6 +169,7 @@ def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial |
         if counted(study, running=True) >= search.num_trials:
             return None
         trial = study.ask(distributions(search))
+        trial.set_user_attr(CREW, crew)
         trial.set_user_attr("owner", owner())
         trial.set_user_attr("values", trial.params)
     trials = study.get_trials(deepcopy=False)
@@ -191,6 +180,11 @@ def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial |
         study.tell(trial, state=TrialState.FAIL)
         return None
     return trial
+
+
+def role(trial: optuna.Trial) -> Mapping[str, str]:
+    """The tag of the trial that has the values of params.yaml."""
+    return {"role": str(trial.user_attrs["role"])} if "role" in trial.user_attrs else {}
 
 
 def ask_lock(workdir: Path) -> Path:
@@ -227,6 +221,21 @@ def is_forgotten(trial: FrozenTrial) -> bool:
     return is_dead(trial) if here else ended is not None and time.time() - ended.timestamp() > GRACE_S
 
 
+def abandoned(study: optuna.Study, crew: str) -> int:
+    """Give up the trials that workers of this crew, all of which have ended, left running; returns how many."""
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    left = [trial for trial in left if trial.user_attrs.get(CREW) == crew or _unnamed(trial)]
+    for trial in left:
+        give_up(study, trial)
+    return len(left)
+
+
+def _unnamed(trial: FrozenTrial) -> bool:
+    """Its process was gone before it said whose the trial is, which takes it milliseconds."""
+    started = trial.datetime_start
+    return CREW not in trial.user_attrs and started is not None and time.time() - started.timestamp() > NAMED_S
+
+
 def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
     """Fail a trial and queue its values again."""
     try:
@@ -245,19 +254,6 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
         kept = {name: attrs[name] for name in ("role",) if name in attrs}
         extra = {"values": values, "retry_of": trial.number, "tries": tries}
         study.enqueue_trial(values, user_attrs=kept | extra)
-
-
-def free_slot(folder: Path) -> tuple[int, FileLock]:
-    """The lowest worker number that no other process in this folder has, and its lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for slot in range(1000):
-        lock = FileLock(folder / f"search-{slot}.lock")
-        try:
-            lock.acquire(timeout=0)
-            return slot, lock
-        except Timeout:
-            continue
-    raise ConfigError("a thousand searches run in this folder; stop some")
 
 
 def owner() -> str:

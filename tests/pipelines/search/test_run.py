@@ -57,7 +57,7 @@ from pipelines.search import (
 )
 from pipelines.search.config import SearchedConfig, load_searched, searched_config
 from pipelines.search.margin import margin_text
-from pipelines.search.space import check_space, first_difference, identity, in_range, with_values
+from pipelines.search.space import check_space, distributions, first_difference, identity, in_range, with_values
 from pipelines.search.storage import shown, storage_url
 from pipelines.search.students import quiet_context
 from pipelines.stages.student import bank_digests
@@ -756,7 +756,7 @@ def test_knobs_in_optunas_words(digits: dict[str, Any]) -> None:
     }
     cfg = config(digits, space=space)
     assert check_space(cfg) == []
-    found = search_study.distributions(cfg.search)
+    found = distributions(cfg.search)
     assert found["bank.rho"] == optuna.distributions.FloatDistribution(0.2, 1.0, step=0.2)
     assert found["ratio.ratio_penalty"] == optuna.distributions.FloatDistribution(0.01, 1.0, log=True)
     assert found["bank.num_fakes"] == optuna.distributions.IntDistribution(100, 900, log=True)
