@@ -51,7 +51,7 @@ def write_c(tflite: Path, out: Path, *, arena: int, operators: Sequence[str], na
     word = c_name(name)
     texts = {
         f"{word}.h": header(word, data, record, given, gives, -(-arena // ARENA_STEP) * ARENA_STEP),
-        f"{word}_example.cc": example(word, operators, record.info.kind),
+        f"{word}_example.cc": example(word, operators, classes=bool(record.info.class_names)),
     }
     if bytes_of(texts[f"{word}.h"]) != data:
         raise AssertionError("the header holds other bytes than the file")
@@ -158,7 +158,7 @@ def header(word: str, data: bytes, record: Record, given: Tensor8, gives: Tensor
         f"  return {big}_OUTPUT_SCALE * (float)(level - {big}_OUTPUT_ZERO);",
         "}",
         "",
-        *(_class_lines(word, info) if info.kind == "class" else _scalar_lines(word, record)),
+        *(_class_lines(word, info) if info.class_names else _scalar_lines(word, record)),
         "",
         f"#endif /* {big}_H */",
         "",
@@ -171,7 +171,7 @@ def _region(big: str, record: Record) -> list[str]:
     margin = record.margin
     if margin is None:
         return []
-    what = "classes with a probability of at least 1 - MARGIN" if record.info.kind == "class" else "label +- MARGIN"
+    what = "classes with a probability of at least 1 - MARGIN" if record.info.class_names else "label +- MARGIN"
     return [
         f"/* Region: {what}, by {margin.num} validation images. */",
         f"#define {big}_LEVEL {c_float(margin.level)}",
@@ -243,11 +243,11 @@ def method_of(operator: str) -> str:
     return "Add" + IRREGULAR.get(operator, "".join(parts))
 
 
-def example(word: str, operators: Sequence[str], kind: str) -> str:
+def example(word: str, operators: Sequence[str], *, classes: bool) -> str:
     """The text of a program of about forty lines that asks the model about an image."""
     big = word.upper()
     added = " ||\n      ".join(f"operators.{method_of(operator)}() != kTfLiteOk" for operator in operators)
-    if kind == "class":
+    if classes:
         said = f'  const int best = {word}_class(out);\n  printf("%s %.4f\\n", {word}_labels[best], {word}_number(out[best]));'
     else:
         said = f'  printf("%g %s\\n", {word}_label(out), {big}_UNIT);'
