@@ -174,7 +174,7 @@ def test_program_compiles_against_stand_ins_of_the_library_and_asks_the_model(tm
     info = info_of(kind)
     gives = Tensor8((1, 3 if kind == "class" else 1), 1 / 256 if kind == "class" else 0.25, -128)
     (tmp_path / "student.h").write_text(header("student", DATA, record_of(info), GIVEN, gives, 4096), encoding="ascii")
-    text = example("student", ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"], kind)
+    text = example("student", ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"], classes=kind == "class")
     assert len(text.splitlines()) <= 40
     for name, stand_in in STAND_INS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
