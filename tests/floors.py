@@ -58,7 +58,7 @@ WINGS: dict[str, Part] = {
     ),
     "sizes": Part(
         "students of other nets and widths: what each costs and answers, which one fits",
-        ("search", "ship", "stages", "students", "runtime", "files", "pictures", "tracking"),
+        ("search", "ship", "device", "stages", "students", "runtime", "files", "pictures", "tracking"),
         ("optuna",),
     ),
     "project": Part(

@@ -43,6 +43,7 @@ def sizes(
         from cgankd.export import need_onnx
         from pipelines.runtime.opening import open_context
         from pipelines.search.config import load_searched
+        from pipelines.sizes.flash import flash_of
         from pipelines.sizes.plan import plan_of
         from pipelines.sizes.run import Asked, run
 
@@ -52,5 +53,8 @@ def sizes(
         need_onnx()
         plan = plan_of(load_searched(Path("params.yaml").resolve(), settings or ()), Path.cwd())
         limits = {"bytes": max_bytes, "ram": max_ram, "ms": max_ms}
+        asked = Asked(trials, {axis: float(most) for axis, most in limits.items() if most is not None})
         with open_context("sizes", settings or ()) as ctx:
-            run(ctx, plan, Asked(trials, {axis: float(most) for axis, most in limits.items() if most is not None}))
+            if (flash := flash_of(ctx.path("dataset.h5"))) is None:
+                ctx.say("without the packages for boards (pip install 'cgankd[device]') sizes are those of ONNX files")
+            run(ctx, plan, asked, flash)
