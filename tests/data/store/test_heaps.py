@@ -132,3 +132,12 @@ def test_a_number_of_a_size_that_numpy_has_not_is_refused(tmp_path: Path) -> Non
     path.write_bytes(data)
     with pytest.raises(ValueError, match="is no whole HDF5 file|only arrays of numbers"), opening(path):
         pytest.fail("it was let in")
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "name.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["source"] = "digits"
+    path.write_bytes(path.read_bytes().replace(b"source", b"sour\xff\xff"))
+    with h5py.File(path) as file, pytest.raises(ValueError, match="is no number or UTF-8 text"):
+        get_attributes(path, file)
