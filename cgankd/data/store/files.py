@@ -210,10 +210,9 @@ def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict
             kind = attribute.get_type()
             if attribute.get_storage_size() > ATTRIBUTE_BYTES:
                 raise ValueError(f"{path} has more or larger attributes than any file of this package; {cure}")
-            # Asked before the value is read: HDF5 itself crashes on damaged lists of any length.
-            of_ours = (
-                isinstance(name, str) and kind.get_class() in PLAIN_TYPES
-            )  # h5py gives names that are no UTF-8 as bytes
+            # Asked before the value is read: HDF5 itself crashes on damaged lists of any length. h5py gives names that are no
+            # UTF-8 as bytes.
+            of_ours = isinstance(name, str) and kind.get_class() in PLAIN_TYPES
             if not of_ours or attribute.get_space().get_simple_extent_ndims():
                 raise ValueError(f"{path}: attribute {ascii(name)} is no number or UTF-8 text; {cure}")
             texts += [name] if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str() else []
