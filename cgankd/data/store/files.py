@@ -217,7 +217,7 @@ def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict
                 raise ValueError(f"{path}: attribute {ascii(name)} is no number or UTF-8 text; {cure}")
             texts += [name] if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str() else []
         check_heaps(path, texts)
-        found = {name: file.attrs[name] for name in names}
+        found = {name: _value(file, name) for name in names}
     except BROKEN as problem:
         raise ValueError(f"{path}: an attribute cannot be read ({str(problem)[:200]}); {cure}") from None
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
@@ -225,6 +225,14 @@ def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict
         if not isinstance(value, str | int | float) or not _is_text(name) or not _is_text(value):
             raise ValueError(f"{path}: attribute {ascii(name)} is no number or UTF-8 text; {cure}")
     return plain
+
+
+def _value(file: h5py.File, name: str) -> object:
+    """An attribute. Raises what BROKEN has."""
+    try:
+        return file.attrs[name]
+    except ValueError as problem:  # a number of a size that numpy has not
+        raise RuntimeError(str(problem)) from None
 
 
 def _is_text(value: object) -> bool:

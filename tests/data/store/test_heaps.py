@@ -132,6 +132,13 @@ def test_a_number_of_a_size_that_numpy_has_not_is_refused(tmp_path: Path) -> Non
     path.write_bytes(data)
     with pytest.raises(ValueError, match="is no whole HDF5 file|only arrays of numbers"), opening(path):
         pytest.fail("it was let in")
+    with h5py.File(path, "w") as file:
+        file.attrs["label_max"] = np.float32(3)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\x11\x20\x1f\x00\x04\x00\x00\x00") + 8 + 6] = 200
+    path.write_bytes(data)
+    with h5py.File(path) as file, pytest.raises(ValueError, match="an attribute cannot be read"):
+        get_attributes(path, file)
 
 
 def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
