@@ -227,7 +227,7 @@ def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict
     return plain
 
 
-def _value(file: h5py.File, name: str) -> object:
+def _value(file: h5py.File, name: str) -> Any:
     """An attribute. Raises what BROKEN has."""
     try:
         return file.attrs[name]
