@@ -12,10 +12,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed as dist
-from torch.multiprocessing import spawn
+from torch import multiprocessing
 
 from tests.fit.ranked import JOBS
 
@@ -51,7 +52,8 @@ def main() -> None:
     alone = dict[str, dict[str, list[float]]]()
     for size in map(int, sys.argv[1:]) if len(sys.argv) > 1 else SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            spawn(on_rank, (size, folder), size)
+            start: Any = multiprocessing
+            start.spawn(on_rank, (size, folder), size)
             for name, title in NAMES.items():
                 ranks = [torch.load(Path(folder) / f"{name}-{rank}.pt") for rank in range(size)]
                 alone.setdefault(name, ranks[0][0])

@@ -85,6 +85,7 @@ class _Flight:
         self.pending: dict[Any, int] = {}
         self.sent: dict[int, _Sent] = {}
         self.lines = set[str]()
+        self.task = ray.remote(run_parcel)  # one for all jobs, as each is sent to the cluster whole
         self.call, self.ear = uuid.uuid4().hex, cluster.ear(ray)
 
     def check_fits(self) -> None:
@@ -148,7 +149,7 @@ class _Flight:
         gpus = 1.0 if one.alone and self.crew.gpus else self.crew.gpus
         # An estimate above what any node has would wait for ever; such a job gets a node's whole memory.
         memory = min(self.crew.need_bytes or 0.0, self.most.get("memory", 0.0))
-        task = self.ray.remote(run_parcel).options(
+        task = self.task.options(
             num_cpus=cores,
             num_gpus=gpus,
             memory=int(memory),
