@@ -4,6 +4,7 @@
 # make chaos   kills small pipelines and searches 200 times and compares what they leave; some hours, the same command goes on
 # make docs-links   asks every outside address of the documentation whether it answers; needs a network
 # make VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt test   with the oldest versions that pyproject.toml allows
+# make VENV=.venv-device CONSTRAINTS=constraints-device.txt EXTRAS=dev,device test   with the converters for devices, which need other versions
 
 PYTHON ?= python3
 PRESET ?=
@@ -11,6 +12,7 @@ FUZZ_MINUTES ?= 2
 KILLS ?= 200
 VENV := .venv
 CONSTRAINTS := constraints.txt
+EXTRAS := dev
 BIN := $(VENV)/bin
 # Named after the constraints, so that an environment of other ones is not taken for this one.
 STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
@@ -31,7 +33,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@echo "installing into $(VENV) (some minutes and about 6 GB the first time)"
 	$(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.installed*
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 	@touch $(STAMP)
 
 repro: $(STAMP)

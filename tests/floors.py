@@ -31,39 +31,62 @@ class Part:
 WINGS: dict[str, Part] = {
     "commands": Part(
         "the words a user types; nothing but Typer",
-        ("report", "repeat", "project", "search", "audit", "ship", "stages", "runtime", "files", "tracking"),
+        (
+            "report",
+            "repeat",
+            "sizes",
+            "project",
+            "search",
+            "audit",
+            "ship",
+            "device",
+            "stages",
+            "runtime",
+            "files",
+            "tracking",
+        ),
         ("typer",),
     ),
     "report": Part(
         "what a person looks at: the page, the comparison, `show`",
-        ("project", "search", "ship", "stages", "networks", "runtime", "files", "tracking"),
+        ("sizes", "project", "search", "ship", "stages", "networks", "runtime", "files", "tracking"),
         ("jinja2",),
     ),
     "repeat": Part(
         "the whole pipeline over draws, and what holds over them",
-        ("project", "stages", "runtime", "files", "pictures", "tracking"),
+        ("project", "stages", "engines", "runtime", "files", "pictures", "tracking"),
+    ),
+    "sizes": Part(
+        "students of other nets and widths: what each costs and answers, which one fits",
+        ("search", "ship", "device", "stages", "students", "runtime", "files", "pictures", "tracking"),
+        ("optuna",),
     ),
     "project": Part(
         "a project of one's own: `init`, `doctor`, the files they write",
-        ("search", "networks", "runtime", "files", "tracking"),
+        ("search", "networks", "engines", "runtime", "files", "tracking"),
     ),
     "search": Part(
         "the study: trials, pool, best, curves",
-        ("stages", "students", "runtime", "files", "locks", "pictures", "tracking"),
+        ("stages", "students", "engines", "runtime", "files", "locks", "pictures", "tracking"),
         ("optuna", "optuna_dashboard", "sqlalchemy"),
     ),
     "audit": Part("is the bank any good", ("networks", "runtime", "files", "pictures")),
     "ship": Part(
         "export, model card, registry, serve, predict",
-        ("networks", "files", "tracking"),
+        ("device", "networks", "files", "tracking"),
         ("mlflow", "uvicorn"),
+    ),
+    "device": Part(
+        "the student as files for phones and boards, each run by its own runtime",
+        (),
+        ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite_micro", "executorch", "torchao", "onnxruntime"),
     ),
     "stages": Part(
         "the seven stages, one module each, as in dvc.yaml and params.yaml",
-        ("students", "rounds", "teachers", "networks", "runtime", "files", "pictures", "tracking"),
+        ("students", "rounds", "teachers", "networks", "engines", "runtime", "files", "pictures", "tracking"),
     ),
     "rounds": Part(
-        "fakes in rounds, near what a probe student finds hard, and the blocks of fakes that survive a kill",
+        "what fakes are drawn with, rounds near what a probe student finds hard, blocks that survive a kill, shards",
         ("networks", "runtime", "files"),
     ),
     "teachers": Part("the members of a teacher: their trainings, put together", ("networks", "runtime", "files")),
@@ -71,6 +94,11 @@ WINGS: dict[str, Part] = {
     "networks": Part(
         "nets as files: rebuilt from what a stage saved, or brought by the user",
         ("runtime", "files"),
+    ),
+    "engines": Part(
+        "where independent jobs run: worker processes of this machine, or a Ray cluster",
+        ("runtime", "files", "locks", "tracking"),
+        ("ray", "fsspec"),
     ),
     "runtime": Part(
         "what every stage run stands on: context, machine, progress",
@@ -81,7 +109,9 @@ WINGS: dict[str, Part] = {
         ("tracking",),
         ("ruamel",),
     ),
-    "locks": Part("one writer at a time in a work folder, and what a killed one left half written", ()),
+    "locks": Part(
+        "one writer at a time in a work folder, also of several ranks, and what a killed one left half written", ()
+    ),
     "pictures": Part("every picture, in one style", (), ("matplotlib",)),
     "tracking": Part("MLflow, and the JSON lines beside it", (), ("mlflow", "sqlalchemy")),
 }
@@ -97,7 +127,7 @@ HALLS: dict[str, Part] = {
     "measure": Part("numbers that judge a bank, an arm, a gain", (*BASE, "data", "labels.answers", "labels.circle")),
     "distill": Part(
         "what runs a KD loss: engine, options, composites",
-        (*BASE, "data", "distill.losses", "fit.device", "labels.circle"),
+        (*BASE, "data", "distill.losses", "fit.device", "fit.ranks", "labels.circle"),
     ),
     "distill.losses": Part(
         "the catalogue of KD losses, a module a family", (*BASE, "data", "distill", "labels.circle")
@@ -116,6 +146,7 @@ HALLS: dict[str, Part] = {
             "fit.device",
             "fit.loop",
             "fit.pieces",
+            "fit.ranks",
             "fit.schedule",
             "fit.watch",
             "labels.circle",
@@ -126,7 +157,7 @@ HALLS: dict[str, Part] = {
         "training the conditional GAN, and drawing from it or from the user's own",
         (
             *(*BASE, "data", "nets.gans", "nets.predictors.resnet"),
-            *("fit.device", "fit.ema", "fit.loop", "fit.pieces", "fit.room", "fit.schedule", "fit.watch"),
+            *("fit.device", "fit.ema", "fit.loop", "fit.pieces", "fit.ranks", "fit.room", "fit.schedule", "fit.watch"),
             *("labels.circle", "labels.targets"),
         ),
     ),

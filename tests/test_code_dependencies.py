@@ -10,6 +10,7 @@ from tests.test_pipeline_contract import DVC, STAGES
 
 FRAME = {
     "pipelines.runtime": "shows progress, keeps resume files, sends results on",
+    "pipelines.engines": "says where jobs run, which moves no number",
     "pipelines.files": "reads settings, writes what it is given",
     "pipelines.locks": "keeps a second writer away",
     "pipelines.tracking": "hands results to MLflow",
@@ -22,7 +23,7 @@ FRAME = {
 """Code that every stage stands on and no number comes from, with what it does."""
 COUNTS = {"pipelines.runtime.machine"}
 """Within the frame, yet bits depend on it: precision, threads, compilation."""
-NEVER = ("report", "search", "ship", "audit", "project", "commands", "tracking", "pictures", "presets")
+NEVER = ("report", "sizes", "search", "ship", "audit", "project", "commands", "tracking", "pictures", "presets")
 
 
 def is_frame(module: str) -> bool:

@@ -9,7 +9,7 @@ quota (its draws are used up, its source has no more, M1 accepts none) changes n
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -103,6 +103,11 @@ def arrange(task: Task, condition_K: Tensor, cfg: BankConfig, *, seed: int) -> C
     return Conditions(labels, quota_G, grouping)
 
 
+def every(block: int) -> bool:
+    """All blocks of a group."""
+    return True
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the scored fakes of a bank come from: what scores them, the labels to ask for, the settings and the seed."""
@@ -114,23 +119,30 @@ class Source:
 
     def blocks(self, group: int, cap: int) -> Iterator[Scores]:
         """The scored blocks of a group in draw order, up to `cap` fakes asked for; fewer where a finite source ends."""
-        return self._scored(group, cap, self.cfg.block_size, "bank")
+        return self.blocks_of(group, cap, every)
+
+    def blocks_of(self, group: int, cap: int, mine: Callable[[int], bool]) -> Iterator[Scores]:
+        """Those of `blocks` whose number within the group is `mine`; the others are not drawn."""
+        return self._scored(group, cap, (self.cfg.block_size, "bank"), mine)
 
     def cap(self, group: int) -> int:
         """Most draws of a group; without refilling its quota in whole blocks, as a part of a block would be other fakes."""
         quota, size = int(self.conditions.quota_G[group]), self.cfg.block_size
         return math.ceil(self.cfg.max_draws_factor * quota) if self.cfg.refill else math.ceil(quota / size) * size
 
-    def burn_in_blocks(self, group: int) -> Iterator[Scores]:
-        """The scored blocks of a group's burn-in."""
-        return self._scored(group, self.cfg.burn_in, self.cfg.batch_size, "burn-in")
+    def burn_in_blocks(self, group: int, mine: Callable[[int], bool] = every) -> Iterator[Scores]:
+        """The scored blocks of a group's burn-in, those that are `mine`."""
+        return self._scored(group, self.cfg.burn_in, (self.cfg.batch_size, "burn-in"), mine)
 
-    def _scored(self, group: int, cap: int, size: int, use: str) -> Iterator[Scores]:
-        unserved = 0
+    def _scored(self, group: int, cap: int, kind: tuple[int, str], mine: Callable[[int], bool]) -> Iterator[Scores]:
+        (size, use), unserved = kind, 0
         for block, start in enumerate(range(0, cap, size)):
-            label_B = self.conditions.ask(group, start, min(size, cap - start))
+            label_B, scores = self.conditions.ask(group, start, min(size, cap - start)), None
             try:
-                scores = self.score_fn(label_B, generator(self.seed, use, group, block), block)
+                if mine(block):
+                    scores = self.score_fn(label_B, generator(self.seed, use, group, block), block)
+                elif isinstance(self.score_fn, Scorer):
+                    self.score_fn.skip(label_B, block)
             except SupplyEnded:
                 # Another label of the group may have images left, so that all of them are asked for once more.
                 unserved += len(label_B)
@@ -138,7 +150,8 @@ class Source:
                     return
                 continue
             unserved = 0
-            yield scores
+            if scores is not None:
+                yield scores
 
 
 def burn_in(source: Source, log: LogFn = silent) -> Limits:

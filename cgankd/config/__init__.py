@@ -16,6 +16,7 @@ from cgankd.config.nets import NETS as NETS
 from cgankd.config.probe import ProbeConfig as ProbeConfig
 from cgankd.config.settings import ConfigError as ConfigError
 from cgankd.config.settings import to_dict as to_dict
+from cgankd.config.whole import BESIDE as BESIDE
 from cgankd.config.whole import Config as Config
 from cgankd.config.whole import EvaluateConfig as EvaluateConfig
 from cgankd.config.whole import StudentConfig as StudentConfig

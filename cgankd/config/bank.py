@@ -206,6 +206,8 @@ class BankConfig:
     image again, 1 another one of the label."""
     probe: ProbeConfig | None = field(default=None, metadata={"left_out": True, "shortened": True})
     """The probe student, a fresh one for each round; set where bank.rounds is above 1."""
+    rows_per_file: int | None = field(default=None, metadata={"left_out": True})
+    """Most fakes in one file of pool and bank, which are folders of such files then; null = one file each."""
 
     def __post_init__(self) -> None:
         require(0 < self.rho <= 1, "bank.rho", "in (0, 1]", self.rho)
@@ -218,6 +220,8 @@ class BankConfig:
         require(conditions is None or conditions >= 1, "bank.num_conditions", "null or at least 1", conditions)
         require(self.max_draws_factor >= 1, "bank.max_draws_factor", "at least 1", self.max_draws_factor)
         require(self.label_bin is None or self.label_bin > 0, "bank.label_bin", "null or positive", self.label_bin)
+        rows = self.rows_per_file
+        require(rows is None or rows >= 1, "bank.rows_per_file", "null or at least 1", rows)
         require(self.rounds >= 1, "bank.rounds", "at least 1", self.rounds)
         require(0 < self.near <= 1, "bank.near", "above 0 and at most 1", self.near)
         rule = "set where bank.rounds is above 1, such as {net: convnet, width: 4, num_steps: 500}"

@@ -21,7 +21,8 @@ class FitConfig(StartConfig, MixConfig):
     """Name of a net of this project, torchvision:NAME or timm:NAME, or EXPERIMENT:NAME, which is the net that the paper's
     authors had in that experiment (docs/nets.md)."""
     width: int | None = None
-    """Channels of the first stage of convnet and plain-vgg; null for all other nets, whose channels are fixed."""
+    """Channels of the first stage of convnet, plain-vgg, ds-cnn and tiny-mobilenet; null for all other nets, whose channels are
+    fixed."""
     num_steps: int
     """Optimiser steps of the whole training."""
     batch_size: int

@@ -8,7 +8,7 @@ from typing import Literal
 from cgankd.config.settings import ConfigError, check_name, nearest, require
 from cgankd.config.weights import LIBRARY, StartConfig, check_digest
 
-SCALED_NETS = ("convnet", "plain-vgg")
+SCALED_NETS = ("convnet", "plain-vgg", "ds-cnn", "tiny-mobilenet")
 """Nets with as many channels as `width` says."""
 FIXED_NETS = (
     *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),

@@ -195,7 +195,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What stages read of a params.yaml; its section `search` is no stage's (pipelines.search.config)."""
+    """What stages read of a params.yaml; its sections `search` and `sizes` are no stage's (pipelines.search.config)."""
 
     seed: int
     """Seed of all random draws of all stages; runs with equal settings and seed give equal files."""
@@ -264,9 +264,13 @@ class Config:
             )
 
 
+BESIDE = ("search", "sizes")
+"""Sections of params.yaml that commands beside the stages read."""
+
+
 def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """Build the whole configuration; the section `search`, which no stage reads, is left out.
+    """Build the whole configuration; the sections `search` and `sizes`, which no stage reads, are left out.
 
     Raises ConfigError with the dotted name of the first bad field.
     """
-    return from_dict(Config, {name: section for name, section in values.items() if name != "search"}, "")
+    return from_dict(Config, {name: section for name, section in values.items() if name not in BESIDE}, "")

@@ -14,6 +14,7 @@ from cgankd.data.batches import Batch as Rows
 from cgankd.data.pixels import to_unit
 from cgankd.distill.base import VIEWS, Batch, Distiller, Needs
 from cgankd.fit.device import PLAIN, Forward, Plan
+from cgankd.fit.ranks import ranks
 from cgankd.rng import generator
 from cgankd.types import Outputs, Task
 
@@ -98,6 +99,11 @@ class Distillation:
         # A method that runs the teacher itself may show it any number of rows, each of which would be a graph of its own.
         self.run_teacher = self.teacher.forward(graphs=not self.distiller.has_own("run_teacher"))
         needs = self.distiller.needs
+        if needs.input_grad and ranks().size > 1:
+            raise ConfigError(
+                f"student.distiller {self.distiller.name} looks at gradients by the images of a batch, which several ranks do not"
+                " share; train its arms without torchrun"
+            )
         if self.teacher.clean and needs.views != frozenset({"plain"}):
             raise ConfigError(
                 f"student.teacher_view must be augmented for {self.distiller.name}, which compares other views than"

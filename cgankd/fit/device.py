@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cgankd.fit.ranks import ranks, spread
 from cgankd.types import Outputs
 
 CompileMode = Literal["off", "auto", "on"]
@@ -98,12 +99,13 @@ class Plan:
         passes: float = 1.0,
         graphs: bool = True,
     ) -> Callable[..., Any]:
-        """The net, compiled where that pays; `example` is one batch, a tensor first; `images` is how many the loop will see.
+        """The net, compiled where that pays and no other ranks train with this one; `example` is one batch, a tensor first;
+        `images` is how many the loop will see.
 
         `passes` is the work of one use in forward passes: 1 for inference, 3 for training. `graphs`: replayed as a CUDA
         graph, where results may be overwritten as CUDA_GRAPHS says.
         """
-        if self.compile == "off":
+        if self.compile == "off" or ranks().size > 1:
             return net
         flop = passes * images * forward_flop(net, *example) / len(example[0])
         if not self.pays(flop):
@@ -203,8 +205,8 @@ class Forward:
             x_BCHW = unit_BCHW.contiguous(memory_format=torch.channels_last)
             if self.run is None:
                 images, passes, graphs = self.images, self.passes, self.graphs
-                self.run = self.plan.compiled(
-                    self.net, "predictor", (x_BCHW,), images=images, passes=passes, graphs=graphs
+                self.run = spread(
+                    self.plan.compiled(self.net, "predictor", (x_BCHW,), images=images, passes=passes, graphs=graphs)
                 )
             out_BO: Tensor = self.run(x_BCHW)
         return out_BO.float()
@@ -212,7 +214,8 @@ class Forward:
     def outputs(self, unit_BCHW: Tensor) -> Outputs:
         """Images [B, C, H, W] in [0, 1] to outputs with the features that KD losses compare."""
         with autocast(self.precision, self.plan.device):
-            out: Outputs = self.net.outputs(unit_BCHW.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+            run: Any = self.net.outputs
+            out: Outputs = spread(run)(unit_BCHW.contiguous(memory_format=torch.channels_last))
         pooled = None if out.pooled is None else out.pooled.float()
         stages = tuple(stage.float() for stage in out.stages)
         return Outputs(out.pred.float(), pooled, stages, tuple(part.float() for part in out.preacts), out.head)

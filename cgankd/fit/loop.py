@@ -6,14 +6,18 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from cgankd.config import ConfigError
 from cgankd.fit.course import Course
 from cgankd.fit.device import PLAIN, Plan
+from cgankd.fit.ranks import agreed, ranks, same_everywhere
 from cgankd.types import Checkpoint, LogFn, silent
 
 SAVE_LEAST, SAVE_SHARE = 50, 10
 """Steps between two saves where nothing else is asked for: at least so many, and a tenth of all."""
 SAVE_EVERY_S = 60.0
 """Seconds after which a loop saves in between, so that a kill costs a minute however slow the steps are."""
+ASK_EVERY = 5
+"""Steps between two looks at the clock where several ranks train together."""
 SAVE_COST = 100.0
 """A save in between comes no sooner than so many times what the last one took: all of them cost at most a hundredth."""
 
@@ -69,6 +73,12 @@ class Loop:
             late = None if self.course.failed else self._between()
             found = None if late is None else late.load()
             found = self.checkpoint.load() if found is None else found
+        step: Any = -1 if found is None else found.get("step", 0)
+        if not same_everywhere(int(step)):
+            raise ConfigError(
+                f"{self.who}: the ranks of this training found other progress each; give all of them the same folder, or delete"
+                " artifacts/resume everywhere, and start again"
+            )
         return self.course.taken_up(found, self.checkpoint, self.plan.say, self.who)
 
     def saves(self, done: int, total: int, every: int | None = None, *, last: bool = True) -> bool:
@@ -82,7 +92,11 @@ class Loop:
         every = self.save_every or every or max(SAVE_LEAST, total // SAVE_SHARE)
         if done % every == 0:
             return True
-        self.pace.late = self._between() is not None and self.pace.due(SAVE_EVERY_S)
+        if (
+            ranks().size > 1 and done % ASK_EVERY
+        ):  # whether it is time is the first rank's to say, which costs a message
+            return False
+        self.pace.late = self._between() is not None and agreed(self.pace.due(SAVE_EVERY_S))
         return self.pace.late
 
     def save(self, done: int, state: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.fit.device import ignore
+from cgankd.fit.ranks import backward, ranks
 from cgankd.fit.room import NoRoom, lacking, out_of_memory
 
 Say = Callable[[str], None]
@@ -61,7 +62,7 @@ class Steps:
         if self.count == 1:
             parts = losses(unit_BCHW, batch)
             begin()
-            parts["loss"].backward()  # type: ignore[no-untyped-call]
+            backward(parts["loss"])
             return parts
         begin()
         total: dict[str, Tensor] = {}
@@ -80,6 +81,8 @@ class Steps:
             raise error
         short = f"a training step on {-(-size // self.count)} images finds no memory: {lacking(error)}"
         why = None
+        if ranks().size > 1:
+            raise NoRoom(f"{short}; lower batch_size or the net, or let more ranks share the batch") from error
         if not self.by_image:
             why = "its loss compares the images of a batch with each other"
         elif norms_of_batches(self.net):

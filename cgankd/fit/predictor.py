@@ -16,6 +16,7 @@ from cgankd.data.pixels import to_unit
 from cgankd.fit.device import PLAIN, Forward, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.pieces import Halves, Losses, Steps
+from cgankd.fit.ranks import sum_gradients
 from cgankd.fit.schedule import make_schedule
 from cgankd.fit.tuning import freeze, head_rates, set_training
 from cgankd.fit.watch import Watch, with_setback
@@ -170,6 +171,7 @@ def _fit(
         losses, done = judged(objective, forward, step, len(unit_BCHW)), step + 1
         parts = watch.around(steps.gradient, losses, unit_BCHW, batch, optimizer.zero_grad)
         watch.see(parts["loss"], done)
+        sum_gradients(optimizer)
         optimizer.step()
         if done % log_every == 0 or done == cfg.num_steps:
             values = {name: value.item() for name, value in parts.items()}

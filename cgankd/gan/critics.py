@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cgankd.config import CganConfig
 from cgankd.data.pixels import to_signed
 from cgankd.fit.device import autocast, channels_last
+from cgankd.fit.ranks import sum_gradients
 from cgankd.gan.augment import diff_augment
 from cgankd.gan.losses import LOSSES, diversity_floor, mean_distance
 from cgankd.gan.micro import backward, micro_batches
@@ -96,6 +97,7 @@ class Critics:
             real_KB, fake_KB = score_K2B.chunk(2, dim=1)
             loss = d_loss(real_KB, fake_KB, weights[0][rows], weights[1][rows])
             total += backward(loss, cfg.accumulate, "cgan.feature_rate", step)
+        sum_gradients(self.optimizer)
         self.optimizer.step()
         self.heads.requires_grad_(False)
         self.embed.requires_grad_(False)

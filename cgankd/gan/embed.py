@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cgankd.config import LabelInputConfig
 from cgankd.fit.device import channels_last
 from cgankd.fit.loop import Loop
+from cgankd.fit.ranks import backward, spread, sum_gradients
 from cgankd.fit.schedule import make_schedule
 from cgankd.fit.watch import Watch, check_outputs, with_setback
 from cgankd.gan.augment import real_images
@@ -120,6 +121,7 @@ def _fit(
         )
 
     watch = Watch(loop, lambda: {name: part.state_dict() for name, part in parts.items()})
+    run = spread(net)
     for step in range(start, total):
         gen = generator(seed, "label_input", step)
         on_images = step < cfg.image_steps
@@ -129,7 +131,7 @@ def _fit(
             index_B = torch.randint(len(train), (cfg.batch_size,), generator=gen)
             image_BCHW = real_images(train.images[index_B].to(device), cfg.augment, gen)
             unit_B = unit_N[index_B].to(device)
-            loss = label_loss(net(image_BCHW), unit_B, cfg, period)
+            loss = label_loss(run(image_BCHW), unit_B, cfg, period)
         else:
             schedule = make_schedule(cfg.schedule, cfg.label_steps, cfg.label_milestones)(step - cfg.image_steps)
             unit_B = noisy_units(target_N, num_labels, cfg.noise, gen, period).to(device)
@@ -137,7 +139,8 @@ def _fit(
         watch.see(loss, step + 1)
         optimizer.param_groups[0]["lr"] = cfg.learning_rate * schedule * loop.rate
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        backward(loss)
+        sum_gradients(optimizer)
         optimizer.step()
 
         value = loss.detach().double()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config import CganConfig
+from cgankd.fit.ranks import backward as add_share
+from cgankd.fit.ranks import ranks
 from cgankd.fit.room import NoRoom, lacking, out_of_memory
 from cgankd.fit.watch import NotFinite
 from cgankd.nets.gans.spectral import hold_spectral
@@ -43,6 +45,8 @@ class Turns:
         if not out_of_memory(error):
             raise error
         short = f"the GAN finds no memory: {lacking(error)}"
+        if ranks().size > 1:
+            raise NoRoom(f"{short}; lower cgan.batch_size or let more ranks share it") from error
         if not self.judging:
             raise NoRoom(
                 f"{short}; the generator's step in pieces would be another one, as its batch norms look at the whole batch: lower"
@@ -69,5 +73,5 @@ def backward(loss: Tensor, count: int, setting: str, step: int) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
         raise NotFinite(f"loss {value}", setting, step + 1)
-    (loss / count).backward()  # type: ignore[no-untyped-call]
+    add_share(loss / count)
     return value / count

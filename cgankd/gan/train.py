@@ -19,6 +19,7 @@ from cgankd.fit.device import Plan, autocast, channels_last, device_of
 from cgankd.fit.ema import update_ema
 from cgankd.fit.loop import Loop
 from cgankd.fit.pieces import give_back
+from cgankd.fit.ranks import spread, sum_gradients
 from cgankd.fit.watch import Watch, slow_down, with_setback
 from cgankd.gan.augment import real_images
 from cgankd.gan.collapse import Collapse, chance_miss, make_probe
@@ -137,6 +138,7 @@ def _train(
                 loss = guides.judged(loss, real_B, weight_B[rows], read_BO, train.labels[pairing.index[rows]])
                 loss_d += backward(loss, turns.cfg.accumulate, "cgan.lr_d", step)
                 scores.append(score_2B.detach().clone().reshape(2, -1))
+            sum_gradients(opt_d)
             opt_d.step()
             guides.after_d(both, target_B, (weight_B, fake_weight_B), step)
             turns.judging = False
@@ -165,6 +167,7 @@ def _train(
                 distance += float(mean_distance(one_BCHW, other_BCHW).detach()) / cfg.accumulate
             loss = guides.pulled(loss, fake_BCHW, seen_BCHW, label_B[rows], read_BO, step)
             backward(loss, cfg.accumulate, "cgan.lr_g", step)
+        sum_gradients(opt_g)
         opt_g.step()
         freeze(net_d, embed_d, frozen=False, learned=learned)
 
@@ -210,7 +213,7 @@ def compile_both(
     passes_g, passes_d = cfg.d_steps + 3, 6 * cfg.d_steps + 2
     run_g = plan.compiled(net_g, "generator", (z_BZ, h_BE), passes=passes_g, **loop)
     x_BCHW = torch.zeros(2, channels, size, size, device=plan.device)
-    return run_g, plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), passes=passes_d, **loop)
+    return spread(run_g), spread(plan.compiled(net_d, "discriminator", (x_BCHW, h_BE), passes=passes_d, **loop))
 
 
 def resume(parts: dict[str, nn.Module | torch.optim.Adam | Collapse], state: Any) -> tuple[int, dict[str, float]]:

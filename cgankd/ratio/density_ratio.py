@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cgankd.config import RatioConfig
 from cgankd.fit.device import autocast, device_of
 from cgankd.fit.loop import Loop
+from cgankd.fit.ranks import backward, spread, sum_gradients
 from cgankd.fit.schedule import make_schedule
 from cgankd.fit.watch import Watch, with_setback
 from cgankd.nets.gans.label_embed import embed_labels
@@ -120,7 +121,7 @@ def _fit(
         val_loss = state["val_loss"]
 
     watch = Watch(loop, lambda: {"both": both.state_dict(), "optimizer": optimizer.state_dict()})
-    pool, pool_turn = None, -1
+    (pool, pool_turn), run = (None, -1), spread(mlp)
     for step in range(start, total):
         turn = step // cfg.pool_refresh_steps if cfg.pool_refresh_steps else 0
         if pool is None or turn != pool_turn:
@@ -140,13 +141,14 @@ def _fit(
             settings["lr"] = cfg.learning_rate * factor(step) * loop.rate
         with autocast(cfg.precision, device):
             h_BE = embed_labels(embed, label_B)
-            r_2B = mlp(torch.cat([h_BE, h_BE]), features_2BF)
+            r_2B = run(torch.cat([h_BE, h_BE]), features_2BF)
         r_real_B, r_fake_B = r_2B.chunk(2)
         group_B = task.filter_groups(label_B).to(device) if cfg.penalty_per_label else None
         loss = ratio_loss(r_real_B, r_fake_B, cfg.ratio_penalty, group_B)
         watch.see(loss, step + 1)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        backward(loss)
+        sum_gradients(optimizer)
         optimizer.step()
 
         done = step + 1

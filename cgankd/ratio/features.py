@@ -17,6 +17,7 @@ from cgankd.data.batches import chunks
 from cgankd.fit.device import PLAIN, Plan, autocast, channels_last, device_of
 from cgankd.fit.loop import Loop
 from cgankd.fit.pieces import Halves
+from cgankd.fit.ranks import backward, spread, sum_gradients
 from cgankd.fit.schedule import make_schedule
 from cgankd.fit.watch import Watch, check_outputs, with_setback
 from cgankd.labels.targets import Rows
@@ -128,11 +129,14 @@ def _fit(
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             # All steps count, done or not, so that a resumed training computes as one that was never stopped.
             images = total * cfg.feature_batch_size
-            run = run or plan.compiled(net, "feature training", (x_BCHW,), images=images, passes=3, graphs=False)
+            run = run or spread(
+                plan.compiled(net, "feature training", (x_BCHW,), images=images, passes=3, graphs=False)
+            )
             loss, parts = feature_loss(run, x_BCHW, train.labels[row_B].to(device), task, cfg)
         watch.see(loss, step + 1)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        backward(loss)
+        sum_gradients(optimizer)
         optimizer.step()
 
         done = step + 1

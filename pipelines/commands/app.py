@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import bank, distill, project, repeat, report, search, ship
+from pipelines.commands import bank, distill, project, repeat, report, search, ship, sizes
 from pipelines.commands.errors import Root, Settings, console, plain_errors, with_root
 from pipelines.commands.running import check_stage, one_stage, run_from, stop_when_asked
 from pipelines.files.layout import STAGES
@@ -210,7 +210,7 @@ def doctor(
         raise typer.Exit(2 if bad else 0)
 
 
-for part in (search, bank, repeat, ship, project, report, distill):
+for part in (search, bank, repeat, sizes, ship, project, report, distill):
     part.register(app)
 
 

@@ -9,16 +9,26 @@ import typer
 from typer.core import TyperGroup
 
 from pipelines.commands.errors import Settings, plain_errors
-from pipelines.commands.running import one_stage, stop_when_asked
+from pipelines.commands.running import one_shard, one_stage, stop_when_asked
 
 group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 
 @group.callback()
-def bank(ctx: typer.Context, settings: Settings = None) -> None:
+def bank(
+    ctx: typer.Context,
+    settings: Settings = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Draw one of K shards alone, on any machine; `cgankd bank` joins them."),
+    ] = None,
+    shard: Annotated[int | None, typer.Option(min=0, metavar="I", help="Which one, from 0 to K - 1.")] = None,
+) -> None:
     """M1 and M2: draw, subsample, filter, relabel fakes. Reads teacher, cgan and ratio; writes pool.h5, bank.h5."""
     ctx.obj = settings
-    if ctx.invoked_subcommand is None:
+    if ctx.invoked_subcommand is None and (shards is not None or shard is not None):
+        one_shard(shard, shards, settings)
+    elif ctx.invoked_subcommand is None:
         one_stage("bank", settings)
 
 

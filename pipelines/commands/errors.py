@@ -49,8 +49,14 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
     except Exception as error:
         if debugging() or (text := told(error)) is None:
             raise
-        typer.echo(f"error: {masked(text)}", err=True)
+        typer.echo(f"error{of_rank()}: {masked(text)}", err=True)
         raise typer.Exit(2) from None
+
+
+def of_rank() -> str:
+    """Which of several ranks says it, where it is not the first."""
+    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
+    return "" if rank == "0" else f" (rank {rank})"
 
 
 def told(error: Exception) -> str | None:

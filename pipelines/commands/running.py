@@ -42,11 +42,11 @@ def stop_when_asked() -> None:
 def run_stage(stage: str, settings: list[str] | None) -> None:
     """Open the context of a stage in this folder and run it; a mistake in `search`, which it does not read, is said too."""
     from pipelines.runtime.memory import naming
-    from pipelines.runtime.opening import open_context
+    from pipelines.runtime.opening import open_stage
     from pipelines.search.config import load_searched
 
     load_searched(Path("params.yaml").resolve(), settings or ())
-    with naming(LOWER[stage]), open_context(stage, settings or ()) as ctx:
+    with naming(LOWER[stage]), open_stage(stage, settings or ()) as ctx:
         importlib.import_module(f"pipelines.stages.{stage}").run(ctx)
 
 
@@ -63,6 +63,27 @@ def one_stage(stage: str, settings: list[str] | None) -> None:
     stop_when_asked()
     with plain_errors(RESUMES if stage not in ("prepare", "evaluate") else "stopped"):
         run_stage(stage, settings)
+
+
+def one_shard(shard: int | None, shards: int | None, settings: list[str] | None) -> None:
+    """One shard of the bank."""
+    stop_when_asked()
+    with plain_errors(RESUMES):
+        from cgankd.config import ConfigError
+        from pipelines.runtime.memory import naming
+        from pipelines.runtime.opening import launched, open_shard
+
+        if launched():
+            raise ConfigError("`cgankd bank` does not run under torchrun; its shards are processes of their own")
+        if shard is None or shards is None:
+            raise ConfigError("--shards and --shard belong together: how many shards there are, and which one, from 0")
+        if not 0 <= shard < shards:
+            raise ConfigError(f"--shard must be from 0 to {shards - 1} of --shards {shards}, but is {shard}")
+        with naming(LOWER["bank"]), open_shard("bank", (shard, shards), settings or ()) as ctx:
+            from cgankd.bank.shards import Part
+            from pipelines.stages.bank import run_shard
+
+            run_shard(ctx, Part(shard, shards))
 
 
 def check_stage(name: str) -> None:

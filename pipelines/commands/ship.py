@@ -37,22 +37,81 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("artifacts/export"),
     level: LevelOption = 0.9,
     int8_tolerance: Annotated[
-        float, typer.Option("--int8-tolerance", help="Share by which int8 may worsen the validation headline.")
+        float,
+        typer.Option(
+            "--int8-tolerance",
+            "--tolerance",
+            help="Share by which a file may worsen the student's validation headline.",
+        ),
     ] = 0.1,
     repeats: Annotated[int, typer.Option("--repeats", help="Calls whose median is the latency.")] = 300,
+    to: Annotated[
+        str,
+        typer.Option("--to", help="Formats, with commas between: onnx, torch; for devices litert, executorch, web, c."),
+    ] = "onnx,torch",
+    recover: Annotated[
+        bool,
+        typer.Option("--recover", help="Train the int8 file's student on, as int8 will compute, and keep the better."),
+    ] = False,
+    recover_steps: Annotated[int, typer.Option("--recover-steps", min=1, help="Steps of --recover.")] = 300,
+    board: Annotated[
+        list[str] | None,
+        typer.Option("--board", metavar="NAME", help="Say whether the files fit: a board, or flash=1M,ram=256k."),
+    ] = None,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(
+            "--onnxruntime-web", metavar="PATH", help="The package of npm that --to web needs: file or folder."
+        ),
+    ] = None,
 ) -> None:
-    """Write the student as ONNX and torch.export; parity on real images, size and latency beside the teacher's."""
+    """Write the student as ONNX and torch.export, or for devices; compared on real images, with size and latency."""
     with plain_errors():
+        from cgankd.config import ConfigError
+        from pipelines.device.boards import board_of
         from pipelines.runtime.machine import set_threads
+        from pipelines.ship.devices import DEVICE, SERVER, Asked, export_devices, formats_of
         from pipelines.ship.export import export as write_exports
         from pipelines.ship.export import remarks, sizes_table
 
+        formats, boards = formats_of(to), [board_of(name) for name in board or ()]
         set_threads()
         warn_if_changed()
-        values = write_exports(Path.cwd(), out.resolve(), level=level, int8_tolerance=int8_tolerance, repeats=repeats)
-        console().print(sizes_table(values))
-        for line in remarks(values, out):
-            typer.echo(line)
+        server = [name for name in formats if name in SERVER]
+        device = [name for name in formats if name in DEVICE]
+        if boards and "litert" not in device:
+            raise ConfigError("--board needs --to litert, whose files are the ones for boards")
+        if server:
+            values = write_exports(
+                Path.cwd(), out.resolve(), level=level, int8_tolerance=int8_tolerance, repeats=repeats, formats=server
+            )
+            console().print(sizes_table(values))
+            for line in remarks(values, out):
+                typer.echo(line)
+        if device:
+            from pipelines.device.table import board_lines, device_remarks, device_table
+
+            asked = Asked(device, level, int8_tolerance, repeats, recover_steps if recover else 0)
+            values = export_devices(Path.cwd(), out.resolve(), asked)
+            console().print(device_table(values))
+            for line in [*device_remarks(values, out), *board_lines(values, boards)]:
+                typer.echo(line)
+        for path in _folders(formats, out, level, onnxruntime_web):
+            typer.echo(f"written: {path}")
+
+
+def _folders(formats: list[str], out: Path, level: float, runtime: Path | None) -> list[Path]:
+    """The page and the C header, where asked for; their folders as the user named them."""
+    from pipelines.ship import c_header, page
+
+    made = []
+    if "web" in formats:
+        page.write_page(Path.cwd(), out.resolve(), level=level, runtime=runtime)
+        made.append(out / page.FOLDER)
+    if "c" in formats:
+        c_header.write_header(Path.cwd(), out.resolve())
+        made.append(out / c_header.FOLDER)
+    return made
 
 
 def ship(
@@ -79,6 +138,14 @@ def ship(
         again = "" if made.fresh else " (registered before from the same artifacts)"
         typer.echo(f"{done.name} version {made.version}{again}; model card: {done.card.relative_to(Path.cwd())}")
         typer.echo(f"largest difference to the student on real images: {made.difference:.1e}")
+        if done.files:
+            typer.echo(f"registered beside it: {', '.join(done.files)}")
+        for file in done.left_out:
+            typer.echo(
+                f"warning: {file} loses more than was allowed at its export, so it is not registered; --recover of"
+                " `cgankd export` may help, or a larger --tolerance",
+                err=True,
+            )
         if made.champion:
             typer.echo(
                 f"it is the champion: models:/{done.name}@champion; `cgankd serve` answers HTTP requests with it"
@@ -120,7 +187,8 @@ def serve(
 def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="A .safetensors, .onnx or .pt2 file in place of the student here.")
+        Path | None,
+        typer.Option("--model", help="A .safetensors, .onnx, .pt2, .tflite or .pte file in place of the student."),
     ] = None,
     server: Annotated[str | None, typer.Option("--server", help="Let the model served at this address answer.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all to a CSV file ('-': to the terminal).")] = None,

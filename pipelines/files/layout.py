@@ -54,7 +54,7 @@ SECTIONS = {
     "evaluate": ("evaluate", "bank.label_bin"),
 }
 """The settings each stage reads, as dvc.yaml has them."""
-BESIDE_STAGES = ("audit", "repeat")
+BESIDE_STAGES = ("audit", "repeat", "sizes")
 """Runs that leave metrics, pictures and an MLflow run as a stage does, but are no part of the pipeline."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError
 
-from cgankd.config import Config, ConfigError, config_from_dict, to_dict
+from cgankd.config import BESIDE, Config, ConfigError, config_from_dict, to_dict
 from cgankd.config.data import MADE_HERE
 from cgankd.config.settings import LONGEST_VALUE, in_words, shortened
 from cgankd.data.regular import read_bytes, read_text
@@ -155,8 +155,8 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     Settings that the present code cannot read, as of an older run, stay as they are.
     """
     try:
-        searched = {"search": values["search"]} if "search" in values else {}  # no default of it is known here
-        return flatten(to_dict(config_from_dict(values)) | searched)
+        beside = {name: values[name] for name in BESIDE if name in values}  # no default of them is known here
+        return flatten(to_dict(config_from_dict(values)) | beside)
     except ConfigError:
         return flatten(values)
 

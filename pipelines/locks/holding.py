@@ -53,7 +53,10 @@ def take(lock: FileLock, what: str, say: Callable[[str], None]) -> None:
 
 
 def release(lock: FileLock) -> None:
-    """Let the lock go, for all processes that hold it."""
+    """Let the lock go, for all processes that hold it, and delete what workers that were killed left half written."""
+    if lock.is_locked:
+        with suppress(OSError):  # a full disk, whose error is being told
+            clean(Path(lock.lock_file).parents[2], lock)
     if lock in _held:
         _held.remove(lock)
     lock.release()
@@ -80,9 +83,10 @@ def clean(workdir: Path, mine: FileLock | None = None, *, cache: bool = False) -
     Call it with a lock of the folder held, `mine` or one that was taken by `take`: who begins later begins to write later.
     """
     folder = workdir / "artifacts" / "resume"
-    mark = folder / ".swept"
-    mark.touch()
-    before_ns = mark.stat().st_mtime_ns
+    mark = folder / f".swept.{os.getpid()}.tmp"  # one a process: workers that begin together all clean
+    with mark.open("wb", buffering=0) as file:  # the time of now by the clock of the folder's file system
+        file.write(b"now")
+        before_ns = os.fstat(file.fileno()).st_mtime_ns
     own = {Path(lock.lock_file) for lock in (*_held, *([mine] if mine else []))}
     if all(path in own or is_free(path) for path in folder.glob("*.lock")):
         sweep(workdir, before_ns, cache=cache)
@@ -133,3 +137,16 @@ def _taken_over(files: list[Any]) -> Shared:
     for file in files:
         file.detach()  # stays open until the worker ends
     return Shared()
+
+
+def free_slot(folder: Path) -> tuple[int, FileLock]:
+    """The lowest worker number that no other process in this folder has, and its lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for slot in range(1000):
+        lock = FileLock(folder / f"search-{slot}.lock")
+        try:
+            lock.acquire(timeout=0)
+            return slot, lock
+        except Timeout:
+            continue
+    raise ConfigError("a thousand searches run in this folder; stop some")

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -148,7 +148,7 @@ def name_rows(axes: Axes, names: Sequence[str], marks: Mapping[str, str]) -> Non
     axes.grid(axis="y", visible=False)
 
 
-def place_legend(figure: Figure, keys: Iterable[Line2D], title: str) -> None:
+def place_legend(figure: Figure, keys: Iterable[Artist], title: str) -> None:
     """A legend in one line under the plot."""
     figure.legend(
         handles=list(keys),

@@ -41,9 +41,9 @@ def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
     ]
     if only_repository:
         return [finding for look in looks for finding in look(workdir)]
-    from pipelines.project.doctor_room import look_at_disk, look_at_images
+    from pipelines.project.doctor_room import look_at_cluster, look_at_disk, look_at_images
 
-    looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_images, look_at_tracking]
+    looks = [look_at_packages, look_at_machine, look_at_disk, *looks, look_at_images, look_at_tracking, look_at_cluster]
     found = [finding for look in looks for finding in look(workdir)]
     if (workdir / "dvc.yaml").exists():
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -127,10 +127,12 @@ def adopt(draw: Draw, workdir: Path, device: Mapping[str, Any]) -> None:
         mark_done(draw, stage, key_of(draw, stage, device))
 
 
-def run_draw(draw: Draw, tracker: Tracker, console: Console, device: Mapping[str, Any]) -> list[str]:
-    """Run the stages of a draw that are not done; returns their names. Raises as the stages do."""
+def run_draw(
+    draw: Draw, tracker: Tracker, console: Console, device: Mapping[str, Any], stages: Sequence[str] = STAGES
+) -> list[str]:
+    """Run those of the stages of a draw that are not done; returns their names. Raises as the stages do."""
     ran = []
-    for stage in STAGES:
+    for stage in stages:
         key = key_of(draw, stage, device)
         if is_done(draw, stage, key):
             continue

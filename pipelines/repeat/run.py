@@ -12,14 +12,19 @@ import torch
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.measure import draws as measure
 from cgankd.types import Headline
+from pipelines.engines.choice import engine_name, executor
+from pipelines.engines.executor import Hear
+from pipelines.engines.local import Crew
+from pipelines.files.layout import STAGES
 from pipelines.files.params import flatten
 from pipelines.pictures import stages as pictures
 from pipelines.project.repository import is_up_to_date
-from pipelines.repeat.one_draw import FILES_OF, Draw, adopt, is_done, key_of, make_draw, result_of, run_draw
+from pipelines.repeat.jobs import Turn, do_draw
+from pipelines.repeat.one_draw import FILES_OF, Draw, adopt, is_done, key_of, make_draw, run_draw
 from pipelines.repeat.table import render
 from pipelines.runtime.context import Context
 from pipelines.stages.scores import by_headline
-from pipelines.tracking.names import evaluate_names, repeat_names
+from pipelines.tracking.names import repeat_names
 
 LEAST, MOST = 2, 1000
 
@@ -41,31 +46,35 @@ def run(ctx: Context, num: int, first: int | None = None, *, changed: bool = Fal
     device = {"threads": torch.get_num_threads(), "device": ctx.plan.device, "compile": ctx.plan.compile}
     draws = [make_draw(cfg, seed, ctx.workdir) for seed in seeds_of(cfg, num, first)]
     ctx.say(f"{num} draws, seeds {draws[0].seed} to {draws[-1].seed}, in artifacts/repeat")
-    results = []
-    for place, draw in enumerate(draws, start=1):
+    for draw in draws:
         if draw.seed == ctx.cfg.seed and not changed and not _begun(draw, device) and is_up_to_date(ctx.workdir):
             adopt(draw, ctx.workdir, device)
             ctx.say(f"draw {draw.seed}: that of params.yaml, made before by dvc repro; taken over")
-        child = ctx.tracker.child(f"draw {draw.seed}", {"seed": draw.seed}, {"draw": str(draw.seed)})
-        status = "FAILED"
-        try:
-            ran = run_draw(draw, child, ctx.console, device)
-            result = result_of(draw)
-            child.metrics(evaluate_names(result))
-            child.tags({"draw.made_now": " ".join(ran) or "nothing", "chosen_arm": result["chosen_arm"]})
-            child.verdict(result["verdict"])
-            status = "FINISHED"
-        finally:
-            child.close(status)
-        results.append(result)
-        made = f"{len(ran)} stages run" if ran else "kept"
-        ctx.say(f"draw {draw.seed} ({place} of {num}, {made}): {result['verdict']}")
-    found = summary(ctx.cfg, draws, results)
+    found = summary(ctx.cfg, draws, results_of(ctx, draws, device))
     ctx.write_json("repeat", found)
     ctx.tracker.metrics(repeat_names(found))
     ctx.tracker.verdict(found["verdict"])
     ctx.picture("gains", pictures.gains_over_draws(found))
     ctx.show(render(found))
+
+
+def results_of(ctx: Context, draws: Sequence[Draw], device: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run what is not done of the draws and return metrics/evaluate.json of each, in their order.
+
+    On a cluster draws run side by side, each as on a machine of its own; the images are prepared here, where they lie.
+    """
+    with Turn(ctx, draws, device) as turn:
+        numbers = range(len(draws))
+        if engine_name() == "local":
+            turn.here()
+            jobs = [turn.job(number) for number in numbers]
+        else:
+            for number in numbers:
+                run_draw(draws[number], turn.tracker(number), ctx.console, device, STAGES[:1])
+            jobs = [turn.job(number) for number in numbers if not turn.kept(number)]
+        crew = Crew(1, "draws", cores=device["threads"], gpus=float(device["device"] == "cuda"), whole=True)
+        executor().map(do_draw, jobs, crew, Hear(ctx.say, told=turn.told, ended=turn.ended))
+        return [turn.results[number] for number in numbers]
 
 
 def beside_params(cfg: Config, workdir: Path) -> Config:

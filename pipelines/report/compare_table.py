@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from cgankd.config import BESIDE
 from cgankd.measure.places import places
 from cgankd.measure.predictive import Gain
 from pipelines.files.artifacts import replacing
@@ -60,7 +61,7 @@ def changed(records: Sequence[Record]) -> dict[str, list[str]]:
     """Settings that results depend on and that differ between the records: dotted name -> one text a record."""
     if not all(one.settings for one in records):
         return {}
-    keys = sorted({key for one in records for key in one.settings if key.split(".")[0] not in ("search", "tracking")})
+    keys = sorted({key for one in records for key in one.settings if key.split(".")[0] not in (*BESIDE, "tracking")})
     found = {}
     for key in keys:
         values = [_meaning(one.settings.get(key)) for one in records]

@@ -1,4 +1,4 @@
-"""The report's tables of single classes or label ranges, and of what `cgankd repeat` found over draws."""
+"""The report's tables of single classes or label ranges, of what `cgankd repeat` found over draws, and `cgankd sizes`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import Config, to_dict
-from cgankd.measure.places import places_of
+from cgankd.measure.places import places, places_of
+from pipelines.files.artifacts import file_digest
 from pipelines.files.made_with import NO_EFFECT, read_json
 from pipelines.files.params import flatten
+from pipelines.files.runs import read_metrics
 from pipelines.report.charts import Interval, difference_unit, intervals
+from pipelines.report.page import file_uri
+from pipelines.sizes.plan import settings_of
+from pipelines.sizes.table import by_bytes
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,28 @@ def draws_section(workdir: Path, cfg: Config) -> dict[str, Any] | None:
     axis = f"gain over the best real-only arm of each draw ({difference_unit(result['headline']['unit'])}), right is better"
     chart = intervals(bars, axis, title="What each arm gains, draw by draw", mark=0.0) if bars else None
     return {"result": result, "dec": places_of(result), "rows": list(rows.values()), "chart": chart, "changed": changed}
+
+
+SIZES = {"sizes", "arms", "verdict", "settings", "costs", "costs_are", "headline", "teacher", "dataset"}
+"""Keys of a metrics/sizes.json that is shown."""
+
+
+def sizes_section(workdir: Path, cfg: Config) -> dict[str, Any] | None:
+    """What the template shows of metrics/sizes.json; None where there is none. Raises ConfigError where it is damaged."""
+    result = read_metrics(workdir / "metrics" / "sizes.json", "cgankd sizes")
+    if result is None or not result.keys() >= SIZES:
+        return None
+    now, then = settings_of(cfg), result["settings"]
+    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+    dataset = workdir / "artifacts" / "dataset.h5"
+    if dataset.exists() and file_digest(dataset) != result["dataset"]:
+        changed.insert(0, "the images (artifacts/dataset.h5)")
+    picture = workdir / "plots" / "sizes" / "error_against_bytes.png"
+    return {
+        "result": result,
+        "dec": places([row["val"] for row in result["sizes"]]),
+        "rows": by_bytes(result),
+        "key": result["costs"]["bytes"],
+        "picture": file_uri(picture) if picture.is_file() else None,
+        "changed": changed,
+    }

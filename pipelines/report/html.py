@@ -20,7 +20,7 @@ from pipelines.report.advice import advise
 from pipelines.report.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
 from pipelines.report.facts import Facts, StageFacts, gather
 from pipelines.report.fakes import Fakes, LabelQuality, fake_sheets, label_text, quality, read_fakes, real_sheet
-from pipelines.report.groups import draws_section, group_table
+from pipelines.report.groups import draws_section, group_table, sizes_section
 from pipelines.report.page import render_page
 from pipelines.runtime.progress import duration_text
 from pipelines.stages.scores import by_headline
@@ -96,6 +96,7 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "arms_chart": arms_chart(judged) if judged else None,
         "gains_chart": gains_chart(judged) if judged else None,
         "draws": draws_section(facts.workdir, facts.cfg),
+        "sizes": sizes_section(facts.workdir, facts.cfg),
         "health": health(facts),
         "lineage": facts.lineage,
         "advice": advise(replace(facts, result=judged), label_error),

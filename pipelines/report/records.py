@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cgankd.config import ConfigError
+from cgankd.config import BESIDE, ConfigError
 from cgankd.data.regular import parse_json, read_text
 from cgankd.measure.predictive import mean_sd
 from pipelines.files.dvc_lock import read_lock, read_md5
@@ -109,8 +109,8 @@ def tracked(text: str) -> Any:
 
 
 def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they are compared: defaults written out, without `search`, which no result depends on."""
-    return filled({key: value for key, value in values.items() if key != "search"})
+    """Settings as they are compared: defaults written out, without the sections that no result depends on."""
+    return filled({key: value for key, value in values.items() if key not in BESIDE})
 
 
 def from_file(path: Path, name: str) -> Record:

@@ -33,21 +33,29 @@ kill: that happens only where drawing is about as fast as writing."""
 class KeptBlocks:
     """Blocks in a folder under a mark of all that they depend on beside their keys; those under another mark are deleted.
 
-    Files that are damaged are said and drawn again.
+    Files that are damaged are said and drawn again. With `whole` all blocks are kept, however fast they come, and one that
+    cannot be written ends the run.
     """
 
-    def __init__(self, folder: Path, mark: str, say: Say) -> None:
-        self.folder, self.mark, self.say = folder, mark, say
+    def __init__(self, folder: Path, mark: str, say: Say, *, whole: bool = False) -> None:
+        self.folder, self.mark, self.say, self.whole = folder, mark, say, whole
         self._waiting: dict[str, Scores] = {}
         self._waiting_bytes, self._pace, self._keeps = 0, Pace(), True
         self._places: dict[str, tuple[Path, int, int]] = {}
         self._open: tuple[Path, Mapping[str, Tensor]] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in self.files():
             self._places |= self._read_header(path)
         if self._places:
-            num = sum(length for _, _, length in self._places.values())
-            say(f"bank: {num} scored fakes of a run that was cut short are used again")
+            say(f"bank: {len(self)} scored fakes of a run that was cut short are used again")
+
+    def __len__(self) -> int:
+        """Fakes in the files."""
+        return sum(length for _, _, length in self._places.values())
+
+    def files(self) -> list[Path]:
+        """The files of the folder."""
+        return sorted(self.folder.glob("*.safetensors"))
 
     def find(self, key: str) -> Scores | None:
         """The block of an earlier run; None where it is not there whole."""
@@ -65,7 +73,10 @@ class KeptBlocks:
             return
         self._waiting[key] = scores
         self._waiting_bytes += sum(values.nbytes for values in scores.parts().values())
-        if self._pace.due(SAVE_EVERY_S):
+        if self.whole:
+            if self._pace.due(SAVE_EVERY_S) or self._waiting_bytes > MOST_BYTES:
+                self._write()
+        elif self._pace.due(SAVE_EVERY_S):
             try:
                 self._write()
             except (ConfigError, OSError, SafetensorError) as error:
@@ -76,6 +87,11 @@ class KeptBlocks:
                 )
         elif self._waiting_bytes > MOST_BYTES:
             self._forget()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            self._write()
 
     def delete(self) -> None:
         """Forget all blocks; called when the stage is done."""
@@ -95,7 +111,7 @@ class KeptBlocks:
             "blocks": json.dumps([[key, len(scores)] for key, scores in self._waiting.items()]),
             "digest": digest_of(columns),
         }
-        number = max([int(path.stem) for path in self.folder.glob("*.safetensors") if path.stem.isdigit()], default=0)
+        number = max([int(path.stem) for path in self.files() if path.stem.isdigit()], default=0)
         with replacing(self.folder / f"{number + 1:06d}.safetensors") as temporary:
             save_file(columns, temporary, facts)
         self._forget()

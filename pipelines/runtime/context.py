@@ -73,8 +73,7 @@ class Context:
         self._curves: dict[str, Curves] = {}
         self._resume: list[Kept] = []
         self._metrics: dict[str, Any] = {}
-        self._plots: set[str] = set()
-        self._wrote_own_metrics = False
+        self._plots, self._wrote_own_metrics = set[str](), False
         self._sent_s = self._start_s = time.monotonic()
         self._lock: FileLock | None = None
         self.plan = make_plan(self.say)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 from rich.console import Console
 
 from cgankd.config import Config, ConfigError, to_dict
+from cgankd.fit.ranks import ranks
 from pipelines.files.layout import BESIDE_STAGES, SECTIONS, STAGES
 from pipelines.files.params import flatten, load_config, settings_of
 from pipelines.files.pinned import check_pin
 from pipelines.locks.holding import clean, release, take
+from pipelines.locks.ranks import among_ranks
+from pipelines.locks.ranks import launched as launched
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
 from pipelines.runtime.room import check_room
+from pipelines.tracking.journal import FanOut, Tracker
 from pipelines.tracking.open import open_tracker
 
 SHOWN = 4
@@ -30,10 +35,12 @@ def open_context(
     *,
     console: Console | None = None,
     made_with: Mapping[str, str] | None = None,
+    tracked: bool = True,
 ) -> Context:
     """Begin a run of a stage in a work folder that holds params.yaml.
 
-    The tracked run is given its settings, save those `made_with` which the file it looks at was made before.
+    The tracked run is given its settings, save those `made_with` which the file it looks at was made before. Not `tracked`, it
+    is a run of which nothing is kept but what it writes.
     Raises ConfigError when a setting is wrong or another process goes on running this stage in the same folder.
     """
     assert stage in (*STAGES, *BESIDE_STAGES), stage
@@ -57,13 +64,11 @@ def open_context(
     take(lock, stage, say)
     try:
         clean(workdir, cache=stage == "prepare")
-        tracker = open_tracker(
-            workdir,
-            stage,
-            cfg.tracking,
-            tags={"overrides": " ".join(overrides)} if overrides else {},
-            lock=lock_path,
-            say=say,
+        tags = {"overrides": " ".join(overrides)} if overrides else {}
+        tracker = (
+            open_tracker(workdir, stage, cfg.tracking, tags=tags, lock=lock_path, say=say)
+            if tracked
+            else untracked(stage)
         )
         for text in told:  # what was said before there was a run to keep it
             tracker.say(text)
@@ -79,6 +84,64 @@ def open_context(
         tracker.tags(plan_facts(context.plan))
         context.say(plan_line(context.plan))
     return context
+
+
+def untracked(stage: str) -> Tracker:
+    """A tracked run that goes nowhere."""
+    return Tracker(FanOut([], lambda sink, error: None), stage, {})
+
+
+@contextmanager
+def open_stage(stage: str, overrides: Sequence[str] = (), workdir: Path | None = None) -> Iterator[Context]:
+    """`open_context`; of several ranks that torchrun started the first has the work folder, its console and the tracked run.
+
+    Raises ConfigError where the stage's trainings are not shared by ranks.
+    """
+    if not launched():
+        with open_context(stage, overrides, workdir) as ctx:
+            yield ctx
+        return
+    with among_ranks(stage, (workdir or Path.cwd()).resolve(), make_plan().device) as folder:
+        first = ranks().rank == 0
+        console = None if first else Console(quiet=True)
+        with open_context(stage, overrides, folder, console=console, tracked=first) as ctx:
+            ctx.say(f"{ranks().size} ranks train together; each runs the nets on its rows of a batch")
+            ctx.tracker.tags({"compute.ranks": str(ranks().size)})
+            yield ctx
+
+
+@contextmanager
+def open_shard(
+    stage: str,
+    shard: tuple[int, int],
+    overrides: Sequence[str] = (),
+    workdir: Path | None = None,
+    *,
+    console: Console | None = None,
+) -> Iterator[Context]:
+    """A context of one of so many shards of a stage, which the others may run beside: it reports to the console alone and
+    leaves neither metrics and pictures nor a tracked run.
+
+    Raises ConfigError as `open_context` does; only the same shard is kept from running twice.
+    """
+    workdir = (workdir or Path.cwd()).resolve()
+    cfg = load_config(workdir / "params.yaml", overrides)
+    check_pin(workdir, stage)
+    set_threads()
+    make_plan()
+    check_room(stage, cfg, workdir)
+    lock = FileLock(workdir / "artifacts" / "resume" / f"{stage}-{shard[0]}-of-{shard[1]}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    console = console or Console()
+    context = Context(stage, cfg, workdir, untracked(stage), console)
+    take(lock, f"{stage} --shards {shard[1]} --shard {shard[0]}", context.say)
+    try:
+        context.say(plan_line(context.plan))
+        yield context
+        context.check_unchanged()
+    finally:
+        context._meter.stop()
+        release(lock)
 
 
 def params_changed(stage: str, cfg: Config, workdir: Path, overrides: Sequence[str]) -> str | None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from cgankd.config import Config, ConfigError, FitConfig
 from cgankd.config.members import AUTO
+from cgankd.data.store.parts import NAME
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
@@ -56,13 +57,18 @@ def check_places(stage: str, workdir: Path) -> None:
     _check_folder(workdir / "plots" / stage)
     for name in OUTPUTS.get(stage, ()):
         path = workdir / "artifacts" / name
-        if path.suffix and path.is_dir():
+        if path.suffix and path.is_dir() and not is_parts(path):
             raise ConfigError(f"{path} is a folder, but `cgankd {stage}` writes a file there; move it away {AGAIN}")
         if not path.suffix:
             _check_folder(path)
     result = workdir / "metrics" / f"{stage}.json"
     if result.is_dir():
         raise ConfigError(f"{result} is a folder, but `cgankd {stage}` writes a file there; move it away {AGAIN}")
+
+
+def is_parts(path: Path) -> bool:
+    """Whether a folder is a pool or bank in several files (bank.rows_per_file)."""
+    return path.name in OUTPUTS["bank"] and all(NAME.fullmatch(part.name) for part in path.iterdir())
 
 
 def _check_folder(path: Path) -> None:

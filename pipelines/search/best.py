@@ -24,8 +24,8 @@ from pipelines.runtime.context import Drawing
 from pipelines.search.config import load_searched
 from pipelines.search.hopeless import in_words, none_complete, reasons
 from pipelines.search.margin import margin, margin_text, measured
-from pipelines.search.run import Search, say, score_text, values_text
-from pipelines.search.space import defaults, moved_along, with_searched_arm, written_out
+from pipelines.search.run import Search, say, score_text
+from pipelines.search.space import defaults, moved_along, values_text, with_searched_arm, written_out
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.open import open_tracker
 

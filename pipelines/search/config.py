@@ -1,4 +1,4 @@
-"""Settings of the search: which knobs are turned, how far, and what a trial is judged by.
+"""Settings of the search, which knobs are turned, how far, and what a trial is judged by; and those of `cgankd sizes`.
 
 In this wing and not in cgankd.config, as no stage reads them.
 """
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cgankd.config import Config
+from cgankd.config import Config, ConfigError
+from cgankd.config.nets import SCALED_NETS, check_net
 from cgankd.config.settings import check_name, from_dict, require
 from pipelines.files.distillers import check_distillers
 from pipelines.files.params import read_values
@@ -123,12 +124,52 @@ class SearchConfig:
             knob.check(f"search.space.{key}")
 
 
+def default_nets() -> dict[str, tuple[int, ...]]:
+    """The plain student and those for small boards, each at three widths."""
+    return {"convnet": (4, 8, 16), "ds-cnn": (16, 32, 64), "tiny-mobilenet": (4, 8, 16)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesConfig:
+    """The students that `cgankd sizes` trains beside that of student.net, and by which arms."""
+
+    nets: dict[str, tuple[int, ...]] = field(default_factory=default_nets)
+    """Net -> its widths, such as ds-cnn: [16, 32, 64]; an empty list for a net whose channels are fixed."""
+    arm: str | None = None
+    """The arm that every size is trained by; null = the one that ships (metrics/evaluate.json)."""
+    against: str | None = None
+    """The arm beside it; null = the best of real images alone, or, where that one ships, the best with fakes."""
+    seeds: tuple[int, ...] | None = None
+    """Which of student.seeds every size is trained at; null = all of them."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.nets), "sizes.nets", "a net with its widths, such as ds-cnn: [16, 32, 64]", {})
+        for net, widths in self.nets.items():
+            rule = "a list of widths" if net in SCALED_NETS else "an empty list, as the channels of this net are fixed"
+            require((net in SCALED_NETS) == bool(widths) or not known(net), f"sizes.nets.{net}", rule, list(widths))
+            for width in widths or (None,):
+                check_net(net, width, f"sizes.nets.{net}")
+        few = self.seeds is not None and len(set(self.seeds)) != max(2, len(self.seeds))
+        require(not few, "sizes.seeds", "null or at least 2 different numbers", list(self.seeds or ()))
+
+
+def known(net: str) -> bool:
+    """Whether a net's name is one that exists."""
+    try:
+        check_net(net, 1 if net in SCALED_NETS else None, "sizes.nets")
+    except ConfigError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchedConfig(Config):
-    """A whole params.yaml: what stages read, and what the search reads."""
+    """A whole params.yaml: what stages read, and what `cgankd search` and `cgankd sizes` read."""
 
     search: SearchConfig = field(default_factory=SearchConfig)
     """Where to look for better settings; a params file may do without."""
+    sizes: SizesConfig = field(default_factory=SizesConfig)
+    """Which other students to train; a params file may do without."""
 
 
 def searched_config(values: Mapping[str, Any]) -> SearchedConfig:

@@ -7,37 +7,48 @@ jobs. What it does not change is reused: networks, scored fakes, finished studen
 from __future__ import annotations
 
 import os
-import signal
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
+from filelock import FileLock
 from rich.console import Console
 
 from cgankd.config import ConfigError, to_dict
 from cgankd.data.store.datasets import read_info
 from cgankd.labels.task import make_task
-from cgankd.types import Diverged, Headline
-from pipelines.files.artifacts import file_digest
+from cgankd.types import Headline
+from pipelines.engines.choice import engine_name, executor, share_of
+from pipelines.engines.executor import Hear
+from pipelines.engines.lines import told_console
+from pipelines.engines.local import Crew
+from pipelines.files.artifacts import config_path, file_digest
 from pipelines.files.params import flatten
-from pipelines.locks.holding import clean
-from pipelines.runtime.bonds import end_with_parent
+from pipelines.locks.holding import clean, free_slot
 from pipelines.runtime.machine import make_plan, plan_facts, set_threads
-from pipelines.runtime.memory import death_in_words, what_is_left
+from pipelines.runtime.memory import what_is_left
 from pipelines.runtime.progress import duration_text
 from pipelines.search import hopeless
 from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
-from pipelines.search.space import check_space, identity, overruled, with_searched_arm, with_values
+from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm, with_values
 from pipelines.search.stages import base_files, inputs_of
 from pipelines.search.storage import check_begun, shown, storage_url
-from pipelines.search.students import check_parent, quiet_context, shortened, students_of, train_seeds
+from pipelines.search.students import (
+    check_parent,
+    finite,
+    num_parameters,
+    quiet_context,
+    shortened,
+    students_of,
+    train_seeds,
+)
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.masks import mask_streams, remember
 from pipelines.tracking.open import open_tracker
@@ -82,7 +93,8 @@ def run(search: Search, workers: int, console: Console) -> None:
     storage = studies.connect(search.workdir, search.url)
     is_new = studies.begin(storage, search.cfg, search.identity(), search.headline, search.workdir)
     study = studies.load(storage, cfg.study)
-    done, again = studies.counted(study), studies.repair(study)
+    with FileLock(studies.ask_lock(search.workdir)):
+        done, again = studies.counted(study), studies.repair(study)
     begun = f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {shown(search.url)}"
     say(console, f"{begun}: {done} of {cfg.num_trials} trials done")
     if again:
@@ -90,7 +102,7 @@ def run(search: Search, workers: int, console: Console) -> None:
     if cfg.against:
         say(console, f"two objectives, the score and {cfg.against}: no pruning")
     start_s = time.monotonic()
-    if workers == 1:
+    if workers == 1 and engine_name() == "local":
         work(search, None, console)
     else:
         run_workers(search, study, workers, console)
@@ -108,50 +120,61 @@ def run(search: Search, workers: int, console: Console) -> None:
 
 
 def run_workers(search: Search, study: optuna.Study, workers: int, console: Console) -> None:
-    """Several processes on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
-    spawn = get_context("spawn")
-    processes = [spawn.Process(target=worker_main, args=(search, os.getpid())) for _ in range(workers)]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join()
-    except KeyboardInterrupt:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-        raise
-    if dead := [process.exitcode for process in processes if process.exitcode]:
-        how = "; ".join(sorted({death_in_words(code) for code in dead}))
+    """Several workers on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
+    parent = os.getpid() if engine_name() == "local" else None
+    out = search.workdir / "artifacts" / "search" / "workers"
+    mark = uuid.uuid4().hex
+    jobs = [Worker(search, parent, number, out, mark) for number in range(workers)]
+    hear = Hear[Worker](lambda text: say(console, text), told=lambda number, text: say(console, text))
+    crew = Crew(workers, "search workers", cores=torch.get_num_threads(), gpus=share_of(make_plan().device))
+    dead = executor().loops(do_worker, jobs, crew, hear)
+    while not dead and (again := studies.abandoned(study, mark)):
+        say(console, f"{again} trials of a lost worker or node are tried again")
+        dead = executor().loops(do_worker, jobs, crew, hear)
+    if dead:
+        how = "; ".join(sorted(set(dead)))
         say(console, f"{len(dead)} of {workers} workers failed or were killed: each {how}; {what_is_left()}")
+        clean(search.workdir)
         if studies.counted(study) < search.cfg.search.num_trials:
             raise ConfigError("the search ended before its last trial; the same command resumes it")
 
 
-def worker_main(search: Search, parent: int) -> None:
-    """A worker process; SIGTERM ends it like Ctrl-C."""
+@dataclass(frozen=True)
+class Worker:
+    """One that takes trials from the study until there are enough; `parent` is the process to end with, None on a cluster."""
 
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    search: Search
+    parent: int | None
+    number: int
+    out: Path
+    """Its results are in the study; a folder that its node must see."""
+    crew: str = ""
+    """The command that it works for; its trials have it, so that those of a lost node are known."""
+    stays = (
+        "trials of a search run on a cluster only where every node sees the work folder under the same path; put it into a"
+        " shared folder and leave CGANKD_SHARED unset, or give each machine the same command with one PostgreSQL"
+    )
 
-    signal.signal(signal.SIGTERM, stop)
-    end_with_parent(parent)
-    remember(search.url)
+    def reads(self) -> list[Path]:
+        """The artifacts that every trial builds on."""
+        files = base_files(self.search.workdir, self.search.cfg)
+        return [*files.values(), *(config_path(path) for path in files.values() if path.suffix == ".safetensors")]
+
+
+def do_worker(worker: Worker) -> list[str]:
+    """Work on the study in this process; lines go to its terminal, or from a node to the machine that sent it."""
+    remember(worker.search.url)
     mask_streams()
-    try:
-        work(search, parent, Console())
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except ConfigError as error:
-        raise SystemExit(f"error: {error}") from None
+    console = Console() if worker.parent is not None else told_console(worker.number)
+    work(worker.search, worker.parent, console, worker.crew)
+    return []
 
 
-def work(search: Search, parent: int | None, console: Console) -> None:
+def work(search: Search, parent: int | None, console: Console, crew: str = "") -> None:
     """Take trials from the study until there are enough. `parent` is the process to end with, None without one."""
     set_threads()
     folder = search.workdir / "artifacts" / "resume"
-    slot, lock = studies.free_slot(folder)
+    slot, lock = free_slot(folder)
     try:
         clean(search.workdir, lock)
         study = studies.load(studies.connect(search.workdir, search.url), search.cfg.search.study)
@@ -167,7 +190,7 @@ def work(search: Search, parent: int | None, console: Console) -> None:
         tracker.params(flatten(to_dict(search.cfg)))
         status = "FAILED"
         try:
-            while (trial := next_trial(search, study)) is not None:
+            while (trial := next_trial(search, study, crew)) is not None:
                 one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
             status = "FINISHED"
         finally:
@@ -176,10 +199,10 @@ def work(search: Search, parent: int | None, console: Console) -> None:
         lock.release()
 
 
-def next_trial(search: Search, study: optuna.Study) -> optuna.Trial | None:
+def next_trial(search: Search, study: optuna.Study, crew: str) -> optuna.Trial | None:
     """The next trial, None when there are enough. Raises ConfigError where artifacts are missing or changed meanwhile."""
     base_files(search.workdir, search.cfg)  # before a trial is there that could be blamed for it
-    return studies.ask(study, search.cfg.search, search.workdir / "artifacts" / "resume" / "search-ask.lock")
+    return studies.ask(study, search.cfg.search, studies.ask_lock(search.workdir), crew)
 
 
 def one_trial(
@@ -193,7 +216,7 @@ def one_trial(
     """Run a trial and tell the study; a stopped one goes back into the queue, one that cannot be trained counts as pruned."""
     start_s, values = time.monotonic(), dict(trial.params)
     tags = {"optuna.trial": str(trial.number), "optuna.study": study.study_name, "optuna.state": "RUNNING"}
-    child = tracker.child(f"{study.study_name}/trial-{trial.number}", values, tags | dict(role(trial)))
+    child = tracker.child(f"{study.study_name}/trial-{trial.number}", values, tags | dict(studies.role(trial)))
     state, status, note = optuna.trial.TrialState.FAIL, "FAILED", ""
     scores: tuple[float, ...] = ()
     try:
@@ -225,11 +248,6 @@ def one_trial(
     result = score_text(search, scores) if scores else f"pruned, {note}"
     seconds = duration_text(time.monotonic() - start_s)
     say(console, f"trial {trial.number}: {result} ({seconds})  {values_text(values)}")
-
-
-def role(trial: optuna.Trial) -> Mapping[str, str]:
-    """The tag of the trial that has the values of params.yaml."""
-    return {"role": str(trial.user_attrs["role"])} if "role" in trial.user_attrs else {}
 
 
 def objective(
@@ -268,29 +286,10 @@ def objective(
     return score, float(size)
 
 
-def finite(score: Any) -> float:
-    """A mean score. Raises Diverged where it is no number: a student answers with none."""
-    if not np.isfinite(score):
-        raise Diverged(f"the validation score is {float(score)}; lower student.learning_rate")
-    return float(score)
-
-
-def num_parameters(weights: Path) -> int:
-    """Numbers in a file of weights."""
-    from pipelines.files.artifacts import load_weights
-
-    return sum(tensor.numel() for tensor in load_weights(weights)[0].values())
-
-
 def score_text(search: Search, scores: Sequence[float]) -> str:
     """A trial's scores in words."""
     size = f", {search.cfg.search.against} {scores[1]:.0f}" if len(scores) > 1 else ""
     return f"validation {scores[0]:.2f} {search.headline.unit}{size}"
-
-
-def values_text(values: Mapping[str, Any]) -> str:
-    """Values in one line, numbers short."""
-    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
 def say(console: Console, text: str) -> None:

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
 from cgankd.config import ArmConfig, ConfigError, StudentConfig, to_dict
 from cgankd.config.settings import nearest
 from pipelines.files.params import flatten
@@ -16,7 +18,7 @@ SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
 """Sections a search may turn; another split of the data would make scores that cannot be compared."""
 SWITCHES = ("subsample", "filter", "replace")
 """Keys of `bank` that the searched arm follows, because the section alone only decides what goes into bank.h5."""
-NO_EFFECT = ("student.seeds", "student.workers", "student.best_with_kd", "bank.refuse_worthless")
+NO_EFFECT = ("student.seeds", "student.workers", "student.best_with_kd", "bank.refuse_worthless", "bank.rows_per_file")
 KD_KEYS = ("student.soft_weight", "student.temperature", "student.distiller")
 FREE = ("search.num_trials", "search.fresh_seeds", "search.storage", "search.study", *NO_EFFECT[:3])
 """Settings that may change while a study goes on: no score depends on them."""
@@ -201,3 +203,23 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
         if old.get(key) != new.get(key):
             return f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
     return None
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Values in one line, numbers short."""
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+
+
+def distribution(knob: Knob) -> BaseDistribution:
+    """A knob in Optuna's words."""
+    if knob.kind == "categorical":
+        return CategoricalDistribution(knob.choices or ())
+    assert knob.low is not None and knob.high is not None
+    if knob.kind == "int":
+        return IntDistribution(int(knob.low), int(knob.high), log=knob.log, step=int(knob.step or 1))
+    return FloatDistribution(knob.low, knob.high, log=knob.log, step=knob.step)
+
+
+def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
+    """search.space in Optuna's words."""
+    return {key: distribution(knob) for key, knob in search.space.items()}

@@ -7,12 +7,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from cgankd.bank.build import selection_name
-from cgankd.config import ArmConfig
+from cgankd.config import ArmConfig, Config
+from cgankd.types import Diverged
+from pipelines.files.artifacts import load_weights
 from pipelines.runtime.context import Context
 from pipelines.search.config import SearchedConfig
 from pipelines.search.pool import cut
@@ -42,7 +46,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def quiet_context(cfg: SearchedConfig, workdir: Path, tracker: Tracker | None = None) -> Context:
+def quiet_context(cfg: Config, workdir: Path, tracker: Tracker | None = None) -> Context:
     """A context under other settings than params.yaml that prints nothing and writes neither metrics nor plots."""
     silent = Tracker(FanOut([], lambda sink, error: None), "search", {})
     return Context("student", cfg, workdir, tracker or silent, Console(quiet=True))
@@ -93,3 +97,15 @@ def students_of(
             return Runner(quiet_context(cfg, ctx.workdir), inputs.dataset, inputs.teacher, pool)
 
         yield runner, drawn
+
+
+def finite(score: Any) -> float:
+    """A mean score. Raises Diverged where it is no number: a student answers with none."""
+    if not np.isfinite(score):
+        raise Diverged(f"the validation score is {float(score)}; lower student.learning_rate")
+    return float(score)
+
+
+def num_parameters(weights: Path) -> int:
+    """Numbers in a file of weights."""
+    return sum(tensor.numel() for tensor in load_weights(weights)[0].values())

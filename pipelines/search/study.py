@@ -14,8 +14,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from filelock import FileLock, Timeout
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from filelock import FileLock
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -24,19 +23,25 @@ from cgankd.config import ConfigError
 from cgankd.rng import derive
 from cgankd.types import Headline
 from pipelines.runtime.bonds import lives, start_ticks
-from pipelines.search.config import Knob, SearchConfig, SearchedConfig
-from pipelines.search.space import defaults, first_difference, in_range
+from pipelines.search.config import SearchConfig, SearchedConfig
+from pipelines.search.space import defaults, distributions, first_difference, in_range
 from pipelines.search.storage import EXAMPLES, shown
 from pipelines.tracking.places import line
 
+CREW = "crew"
+"""The attribute of a trial that names the command whose worker took it."""
 HEARTBEAT_S = 60
 GRACE_S = 300
 """A trial of another machine without a heartbeat for this long is dead."""
+NAMED_S = 10.0
+"""Seconds after which a trial that says nothing of whose it is has nobody."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 CONNECT_S = 10
 """Seconds to wait for a database server."""
 RETRIES = 3
 """Times a trial whose process died is tried again."""
+SURPLUS = "surplus"
+"""Mark of a trial that was asked for in vain, as another had the last place."""
 
 
 def connect(workdir: Path, url: str) -> RDBStorage:
@@ -73,21 +78,6 @@ def connect(workdir: Path, url: str) -> RDBStorage:
                     f" (such as {EXAMPLES}) and that the database is there and answers"
                 ) from None
     raise AssertionError
-
-
-def distribution(knob: Knob) -> BaseDistribution:
-    """A knob in Optuna's words."""
-    if knob.kind == "categorical":
-        return CategoricalDistribution(knob.choices or ())
-    assert knob.low is not None and knob.high is not None
-    if knob.kind == "int":
-        return IntDistribution(int(knob.low), int(knob.high), log=knob.log, step=int(knob.step or 1))
-    return FloatDistribution(knob.low, knob.high, log=knob.log, step=knob.step)
-
-
-def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
-    """search.space in Optuna's words."""
-    return {key: distribution(knob) for key, knob in search.space.items()}
 
 
 def begin(
@@ -170,7 +160,7 @@ def with_sampler(study: optuna.Study, search: SearchConfig, seed: int, worker: i
 # Which trials count
 
 
-def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial | None:
+def ask(study: optuna.Study, search: SearchConfig, lock: Path, crew: str = "") -> optuna.Trial | None:
     """The next trial, marked as this process's; None when finished and running trials make up search.num_trials."""
     with FileLock(lock), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna expects heartbeats from Study.optimize alone
@@ -179,15 +169,27 @@ def ask(study: optuna.Study, search: SearchConfig, lock: Path) -> optuna.Trial |
         if counted(study, running=True) >= search.num_trials:
             return None
         trial = study.ask(distributions(search))
+        trial.set_user_attr(CREW, crew)
         trial.set_user_attr("owner", owner())
         trial.set_user_attr("values", trial.params)
     trials = study.get_trials(deepcopy=False)
     before = sum(t.state in COUNTED or (t.state == TrialState.RUNNING and t.number < trial.number) for t in trials)
     if before >= search.num_trials:
         # Two machines asked at once for the last place; the lower number has it.
+        trial.set_user_attr(SURPLUS, True)
         study.tell(trial, state=TrialState.FAIL)
         return None
     return trial
+
+
+def role(trial: optuna.Trial) -> Mapping[str, str]:
+    """The tag of the trial that has the values of params.yaml."""
+    return {"role": str(trial.user_attrs["role"])} if "role" in trial.user_attrs else {}
+
+
+def ask_lock(workdir: Path) -> Path:
+    """The lock under which trials are handed out in a folder."""
+    return workdir / "artifacts" / "resume" / "search-ask.lock"
 
 
 def counted(study: optuna.Study, *, running: bool = False) -> int:
@@ -197,11 +199,41 @@ def counted(study: optuna.Study, *, running: bool = False) -> int:
 
 
 def repair(study: optuna.Study) -> int:
-    """Fail the trials of dead processes of this machine and put their values first in the queue; returns how many."""
+    """Fail the trials of dead processes of this machine and queue their values again, also of those that were killed between
+    the two; returns how many. Call it under the lock of `ask`."""
     dead = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_dead(t)]
     for trial in dead:
         give_up(study, trial)
-    return len(dead)
+    trials = study.get_trials(deepcopy=False)
+    followed = {t.user_attrs.get("retry_of") for t in trials}
+    lost = [t for t in trials if t.state == TrialState.FAIL and t.number not in followed and is_forgotten(t)]
+    for trial in lost:
+        requeue(study, trial)
+    return len(dead) + len(lost)
+
+
+def is_forgotten(trial: FrozenTrial) -> bool:
+    """A failed trial that should be tried again, and whose process is no longer there to queue it."""
+    attrs, ended = trial.user_attrs, trial.datetime_complete
+    if "owner" not in attrs or attrs.get(SURPLUS) or int(attrs.get("tries", 0)) >= RETRIES:
+        return False
+    here = str(attrs["owner"]).startswith(f"{socket.gethostname()}|")
+    return is_dead(trial) if here else ended is not None and time.time() - ended.timestamp() > GRACE_S
+
+
+def abandoned(study: optuna.Study, crew: str) -> int:
+    """Give up the trials that workers of this crew, all of which have ended, left running; returns how many."""
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    left = [trial for trial in left if trial.user_attrs.get(CREW) == crew or _unnamed(trial)]
+    for trial in left:
+        give_up(study, trial)
+    return len(left)
+
+
+def _unnamed(trial: FrozenTrial) -> bool:
+    """Its process was gone before it said whose the trial is, which takes it milliseconds."""
+    started = trial.datetime_start
+    return CREW not in trial.user_attrs and started is not None and time.time() - started.timestamp() > NAMED_S
 
 
 def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -222,19 +254,6 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
         kept = {name: attrs[name] for name in ("role",) if name in attrs}
         extra = {"values": values, "retry_of": trial.number, "tries": tries}
         study.enqueue_trial(values, user_attrs=kept | extra)
-
-
-def free_slot(folder: Path) -> tuple[int, FileLock]:
-    """The lowest worker number that no other process in this folder has, and its lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for slot in range(1000):
-        lock = FileLock(folder / f"search-{slot}.lock")
-        try:
-            lock.acquire(timeout=0)
-            return slot, lock
-        except Timeout:
-            continue
-    raise ConfigError("a thousand searches run in this folder; stop some")
 
 
 def owner() -> str:

@@ -23,6 +23,7 @@ from cgankd.measure.twins import copy_sentences
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
 from pipelines.files.layout import missing
+from pipelines.ship.exported import Exported, device_section
 from pipelines.ship.saved import Finished, Package, net_words
 
 LICENCES = {
@@ -125,7 +126,7 @@ def _json(path: Path) -> dict[str, Any]:
     return values
 
 
-def model_card(name: str, finished: Finished, origin: Lineage, exported: dict[str, Any] | None) -> str:
+def model_card(name: str, finished: Finished, origin: Lineage, exported: Exported | None) -> str:
     """Markdown, the same text for the same artifacts (and, where an export is at hand, its latencies)."""
     student = finished.student
     parts = [
@@ -133,7 +134,8 @@ def model_card(name: str, finished: Finished, origin: Lineage, exported: dict[st
         _use(student, finished.margin),
         _origin(student, finished.teacher, origin),
         _results(student, finished.result),
-        _formats(exported) if exported else "",
+        _formats(exported.server) if exported and exported.server else "",
+        device_section(exported.device) if exported and exported.device else "",
         _limits(origin),
     ]
     return "\n".join(part for part in parts if part)

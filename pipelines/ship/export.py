@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from pipelines.files.artifacts import file_digest, replacing, write_json
 from pipelines.ship.saved import PARITY, Package, dataset_of, load_finished, parity_images
 from pipelines.ship.trust import remember
 
+FORMAT_OF = {".onnx": "onnx", ".pt2": "torch"}
+"""Suffix -> the word of --to."""
 CALIBRATION_IMAGES = 256
 """Training images that set the ranges of the int8 activations."""
 
@@ -63,11 +66,20 @@ class Measuring:
     repeats: int
 
 
-def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, repeats: int) -> dict[str, Any]:
+def export(
+    workdir: Path,
+    out: Path,
+    *,
+    level: float,
+    int8_tolerance: float,
+    repeats: int,
+    formats: Sequence[str] = ("onnx", "torch"),
+) -> dict[str, Any]:
     """Write student.onnx, student.pt2, student-int8.onnx where int8 holds, and export.json; returns what the last holds.
 
-    int8 holds where its validation headline is at most `int8_tolerance` (a share) worse than that of fp32. Raises
-    ConfigError where a file is missing or a format disagrees with the student by more than PARITY.
+    Files of formats that are not named are compared and not kept. int8 holds where its validation headline is at most
+    `int8_tolerance` (a share) worse than that of fp32. Raises ConfigError where a file is missing or a format disagrees
+    with the student by more than PARITY.
     """
     need_onnx()
     if int8_tolerance < 0 or repeats < 1:
@@ -100,6 +112,7 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
         kept = ["student.onnx", "student.pt2"]
         if next(f for f in forms if f.network == "student" and f.arithmetic == "int8").holds:
             kept.append("student-int8.onnx")
+        kept = [name for name in kept if FORMAT_OF[Path(name).suffix] in formats]
         for name in ("student.onnx", "student.pt2", "student-int8.onnx"):
             (out / name).unlink(missing_ok=True)  # an int8 file of an earlier export that no longer holds
         for name in kept:
@@ -124,7 +137,8 @@ def export(workdir: Path, out: Path, *, level: float, int8_tolerance: float, rep
         "models": [asdict(form) for form in forms],
     }
     write_json(out / "export.json", values, sort_keys=False)
-    remember(workdir, file_digest(out / "student.pt2"), "student.pt2")
+    if "student.pt2" in kept:
+        remember(workdir, file_digest(out / "student.pt2"), "student.pt2")
     return values
 
 

@@ -24,11 +24,13 @@ from cgankd.config.settings import from_dict
 from cgankd.data.readers.image_files import read_images
 from cgankd.data.readers.walk import left_out_lines, walk
 from cgankd.data.regular import parse_json, read_json
-from cgankd.data.store.datasets import read_split
+from cgankd.data.store.datasets import read_info, read_split
 from cgankd.export import open_onnx, open_torch_export
 from cgankd.labels.answers import Answer, Margin, Reading, make_answer
 from cgankd.measure.conformal import images_needed
 from cgankd.types import DatasetInfo, silent
+from pipelines.device.forms import OPENED_BY
+from pipelines.device.running import open_form
 from pipelines.files.artifacts import config_path, read_record
 from pipelines.ship.door import images_a_request
 from pipelines.ship.saved import dataset_of, load_package, validation_margin
@@ -36,10 +38,11 @@ from pipelines.ship.trust import check_own, is_program
 
 BATCH = 256
 SERVER_WAIT_S = 60.0
+NO_MARGIN = "no regions: when this file was exported there were too few validation images for its --level"
 MAX_REPLY = 2**26
 """Bytes of the largest answer of a server that is read."""
 OPENERS = {".onnx": open_onnx, ".pt2": open_torch_export}
-"""How the files that `cgankd export` writes are opened."""
+"""How the files that `cgankd export` writes for a server are opened; those for devices carry their own record."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,17 @@ class Labelled:
 def open_predictor(
     workdir: Path, model: Path | None, level: float, server: str | None = None, *, trust: bool = False
 ) -> Predictor:
-    """The student of this folder, or any other .safetensors, .onnx or .pt2 file; `server` answers in its place.
+    """The student of this folder, or any other .safetensors, .onnx, .pt2, .tflite or .pte file; `server` answers in its place.
 
-    The margin of an exported file is the one in the export.json beside it; else it is taken from the validation images of
-    this folder, and there is none where they are not at hand. Raises ConfigError where a file is missing or no good, or is
-    a program of somebody else's, unless `trust`.
+    The margin of an exported file is the one inside it or in the export.json beside it; else it is taken from the validation
+    images of this folder, and there is none where they are not at hand. Raises ConfigError where a file is missing or no
+    good, or is a program of somebody else's, unless `trust`.
     """
     path = model or workdir / "artifacts" / "student.safetensors"
     if path.suffix in OPENERS:
         found = _open_exported(workdir, path, trust)
+    elif path.suffix in OPENED_BY:
+        found = _open_device(workdir, path)
     else:
         if model is not None:
             _check_named(model)
@@ -108,7 +113,7 @@ def with_rules(predictor: Predictor, square: str | None, enlarge: bool) -> Predi
 def _check_named(path: Path) -> None:
     """Raise ConfigError unless a file named by the user is weights with their config; no stage makes those there."""
     if path.suffix != ".safetensors":
-        raise ConfigError(f"--model {path} is no model; name a .safetensors, .onnx or .pt2 file")
+        raise ConfigError(f"--model {path} is no model; name a .safetensors, .onnx, .pt2, .tflite or .pte file")
     for part in (path, config_path(path)):
         if not part.is_file():
             raise ConfigError(
@@ -130,10 +135,18 @@ def _open_exported(workdir: Path, path: Path, trust: bool) -> Predictor:
         margin = from_dict(Margin, values["margin"], "margin.") if values["margin"] else None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{record} is damaged ({error}); run `cgankd export` again") from error
-    why = (
-        "" if margin else "no regions: when this file was exported there were too few validation images for its --level"
-    )
-    return Predictor(OPENERS[path.suffix](path), info, make_answer(info), margin, why)
+    return Predictor(OPENERS[path.suffix](path), info, make_answer(info), margin, "" if margin else NO_MARGIN)
+
+
+def _open_device(workdir: Path, path: Path) -> Predictor:
+    form = open_form(path)
+    record, dataset = form.record, workdir / "artifacts" / "dataset.h5"
+    if dataset.exists() and read_info(dataset) != record.info:
+        raise ConfigError(
+            f"{path} is of another project: its labels come from another data set than artifacts/dataset.h5; run this outside"
+            " of this folder, or export the student of this one"
+        )
+    return Predictor(form.run, record.info, make_answer(record.info), record.margin, "" if record.margin else NO_MARGIN)
 
 
 def ask_server(address: str, images_BCHW: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ DESCRIPTION_LETTERS = 5000
 
 @dataclass(frozen=True)
 class Release:
-    """What to register: a name, the card, tags of the version, a fingerprint that makes a repeat harmless, and the
-    settings that the student was made with.
+    """What to register: a name, the card, tags of the version, a fingerprint that makes a repeat harmless, the settings
+    that the student was made with, and exported files to keep beside it.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Release:
     validation: float
     higher_is_better: bool
     settings: Mapping[str, str]
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def _log(sink: MlflowSink, workdir: Path, student: Package, release: Release, ex
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
             registered_model_name=release.name,
             metadata=facts,
+            extra_files=[str(path) for path in release.files] or None,
         )
     version = int(logged.registered_model_version)
     text = release.card.read_text(encoding="utf-8")

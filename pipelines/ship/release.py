@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import read_json
 from pipelines.files.artifacts import file_digest, fingerprint
 from pipelines.files.made_with import settings_behind
 from pipelines.files.params import load_config, write_text
 from pipelines.ship.card import lineage, model_card
+from pipelines.ship.exported import exported_of
 from pipelines.ship.registry import Registered, Release, register
 from pipelines.ship.saved import PARITY_IMAGES, load_finished, parity_images
 from pipelines.tracking.moved import check_place
@@ -21,11 +22,15 @@ CARD = "model_card.md"
 
 @dataclass(frozen=True)
 class Shipped:
-    """What `ship` did: the model's name, where its card is, and the version in the registry."""
+    """What `ship` did: the model's name, where its card is, the version in the registry, the exported files that went with it,
+    and those left out as they lose too much.
+    """
 
     name: str
     card: Path
     registered: Registered
+    files: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def model_name(preset: str, name: str | None) -> str:
@@ -47,13 +52,12 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
     finished = load_finished(workdir, level)
     student = finished.student
     origin = lineage(workdir, student, licence, root=cfg.data.root, seed=cfg.seed)
-    record = workdir / "artifacts" / "export" / "export.json"
-    exported = read_json(record) if record.exists() else None
-    if exported and exported["weights"] != origin.digests["student"]:
-        exported = None  # of an earlier student
+    exported = exported_of(workdir, origin.digests["student"])
     card = workdir / "artifacts" / CARD
     write_text(card, model_card(name, finished, origin, exported))
-    identity = {"digests": origin.digests, "licence": origin.licence, "level": level, "name": name}
+    identity: dict[str, Any] = {"digests": origin.digests, "licence": origin.licence, "level": level, "name": name}
+    if exported.files:
+        identity["files"] = {path.name: digest for path, digest in exported.files.items()}
     release = Release(
         name=name,
         card=card,
@@ -65,6 +69,8 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
         fingerprint=fingerprint(identity, {"evaluate": file_digest(workdir / "metrics" / "evaluate.json")}),
         validation=student.config["val"],
         higher_is_better=finished.result["headline"]["higher_is_better"],
+        files=tuple(exported.files),
     )
     images = parity_images(finished.dataset)[:PARITY_IMAGES]
-    return Shipped(name, card, register(workdir, cfg.tracking.experiment, student, release, images, promote=promote))
+    made = register(workdir, cfg.tracking.experiment, student, release, images, promote=promote)
+    return Shipped(name, card, made, tuple(path.name for path in exported.files), exported.left_out)

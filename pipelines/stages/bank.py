@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +14,12 @@ from torch import Tensor
 from cgankd.bank import build
 from cgankd.bank.m2_replace import replace
 from cgankd.bank.scores import Kept
+from cgankd.bank.shards import Part, draw_part
 from cgankd.bank.short import short_lines, short_report, shortages
-from cgankd.config import BANK_UNSAID, ArmConfig, BankConfig, ConfigError, DataConfig, to_dict
-from cgankd.data.store.banks import BankWriter, of_fakes, read_pool_images, read_pool_scores, write_bank
+from cgankd.config import BankConfig, ConfigError
+from cgankd.data.store.banks import of_fakes, pool_writer, read_pool_images, read_pool_scores, write_bank
 from cgankd.data.store.datasets import read_split
-from cgankd.fit.device import PLAIN, Plan
-from cgankd.fit.predictor import make_predict
+from cgankd.data.store.stream import MemoryBudget
 from cgankd.labels.task import make_task
 from cgankd.measure.health import (
     Check,
@@ -31,43 +30,82 @@ from cgankd.measure.health import (
     check_ratio_overfit,
     check_ratio_zeros,
 )
-from cgankd.nets.predictors.ensemble import Ensemble, Spreading
 from cgankd.rng import derive
 from cgankd.types import DatasetInfo, Split, Task
 from pipelines.files.artifacts import config_path, file_digest, read_record
-from pipelines.networks.generator import load_draw
-from pipelines.networks.predictor import load_predictor
-from pipelines.networks.ratio import load_ratio
 from pipelines.pictures import stages as pictures
 from pipelines.pictures.style import label_texts
+from pipelines.rounds.drawing import Inputs as Inputs
+from pipelines.rounds.drawing import check_members as check_members
+from pipelines.rounds.drawing import expected_draws as expected_draws
+from pipelines.rounds.drawing import kept_settings, made_from
+from pipelines.rounds.drawing import make_scorer as make_scorer
+from pipelines.rounds.drawing import wanted_selections as wanted_selections
 from pipelines.rounds.hard import Plain, hard_rounds
 from pipelines.rounds.kept_blocks import KeptBlocks
+from pipelines.rounds.shards import Shards, close_shard, facts_of, open_shard, with_shards
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
 from pipelines.stages.burn_in import burn_in_mark, kept_burn_in
 from pipelines.stages.same_data import info_of
 from pipelines.stages.unlabelled import Work, take
 
+BESIDE_FAKES = ("refuse_worthless", "rows_per_file")
+"""Settings of `bank` that no fake depends on."""
+
 
 @dataclass(frozen=True)
-class Inputs:
-    """The files that a bank is made of."""
+class Bench:
+    """What a bank, or a shard of one, is drawn with; `train` are the images whose labels are asked for."""
 
-    dataset: Path
-    teacher: Path
-    cgan: Path
-    ratio: Path
+    inputs: Inputs
+    info: DatasetInfo
+    task: Task
+    train: Split
+    memory: MemoryBudget
+    selections: list[str]
+    seed: int
+    conditions: build.Conditions
 
-    def digests(self) -> dict[str, str]:
-        """Digest of each, by name."""
-        return {name: file_digest(path) for name, path in vars(self).items()}
+    def facts(self, ctx: Context) -> dict[str, str]:
+        """All that the fakes of a shard depend on."""
+        settings = {name: value for name, value in kept_settings(ctx.cfg.bank).items() if name not in BESIDE_FAKES}
+        settings |= {"selections": ", ".join(self.selections)}
+        return facts_of(settings, self.seed, ctx.plan, ctx.digests)
+
+    def scorer(self, ctx: Context, kept: Kept) -> build.Scorer:
+        """What draws and scores. Raises ConfigError where the filter looks at members that there are not."""
+        expected = expected_draws(self.conditions, ctx.cfg.bank)
+        scorer = make_scorer(self.inputs, self.info, self.task, ctx.plan, expected, kept)
+        check_members(ctx.cfg.bank, scorer)
+        return scorer
 
 
-def wanted_selections(bank: BankConfig, arms: Mapping[str, ArmConfig]) -> list[str]:
-    """The selections that the arms and the bank itself need, in the order of the method."""
-    wanted = {build.selection_name(bank.subsample, bank.filter)}
-    wanted |= {build.selection_name(arm.subsample, arm.filter) for arm in arms.values() if arm.bank}
-    return [name for name in build.SELECTIONS if name in wanted]
+def set_up(ctx: Context) -> Bench:
+    """Read what a bank is made of. Raises ConfigError where it would be worthless."""
+    inputs = Inputs(*ctx.inputs("dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"))
+    info = info_of(inputs.dataset, ctx.cfg.data)
+    task, memory, seed = make_task(info, ctx.cfg), image_memory(ctx.cfg.data), derive(ctx.seed, "bank")
+    train = read_split(inputs.dataset, "train", memory)
+    selections = wanted_selections(ctx.cfg.bank, ctx.cfg.student.arms)
+    refuse_worthless(ctx, inputs, selections)
+    asked = build.asked_labels(task, train.labels, ctx.cfg.bank)
+    conditions = build.arrange(task, asked, ctx.cfg.bank, seed=seed)
+    return Bench(inputs, info, task, train, memory, selections, seed, conditions)
+
+
+def run_shard(ctx: Context, part: Part) -> None:
+    """Draw and score the blocks of one shard into artifacts/shards; `run` joins them."""
+    bench = set_up(ctx)
+    facts = bench.facts(ctx)
+    blocks = open_shard(ctx.path("shards"), part, facts, ctx.say)
+    if blocks is None:
+        ctx.say(f"shard {part} of the bank is there already")
+        return
+    source = build.Source(bench.scorer(ctx, blocks), bench.conditions, ctx.cfg.bank, bench.seed)
+    counts = draw_part(source, part, bench.selections, ctx.progress("groups"))
+    close_shard(blocks, part, facts, counts)
+    ctx.say(f"shard {part} of the bank: {counts['burn_in']} fakes of the burn-in and {counts['fakes']} of the bank")
 
 
 def run(ctx: Context) -> None:
@@ -76,20 +114,16 @@ def run(ctx: Context) -> None:
     Unlabelled images, where an arm wants them, come behind the fakes in the pool; the bank holds fakes alone.
     """
     cfg = ctx.cfg.bank
-    inputs = Inputs(*ctx.inputs("dataset.h5", "teacher.safetensors", "cgan.safetensors", "ratio.safetensors"))
+    bench = set_up(ctx)
     unlabelled, *_ = ctx.inputs("unlabelled.h5")
-    info = info_of(inputs.dataset, ctx.cfg.data)
-    task = make_task(info, ctx.cfg)
-    memory = image_memory(ctx.cfg.data)
-    val, train = read_split(inputs.dataset, "val", memory), read_split(inputs.dataset, "train", memory)
-    selections = wanted_selections(cfg, ctx.cfg.student.arms)
-    refuse_worthless(ctx, inputs, selections)
-    seed = derive(ctx.seed, "bank")
-    conditions = build.arrange(task, build.asked_labels(task, train.labels, cfg), cfg, seed=seed)
+    inputs, info, task, train, selections = bench.inputs, bench.info, bench.task, bench.train, bench.selections
+    memory, seed, conditions = bench.memory, bench.seed, bench.conditions
+    val = read_split(inputs.dataset, "val", memory)
     mark = burn_in_mark(cfg, ctx.plan, seed, ctx.digests)
-    kept = ctx.until_done(KeptBlocks(ctx.path("resume/bank/blocks"), mark, ctx.say))
-    scorer = make_scorer(inputs, info, task, ctx.plan, expected_draws(conditions, cfg), kept)
-    check_members(cfg, scorer)
+    own = KeptBlocks(ctx.path("resume/bank/blocks"), mark, ctx.say)
+    kept = with_shards(ctx.path("shards"), bench.facts(ctx), own)
+    ctx.until_done(kept if isinstance(kept, Shards) else own)
+    scorer = bench.scorer(ctx, kept)
     source = build.Source(scorer, conditions, cfg, seed)
     burned = kept_burn_in(
         ctx.path("resume/bank/burn-in.safetensors"),
@@ -105,9 +139,8 @@ def run(ctx: Context) -> None:
     attributes |= inputs.digests()
     pool_path = ctx.path("pool.h5")
     shape = (info.channels, info.image_size, info.image_size)
-    with BankWriter(
-        pool_path, shape, task.num_outputs, task.label_dtype, spread=scorer.spreading is not None
-    ) as writer:
+    spread, most = scorer.spreading is not None, cfg.rows_per_file
+    with pool_writer(pool_path, shape, task.num_outputs, task.label_dtype, spread=spread, rows_per_file=most) as writer:
         asked_parts, predicted_parts, parts = list[Tensor](), list[Tensor](), list[build.Columns]()
         for s in build.grow_pool(source, limits, selections, ctx.progress("fakes")):
             writer.append(s.rows())
@@ -120,6 +153,8 @@ def run(ctx: Context) -> None:
         none = torch.zeros(len(asked), dtype=torch.bool)
         flags = {f"in_{name}": none.index_fill(0, row, True) for name, row in rows.items()}
         lacking = shortages(columns, limits, conditions, cfg, rows)
+        if isinstance(kept, Shards):
+            ctx.say(kept.line())
         near = hard_rounds(ctx, Plain(source, limits, columns, rows), train, info, writer)
         teacher, spreading, num_fakes = scorer.teacher, scorer.spreading, len(writer)
         work = Work(unlabelled, inputs.ratio, info, task, train, val, teacher, seed, memory, spreading)
@@ -137,7 +172,9 @@ def run(ctx: Context) -> None:
     row = rows[chosen]
     labels = replace(asked[row], predicted[row]) if cfg.replace else asked[row]
     behind = made_from(ctx.cfg.data, ctx.seed, inputs)
-    write_bank(ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen})
+    write_bank(
+        ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen}, rows_per_file=most
+    )
     ctx.metrics(report)
     val_error = task.error(scorer.teacher(val.images), val.labels)
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
@@ -150,61 +187,6 @@ def run(ctx: Context) -> None:
 def filled_up(column: Tensor, num_rows: int) -> Tensor:
     """A column with zeros for the rows behind its own."""
     return torch.cat([column, torch.zeros(num_rows - len(column), dtype=column.dtype)])
-
-
-def kept_settings(cfg: BankConfig) -> dict[str, Any]:
-    """The section as the files of a bank keep it."""
-    unsaid = BANK_UNSAID.items()
-    return {name: value for name, value in to_dict(cfg).items() if (name, value) not in unsaid}
-
-
-WHERE = ("root", "download", "memory_budget_gb", "unlabelled", "num_unlabelled")
-"""Settings of `data` that say where images come from and lie, and change none of those that the fakes were made from."""
-
-
-def made_from(cfg: DataConfig, seed: int, inputs: Inputs) -> dict[str, str | int | float]:
-    """Attributes of a bank beside its own section: the seed, and the settings of data, GAN and ratio as JSON.
-
-    Those of the networks are the ones they were made with, whatever params.yaml says by now.
-    """
-    data = {name: value for name, value in to_dict(cfg).items() if name not in WHERE}
-    gan, ratio = (read_record(config_path(getattr(inputs, name)), (name,)) for name in ("cgan", "ratio"))
-    sections = {"data": data, "cgan": gan["cgan"], "ratio": ratio["ratio"]}
-    attributes: dict[str, str | int | float] = {"seed": seed}
-    return attributes | {f"config.{name}": json.dumps(found, sort_keys=True) for name, found in sections.items()}
-
-
-def expected_draws(conditions: build.Conditions, cfg: BankConfig) -> int:
-    """About how many fakes will be drawn, by which networks are compiled or not: three times the burn-in.
-
-    It must not follow num_fakes or rho: compiled networks give other last bits, and a block of fakes is the same
-    whatever is cut from it.
-    """
-    return 3 * cfg.burn_in * len(conditions.labels)
-
-
-def make_scorer(
-    inputs: Inputs, info: DatasetInfo, task: Task, plan: Plan = PLAIN, expected: int = 0, kept: Kept | None = None
-) -> build.Scorer:
-    """What draws and scores a block of fakes, `expected` of which are to come, those in `kept` aside."""
-    net, teacher_config = load_predictor(inputs.teacher, info, task)
-    teacher = make_predict(net, teacher_config["precision"], plan=plan, expected=expected)
-    draw = load_draw(inputs.cgan, info, task, plan, expected)
-    ratio = load_ratio(inputs.ratio, info, task, plan, expected)
-    scorer = build.Scorer(draw, ratio, teacher, task, kept=kept)
-    if not isinstance(net, Ensemble):
-        return scorer
-    spreading = make_predict(Spreading(net), teacher_config["precision"], plan=plan, expected=expected)
-    return dataclasses.replace(scorer, spreading=spreading)
-
-
-def check_members(cfg: BankConfig, scorer: build.Scorer) -> None:
-    """Raise ConfigError where the filter looks at members that the teacher does not have."""
-    if cfg.filter_by != "error" and scorer.spreading is None:
-        raise ConfigError(
-            f"bank.filter_by is {cfg.filter_by}, but artifacts/teacher.safetensors has no members that could disagree (auto keeps"
-            " one where their mean is no better); set bank.filter_by to error, or teacher.members to 2 or more"
-        )
 
 
 def refuse_worthless(ctx: Context, inputs: Inputs, selections: list[str]) -> None:

@@ -22,6 +22,8 @@ from cgankd.fit.predictor import make_predict
 from cgankd.labels.task import make_task
 from cgankd.measure.places import places
 from cgankd.measure.verdict import best_arm
+from pipelines.engines.choice import run_jobs, share_of
+from pipelines.engines.local import Crew
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
 from pipelines.files.kept_runs import prune
 from pipelines.networks.predictor import load_predictor
@@ -29,7 +31,6 @@ from pipelines.networks.weights import find_weights
 from pipelines.pictures import stages as pictures
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory, side_by_side
-from pipelines.runtime.workers import Crew, run_side_by_side
 from pipelines.stages.same_data import info_of
 from pipelines.students.run_arm import Job, score_key, train_job
 from pipelines.tracking.names import child_name
@@ -190,12 +191,12 @@ class Runner:
         bases: dict[int, Job] = {}
         if cfg.protocol == "finetune":
             bases = {seed: self.job("base", ArmConfig(), seed, stage="base") for seed in cfg.seeds}
-            self._run(list(bases.values()), "base students")
+            self.run(list(bases.values()), "base students")
         pairs = [(name, seed) for name in arms for seed in cfg.seeds]
         jobs = {(name, seed): self.job(name, arms[name], seed, factor=factor) for name, seed in pairs}
         if bases:
             jobs = {key: job.starting_from(bases[key[1]].out) for key, job in jobs.items()}
-        self._run(list(jobs.values()), "students" if factor == 1 else f"students, {factor} times the steps")
+        self.run(list(jobs.values()), "students" if factor == 1 else f"students, {factor} times the steps")
         for job in (*bases.values(), *jobs.values()):
             job.mark_used()
             self.used.add(job.out.stem)
@@ -205,16 +206,18 @@ class Runner:
                 self.setbacks[name] = Setback(**found)
         return {name: [jobs[name, seed].result() for seed in cfg.seeds] for name in arms}
 
-    def _run(self, jobs: list[Job], title: str) -> None:
+    def run(self, jobs: list[Job], title: str) -> None:
+        """Train what of these is not finished, side by side."""
         todo = [job for job in jobs if not job.finished()]
         log = self.ctx.progress(title)
         if len(todo) < len(jobs):
             self.ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} runs were finished before under equal settings: kept")
         workers = self.ctx.cfg.student.workers or side_by_side(self.ctx.plan.device)
-        # The arm with most images at rest; nothing else that differs between arms takes much memory.
-        need = max((j.need_bytes() for j in {j.arm.uses_pool: j for j in todo}.values()), default=None)
-        crew = Crew(workers, "students", need)
-        run_side_by_side(train_job, todo, crew, lambda count: log(count, {}, len(todo)), self.ctx.say)
+        # The arm with most images at rest, of each net; nothing else that differs between arms takes much memory.
+        kinds = {(j.arm.uses_pool, j.config.student.net, j.config.student.width): j for j in todo}
+        need = max((j.need_bytes() for j in kinds.values()), default=None)
+        crew = Crew(workers, "students", need, gpus=share_of(self.ctx.plan.device))
+        run_jobs(train_job, todo, crew, lambda count: log(count, {}, len(todo)), self.ctx.say)
 
 
 def bank_digests(pool: Path) -> dict[str, str]:

@@ -29,13 +29,14 @@ from cgankd.labels.task import make_task
 from cgankd.measure.places import places
 from cgankd.rng import derive, seed_all
 from cgankd.types import DatasetInfo, LogFn, Split, Task
+from pipelines.engines.choice import run_jobs, share_of
+from pipelines.engines.local import Crew, tell
 from pipelines.files.kept_runs import prune
 from pipelines.networks.own_teacher import find_file, load_own_teacher, other_unit
 from pipelines.networks.weights import find_weights, start
 from pipelines.runtime.context import Context
 from pipelines.runtime.curves import Curves
 from pipelines.runtime.machine import image_memory, side_by_side
-from pipelines.runtime.workers import Crew, run_side_by_side, tell_steps
 from pipelines.stages.same_data import info_of
 from pipelines.teachers.members import MemberJob, finished_members, member_jobs, put_together, weighted
 from pipelines.teachers.packaged import TRAININGS, packaged
@@ -108,8 +109,8 @@ def together(
     if len(todo) < len(jobs):
         ctx.say(f"{len(jobs) - len(todo)} of {len(jobs)} members were trained before under equal settings: kept")
     need = max((job.need_bytes(info, task.num_outputs) for job in todo), default=None)
-    crew = Crew(workers, "members", need)
-    run_side_by_side(train_member, todo, crew, lambda count: None, ctx.say, steps_of_all(todo, ctx.progress("members")))
+    crew = Crew(workers, "members", need, gpus=share_of(ctx.plan.device))
+    run_jobs(train_member, todo, crew, lambda count: None, ctx.say, steps_of_all(todo, ctx.progress("members")))
     trainings = finished_members(jobs, info, task, val, ctx.plan)
     members = weighted(trainings, info, task, val, may_drop=ctx.cfg.teacher.members == AUTO)
     for job, member in zip(jobs, members, strict=True):
@@ -152,7 +153,7 @@ def train_member(job: MemberJob) -> list[str]:
 
     def log(step: int, values: Mapping[str, float], total: int) -> None:
         curves.add(step, values)
-        tell_steps(job.number, step)
+        tell(job.number, step)
 
     loop = Loop(job.seed, plan, log, job.checkpoint(curves), who=f"member {job.number}", section="teacher")
     begin = partial(start, "teacher", job.cfg, info, task.num_outputs, job.weights, said.append)

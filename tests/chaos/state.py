@@ -148,7 +148,7 @@ def last_save_s(folder: Path, part: str = "resume") -> float:
     """When something was last kept for the case of a kill, seconds since the epoch; 0 for never."""
     latest = 0.0
     for path in (folder / "artifacts" / part).rglob("*"):
-        if path.suffix in (".lock", ".tmp") or path.name == ".swept":
+        if path.suffix in (".lock", ".tmp"):
             continue
         try:
             latest = max(latest, path.stat().st_mtime if path.is_file() else 0.0)

@@ -16,13 +16,14 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from cgankd.config import to_dict
 from cgankd.config.guides import GuidesConfig
 from cgankd.config.settings import from_dict
 from cgankd.distill import Outputs
 from cgankd.distill.base import Batch, Distiller
 from cgankd.distill.methods import METHODS
 from pipelines.files.distillers import check_distillers
-from pipelines.search.config import SearchedConfig
+from pipelines.search.config import SearchedConfig, SizesConfig
 from tests.conftest import ROOT, preset
 
 HOWTO = ROOT / "docs/howto"
@@ -107,7 +108,7 @@ def test_settings_on_the_pages_are_settings() -> None:
     blocks = [(name, block) for name, text in pages.items() for kind, block in FENCE.findall(text) if kind == "yaml"]
     assert len(blocks) >= 4
     for page, text in blocks:
-        values = copy.deepcopy(preset("digits"))
+        values = copy.deepcopy(preset("digits")) | {"sizes": to_dict(SizesConfig())}
         for section, settings in YAML(typ="safe").load(text).items():
             known = {"distiller_options", "distillers", "file", "weights", "input_size", "unlabelled"}
             known |= {field.name for field in dataclasses.fields(GuidesConfig)}

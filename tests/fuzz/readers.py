@@ -25,6 +25,7 @@ from cgankd.data.store.banks import read_attributes, read_bank, read_pool_scores
 from cgankd.data.store.datasets import read_class_counts, read_info, read_split
 from cgankd.export import open_onnx
 from cgankd.nets.predictors.program import open_program
+from pipelines.device.forms import read_record as read_device_record
 from pipelines.files.artifacts import read_record
 from pipelines.files.dvc_lock import made_md5, read_md5
 from pipelines.files.params import changed, load_config
@@ -220,6 +221,7 @@ READERS: dict[str, Reader] = {
         "x.pt", corpus.torch_files, _state, (*MARKS, b"cbuiltins\nbytearray\n", b"ctorch\nUntypedStorage\n")
     ),
     "ONNX": Reader("x.onnx", corpus.onnx_files, _onnx, MARKS),
+    "record of a device file": Reader("x.tflite", corpus.device_files, read_device_record, MARKS),
     "TorchScript": Reader("x.pt", corpus.programs, _program, MARKS),
     "params.yaml": Reader("params.yaml", corpus.params, _params, YAML),
     "params.yaml rewritten": Reader("params.yaml", corpus.params, _rewritten, YAML),

@@ -106,8 +106,12 @@ def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, 
             raise ValueError(f"{where} is a group or type, where only plain datasets are expected")
         if item.is_virtual or item.external:
             raise ValueError(f"{where} keeps its values in another file, which is not read")
-        if item.dtype.kind not in "iufb" or item.shape is None:
-            raise ValueError(f"{where} has type {item.dtype} and shape {item.shape}; only arrays of numbers are read")
+        try:
+            kind = item.dtype
+        except ValueError as problem:  # a number of a size that numpy has not
+            raise RuntimeError(str(problem)) from None
+        if kind.kind not in "iufb" or item.shape is None:
+            raise ValueError(f"{where} has type {kind} and shape {item.shape}; only arrays of numbers are read")
         filters = item.id.get_create_plist()
         if any(filters.get_filter(i)[0] not in PLAIN_FILTERS for i in range(filters.get_nfilters())):
             raise ValueError(f"{where} is packed by a filter that is not read; only gzip is")
@@ -200,15 +204,20 @@ def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict
         names = list(file.attrs)
         if len(names) > MOST_MEMBERS:
             raise ValueError(f"{path} has more or larger attributes than any file of this package; {cure}")
+        texts = []
         for name in names:
             attribute = file.attrs.get_id(name)
+            kind = attribute.get_type()
             if attribute.get_storage_size() > ATTRIBUTE_BYTES:
                 raise ValueError(f"{path} has more or larger attributes than any file of this package; {cure}")
-            # Asked before the value is read: HDF5 itself crashes on damaged lists of any length.
-            if attribute.get_type().get_class() not in PLAIN_TYPES or attribute.get_space().get_simple_extent_ndims():
+            # Asked before the value is read: HDF5 itself crashes on damaged lists of any length. h5py gives names that are no
+            # UTF-8 as bytes.
+            of_ours = isinstance(name, str) and kind.get_class() in PLAIN_TYPES
+            if not of_ours or attribute.get_space().get_simple_extent_ndims():
                 raise ValueError(f"{path}: attribute {ascii(name)} is no number or UTF-8 text; {cure}")
-        check_heaps(path)
-        found = {name: file.attrs[name] for name in names}
+            texts += [name] if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str() else []
+        check_heaps(path, texts)
+        found = {name: _value(file, name) for name in names}
     except BROKEN as problem:
         raise ValueError(f"{path}: an attribute cannot be read ({str(problem)[:200]}); {cure}") from None
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
@@ -216,6 +225,14 @@ def get_attributes(path: Path, file: h5py.File, cure: str = WRITE_AGAIN) -> dict
         if not isinstance(value, str | int | float) or not _is_text(name) or not _is_text(value):
             raise ValueError(f"{path}: attribute {ascii(name)} is no number or UTF-8 text; {cure}")
     return plain
+
+
+def _value(file: h5py.File, name: str) -> Any:
+    """An attribute. Raises what BROKEN has."""
+    try:
+        return file.attrs[name]
+    except ValueError as problem:  # a number of a size that numpy has not
+        raise RuntimeError(str(problem)) from None
 
 
 def _is_text(value: object) -> bool:

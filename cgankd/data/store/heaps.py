@@ -1,13 +1,15 @@
-"""The heaps in which HDF5 keeps texts of any length, looked at before the library reads them.
+"""The heaps in which HDF5 keeps texts of any length, and what points into them, looked at before the library reads them.
 
 A heap is a row of objects, each with its size; the last one is the free room. HDF5's C code goes from one to the next by these
-sizes without a doubt, and never ends where the free room has none.
+sizes without a doubt, and never ends where the free room has none. An attribute that is such a text holds its length and its
+place in a heap, and HDF5 takes as much memory as that length says before it looks there.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,11 +19,52 @@ HEADER = 16
 """Bytes of the header of a heap, and of that of each object: index, references, 4 zero bytes, size."""
 
 
-def check_heaps(path: Path) -> None:
-    """Raise RuntimeError, as h5py does for damage, where the objects of a heap do not fill it."""
+VLEN, FIXED_POINT = 9, 0
+"""Classes of types, in the low four bits of a type's first byte."""
+
+
+def check_heaps(path: Path, texts: Sequence[str] = ()) -> None:
+    """Raise RuntimeError, as h5py does for damage, where the objects of a heap do not fill it, or where an attribute among
+    `texts`, those that are texts of any length, says that it is longer than the file."""
     stat = path.stat()
     if not _whole(str(path), stat.st_size, stat.st_mtime_ns):
         raise RuntimeError("a heap of texts is damaged")
+    if (lost := _astray(str(path), stat.st_size, stat.st_mtime_ns, tuple(texts))) is not None:
+        raise RuntimeError(f"the text of {ascii(lost)} is longer than the file")
+
+
+@lru_cache(maxsize=64)
+def _astray(path: str, size: int, mtime_ns: int, names: tuple[str, ...]) -> str | None:
+    """The first of these attributes whose text would be longer than the file, or which is not found; None where there is none."""
+    if not size or not names:
+        return None
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for name in names:
+            # Old values may lie in the file too: each counts.
+            lengths = [int.from_bytes(data[at : at + 4], "little") for at in _values(data, name.encode() + b"\0")]
+            if not lengths or max(lengths) > size:
+                return name
+    return None
+
+
+def _values(data: mmap.mmap, name: bytes) -> Iterator[int]:
+    """Where the values of scalar attributes of this name begin that are of any length: after name, type and space.
+
+    In messages of version 1 each of the three fills whole eights, in later ones it does not.
+    """
+    at = data.find(name)
+    while at >= 0:
+        for unit in (8, 1):
+            place = at + -(-len(name) // unit) * unit
+            if data[place : place + 1] and data[place] & 15 == VLEN:
+                below = data[place + 8 : place + 9]
+                kind = 8 + (12 if below and below[0] & 15 == FIXED_POINT else 8)
+                space = place + -(-kind // unit) * unit
+                head = data[space : space + 2]
+                if head in (b"\x01\0", b"\x02\0"):  # version, and no dimensions
+                    yield space + (8 if head[0] == 1 or unit == 8 else 4)
+                    break
+        at = data.find(name, at + 1)
 
 
 @lru_cache(maxsize=64)

@@ -45,14 +45,14 @@ class StreamedImages:
 
     Indexed by a row number, a slice, a mask [N] or row numbers [B]; gives what a tensor would. The file is opened at
     the first access in each process, so an object may be sent to workers or inherited by them; reads go through the file
-    in ascending order, and at most CACHE_BYTES of it are kept. The file must not change meanwhile.
+    in ascending order, and at most `cache_bytes` of it (CACHE_BYTES) are kept. The file must not change meanwhile.
     """
 
     dtype = torch.uint8
     ndim = 4
 
-    def __init__(self, path: Path, rows: Array | Tensor) -> None:
-        self.path = path
+    def __init__(self, path: Path, rows: Array | Tensor, cache_bytes: int | None = None) -> None:
+        self.path, self.cache_bytes = path, cache_bytes
         self._rows: Array = np.asarray(rows, dtype=np.int64)
         with opening(path) as file:
             images = column(path, file, "images", "u", 4)
@@ -92,7 +92,7 @@ class StreamedImages:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open file and the slabs, which belong to one process."""
-        return {"path": self.path, "_rows": self._rows, "_shape": self._shape}
+        return {"path": self.path, "cache_bytes": self.cache_bytes, "_rows": self._rows, "_shape": self._shape}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -162,7 +162,9 @@ class StreamedImages:
             return None
         slab: Array = images[first:last]
         self._slabs[number] = slab
-        while len(self._slabs) > 1 and sum(kept.nbytes for kept in self._slabs.values()) > CACHE_BYTES:
+        while len(self._slabs) > 1 and sum(kept.nbytes for kept in self._slabs.values()) > (
+            self.cache_bytes or CACHE_BYTES
+        ):
             self._slabs.popitem(last=False)
         return slab
 

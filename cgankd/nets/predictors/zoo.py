@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from cgankd.config.nets import ZOOS, from_library, in_zoo
 from cgankd.config.settings import nearest
+from cgankd.nets.predictors.boards import DSCNN, TinyMobileNet
 from cgankd.nets.predictors.convnet import ConvNet, PlainVGG
 from cgankd.nets.predictors.densenet import SIZES, DenseNet
 from cgankd.nets.predictors.efficientnet import EfficientNetB0
@@ -63,7 +64,12 @@ class Predictor(nn.Module):
         return out
 
 
-SCALED: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "plain-vgg": PlainVGG}
+SCALED: dict[str, Callable[..., nn.Module]] = {
+    "convnet": ConvNet,
+    "plain-vgg": PlainVGG,
+    "ds-cnn": DSCNN,
+    "tiny-mobilenet": TinyMobileNet,
+}
 """Constructors from (num_outputs, channels, image_size, width)."""
 FIXED: dict[str, Callable[[int, int, int], nn.Module]] = {
     **{name: partial(ResNet, plan=plan) for name, plan in PLANS.items()},

@@ -134,6 +134,7 @@ def readers(section: str) -> str:
 ELSEWHERE = {
     "tracking": "Read when any stage opens its run; it changes no number, so DVC runs no stage again for it.",
     "search": "Read by `cgankd search` alone; no stage depends on it, so DVC runs no stage again for it.",
+    "sizes": "Read by `cgankd sizes` alone; no stage depends on it, so DVC runs no stage again for it.",
 }
 CHOICES = {
     "teacher.net": ("Those of this project:", NETS),

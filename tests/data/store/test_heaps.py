@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
-from cgankd.data.store.files import get_attributes
+from cgankd.data.store.files import get_attributes, opening
 from cgankd.data.store.heaps import HEADER, MARK, check_heaps
 
 READ = """
 import h5py, sys
 from pathlib import Path
-from cgankd.data.store.files import get_attributes
+from cgankd.data.store.files import get_attributes, opening
 with h5py.File(sys.argv[1]) as file:
     try:
         get_attributes(Path(sys.argv[1]), file)
@@ -98,3 +99,52 @@ def test_attributes_are_single_numbers_and_texts(tmp_path: Path) -> None:
             file.attrs["x"] = value
         with h5py.File(path) as file, pytest.raises(ValueError, match="attribute 'x' is no number or UTF-8 text"):
             get_attributes(path, file)
+
+
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_a_text_longer_than_the_file_is_refused_before_room_is_made_for_it(version: str, tmp_path: Path) -> None:
+    """HDF5 would take four gigabytes for it and then see that they are not there."""
+    path = tmp_path / "long.h5"
+    with h5py.File(path, "w", libver=version) as file:
+        file.attrs["source"] = "digits"
+        file.attrs["notes"] = ""
+        file.attrs["number"] = 3
+    with h5py.File(path) as file:
+        assert get_attributes(path, file) == {"source": "digits", "notes": "", "number": 3}
+    data = path.read_bytes()
+    own = (6).to_bytes(4, "little") + data.index(MARK[:4]).to_bytes(8, "little")
+    assert data.count(own) == 1
+    path.write_bytes(data.replace(own, (2**32 - 1).to_bytes(4, "little") + own[4:]))
+    code = READ + "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    said, most_mb = done.stdout.splitlines()
+    assert "cannot be read" in said and ("the text of 'source' is longer" in said or version == "latest"), said
+    assert int(most_mb) < 2500
+
+
+def test_a_number_of_a_size_that_numpy_has_not_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wide.h5"
+    with h5py.File(path, "w") as file:
+        file["labels"] = np.zeros(3, np.float32)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x11\x20\x1f\x00\x04\x00\x00\x00")  # the message of a float of four bytes
+    data[at + 8 + 6] = 200  # bits of its exponent
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is no whole HDF5 file|only arrays of numbers"), opening(path):
+        pytest.fail("it was let in")
+    with h5py.File(path, "w") as file:
+        file.attrs["label_max"] = np.float32(3)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\x11\x20\x1f\x00\x04\x00\x00\x00") + 8 + 6] = 200
+    path.write_bytes(data)
+    with h5py.File(path) as file, pytest.raises(ValueError, match="an attribute cannot be read"):
+        get_attributes(path, file)
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "name.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["source"] = "digits"
+    path.write_bytes(path.read_bytes().replace(b"source", b"sour\xff\xff"))
+    with h5py.File(path) as file, pytest.raises(ValueError, match="is no number or UTF-8 text"):
+        get_attributes(path, file)

@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 from filelock import FileLock
 from pipelines.locks import holding as locks
-from pipelines.runtime import workers
+from pipelines.engines import local as workers
 
 def job(number):
     Path(sys.argv[1], "began").touch()
@@ -152,3 +152,26 @@ def test_leftovers_are_deleted_where_nobody_else_is_at_work(tmp_path: Path, lock
     assert not half.exists()
     locks.release(lock)
     assert sorted(path.name for path in Path(lock.lock_file).parent.iterdir()) == ["search-0.lock", "student.lock"]
+
+
+def test_what_killed_workers_left_half_written_goes_with_the_lock(tmp_path: Path, lock: FileLock) -> None:
+    locks.take(lock, "student", print)
+    half, other = tmp_path / "artifacts" / ".pool.h5.123.tmp", FileLock(tmp_path / "artifacts" / "resume" / "bank.lock")
+    half.write_bytes(b"cut")
+    os.utime(half, ns=(1, 1))
+    with other:
+        locks.release(lock)
+    assert half.exists(), "another stage is at work here"
+    locks.take(lock, "student", print)
+    locks.release(lock)
+    assert not half.exists() and not lock.is_locked
+
+
+def test_workers_that_begin_together_clean_beside_each_other(tmp_path: Path, lock: FileLock) -> None:
+    """None takes away the mark by which another tells what is old."""
+    again = "import sys; from pathlib import Path; from pipelines.locks import holding\n"
+    again += "for _ in range(300): holding.clean(Path(sys.argv[1]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    begun = [subprocess.Popen([sys.executable, "-c", again, str(tmp_path)], env=environment) for _ in range(2)]
+    assert [process.wait() for process in begun] == [0, 0]
+    assert [path.name for path in Path(lock.lock_file).parent.iterdir()] == []

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ from pipelines.search import (
 )
 from pipelines.search.config import SearchedConfig, load_searched, searched_config
 from pipelines.search.margin import margin_text
-from pipelines.search.space import check_space, first_difference, identity, in_range, with_values
+from pipelines.search.space import check_space, distributions, first_difference, identity, in_range, with_values
 from pipelines.search.storage import shown, storage_url
 from pipelines.search.students import quiet_context
 from pipelines.stages.student import bank_digests
@@ -121,6 +123,14 @@ class Lines:
 def trials_of(folder: Path, name: str = "cgankd") -> list[optuna.trial.FrozenTrial]:
     storage = search_study.connect(folder, f"sqlite:///{folder}/artifacts/search.db")
     return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def studied(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a study that may not be begun yet."""
+    try:
+        return trials_of(folder)
+    except Exception:  # a database that is being made raises several kinds
+        return []
 
 
 def cgankd(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -285,6 +295,33 @@ def test_two_workers_finish_one_study(work: Path) -> None:
     trials = [t for t in trials_of(work) if t.state in search_study.COUNTED]
     assert len(trials) == 4 and len({t.user_attrs["owner"] for t in trials}) == 2
     assert len({json.dumps(t.params, sort_keys=True) for t in trials}) == 4
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (pip install 'cgankd[ray]')")
+def test_a_cluster_finishes_one_study_although_a_worker_is_killed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CGANKD_ENGINE", "ray")
+    process = cgankd(work, "search", "--workers", "2", "--trials", "4", "--set", "student.num_steps=200")
+    try:
+        owner = ""
+        while not owner and process.poll() is None:
+            time.sleep(0.2)
+            there = (work / "artifacts/search.db").exists() and studied(work)
+            owner = next((t.user_attrs.get("owner", "") for t in there or [] if t.state == TrialState.RUNNING), "")
+        os.kill(int(owner.split("|")[1]), signal.SIGKILL)
+        output = process.communicate()[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    trials = trials_of(work)
+    counted = [t for t in trials if t.state in search_study.COUNTED]
+    assert len(counted) == 4 and len({json.dumps(t.params, sort_keys=True) for t in counted}) == 4
+    lost = [t for t in trials if t.user_attrs.get("owner") == owner and t.state == TrialState.FAIL]
+    assert lost and [t.params for t in counted if t.user_attrs.get("retry_of") == lost[0].number] == [lost[0].params]
+    assert "jobs run on Ray" in output and "a worker or a node was lost: its job runs again on" in output
+    assert "(raylet)" not in output and output.count("trial ") >= 4, output
+    monkeypatch.setenv("CGANKD_SHARED", "ray")
+    refused = cgankd(work, "search", "--workers", "2", "--trials", "5", "--set", "student.num_steps=200")
+    assert "only where every node sees the work folder" in refused.communicate()[0] and refused.returncode == 2
 
 
 def test_two_objectives_give_a_front_and_no_single_winner(work: Path) -> None:
@@ -614,6 +651,32 @@ def test_trials_of_other_machines_are_left_alone_and_retries_end(tmp_path: Path)
     assert search_study.repair(study) == 0, "this process lives"
 
 
+def test_values_whose_process_was_killed_before_it_queued_them_are_tried_again() -> None:
+    study = optuna.create_study()
+
+    def failed(number: int, **attrs: Any) -> None:
+        study.enqueue_trial({"x": 0.1 * number})
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        for name, value in {"values": {"x": 0.1 * number}, "owner": gone, **attrs}.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, state=TrialState.FAIL)
+
+    gone = f"{search_study.owner().split('|')[0]}|{os.getpid()}|0"
+    failed(0)
+    failed(1, owner=search_study.owner())
+    failed(2, owner=HOST_GONE)
+    failed(3, **{search_study.SURPLUS: True})
+    failed(4, tries=search_study.RETRIES)
+    assert search_study.repair(study) == 1, "its process is gone, it was no surplus, and it has tries left"
+    (waiting,) = study.get_trials(states=(TrialState.WAITING,))
+    assert waiting.user_attrs == {"values": {"x": 0.0}, "retry_of": 0, "tries": 1}
+    assert search_study.repair(study) == 0, "once"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_study.time, "time", lambda: datetime.now().timestamp() + search_study.GRACE_S + 1)
+        assert search_study.repair(study) == 1, "the other machine had its time"
+
+
 # The section
 
 
@@ -693,7 +756,7 @@ def test_knobs_in_optunas_words(digits: dict[str, Any]) -> None:
     }
     cfg = config(digits, space=space)
     assert check_space(cfg) == []
-    found = search_study.distributions(cfg.search)
+    found = distributions(cfg.search)
     assert found["bank.rho"] == optuna.distributions.FloatDistribution(0.2, 1.0, step=0.2)
     assert found["ratio.ratio_penalty"] == optuna.distributions.FloatDistribution(0.01, 1.0, log=True)
     assert found["bank.num_fakes"] == optuna.distributions.IntDistribution(100, 900, log=True)

@@ -34,4 +34,5 @@ def test_a_data_set_of_other_settings_is_refused(workdir: Path, change: str, wor
 @pytest.mark.parametrize("name", STAGES[1:])
 def test_every_stage_compares_its_data_set_with_the_settings(name: str) -> None:
     text = (ROOT / "pipelines" / "stages" / f"{name}.py").read_text()
-    assert "info_of(" in text.partition("def run(ctx: Context)")[2].partition("\ndef ")[0]
+    run, set_up = (text.partition(f"def {of}(ctx: Context)")[2].partition("\ndef ")[0] for of in ("run", "set_up"))
+    assert "info_of(" in run or ("set_up(ctx)" in run and "info_of(" in set_up)

@@ -27,6 +27,7 @@ from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import build_predictor
 from pipelines.ship.card import lineage, model_card
 from pipelines.ship.export import export
+from pipelines.ship.exported import Exported
 from pipelines.ship.predict import open_predictor
 from pipelines.ship.saved import load_finished, load_package
 from pipelines.students.run_arm import train_job
@@ -214,5 +215,5 @@ def test_students_with_modules_of_their_own_ship(tmp_path: Path, name: str, scal
 
     cfg = load_config(folder / "params.yaml")
     origin = lineage(folder, student, None, root=cfg.data.root, seed=cfg.seed)
-    card = model_card("x", load_finished(folder, 0.9), origin, values)
+    card = model_card("x", load_finished(folder, 0.9), origin, Exported(server=values))
     assert f"{student.num_parameters:,} parameters (convnet, width 4 with modules of {name})" in card

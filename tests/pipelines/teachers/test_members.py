@@ -22,6 +22,7 @@ from cgankd.labels.ensemble import make_mean, spread_weights
 from cgankd.labels.task import make_task
 from cgankd.measure.features import make_features
 from cgankd.nets.predictors.ensemble import Ensemble
+from pipelines.engines.choice import run_jobs
 from pipelines.files.artifacts import ResumeFile, file_digest, load_weights
 from pipelines.files.distillers import check_distillers
 from pipelines.networks import weights as packaged_weights
@@ -29,7 +30,6 @@ from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import load_predictor, restore_predictor
 from pipelines.runtime.curves import Curves
 from pipelines.runtime.opening import open_context
-from pipelines.runtime.workers import run_side_by_side
 from pipelines.search.stages import base_files
 from pipelines.ship.saved import load_package, net_words
 from pipelines.stages import bank, teacher
@@ -60,18 +60,18 @@ def project(folder: Path, members: Any, *, scalar: bool = False) -> dict[str, An
 
 
 def in_this_process(train: Any, jobs: list[Any], workers: int, done: Any, say: Any, steps: Any) -> None:
-    """As run_side_by_side, without the seconds that a worker process takes to begin."""
+    """As run_jobs, without the seconds that a worker process takes to begin."""
     for count, one in enumerate(jobs, start=1):
         for line in train(one):
             say(line)
         done(count)
 
 
-def run(folder: Path, side_by_side: Any = in_this_process) -> str:
+def run(folder: Path, engine: Any = in_this_process) -> str:
     """The stage `teacher` in a folder; what it said."""
     console = Console(record=True, file=io.StringIO(), width=300)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher, "run_side_by_side", side_by_side)
+        patch.setattr(teacher, "run_jobs", engine)
         with open_context("teacher", [], folder, console=console) as ctx:
             teacher.run(ctx)
     return console.export_text()
@@ -91,7 +91,7 @@ def test_the_number_of_workers_moves_no_bit_and_finished_members_are_kept(
     folder, _ = trained
     monkeypatch.setattr(teacher, "side_by_side", lambda device: 2)
     project(tmp_path / "work", [{}, OTHER])
-    said = run(tmp_path / "work", run_side_by_side)
+    said = run(tmp_path / "work", run_jobs)
     assert "members 70/70" in said, "the steps of both together"
     for name in ("artifacts/teacher.safetensors", "artifacts/teacher.config.json", "plots/teacher/teacher.csv"):
         assert (folder / name).read_bytes() == (tmp_path / "work" / name).read_bytes(), name

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cgankd.fit.room import NoRoom, out_of_memory
 from pipelines.locks.holding import Shared
@@ -23,32 +24,61 @@ from pipelines.runtime.bonds import end_with_parent
 from pipelines.runtime.memory import CANNOT_BEGIN, death_in_words, in_words, that_fit, what_is_left, workers_alone
 
 Job = TypeVar("Job")
-_told: SimpleQueue[tuple[int, int] | None] | None = None
+Told = tuple[int, Any]
+"""The number of a job, and what it tells: its steps, or a word that both sides know."""
+
+
+class Ear(Protocol):
+    """Where a worker tells things."""
+
+    def put(self, found: Any, /) -> None: ...
+
+
+_told: Ear | None = None
 """Where this process tells how far it is; None outside of workers that are asked to."""
+_most: int | None = None
+"""How many workers a job of an engine may have, where it fans out itself."""
 
 
 @dataclass(frozen=True)
 class Crew:
-    """The workers of a stage: how many at most, what they do in a word ("students"), and the memory that each needs, in bytes,
-    None where nobody knows."""
+    """The workers of a stage: how many at most on this machine, what they do in a word ("students"), and the memory that each
+    needs, in bytes, None where nobody knows."""
 
     most: int
     what: str = "runs"
     need_bytes: float | None = None
+    cores: int = 1
+    """Processor cores, and torch threads, of a job."""
+    gpus: float = 0.0
+    """Its share of a CUDA device."""
+    whole: bool = False
+    """A job fills a machine by itself: on this one they run one after the other, in this process."""
 
     def size(self, jobs: int, say: Callable[[str], None]) -> int:
         """How many begin side by side; fewer than `most` are said with the reason."""
-        wanted = min(self.most, jobs)
+        wanted = min(self.most, jobs, _most or jobs)
         return wanted if self.need_bytes is None else that_fit(wanted, self.need_bytes, self.what, say)
 
 
-def tell_steps(number: int, steps: int) -> None:
-    """Tell the parent that job `number` has done so many steps; nobody listens where no worker process runs it."""
+def tell(number: int, what: Any) -> None:
+    """Tell the parent something of job `number`, such as its steps; nobody listens where no engine runs it."""
     if _told is not None:
-        _told.put((number, steps))
+        _told.put((number, what))
 
 
-def _begin(told: SimpleQueue[tuple[int, int] | None], parent: int, locks: Shared) -> None:
+@contextmanager
+def telling(ear: Ear, most: int | None = None) -> Iterator[None]:
+    """Let jobs in this process tell an engine how far they are; what they fan out runs on `most` cores."""
+    global _told, _most
+    before, _told, _most = (_told, _most), ear, most
+    try:
+        yield
+    finally:
+        _told, _most = before
+
+
+def _begin(told: SimpleQueue[Told | None], parent: int, locks: Shared) -> None:
     global _told
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage alone, which then ends its workers
@@ -62,20 +92,46 @@ def _begin(told: SimpleQueue[tuple[int, int] | None], parent: int, locks: Shared
     _told = told
 
 
+def _one_by_one(
+    train: Callable[[Job], list[str]], jobs: Sequence[Job], done: Callable[[int], None], say: Callable[[str], None]
+) -> None:
+    """On one thread, as workers do."""
+    import torch
+
+    threads, told = torch.get_num_threads(), set[str]()
+    torch.set_num_threads(1)
+    try:
+        for count, job in enumerate(jobs, 1):
+            for line in train(job):
+                if line not in told:
+                    say(line)
+                told.add(line)
+            done(count)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def run_side_by_side(
     train: Callable[[Job], list[str]],
     jobs: Sequence[Job],
     crew: Crew,
     done: Callable[[int], None],
     say: Callable[[str], None],
-    steps: Callable[[int, int], None] = lambda number, steps: None,
+    steps: Callable[[int, Any], None] = lambda number, steps: None,
+    ended: Callable[[Job], None] = lambda job: None,
 ) -> None:
-    """Call `train` on every job in worker processes; `done` is told how many are finished, `steps` what jobs tell by
-    `tell_steps`, from a thread of its own.
+    """Call `train` on every job in worker processes; `done` is told how many are finished, `ended` which one, `steps` what jobs
+    tell by `tell`, from a thread of its own.
 
+    Where several ranks train together, jobs are done in this process, one after the other, each by all ranks.
     What `train` returns is said, each line once. An error or Ctrl-C ends the workers at once and is raised. Raises NoRoom where
     a worker dies, or memory runs out, although it ran alone.
     """
+    from cgankd.fit.ranks import ranks  # torch, which a worker brings in by itself
+
+    if ranks().size > 1:
+        _one_by_one(train, jobs, done, say)
+        return
     waiting, told = list(jobs), set[str]()
 
     def heard(lines: list[str]) -> None:
@@ -86,7 +142,7 @@ def run_side_by_side(
     size = crew.size(len(jobs), say) if jobs else 0
     while waiting:
         size = min(size, len(waiting))
-        shift = _Shift(train, size, heard, lambda left: done(len(jobs) - left), say)
+        shift = _Shift(train, size, heard, lambda left: done(len(jobs) - left), say, ended)
         waiting = shift.work(waiting, steps)
         if not waiting:
             return
@@ -108,17 +164,19 @@ class _Shift:
         heard: Callable[[list[str]], None],
         left: Callable[[int], None],
         say: Callable[[str], None],
+        ended: Callable[[Any], None],
     ) -> None:
         self.train, self.size, self.heard, self.left, self.say = train, size, heard, left, say
+        self.ended = ended
         self.code, self.why = 0, ""
         """Exit code of the process that was lost, and what happened in words."""
         self.error: Exception | None = None
         """The error of a process that lived on."""
 
-    def work(self, jobs: list[Any], steps: Callable[[int, int], None]) -> list[Any]:
+    def work(self, jobs: list[Any], steps: Callable[[int, Any], None]) -> list[Any]:
         """Do the jobs; those that are left, in their order."""
         context = get_context("spawn")
-        queue: SimpleQueue[tuple[int, int] | None] = context.SimpleQueue()
+        queue: SimpleQueue[Told | None] = context.SimpleQueue()
         listener = Thread(target=_listen, args=(queue, steps), daemon=True)
         listener.start()
         with ProcessPoolExecutor(
@@ -127,7 +185,7 @@ class _Shift:
             try:
                 futures = {self._submit(pool, job): number for number, job in enumerate(jobs)}
                 workers = list(pool._processes.values())
-                lost = self._collect(futures)
+                lost = self._collect(futures, jobs)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     self.say("stopping: finished runs are kept, the others go on from their saved progress")
@@ -150,7 +208,7 @@ class _Shift:
             failed.set_exception(error)
             return failed
 
-    def _collect(self, futures: dict[Future[list[str]], int]) -> list[int]:
+    def _collect(self, futures: dict[Future[list[str]], int], jobs: list[Any]) -> list[int]:
         """Numbers of the jobs that were not done."""
         lost: list[int] = []
         left = len(futures)
@@ -173,6 +231,7 @@ class _Shift:
             else:
                 left -= 1
                 self.left(left)
+                self.ended(jobs[futures[future]])
         return lost
 
     def alone(self, crew: Crew) -> BaseException:
@@ -182,7 +241,7 @@ class _Shift:
         return self.error if isinstance(self.error, NoRoom) else NoRoom(in_words(self.error) or str(self.error))
 
 
-def _listen(told: SimpleQueue[tuple[int, int] | None], steps: Callable[[int, int], None]) -> None:
+def _listen(told: SimpleQueue[Told | None], steps: Callable[[int, Any], None]) -> None:
     while (found := told.get()) is not None:
         steps(*found)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cgankd.fit.room import NoRoom
+from pipelines.engines.local import Crew, run_side_by_side
 from pipelines.runtime import memory
-from pipelines.runtime.workers import Crew, run_side_by_side
 from tests.pipelines.slow_job import FailingJob, do_or_fail
 
 
@@ -104,9 +104,10 @@ def test_a_killed_parent_leaves_no_worker(tmp_path: Path, light: Path) -> None:
     from tests.pipelines.runtime.test_bonds import program, until
 
     text = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "from pipelines.runtime.workers import Crew, run_side_by_side\n"
+        "import sys; from pathlib import Path\n"
+        "import cgankd.fit.ranks; from pipelines.engines.local import Crew, run_side_by_side\n"
         "from tests.pipelines.slow_job import SlowJob, wait_for_release\n"
+        "sys.path.insert(0, sys.argv[2])  # for the workers; the engine itself needs the real torch\n"
         "if __name__ == '__main__':\n"
         "    jobs = [SlowJob(Path(sys.argv[1]), n) for n in range(6)]\n"
         "    run_side_by_side(wait_for_release, jobs, Crew(2), print, print)\n"

@@ -1,0 +1,1 @@
+"""The student where it will run: files for phones, boards and browsers, each run here by its own runtime."""

@@ -1,0 +1,88 @@
+"""What `cgankd export` left in artifacts/export/ of the very student that is shipped: files to go with it, and their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cgankd.config import ConfigError
+from cgankd.data.regular import read_json
+from cgankd.measure.places import places
+from pipelines.files.artifacts import file_digest
+
+FOLDER = "export"
+RECORDS = ("export.json", "device.json")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The records export.json and device.json (None where there is none of this student), the files that go into the registry
+    with their SHA-256, and those that lose too much to go there.
+    """
+
+    server: dict[str, Any] | None = None
+    device: dict[str, Any] | None = None
+    files: dict[Path, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+def exported_of(workdir: Path, weights: str) -> Exported:
+    """What was exported from the student with these weights (SHA-256).
+
+    Raises ConfigError where a file is not the one that its record tells of.
+    """
+    folder = workdir / "artifacts" / FOLDER
+    server, device = (_record(folder / name, weights) for name in RECORDS)
+    digests = dict(server["files"]) if server else {}
+    left_out = []
+    for row in device["forms"] if device else ():
+        if row["file"] is None:
+            continue
+        if row["holds"]:
+            digests[row["file"]] = row["sha256"]
+        else:
+            digests.pop(row["file"], None)
+            left_out.append(row["file"])
+    files = {}
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            raise ConfigError(
+                f"artifacts/{FOLDER}/{name} is missing or not the file that its record tells of; run `cgankd export` again"
+            )
+        files[path] = digest
+    return Exported(server, device, files, tuple(left_out))
+
+
+def _record(path: Path, weights: str) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = read_json(path)
+        return values if values["weights"] == weights else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"artifacts/{FOLDER}/{path.name} is damaged ({error}); run `cgankd export` again") from error
+
+
+def device_section(device: dict[str, Any]) -> str:
+    """The files for devices on the model card."""
+    headline, percent = device["headline"], f"{100 * device['confidence']:g} %"
+    rows = device["forms"]
+    dec = places([rows[0]["validation"], rows[0]["test"]])
+    lines = [
+        f"## Files for devices\n\n{headline['name']} in {headline['unit']}; {percent} intervals over {device['num_test']} test"
+        " images. A file's loss is against the student, image by image. RAM is the arena of TensorFlow Lite Micro.\n",
+        "| file | bytes | RAM | validation | test | loses | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        twin = row["file"] is None
+        arena = (row.get("micro") or {}).get("arena")
+        loss = "" if twin else f"{row['loss']:+.{dec}f} [{row['loss_low']:+.{dec}f}, {row['loss_high']:+.{dec}f}]"
+        lines.append(
+            f"| {'this student' if twin else row['file']} | {row['bytes']:,} | {f'{arena:,}' if arena else ''} |"
+            f" {row['validation']:.{dec}f} | {row['test']:.{dec}f} [{row['test_low']:.{dec}f}, {row['test_high']:.{dec}f}] |"
+            f" {loss} | {'' if row['holds'] else 'does not hold, left out'} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,108 @@
+"""Two Ray nodes of this machine that share no folder: code and files reach them, and a node that is lost is made up for."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.engines.choice import executor
+from pipelines.engines.cluster import LOOPBACK, QUIET
+from pipelines.engines.executor import Hear
+from pipelines.engines.local import Crew
+from pipelines.project.doctor_room import look_at_cluster
+from pipelines.runtime.bonds import start_ticks
+from tests.conftest import ROOT
+from tests.pipelines.engines.small_jobs import SmallJob, copy
+
+for name, value in LOOPBACK.items():
+    os.environ.setdefault(name, value)  # before Ray is imported
+ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'cgankd[ray]')")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head without cores and two nodes of one core each; this process is a machine beside them."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
+        # The jobs of these tests are no part of the code that is sent; nothing else of this folder is to be found.
+        only_tests = tmp_path_factory.mktemp("only")
+        (only_tests / "tests").symlink_to(ROOT / "tests")
+        patch.setenv("PYTHONPATH", str(only_tests))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        patch.setenv("CGANKD_ENGINE", "ray")
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster, nodes
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def jobs_of(folder: Path, number: int, how: str = "") -> list[SmallJob]:
+    folder.mkdir()
+    (folder / "notes").mkdir()
+    (folder / "source.bin").write_bytes(str(folder).encode())
+    at = folder / "source.bin", folder / "notes"
+    return [SmallJob(n, at[0], folder / f"out-{n}.bin", str(at[1]), how) for n in range(number)]
+
+
+def test_the_doctor_shows_every_node(two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = look_at_cluster(tmp_path)
+    assert [one.level for one in found] == ["ok"] * 4, found
+    assert f"at {os.environ['RAY_ADDRESS']}: 3 nodes, 2 cores" in found[0].text
+    nodes = [one.text for one in found[1:]]
+    assert sum(": 1 cores, " in text for text in nodes) == 2 and sum(": 0 cores, " in text for text in nodes) == 1
+    assert all("; torch " in text and text.endswith("; sees this folder") for text in nodes)
+    monkeypatch.setenv("CGANKD_SHARED", "ray")
+    assert all(one.text.endswith("; gets files by ray") for one in look_at_cluster(tmp_path)[1:])
+    monkeypatch.setenv("CGANKD_SHARED", "nowhere://x")
+    (only,) = look_at_cluster(tmp_path)
+    assert only.level == "problem" and "CGANKD_SHARED is nowhere://x, which cannot be opened" in only.text
+    assert not list((tmp_path / "artifacts").iterdir())
+
+
+def test_jobs_of_a_lost_node_run_on_the_other_and_are_there_once(
+    two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, nodes = two
+    look_at_cluster(tmp_path)  # joins the cluster
+    mine = ray.get_runtime_context().get_node_id()
+    victim = next(node for node in nodes if node.node_id != mine)  # on one host a program joins any of the nodes
+    monkeypatch.setenv("CGANKD_SHARED", "ray")
+    jobs = [SmallJob(**(vars(job) | {"how": "wait", "times": 99})) for job in jobs_of(tmp_path / "work", 4)]
+    said, ended = list[str](), list[SmallJob]()
+
+    def lose_one() -> None:
+        begun: list[str] = []
+        while len(begun) < 2:
+            time.sleep(0.05)
+            begun = [path.read_text() for path in (tmp_path / "work" / "notes").glob("began-*")]
+        (pid,) = (int(line.split()[0]) for line in begun if f"/{victim.node_id}/" in line)
+        cluster.remove_node(victim, allow_graceful=False)
+        while start_ticks(pid):  # it might else finish its job before it notices
+            time.sleep(0.05)
+        (tmp_path / "work" / "notes" / "release").touch()
+
+    thread = threading.Thread(target=lose_one, daemon=True)
+    thread.start()
+    executor().map(copy, jobs, Crew(1, "copies"), Hear(said.append, ended=ended.append))
+    thread.join()
+    assert [job.out.read_bytes() for job in jobs] == [f"{tmp_path / 'work'}{n}".encode() for n in range(4)]
+    assert sorted(job.number for job in ended) == [0, 1, 2, 3]
+    lost = [line for line in said if line.startswith("a worker or a node was lost: its job runs again on ")]
+    began = {p.name: p.read_text().splitlines() for p in (tmp_path / "work/notes").glob("began-*")}
+    assert len(lost) == 1, said
+    assert sorted(map(len, began.values())) == [1, 1, 1, 2]
+    places = {line.split()[1] for lines in began.values() for line in lines}
+    tops = {place.partition("/tree/")[0] for place in places}
+    assert len(tops) == 2 and not any(place.startswith(str(tmp_path)) for place in places), "a folder of its own each"
+    codes = {line.split()[2] for lines in began.values() for line in lines}
+    assert len(codes) == 1 and "runtime_resources" in codes.pop(), "the code came with the jobs"

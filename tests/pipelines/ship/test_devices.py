@@ -1,0 +1,216 @@
+"""`cgankd export --to litert` on a finished folder, what `ship` takes of it, and `predict` by its files."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cgankd.config import ConfigError
+from cgankd.data.store.datasets import read_split
+from pipelines.commands.app import app
+from pipelines.device.boards import board_of
+from pipelines.device.table import board_lines, device_remarks, device_table
+from pipelines.files.artifacts import file_digest
+from pipelines.ship.devices import Asked, export_devices, formats_of
+from pipelines.ship.exported import device_section, exported_of
+from pipelines.ship.predict import label_files, open_predictor
+from pipelines.ship.release import ship
+from pipelines.ship.saved import load_package
+from pipelines.tracking.mlflow_sink import environment
+from pipelines.tracking.places import store_uri
+from tests.pipelines.finished import COUNTS, finished
+
+INVOKE = CliRunner()
+
+
+def row(file: str | None, **other: Any) -> dict[str, Any]:
+    found = {"form": "litert-int8", "file": file, "bytes": 6776, "latency_ms": 0.5, "peak_bytes": 4e7, "added_bytes": 0}
+    found |= {"validation": 61.0, "test": 60.0, "test_low": 40.0, "test_high": 80.0, "balanced": 60.0, "groups": [1.0]}
+    if file is not None:
+        found |= {"agreement": 90.0, "difference": 0.1, "loss": 1.0, "loss_low": -1.0, "loss_high": 3.0}
+    return found | {"holds": True} | other
+
+
+def device_json(folder: Path, weights: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    headline = {"name": "test error", "unit": "%", "higher_is_better": False}
+    values = {
+        "weights": weights,
+        "headline": headline,
+        "confidence": 0.95,
+        "tolerance": 0.1,
+        "num_val": 40,
+        "num_test": 10,
+    }
+    out = folder / "artifacts" / "export"
+    out.mkdir(exist_ok=True)
+    (out / "device.json").write_text(json.dumps(values | {"forms": rows}))
+    return values | {"forms": rows}
+
+
+def stored(folder: Path, name: str, data: bytes) -> str:
+    path = folder / "artifacts" / "export" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return file_digest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "formats"),
+    [("onnx,torch", ["onnx", "torch"]), (" litert , executorch,litert", ["litert", "executorch"])],
+)
+def test_formats_are_words(text: str, formats: list[str]) -> None:
+    assert formats_of(text) == formats
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("tflite", "choose from onnx"), ("litertt", "did you mean 'litert'"), (",", "names no")]
+)
+def test_a_format_that_is_none_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        formats_of(text)
+
+
+def test_a_board_needs_files_for_boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = INVOKE.invoke(app, ["export", "--board", "pico"])
+    assert result.exit_code == 2 and "--board needs --to litert" in result.output
+
+
+def test_ship_takes_what_holds_and_says_what_does_not(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = finished(tmp_path / "project")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    plain = ship(folder, name=None, licence=None, level=0.9, promote=False)
+    digest = stored(folder, "student-int8.tflite", b"good")
+    other = stored(folder, "student-float32.tflite", b"bad")
+    weights = file_digest(folder / "artifacts/student.safetensors")
+    rows = [row(None), row("student-int8.tflite", sha256=digest, micro={"arena": 3904})]
+    rows += [row("student-float32.tflite", sha256=other, holds=False)]
+    device_json(folder, weights, rows)
+    done = ship(folder, name=None, licence=None, level=0.9, promote=False)
+    again = ship(folder, name=None, licence=None, level=0.9, promote=False)
+    assert (plain.registered.version, done.registered.version, again.registered.version) == (1, 2, 2)
+    assert plain.files == () and done.files == ("student-int8.tflite",) and done.left_out == ("student-float32.tflite",)
+    with environment({"MLFLOW_TRACKING_URI": store_uri(folder)}):
+        place = mlflow.artifacts.download_artifacts("models:/digits-student/2", dst_path=str(tmp_path / "got"))
+    assert [path.read_bytes() for path in Path(place).rglob("*.tflite")] == [b"good"]
+    card = done.card.read_text()
+    assert "| student-int8.tflite | 6,776 | 3,904 |" in card and "does not hold, left out" in card
+
+
+def test_files_of_another_student_or_another_export_are_not_taken(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    digest = stored(folder, "student-int8.tflite", b"good")
+    device_json(folder, "f" * 64, [row(None), row("student-int8.tflite", sha256=digest)])
+    weights = file_digest(folder / "artifacts/student.safetensors")
+    assert exported_of(folder, weights).files == {}
+    device_json(folder, weights, [row(None), row("student-int8.tflite", sha256=digest)])
+    assert exported_of(folder, weights).files == {folder / "artifacts/export/student-int8.tflite": digest}
+    stored(folder, "student-int8.tflite", b"changed")
+    with pytest.raises(ConfigError, match="not the file that its record tells of"):
+        exported_of(folder, weights)
+    (folder / "artifacts/export/device.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"device\.json is damaged"):
+        exported_of(folder, weights)
+
+
+def test_the_table_says_what_does_not_hold(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    micro = {"runs": True, "arena": 3904, "operators": {"CONV_2D": True}, "error": ""}
+    rows = [row(None), row("a.tflite", holds=False, micro=micro), row("b.pte", bytes=9000, peak_bytes=None)]
+    values = device_json(folder, "x", rows)
+    stream = io.StringIO()
+    Console(width=200, file=stream).print(device_table(values))
+    text = stream.getvalue()
+    assert "does not hold" in text and "3.9" in text and "60.00+-20.00" in text
+    lines = device_remarks(values, Path("out"))
+    assert "a.tflite does not hold; `cgankd ship` leaves it out" in lines
+    assert "the smallest file that holds: out/b.pte (9,000 bytes)" in lines
+    said = board_lines(values, [board_of("flash=6k,ram=1M")])
+    assert len(said) == 2 and "632 bytes of flash too little" in said[1]
+    assert device_section(values).count("\n|") == 5
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classes", "scalars"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished folder with LiteRT files, trained on for a few steps, and the validation images as PNG files."""
+    pytest.importorskip("litert_torch", reason="the extra device is not installed")
+    folder = finished(tmp_path_factory.mktemp("devices"), scalar=request.param)
+    (folder / "artifacts/bank.h5").unlink(missing_ok=True)
+    values = export_devices(folder, folder / "out", Asked(["litert"], 0.8, 0.1, 2, recover=3))
+    (folder / "png").mkdir()
+    for i, image in enumerate(read_split(folder / "artifacts/dataset.h5", "val").images[:5]):
+        Image.fromarray(image[0].numpy()).save(folder / "png" / f"{i:03d}.png")
+    return folder, values
+
+
+def test_device_json_holds_what_was_measured(exported: tuple[Path, dict[str, Any]]) -> None:
+    folder, values = exported
+    assert values == json.loads((folder / "out/device.json").read_text())
+    student = load_package(folder / "artifacts/student.safetensors")
+    val, test = (read_split(folder / "artifacts/dataset.h5", name) for name in ("val", "test"))
+    scores = [student.answer.score(student.model.run(s.images[:]), s.labels).double().numpy() for s in (val, test)]
+    twin = values["forms"][0]
+    assert twin["validation"] == pytest.approx(scores[0].mean()) and twin["test"] == pytest.approx(scores[1].mean())
+    half = 2.2622 * scores[1].std(ddof=1) / np.sqrt(COUNTS["test"])  # t of 9 degrees of freedom at 95 %
+    assert twin["test_high"] - twin["test"] == pytest.approx(half, rel=1e-3)
+    for form in values["forms"][1:]:
+        path = folder / "out" / form["file"]
+        run = open_predictor(folder, path, 0.9).run
+        own = student.answer.score(run(val.images[:]), val.labels).double().numpy()
+        assert form["validation"] == pytest.approx(own.mean(), rel=1e-4)
+        assert form["holds"] is bool(own.mean() <= 1.1 * scores[0].mean())
+        loss = student.answer.score(run(test.images[:]), test.labels).double().numpy() - scores[1]
+        assert form["loss"] == pytest.approx(loss.mean(), abs=1e-4)
+        assert form["bytes"] == path.stat().st_size and form["sha256"] == file_digest(path)
+    assert set(values["forms"][3]["micro"]["operators"]) >= {"CONV_2D", "FULLY_CONNECTED"}
+
+
+def test_recover_keeps_the_better_on_validation(exported: tuple[Path, dict[str, Any]]) -> None:
+    _, values = exported
+    record, kept = values["recover"], values["forms"][3]
+    assert record["steps"] == 3 and len(record["validations"]) == 2
+    assert kept["sha256"] == record[record["kept"]]["sha256"]
+    assert kept["validation"] <= record["before"]["validation"]
+
+
+def test_predict_labels_alike_by_every_file(exported: tuple[Path, dict[str, Any]]) -> None:
+    folder, values = exported
+    files = sorted((folder / "png").iterdir())
+    own = label_files(open_predictor(folder, None, 0.8), files)
+    for form in values["forms"][1:3]:
+        other = label_files(open_predictor(folder, folder / "out" / form["file"], 0.8), files)
+        for a, b in zip(own, other, strict=True):
+            assert a.reading is not None and b.reading is not None
+            if isinstance(a.reading.label, float):
+                assert b.reading.label == pytest.approx(a.reading.label, abs=0.2)
+                assert b.reading.region == pytest.approx(a.reading.region, abs=0.5)
+            else:
+                assert b.reading.confidence == pytest.approx(a.reading.confidence, abs=0.05)
+
+
+def test_predict_refuses_a_file_of_another_project(exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, values = exported
+    scalar = values["headline"]["unit"] != "%"
+    elsewhere = finished(tmp_path / "other", scalar=not scalar)
+    path = folder / "out/student-int8.tflite"
+    with pytest.raises(ConfigError, match="is of another project"):
+        open_predictor(elsewhere, path, 0.9)
+    assert open_predictor(tmp_path, path, 0.9).margin is not None, (
+        "outside of a project the file says all that is needed"
+    )
+    (tmp_path / "a.tflite").write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ConfigError, match="damaged"):
+        open_predictor(folder, tmp_path / "a.tflite", 0.9)
