@@ -61,7 +61,9 @@ def changed(before: nn.Module, after: nn.Module) -> set[str]:
 @pytest.mark.parametrize("name", [*NETS, *(f"{zoo}:{net}" for zoo in ("utkface", "rc49") for net in ZOOS[zoo].nets)])
 def test_the_last_layer_is_the_head(name: str) -> None:
     size = ZOOS[name.partition(":")[0]].image_size if ":" in name else 16
-    body = make_body(name, NetShape(1, 3, size), width=4 if name in ("convnet", "plain-vgg") else None).eval()
+    body = make_body(
+        name, NetShape(1, 3, size), width=8 if name in ("convnet", "plain-vgg", "ds-cnn", "tiny-mobilenet") else None
+    ).eval()
     with torch.no_grad():
         head = body.outputs(torch.rand(1, 3, size, size)).head  # type: ignore[operator]
     assert head is not None and body.get_submodule(head_name(body)) is head

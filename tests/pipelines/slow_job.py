@@ -19,6 +19,10 @@ class SlowJob:
     def arm(self) -> SimpleNamespace:
         return SimpleNamespace(uses_pool=False)
 
+    @property
+    def config(self) -> SimpleNamespace:
+        return SimpleNamespace(student=SimpleNamespace(net="convnet", width=4))
+
     def need_bytes(self) -> float:
         return 1.0
 

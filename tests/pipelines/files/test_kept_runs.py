@@ -83,7 +83,7 @@ def test_the_stage_keeps_its_runs_and_forgets_old_ones(tmp_path: Path, monkeypat
                 trained.append(one.name)
                 train_job(one)
 
-    monkeypatch.setattr(student.Runner, "_run", here)
+    monkeypatch.setattr(student.Runner, "run", here)
     monkeypatch.setattr(kept_runs, "SPARE_BYTES", 0)
     monkeypatch.setattr(kept_runs, "SPARE_TIMES", 0)
     folder = artifacts / "resume/student"

@@ -176,7 +176,10 @@ def test_one_bad_image_costs_no_other_its_label(
         (["artifacts"], "has no images"),
         (["png", "--model", "other.onnx"], "other.onnx is missing"),
         (["png", "--model", "other.safetensors"], "error: other.safetensors is missing; --model needs"),
-        (["png", "--model", "params.yaml"], "params.yaml is no model; name a .safetensors, .onnx or .pt2 file"),
+        (
+            ["png", "--model", "params.yaml"],
+            "params.yaml is no model; name a .safetensors, .onnx, .pt2, .tflite or .pte file",
+        ),
         (["png", "--model", "damaged/a.pt2", "--trust"], "damaged/a.pt2 cannot be opened as a torch.export file"),
         (["png", "--csv", "png"], "png is a folder; name a file in it"),
         (["png", "--csv", "params.yaml/x.csv"], "params.yaml/x.csv cannot be written"),

@@ -51,7 +51,7 @@ def side_by_side(train: Any, jobs: Sequence[Any], *rest: Any) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.stages.student.run_side_by_side", side_by_side)
+        patch.setattr("pipelines.stages.student.run_jobs", side_by_side)
         yield
 
 

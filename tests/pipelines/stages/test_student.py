@@ -47,7 +47,7 @@ def test_ctrl_c_begins_no_further_run(tmp_path: Path, monkeypatch: pytest.Monkey
     try:
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            student.Runner._run(runner, jobs, "students")
+            student.Runner.run(runner, jobs, "students")
     finally:
         signal.signal(signal.SIGINT, before)
     thread.join()
