@@ -81,6 +81,10 @@ def export(
         device = [name for name in formats if name in DEVICE]
         if boards and "litert" not in device:
             raise ConfigError("--board needs --to litert, whose files are the ones for boards")
+        if recover and "litert" not in device:
+            raise ConfigError("--recover needs --to litert, whose int8 file it makes anew")
+        if onnxruntime_web is not None and "web" not in formats:
+            raise ConfigError("--onnxruntime-web needs --to web, the one format that takes it")
         if server:
             values = write_exports(
                 Path.cwd(), out.resolve(), level=level, int8_tolerance=int8_tolerance, repeats=repeats, formats=server

@@ -127,7 +127,13 @@ def _on_meta(make: Callable[[], nn.Module]) -> int:
     try:
         with torch.device("meta"):
             return sum(t.nbytes for t in make().state_dict().values())
-    except (ConfigError, ValueError, RuntimeError, NotImplementedError, ImportError):
+    except (
+        ConfigError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        ImportError,
+    ):  # torch: no such operator on `meta`
         return 0
     finally:
         torch.random.set_rng_state(state)

@@ -13,7 +13,6 @@ import torch
 
 from cgankd.config import ConfigError, to_dict
 from cgankd.config.settings import nearest
-from cgankd.data.regular import read_json
 from cgankd.data.store.banks import read_attributes, read_bank
 from cgankd.data.store.datasets import read_split
 from cgankd.fit.predictor import make_predict
@@ -25,6 +24,7 @@ from pipelines.device.measuring import Bench, Twin, float_twin, measured, on_boa
 from pipelines.device.recover import RATE_SHARES, Lessons, recovered
 from pipelines.files.artifacts import file_digest, replacing, write_json
 from pipelines.files.params import load_config
+from pipelines.ship.exported import record_of
 from pipelines.ship.saved import Finished, load_finished, net_words
 
 RECORD = "device.json"
@@ -68,8 +68,6 @@ def export_devices(workdir: Path, out: Path, asked: Asked) -> dict[str, Any]:
     """
     if asked.tolerance < 0 or asked.repeats < 1:
         raise ConfigError("--tolerance must be zero or more, and --repeats at least 1")
-    if asked.recover and "litert" not in asked.formats:
-        raise ConfigError("--recover needs --to litert, whose int8 file it makes anew")
     cfg = load_config(workdir / "params.yaml")
     finished = load_finished(workdir, asked.level)
     student, path = finished.student, workdir / "artifacts" / "student.safetensors"
@@ -169,9 +167,8 @@ def _better(
 
 def _server_rows(bench: Bench, twin: Twin, out: Path, weights: str) -> list[dict[str, Any]]:
     """The files of an export for servers that lies in the folder, where it is of this student."""
-    record = out / "export.json"
-    values = read_json(record) if record.is_file() else {}
-    if values.get("weights") != weights:
+    values = record_of(out / "export.json", weights)
+    if values is None:
         return []
     names = [name for name in SERVER_FILES if name in values["files"] and (out / name).is_file()]
     return [

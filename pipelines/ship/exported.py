@@ -33,7 +33,7 @@ def exported_of(workdir: Path, weights: str) -> Exported:
     Raises ConfigError where a file is not the one that its record tells of.
     """
     folder = workdir / "artifacts" / FOLDER
-    server, device = (_record(folder / name, weights) for name in RECORDS)
+    server, device = (record_of(folder / name, weights) for name in RECORDS)
     digests = dict(server["files"]) if server else {}
     left_out = []
     for row in device["forms"] if device else ():
@@ -55,14 +55,18 @@ def exported_of(workdir: Path, weights: str) -> Exported:
     return Exported(server, device, files, tuple(left_out))
 
 
-def _record(path: Path, weights: str) -> dict[str, Any] | None:
+def record_of(path: Path, weights: str) -> dict[str, Any] | None:
+    """A record of an export, export.json or device.json; None where there is none of the student with these weights.
+
+    Raises ConfigError where it is damaged.
+    """
     if not path.exists():
         return None
     try:
         values: dict[str, Any] = read_json(path)
         return values if values["weights"] == weights else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"artifacts/{FOLDER}/{path.name} is damaged ({error}); run `cgankd export` again") from error
+        raise ConfigError(f"{path} is damaged ({error}); run `cgankd export` again") from error
 
 
 def device_section(device: dict[str, Any]) -> str:

@@ -17,8 +17,6 @@ MARK = b"GCOL\x01\x00\x00\x00"
 """How a heap begins: signature, version, three bytes that are zero; then its size."""
 HEADER = 16
 """Bytes of the header of a heap, and of that of each object: index, references, 4 zero bytes, size."""
-
-
 VLEN, FIXED_POINT = 9, 0
 """Classes of types, in the low four bits of a type's first byte."""
 
@@ -30,7 +28,7 @@ def check_heaps(path: Path, texts: Sequence[str] = ()) -> None:
     if not _whole(str(path), stat.st_size, stat.st_mtime_ns):
         raise RuntimeError("a heap of texts is damaged")
     if (lost := _astray(str(path), stat.st_size, stat.st_mtime_ns, tuple(texts))) is not None:
-        raise RuntimeError(f"the text of {ascii(lost)} is longer than the file")
+        raise RuntimeError(f"the text of {ascii(lost)} is longer than the file, or not in it")
 
 
 @lru_cache(maxsize=64)

@@ -85,6 +85,9 @@ def test_a_board_needs_files_for_boards(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     result = INVOKE.invoke(app, ["export", "--board", "pico"])
     assert result.exit_code == 2 and "--board needs --to litert" in result.output
+    for option, words in (("--recover", "--recover needs --to litert"), ("--onnxruntime-web=x.tgz", "needs --to web")):
+        result = INVOKE.invoke(app, ["export", option])
+        assert result.exit_code == 2 and words in result.output, "what would be left undone is said"
 
 
 def test_ship_takes_what_holds_and_says_what_does_not(
