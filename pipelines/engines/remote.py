@@ -23,7 +23,7 @@ from pipelines.files.digests import file_digest
 BEGAN, ASIDE_S = "began", 86_400.0
 """What a job tells first; and seconds after which the files of a node that is gone are deleted by the next one."""
 
-HEARD_S = 10.0
+HEARD_S = 60.0
 """How long a job that is done waits until what it told is heard."""
 
 

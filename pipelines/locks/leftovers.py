@@ -36,5 +36,7 @@ def half_written(workdir: Path, cache: bool = False) -> Iterator[Path]:
             place = Path(top)
             if not cache and place == workdir / "artifacts":
                 folders[:] = [name for name in folders if name != "cache"]
+            if place == workdir / "artifacts" / "resume":
+                folders[:] = [name for name in folders if name != "ranks"]  # other ranks may still write when the first ends
             cuts = place.parts[-2:] == ("search", "cuts")
             yield from (place / name for name in names if cuts or HALF.search(name))

@@ -42,7 +42,16 @@
 
   /** The bytes of the model, checked against what the page was made for, and how they were checked. Throws. */
   async function fetchModel() {
-    const reply = await fetch(model.file, { cache: "no-cache" });
+    try {
+      return await checkedModel("no-cache");
+    } catch {
+      // File servers tell versions apart by whole seconds: a file replaced within one comes from the browser's cache.
+      return checkedModel("reload");
+    }
+  }
+
+  async function checkedModel(cache) {
+    const reply = await fetch(model.file, { cache });
     if (!reply.ok) throw new Error(`${model.file} does not come (${reply.status}); copy the whole folder.`);
     const bytes = await reply.arrayBuffer();
     const other = `${model.file} is not the file that this page was made for`;

@@ -16,22 +16,24 @@ HALF = (
     "plots/cgan/.samples.png.41.tmp",
 )
 WHOLE = ("artifacts/pool.h5", "artifacts/search/pools/a/b.safetensors", "metrics/bank.json", "notes.tmp", "data/my.tmp")
+RANK = "artifacts/resume/ranks/1/metrics/.ratio.json.42.tmp"
+"""Of another rank, which may end after the first one, whose end cleans."""
 CACHED = "artifacts/cache/chairs/1.npy.41.tmp"
 
 
 def test_what_a_kill_left_half_written_goes_and_all_else_stays(tmp_path: Path) -> None:
-    for name in (*HALF, *WHOLE, CACHED):
+    for name in (*HALF, *WHOLE, RANK, CACHED):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
     late = tmp_path / "artifacts/.ratio.safetensors.5.tmp"
     late.write_bytes(b"being written")
     mark_ns = 10**18
     os.utime(late, ns=(mark_ns, mark_ns))
-    for name in (*HALF, CACHED):
+    for name in (*HALF, RANK, CACHED):
         os.utime(tmp_path / name, ns=(mark_ns - 1, mark_ns - 1))
     gone = sweep(tmp_path, mark_ns)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in gone) == sorted(HALF)
-    assert all((tmp_path / name).exists() for name in (*WHOLE, CACHED)) and late.exists()
+    assert all((tmp_path / name).exists() for name in (*WHOLE, RANK, CACHED)) and late.exists()
     assert [path.name for path in sweep(tmp_path, mark_ns, cache=True)] == [Path(CACHED).name]
 
 
