@@ -37,6 +37,7 @@ def half_written(workdir: Path, cache: bool = False) -> Iterator[Path]:
             if not cache and place == workdir / "artifacts":
                 folders[:] = [name for name in folders if name != "cache"]
             if place == workdir / "artifacts" / "resume":
-                folders[:] = [name for name in folders if name != "ranks"]  # other ranks may still write when the first ends
+                # Other ranks may still write when the first ends.
+                folders[:] = [name for name in folders if name != "ranks"]
             cuts = place.parts[-2:] == ("search", "cuts")
             yield from (place / name for name in names if cuts or HALF.search(name))

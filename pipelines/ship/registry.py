@@ -22,7 +22,7 @@ from cgankd.export import worst_difference
 from pipelines.files.artifacts import file_digest
 from pipelines.ship.saved import PARITY, Package
 from pipelines.ship.trust import FLAG, known, remember
-from pipelines.tracking.answers import FIRST_PATIENCE, check_answers, environment, reason, sign_in
+from pipelines.tracking.answers import check_answers, environment, first_patience, reason, sign_in
 from pipelines.tracking.masks import masked
 from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, key_text
 from pipelines.tracking.moved import StoreMoved
@@ -206,7 +206,7 @@ def serve_command(
     sign_in()
     try:
         check_answers(uri)
-        with environment(FIRST_PATIENCE):
+        with environment(first_patience()):
             version = MlflowClient(tracking_uri=uri).get_model_version_by_alias(name, ALIAS).version
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from cgankd.config import ConfigError
 from pipelines.tracking.places import check_address, given_uri, is_server, line, within, without_login
 
 ANSWER_S = 5.0
-"""Seconds in which a store must have answered when it is opened."""
+"""Seconds in which a store must have answered when it is opened, where CGANKD_STORE_WAIT says no other number."""
+LONGEST_S = 3600.0
 WORK_S = 120.0
 """Seconds for one piece of work at a store that did answer; its tables are made in less."""
-FIRST_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 BUSY_S = 3.0
 """Seconds to wait for an SQLite file that another program holds."""
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
@@ -63,6 +64,25 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def answer_s() -> float:
+    """Seconds in which a store must have answered when it is opened. Raises ConfigError where CGANKD_STORE_WAIT is no number."""
+    text = os.environ.get("CGANKD_STORE_WAIT", "")
+    if not text:
+        return ANSWER_S
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST_S:
+        raise ConfigError(f"CGANKD_STORE_WAIT must be seconds above 0 and at most {LONGEST_S:g}, but is {text!r}")
+    return seconds
+
+
+def first_patience() -> dict[str, str]:
+    """MLflow's own settings for its first question: no second try, and within most of the time that a store has."""
+    return {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, int(0.6 * answer_s())))}
 
 
 def sign_in() -> None:
@@ -120,4 +140,4 @@ def check_answers(uri: str, *, write: bool = False) -> None:
         finally:
             engine.dispose()
 
-    within(ANSWER_S, connect)
+    within(answer_s(), connect)

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from pipelines.tracking.answers import (
-    ANSWER_S,
-    FIRST_PATIENCE,
-    check_answers,
-    environment,
-    is_database,
-    sign_in,
-)
+from pipelines.tracking.answers import answer_s, check_answers, environment, first_patience, is_database, sign_in
 from pipelines.tracking.journal import Event, JsonLines, closing_events
 from pipelines.tracking.masks import masked, masked_values
 from pipelines.tracking.moved import check_experiment, check_place, database
@@ -68,9 +61,9 @@ class MlflowSink:
             client = MlflowClient(tracking_uri=self.uri)
             return client, self._experiment(client, workdir, experiment)
 
-        with environment(FIRST_PATIENCE):
+        with environment(first_patience()):
             # A database that did answer may still be making its tables.
-            self.client, self.experiment_id = within(TABLES_S if is_database(self.uri) else ANSWER_S, opened)
+            self.client, self.experiment_id = within(TABLES_S if is_database(self.uri) else answer_s(), opened)
 
     def _experiment(self, client: MlflowClient, workdir: Path, name: str) -> str:
         if not self.uri.startswith("sqlite:"):

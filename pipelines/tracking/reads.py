@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgankd.config import ConfigError
 from cgankd.data.regular import read_json
-from pipelines.tracking.answers import FIRST_PATIENCE, check_answers, environment, reason, sign_in
+from pipelines.tracking.answers import check_answers, environment, first_patience, reason, sign_in
 from pipelines.tracking.masks import masked
 from pipelines.tracking.moved import check_place, check_readable
 from pipelines.tracking.places import has_store, last_run, store_uri
@@ -73,7 +73,7 @@ def find_run(workdir: Path, experiment: str, text: str) -> TrackedRun | None:
 
     "rho07" stands for "rho07/evaluate". Raises ConfigError where the store cannot be read.
     """
-    with environment(FIRST_PATIENCE), asked(workdir):
+    with environment(first_patience()), asked(workdir):
         client = client_of(workdir)
         found = client.get_experiment_by_name(experiment) if client else None
         if client is None or found is None:
@@ -127,7 +127,7 @@ def attach(workdir: Path, stages: Sequence[str], path: Path) -> str | None:
     if not notes:
         return None
     run_id = str(notes[0]["mlflow_run"])
-    with environment(FIRST_PATIENCE):
+    with environment(first_patience()):
         client = client_of(workdir)
         if client is None:
             return None

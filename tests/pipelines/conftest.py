@@ -42,7 +42,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pat
 @pytest.fixture()
 def store(workdir: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The work folder with MLflow on, and a store that needs no set-up and that a busy machine does not make late."""
-    for name in ("open.WORK_S", "answers.ANSWER_S", "mlflow_sink.ANSWER_S"):
+    for name in ("open.WORK_S", "answers.ANSWER_S"):
         monkeypatch.setattr(f"pipelines.tracking.{name}", 3600.0)
     shutil.copyfile(empty_store, workdir / "mlflow.db")
     params = workdir / "params.yaml"

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from cgankd.config import ConfigError, TrackingConfig
-from pipelines.tracking import answers, mlflow_sink
+from pipelines.tracking import answers
 from pipelines.tracking.journal import Tracker, read_roots
 from pipelines.tracking.mlflow_sink import MlflowSink
 from pipelines.tracking.open import open_tracker
@@ -162,13 +162,27 @@ def dripping(connection: socket.socket) -> None:
 def test_a_server_that_never_comes_to_an_end(
     behave: Callable[[socket.socket], object], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mlflow_sink, "ANSWER_S", 0.3)
+    monkeypatch.setattr(answers, "ANSWER_S", 0.3)
     with listener(behave) as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:Canary77@127.0.0.1:{port}")
         assert train(store) == [
             "warning: MLflow failed (no answer within 0.3 s); training goes on, `cgankd sync` adds this run later"
         ]
     assert "Canary77" not in (log_folder(store) / "cgan.jsonl").read_text()
+
+
+def test_how_long_a_store_may_take_is_the_users_to_say(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CGANKD_STORE_WAIT", "40")
+    assert answers.answer_s() == 40.0 and answers.first_patience()["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "24"
+    monkeypatch.setenv("CGANKD_STORE_WAIT", "0.3")
+    with listener(silent) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        (said,) = train(store)
+    assert "no answer within 0.3 s" in said
+    for wrong in ("soon", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("CGANKD_STORE_WAIT", wrong)
+        (said,) = train(store)
+        assert f"MLflow failed (CGANKD_STORE_WAIT must be seconds above 0 and at most 3600, but is '{wrong}')" in said
 
 
 def test_a_database_server_that_never_answers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +195,7 @@ def test_a_database_server_that_never_answers(store: Path, monkeypatch: pytest.M
 
 
 def test_a_name_that_is_looked_up_for_ever(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_sink, "ANSWER_S", 0.3)
+    monkeypatch.setattr(answers, "ANSWER_S", 0.3)
     monkeypatch.setattr("pipelines.tracking.places.SERVER_WAIT_S", 0.3)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: over.wait(60))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000")

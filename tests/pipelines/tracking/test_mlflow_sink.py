@@ -227,7 +227,7 @@ def test_the_users_server_and_environment_are_kept(monkeypatch: pytest.MonkeyPat
     assert store_uri(tmp_path) == "http://example.invalid:1"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    with answers.environment(answers.FIRST_PATIENCE):
+    with answers.environment(answers.first_patience()):
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
