@@ -1,6 +1,6 @@
 """Nets of torchvision and timm, by `torchvision:NAME` and `timm:NAME`, for larger images and for their trained weights.
 
-timm is an extra and is imported here alone.
+timm is an extra and is imported here alone. torchvision, which takes two seconds, is imported where one of its nets is asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from cgankd.config.settings import nearest
@@ -127,6 +126,8 @@ def library_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | N
 
         known = timm.models.get_pretrained_cfg(short, allow_unregistered=True)
         return None if known is None else (tuple(known.mean), tuple(known.std))
+    import torchvision
+
     if short not in torchvision.models.list_models(module=torchvision.models):
         return None
     preset = torchvision.models.get_model_weights(short).DEFAULT.transforms()
@@ -159,6 +160,8 @@ def built(make: Callable[[], nn.Module], name: str, image_size: int) -> nn.Modul
 
 def torchvision_net(name: str, shape: NetShape, pretrained: bool) -> nn.Module:
     """A classifier of torchvision.models with this many outputs and input channels. Raises ValueError."""
+    import torchvision
+
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ValueError(f"torchvision has no classifier {name!r}{nearest(name, known)}")

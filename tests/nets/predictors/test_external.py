@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import urllib.error
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from cgankd.nets.predictors.external import make_external, take_weights
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.types import Outputs
+from tests.conftest import ROOT
 
 
 def shown(name: str, image_size: int = 64, channels: int = 3) -> tuple[nn.Module, Tensor, Outputs]:
@@ -147,3 +149,14 @@ def test_a_download_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
     with pytest.raises(ValueError, match=r"could not be downloaded .*no route.*; check .* or set teacher.pretrained"):
         make_external("torchvision:shufflenet_v2_x0_5", NetShape(2, 3, 32), pretrained=True)
+
+
+def test_torchvision_is_loaded_for_its_own_nets_alone() -> None:
+    """It costs every start of a stage two seconds."""
+    code = (
+        "import sys, pipelines.runtime.opening, pipelines.stages.student, pipelines.stages.prepare\n"
+        "from cgankd.nets.predictors.zoo import make_of_zoo; from cgankd.nets.predictors.shape import NetShape\n"
+        "print('torchvision' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
