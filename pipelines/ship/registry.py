@@ -86,7 +86,8 @@ def register(
         raise ConfigError(f"MLflow does not answer ({reason(error)}); nothing was registered, try again") from error
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it says on its own what is said here below
     # The student it is compared with answers on the processor.
-    with environment({"MLFLOW_TRACKING_URI": sink.uri, "MLFLOW_DEFAULT_PREDICTION_DEVICE": "cpu"}):
+    own = {"MLFLOW_TRACKING_URI": sink.uri, "MLFLOW_DEFAULT_PREDICTION_DEVICE": "cpu"}
+    with environment(own | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
         version, fresh = _version(sink.client, release.name, release.fingerprint), False
         if version is not None and is_server(sink.uri) and _title(release.name, version) not in known(workdir).values():
             version = None  # somebody else's, or of a copy of this folder: its files are not opened
