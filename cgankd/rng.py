@@ -19,5 +19,13 @@ def generator(*keys: int | str) -> torch.Generator:
 
 
 def seed_all(*keys: int | str) -> None:
-    """Seed torch's global generator, for layers that take no generator (initialisation, dropout)."""
-    torch.manual_seed(derive(*keys))
+    """Seed torch's global generator, for layers that take no generator (initialisation, dropout).
+
+    The numbers are those after `torch.manual_seed`. That one also notes the seed, with the text of the whole stack, for each kind
+    of device that was never used, which takes as long as half a step of a small net.
+    """
+    seed = derive(*keys)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        # A training brings its nets to the device before it seeds a step.
+        torch.cuda.manual_seed_all(seed)
