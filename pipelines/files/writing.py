@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cgankd.config import ConfigError
 from cgankd.data.store.writing import FULL, REFUSED, Unwritten, written_whole
+from pipelines.files.layout import in_place
 
 SHORT_S = 30.0
 """Work of so many seconds may be lost with the power: bringing it to the disk at once would cost more than it is worth."""
@@ -47,7 +48,7 @@ def disk_sentence(error: OSError) -> str:
     why = error.strerror or os.strerror(error.errno or errno.EIO)
     if error.filename is None:
         return f"the disk of {Path.cwd()} fails ({why}); make room or choose another folder, {AGAIN}"
-    path = Path(os.fsdecode(error.filename))
+    path = in_place(Path(os.fsdecode(error.filename)))
     if not isinstance(error, Unwritten) and error.errno not in (*FULL, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
         return f"{why}: {path}"  # it may have been read
     if error.errno in FULL:
