@@ -14,8 +14,8 @@ HALF = re.compile(r"\.tmp$")
 
 
 def sweep(workdir: Path, before_ns: int, *, cache: bool = False) -> list[Path]:
-    """Delete half-written files and folders of a work folder that were last written before a time (ns since the epoch, by the clock of its
-    files); returns them.
+    """Delete half-written files and folders of a work folder that were last written before a time (ns since the epoch, by the
+    clock of its files); returns them.
 
     Call it only where no other process works in the folder. `cache` looks at artifacts/cache too, which may hold many files.
     """

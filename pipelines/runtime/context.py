@@ -44,7 +44,6 @@ from pipelines.runtime.progress import Meter, duration_text
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.names import result_name
 
-
 AnyKept = TypeVar("AnyKept", bound=Kept)
 FLUSH_EVERY_S = 5.0
 """Seconds between batches of curve points sent to the trackers."""

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.files.artifacts import load_weights, save_weights
+from pipelines.files.artifacts import load_weights
 from pipelines.files.layout import OUTPUTS, STAGES, unplaced
 from pipelines.files.made import check_made
 from pipelines.files.writing import DiskError, disk_sentence
-from pipelines.locks.leftovers import sweep
 from pipelines.runtime import outputs
 from pipelines.runtime.context import Context
 from pipelines.runtime.opening import open_stage
