@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pipelines.files.artifacts import load_weights
+from pipelines.files import artifacts
+from pipelines.files.artifacts import load_weights, save_weights
 from pipelines.files.layout import OUTPUTS, STAGES, unplaced
 from pipelines.files.made import check_made
 from pipelines.files.writing import DiskError, disk_sentence
+from pipelines.locks.leftovers import sweep
 from pipelines.runtime import outputs
 from pipelines.runtime.context import Context
 from pipelines.runtime.opening import open_stage
@@ -145,3 +148,94 @@ def test_every_stage_at_the_renames_of_a_full_disk(tmp_path: Path, made: Path, s
     run(stage, folder, OTHER[stage])
     assert left(folder) == good and not list((folder / "artifacts/resume/made").iterdir())
     assert not list(folder.rglob("*.tmp"))
+
+
+def new_students(folder: Path) -> outputs.Outputs:
+    """A folder with earlier files of the stage `student`, and new ones that have no places yet."""
+    for name in ("artifacts/students/old.json", "artifacts/students/both.json", "metrics/student.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("former")
+    made = outputs.Outputs(folder, "student")
+    for name in ("artifacts/students/new.json", "artifacts/students/both.json", "metrics/student.json"):
+        made.path(name).write_text("new")
+    return made
+
+
+def is_new(folder: Path) -> bool:
+    found = left(folder)
+    students = {"artifacts/students/new.json", "artifacts/students/both.json"}
+    files = {*students, "metrics/student.json", "artifacts/digests/student.json"}
+    return found.keys() == files and all(found[name] == b"new" for name in (*students, "metrics/student.json"))
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_kill_at_any_rename_leaves_the_former_files_or_is_made_good_by_the_next_start(tmp_path: Path) -> None:
+    real = os.replace
+    for turn in range(1, 20):
+        folder, calls = tmp_path / str(turn), list[str]()
+        made = new_students(folder)
+        before = left(folder)
+
+        def replace(source: Any, target: Any, turn: int = turn, calls: list[str] = calls) -> None:
+            calls.append(str(target))
+            if len(calls) == turn:
+                raise Killed
+            real(source, target)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            try:
+                made.place()
+                killed = False
+            except Killed:
+                killed = True
+        ready = unplaced(folder, "student")
+        if killed and not ready.exists():
+            assert left(folder) == before
+            sweep(folder, 10**19)
+            assert not list(ready.parent.iterdir()) and left(folder) == before
+            continue
+        outputs.place_all(folder)
+        assert is_new(folder) and not ready.exists(), turn
+        check_made(folder / "artifacts/students")
+        if not killed:
+            assert turn > 5
+            return
+    raise AssertionError("there was no end of the renames")
+
+
+def test_a_folder_that_is_kept_elsewhere_stays_there_also_on_another_disk(tmp_path: Path) -> None:
+    folder, elsewhere, real = tmp_path / "project", tmp_path / "elsewhere", os.replace
+    made = new_students(folder)
+    (folder / "artifacts/students").rename(elsewhere)
+    (folder / "artifacts/students").symlink_to(elsewhere)
+
+    def replace(source: Any, target: Any) -> None:
+        if (Path(source).parent == tmp_path) != (Path(target).parent == tmp_path):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+        real(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        made.place()
+    assert (folder / "artifacts/students").is_symlink()
+    assert {path.name: path.read_text() for path in elsewhere.iterdir()} == {"new.json": "new", "both.json": "new"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "project"]
+
+
+def test_weights_that_cannot_be_written_leave_the_former_config_too(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_weights(path, {"w": torch.zeros(3)}, {"precision": "bf16"})
+    before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts, "save_file", failing)
+        with pytest.raises(DiskError, match=r"teacher\.safetensors cannot be written"):
+            save_weights(path, {"w": torch.ones(3)}, {"precision": "fp32"})
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+def failing(*given: Any, **options: Any) -> None:
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
