@@ -205,6 +205,8 @@ def predict(
 ) -> None:
     """Label an image or a folder of images, each with its confidence. Exit code 2 when an image cannot be read."""
     with plain_errors():
+        from pipelines.files.params import write_text
+        from pipelines.files.writing import file_meant
         from pipelines.runtime.machine import set_threads
         from pipelines.ship.predict import (
             as_csv,
@@ -218,17 +220,16 @@ def predict(
 
         set_threads()
         predictor = with_rules(open_predictor(Path.cwd(), model, level, server, trust=trust), square, enlarge)
+        target = None if csv is None or str(csv) == "-" else file_meant(csv)
         labelled = label_files(predictor, image_files(images))
-        if csv is None:
+        if target is not None:
+            write_text(target, as_csv(labelled, predictor.margin))
+            typer.echo(f"{sum(entry.reading is not None for entry in labelled)} images labelled in {csv}")
+        elif csv is None:
             if any(entry.reading for entry in labelled):
                 console().print(labels_table(labelled, predictor.margin))
-        elif str(csv) == "-":
-            typer.echo(as_csv(labelled, predictor.margin), nl=False)
         else:
-            from pipelines.files.params import write_text
-
-            write_text(csv, as_csv(labelled, predictor.margin))
-            typer.echo(f"{sum(entry.reading is not None for entry in labelled)} images labelled in {csv}")
+            typer.echo(as_csv(labelled, predictor.margin), nl=False)
         for line in left_out(images):
             typer.echo(line, err=True)
         bad = [entry for entry in labelled if entry.reading is None]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cgankd.data.regular import check_regular, read_json
+from cgankd.data.store.writing import sync
 from cgankd.fit.watch import named, not_finite
 from cgankd.types import Diverged
 from pipelines.files.digests import file_digest as file_digest
@@ -35,7 +36,14 @@ Say = Callable[[str], None]
 
 
 def write_json(path: Path, values: object, *, sort_keys: bool = True, synced: bool = True) -> None:
-    """Write JSON, by default with sorted keys; numbers that are not finite become null, which JSON lacks words for."""
+    """Write JSON as `json_text` has it."""
+    text = json_text(values, sort_keys=sort_keys)
+    with replacing(path, len(text), synced=synced) as temporary:
+        temporary.write_bytes(text)
+
+
+def json_text(values: object, *, sort_keys: bool = True) -> bytes:
+    """JSON, by default with sorted keys; numbers that are not finite become null, which JSON lacks words for."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -46,9 +54,7 @@ def write_json(path: Path, values: object, *, sort_keys: bool = True, synced: bo
             return None
         return value
 
-    text = (json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
-    with replacing(path, len(text), synced=synced) as temporary:
-        temporary.write_bytes(text)
+    return (json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
 
 
 def config_path(path: Path) -> Path:
@@ -59,7 +65,7 @@ def config_path(path: Path) -> Path:
 def save_weights(
     path: Path, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any], *, synced: bool = True
 ) -> None:
-    """Write weights as safetensors and, before them, the config that rebuilds the net.
+    """Write weights as safetensors and, beside them, the config that rebuilds the net; both get their names when both are whole.
 
     Raises Diverged, and writes neither, where a number is not finite.
     """
@@ -74,8 +80,12 @@ def save_weights(
         place = plain.untyped_storage().data_ptr()
         tensors[name] = plain.clone() if place in used else plain
         used.add(place)
-    write_json(config_path(path), config, synced=synced)
-    write_tensors(path, tensors, synced=synced)
+    text = json_text(config)
+    with replacing(config_path(path), len(text), synced=synced) as temporary:
+        temporary.write_bytes(text)
+        if synced:
+            sync(temporary)  # whatever may fail does before the weights are there
+        write_tensors(path, tensors, synced=synced)
 
 
 def write_tensors(

@@ -83,6 +83,23 @@ def inside(path: Path) -> Path:
     return Path(*path.parts[path.parts.index("artifacts") + 1 :]) if "artifacts" in path.parts else Path(path.name)
 
 
+UNPLACED = ("artifacts", "resume", "made")
+"""The folder of a work folder in which the new files of a stage lie until all of them take their places."""
+
+
+def unplaced(workdir: Path, stage: str) -> Path:
+    """The folder in which whole new files of a stage wait for their places; with .tmp behind its name they are being written."""
+    return workdir.joinpath(*UNPLACED, stage)
+
+
+def in_place(path: Path) -> Path:
+    """Where a new file of a stage is going to be; any other path as it is."""
+    for number in range(len(path.parts) - len(UNPLACED)):
+        if path.parts[number : number + len(UNPLACED)] == UNPLACED:
+            return Path(*path.parts[:number], *path.parts[number + len(UNPLACED) + 1 :])
+    return path
+
+
 def missing(path: Path) -> ConfigError:
     """The error for an artifact that is not there, naming the stage that makes it."""
     return ConfigError(f"{Path('artifacts', inside(path))} is missing; run `{maker(str(inside(path)))}` first")

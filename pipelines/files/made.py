@@ -17,7 +17,7 @@ from typing import Any
 from cgankd.config import ConfigError
 from pipelines.files.digests import digests_in, file_digest, hashed
 from pipelines.files.dvc_lock import LOCK, made_md5, read_lock
-from pipelines.files.layout import BESIDE_STAGES, MAKERS, OUTPUTS, STAGES, WEIGHTS
+from pipelines.files.layout import BESIDE_STAGES, MAKERS, OUTPUTS, STAGES, WEIGHTS, unplaced
 from pipelines.files.writing import replacing
 
 FOLDER = "digests"
@@ -32,16 +32,19 @@ def made_by(stage: str) -> list[str]:
     return [*names, *weights, f"metrics/{stage}.json"]
 
 
-def note_made(workdir: Path, stage: str) -> None:
-    """Note the digests of all that a stage left."""
-    path = _record(workdir, stage)
+def note_made(workdir: Path, stage: str, new: Path | None = None) -> None:
+    """Note the digests of all that a stage left, beside those of before.
+
+    `new` is a folder with the files that are to take the places of those in the work folder; the record is written there.
+    """
+    path = _record(new or workdir, stage)
     try:
-        known = _read(path)
+        known = _read(_record(workdir, stage))
     except ConfigError:  # damaged, and made anew by this
         known = {}
     made: dict[str, list[str]] = {}
     for name in made_by(stage):
-        for file, digest in _files(workdir, name).items():
+        for file, digest in _files(new if new and (new / name).exists() else workdir, name).items():
             made[file] = [*(one for one in known.get(file, []) if one != digest), digest][-KEPT:]
     text = json.dumps(made | {"seal": seal(made)}, indent=1, sort_keys=True) + "\n"
     with replacing(path, len(text)) as temporary:
@@ -54,6 +57,11 @@ def check_made(path: Path) -> None:
     if place is None:
         return
     workdir, name, stage = place
+    if unplaced(workdir, stage).is_dir():
+        raise ConfigError(
+            f"{name} may be older than what belongs to it: `cgankd {stage}` was stopped while its files took their places; run"
+            f" `cgankd {stage}` again"
+        )
     known, there = _read(_record(workdir, stage)), _files(workdir, name)
     wrong = [file for file, digest in there.items() if file in known and digest not in known[file]]
     if wrong and not _in_lock(workdir, name):

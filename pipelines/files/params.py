@@ -19,7 +19,7 @@ from cgankd.config.settings import LONGEST_VALUE, in_words, shortened
 from cgankd.data.regular import read_bytes, read_text
 from pipelines.files.distillers import check_distillers
 from pipelines.files.layout import SECTIONS, within
-from pipelines.files.writing import replacing
+from pipelines.files.writing import file_meant, replacing
 from pipelines.files.yaml_bounds import MAX_YAML, bounded
 
 
@@ -208,7 +208,7 @@ def write_preset(name: str, path: Path, values: Mapping[str, Any] | None = None)
     while (backup := path.with_name(f"{path.name}.bak-{number}")).exists():
         number += 1
     backup.write_bytes(before)
-    write_text(path, text)
+    write_text(file_meant(path), text)
     return backup
 
 
@@ -225,7 +225,7 @@ def set_values(path: Path, values: Mapping[str, Any]) -> None:
     """
     read_params(path)
     if values:
-        write_text(path, changed(read_text(path, MAX_YAML), path.name, values))
+        write_text(file_meant(path), changed(read_text(path, MAX_YAML), path.name, values))
 
 
 def changed(text: str, name: str, values: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cgankd.config import ConfigError
 from cgankd.data.store.writing import FULL, REFUSED, Unwritten, written_whole
+from pipelines.files.layout import in_place
 
 SHORT_S = 30.0
 """Work of so many seconds may be lost with the power: bringing it to the disk at once would cost more than it is worth."""
@@ -28,13 +29,32 @@ def replacing(path: Path, needed: int = 0, *, synced: bool = True) -> Iterator[P
     `needed` are the bytes of the file where they are known; without `synced` a loss of power may tear it.
     Raises DiskError where it cannot be written: the system's own error would name the temporary file.
     """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a file in it, such as {path / 'NAME'}")
+    refuse_special(path)
     try:
         with written_whole(path, needed=needed, synced=synced) as temporary:
             yield temporary
     except Unwritten as error:
         raise DiskError(disk_sentence(error)) from error
+
+
+def refuse_special(path: Path) -> None:
+    """Raise ConfigError where a path is no place for a file: a folder, or a device, pipe or socket that a file would replace."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file in it, such as {path / 'NAME'}")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is a device, pipe or socket, which a file would replace; name a file")
+
+
+def file_meant(path: Path) -> Path:
+    """The file that a path which the user named means: where it is a link, the file at its end, so that the link stays.
+
+    Raises ConfigError as `refuse_special` does, and on links in a circle.
+    """
+    refuse_special(path)
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{path} is a link that leads nowhere ({error}); name a file") from error
 
 
 def of_disk(error: BaseException) -> bool:
@@ -47,7 +67,7 @@ def disk_sentence(error: OSError) -> str:
     why = error.strerror or os.strerror(error.errno or errno.EIO)
     if error.filename is None:
         return f"the disk of {Path.cwd()} fails ({why}); make room or choose another folder, {AGAIN}"
-    path = Path(os.fsdecode(error.filename))
+    path = in_place(Path(os.fsdecode(error.filename)))
     if not isinstance(error, Unwritten) and error.errno not in (*FULL, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
         return f"{why}: {path}"  # it may have been read
     if error.errno in FULL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ HALF = re.compile(r"\.tmp$")
 
 
 def sweep(workdir: Path, before_ns: int, *, cache: bool = False) -> list[Path]:
-    """Delete half-written files of a work folder that were last written before a time (ns since the epoch, by the clock of its
-    files); returns them.
+    """Delete half-written files and folders of a work folder that were last written before a time (ns since the epoch, by the
+    clock of its files); returns them.
 
     Call it only where no other process works in the folder. `cache` looks at artifacts/cache too, which may hold many files.
     """
@@ -22,7 +23,7 @@ def sweep(workdir: Path, before_ns: int, *, cache: bool = False) -> list[Path]:
     for path in half_written(workdir, cache):
         try:
             if path.stat().st_mtime_ns < before_ns:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 gone.append(path)
         except OSError:  # gone already, or in a folder that is read-only, where whatever writes next says so
             continue
@@ -30,7 +31,7 @@ def sweep(workdir: Path, before_ns: int, *, cache: bool = False) -> list[Path]:
 
 
 def half_written(workdir: Path, cache: bool = False) -> Iterator[Path]:
-    """The files under temporary names, and banks that trials of a search were at work on."""
+    """The files and folders under temporary names, and banks that trials of a search were at work on."""
     for part in PARTS:
         for top, folders, names in os.walk(workdir / part):
             place = Path(top)
@@ -39,5 +40,7 @@ def half_written(workdir: Path, cache: bool = False) -> Iterator[Path]:
             if place == workdir / "artifacts" / "resume":
                 # Other ranks may still write when the first ends.
                 folders[:] = [name for name in folders if name != "ranks"]
+            yield from (place / name for name in folders if HALF.search(name))
+            folders[:] = [name for name in folders if not HALF.search(name)]
             cuts = place.parts[-2:] == ("search", "cuts")
             yield from (place / name for name in names if cuts or HALF.search(name))

@@ -15,7 +15,7 @@ from rich.text import Text
 from cgankd.config import BESIDE
 from cgankd.measure.places import places
 from cgankd.measure.predictive import Gain
-from pipelines.files.artifacts import replacing
+from pipelines.files.writing import file_meant, replacing
 from pipelines.report.charts import Interval, difference_unit, intervals
 from pipelines.report.compare import difference, notes, over_real
 from pipelines.report.page import render_page
@@ -197,7 +197,7 @@ def page_title(records: Sequence[Record]) -> str:
 
 def write(records: Sequence[Record], csv_path: Path | None, html_path: Path | None) -> None:
     """Write the CSV and HTML beside the terminal table."""
-    for path, text in ((csv_path, tidy), (html_path, page)):
-        if path is not None:
-            with replacing(path) as temporary:
-                temporary.write_text(text(records), encoding="utf-8")
+    named = [(file_meant(path), text) for path, text in ((csv_path, tidy), (html_path, page)) if path is not None]
+    for path, text in named:
+        with replacing(path) as temporary:
+            temporary.write_text(text(records), encoding="utf-8")

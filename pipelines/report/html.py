@@ -14,8 +14,8 @@ from markupsafe import Markup
 from cgankd.measure.longer import in_words
 from cgankd.measure.places import FEWEST, places, places_of
 from cgankd.measure.twins import copy_sentences
-from pipelines.files.artifacts import replacing
 from pipelines.files.layout import STAGES
+from pipelines.files.writing import file_meant, replacing
 from pipelines.report.advice import advise
 from pipelines.report.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
 from pipelines.report.facts import Facts, StageFacts, gather
@@ -52,6 +52,7 @@ class Histogram:
 
 def write_report(workdir: Path, path: Path) -> Facts:
     """Write the report of a work folder and return the facts it rests on."""
+    path = file_meant(path)
     facts = gather(workdir)
     fakes = read_fakes(workdir, facts.cfg)
     with replacing(path) as temporary:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from filelock import FileLock
@@ -33,22 +32,17 @@ from pipelines.files.artifacts import (
     write_json,
 )
 from pipelines.files.layout import missing
-from pipelines.files.made import check_made, note_made, same_inputs
+from pipelines.files.made import check_made, same_inputs
 from pipelines.files.params import settings_of
 from pipelines.locks.holding import release
 from pipelines.runtime.curves import Curves, file_name, series_csv
 from pipelines.runtime.held import Watch
 from pipelines.runtime.machine import available_cores, make_plan
+from pipelines.runtime.outputs import Drawing as Drawing
+from pipelines.runtime.outputs import Outputs, draw, place_made
 from pipelines.runtime.progress import Meter, duration_text
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.names import result_name
-
-
-class Drawing(Protocol):
-    """A picture that can be written to a file (a matplotlib Figure)."""
-
-    def savefig(self, fname: Any, **options: Any) -> None: ...
-
 
 AnyKept = TypeVar("AnyKept", bound=Kept)
 FLUSH_EVERY_S = 5.0
@@ -58,8 +52,9 @@ FLUSH_EVERY_S = 5.0
 class Context:
     """One run of one stage, made by `open_context` and used as a context manager.
 
-    Leaving it without an error writes metrics/<stage>.json and the curves, forgets resume files and ends the tracked
-    run as FINISHED; leaving it with one ends it as FAILED and keeps the resume files.
+    Leaving it without an error writes metrics/<stage>.json and the curves, puts them and the artifacts in their places, forgets
+    resume files and ends the tracked run as FINISHED; leaving it with one ends it as FAILED, keeps the resume files, and what
+    the stage left before is as it was.
     """
 
     def __init__(self, stage: str, cfg: Config, workdir: Path, tracker: Tracker, console: Console) -> None:
@@ -69,7 +64,8 @@ class Context:
         self._read: dict[Path, str] = {}
         self.changed: Callable[[], str | None] = lambda: None
         """Says what of params.yaml changed since the run began."""
-        self._meter, self._watch = Meter(console), Watch()
+        self._meter, self._watch, self._out = Meter(console), Watch(), Outputs(workdir, stage)
+        self._tell: list[str] = []
         self._curves: dict[str, Curves] = {}
         self._resume: list[Kept] = []
         self._metrics: dict[str, Any] = {}
@@ -81,10 +77,14 @@ class Context:
     # Files in and out
 
     def path(self, name: str) -> Path:
-        """Where an artifact lies or goes: artifacts/<name>; its folder exists."""
+        """Where an artifact lies, or what is kept beside: artifacts/<name>; its folder exists."""
         path = self.workdir / "artifacts" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def new(self, name: str) -> Path:
+        """Where an artifact that this stage makes is written; it becomes artifacts/<name> when the stage is done."""
+        return self._out.path(f"artifacts/{name}")
 
     def inputs(self, *names: str) -> tuple[Path, ...]:
         """Paths of the artifacts this stage reads; they are part of resume fingerprints and tags of the run.
@@ -116,19 +116,19 @@ class Context:
             raise ConfigError(f"{shown} was changed while `cgankd {self.stage}` ran; run `cgankd {self.stage}` again")
 
     def save_weights(self, name: str, module: nn.Module | Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
-        """artifacts/<name>.safetensors and, beside it, the config that rebuilds the net."""
+        """artifacts/<name>.safetensors and, beside it, the config that rebuilds the net, as `new` has them."""
         self.check_unchanged()
-        path = self.path(f"{name}.safetensors")
+        path = self.new(f"{name}.safetensors")
         save_weights(path, module, config)
         return path
 
     def load_weights(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights and config of artifacts/<name>, a file name with its ending."""
-        return load_weights(self.path(name))
+        return load_weights(self._out.latest(f"artifacts/{name}"))
 
     def copy_weights(self, source: Path, name: str) -> Path:
         """Copy weights and config from anywhere to artifacts/<name>, a file name with its ending; `sync_all` is for later."""
-        target = self.path(name)
+        target = self.new(name)
         for old, new in ((config_path(source), config_path(target)), (source, target)):
             with replacing(new, old.stat().st_size, synced=False) as temporary:
                 shutil.copyfile(old, temporary)
@@ -137,7 +137,7 @@ class Context:
     def write_artifact_json(self, name: str, values: object) -> Path:
         """artifacts/<name> as JSON, keys in the order given."""
         self.check_unchanged()
-        path = self.path(name)
+        path = self.new(name)
         write_json(path, values, sort_keys=False)
         return path
 
@@ -216,35 +216,27 @@ class Context:
         if found is not None:
             self.check(check_setback(name, found.step, found.back_to, found.found, found.setting))
 
-    def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """metrics/<name>.json, keys in the order given (the arms are a sequence), also a file of the tracked run."""
-        path = self.workdir / "metrics" / f"{name}.json"
-        write_json(path, values, sort_keys=False)
+        write_json(self._told(f"metrics/{name}.json"), values, sort_keys=False)
         self._wrote_own_metrics |= name == self.stage
-        self.tracker.file(path)
-        return path
 
     def picture(self, name: str, figure: Drawing, step: int = 0) -> Path:
         """plots/<stage>/<name>.png, the same bytes for the same figure; `step` is that of the loop it shows."""
-        path = self._plot_path(f"{file_name(name)}.png")
-        with replacing(path) as temporary, warnings.catch_warnings():
-            # Class names may have letters that the font lacks; a box in a picture is no fault of the user's.
-            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+        path = self.workdir / self._plot_name(f"{file_name(name)}.png")
+        draw(path, figure)
         self.tracker.picture(path, step)
         return path
 
-    def curve_table(self, name: str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Path:
+    def curve_table(self, name: str, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
         """plots/<stage>/<name>.csv from series -> (steps, values): a column step and one for each series."""
-        path = self._plot_path(f"{file_name(name)}.csv")
-        with replacing(path) as temporary:
+        with replacing(self._told(self._plot_name(f"{file_name(name)}.csv"))) as temporary:
             temporary.write_text(series_csv(curves), encoding="utf-8")
-        self.tracker.file(path)
-        return path
 
     # Beginning and end
 
     def __enter__(self) -> Self:
+        place_made(self.workdir, self.stage)  # of a run that was stopped at that
         return self
 
     def __exit__(
@@ -263,6 +255,7 @@ class Context:
             else:
                 self.tracker.say(f"{self.stage} ended by {type(error).__name__}: {error}")
         finally:
+            self._out.discard()
             self.tracker.close(status)
             if self._lock is not None:
                 release(self._lock)
@@ -273,25 +266,30 @@ class Context:
             self.say(f"warning: {other}")
         for name, curves in self._curves.items():
             if curves.rows:
-                path = self._plot_path(f"{file_name(name)}.csv")
-                with replacing(path) as temporary:
+                with replacing(self._out.path(self._plot_name(f"{file_name(name)}.csv"))) as temporary:
                     temporary.write_text(curves.csv(), encoding="utf-8")
         if not self._wrote_own_metrics:
-            write_json(self.workdir / "metrics" / f"{self.stage}.json", self._metrics)
+            write_json(self._out.path(f"metrics/{self.stage}.json"), self._metrics)
+        self._out.place()
+        for told in self._tell:
+            self.tracker.file(self.workdir / told)
         # Pictures and curves of an earlier run that this one did not make would pass for its own.
         for path in (self.workdir / "plots" / self.stage).glob("*.*"):
             if path.suffix in (".png", ".csv") and path.name not in self._plots:
                 path.unlink()
-        note_made(self.workdir, self.stage)
         for resume in self._resume:
             resume.delete()
         delete_progress(self.path(f"resume/{self.stage}"))
 
-    def _plot_path(self, name: str) -> Path:
-        path = self.workdir / "plots" / self.stage / name
+    def _plot_name(self, name: str) -> str:
+        """A picture or curve of this run, by its name below the work folder."""
         self._plots.add(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return f"plots/{self.stage}/{name}"
+
+    def _told(self, name: str) -> Path:
+        """Where a file below the work folder is written that the tracked run gets when it is in its place."""
+        self._tell.append(name)
+        return self._out.path(name)
 
     def _send_curves(self) -> None:
         self._sent_s = time.monotonic()

@@ -20,6 +20,7 @@ from pipelines.locks.ranks import among_ranks
 from pipelines.locks.ranks import launched as launched
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import make_plan, plan_facts, plan_line, set_threads
+from pipelines.runtime.outputs import place_all, place_made
 from pipelines.runtime.room import check_room
 from pipelines.tracking.journal import FanOut, Tracker
 from pipelines.tracking.open import open_tracker
@@ -63,6 +64,8 @@ def open_context(
 
     take(lock, stage, say)
     try:
+        place_made(workdir, stage)
+        place_all(workdir)
         clean(workdir, cache=stage == "prepare")
         tags = {"overrides": " ".join(overrides)} if overrides else {}
         tracker = (

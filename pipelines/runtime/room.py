@@ -52,7 +52,10 @@ def check_room(stage: str, cfg: Config, workdir: Path) -> None:
 
 def check_places(stage: str, workdir: Path) -> None:
     """Raise ConfigError where a file lies in place of a folder that the stage needs, or the other way round."""
-    for folder in (*(f"artifacts/{name}" for name in ("", "resume", f"resume/{stage}", "logs", "digests")), "metrics"):
+    for folder in (
+        *(f"artifacts/{name}" for name in ("", "resume", f"resume/{stage}", "resume/made", "logs", "digests")),
+        "metrics",
+    ):
         _check_folder(workdir / folder)
     _check_folder(workdir / "plots" / stage)
     for name in OUTPUTS.get(stage, ()):

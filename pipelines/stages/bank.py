@@ -137,7 +137,7 @@ def run(ctx: Context) -> None:
 
     attributes: dict[str, str | int | float] = {"config": json.dumps(kept_settings(cfg), sort_keys=True)}
     attributes |= inputs.digests()
-    pool_path = ctx.path("pool.h5")
+    pool_path = ctx.new("pool.h5")
     shape = (info.channels, info.image_size, info.image_size)
     spread, most = scorer.spreading is not None, cfg.rows_per_file
     with pool_writer(pool_path, shape, task.num_outputs, task.label_dtype, spread=spread, rows_per_file=most) as writer:
@@ -173,7 +173,7 @@ def run(ctx: Context) -> None:
     labels = replace(asked[row], predicted[row]) if cfg.replace else asked[row]
     behind = made_from(ctx.cfg.data, ctx.seed, inputs)
     write_bank(
-        ctx.path("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen}, rows_per_file=most
+        ctx.new("bank.h5"), pool_path, row, labels, attributes | behind | {"selection": chosen}, rows_per_file=most
     )
     ctx.metrics(report)
     val_error = task.error(scorer.teacher(val.images), val.labels)

@@ -66,7 +66,7 @@ def run(ctx: Context) -> None:
     for line in about_copies(dataset, found, numbers, ctx.cfg.data):
         ctx.say(line)
     numbers |= take_unlabelled(ctx, dataset, room)
-    write_dataset(ctx.path("dataset.h5"), dataset)  # last, as what is refused leaves the former one
+    write_dataset(ctx.new("dataset.h5"), dataset)
     ctx.metrics(numbers | dict(dataset.notes) | dict(dataset.account.counts))
     shown, texts, title = sheet(dataset)
     ctx.picture("contact", pictures.contact_sheet(dataset.train.images[shown], texts, title))
@@ -92,11 +92,11 @@ def take_unlabelled(ctx: Context, dataset: Dataset, room: Room) -> dict[str, flo
         raise ConfigError(
             f"data.unlabelled {ctx.cfg.data.unlabelled!r}: all {len(found)} images are copies of labelled ones; name others"
         )
-    write_unlabelled(ctx.path("unlabelled.h5"), found.images, kept)
+    write_unlabelled(ctx.new("unlabelled.h5"), found.images, kept)
     rows = list(left_out(dataset, found, known, again))
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([("image", "why", "of"), *rows])
-    write_text(ctx.path("unlabelled.csv"), table.getvalue())
+    write_text(ctx.new("unlabelled.csv"), table.getvalue())
     if ctx.cfg.data.unlabelled is None:
         return {}
     numbers = {"num_unlabelled": float(len(kept)), "unlabelled.repeats": float(again.sum())}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -250,7 +249,6 @@ def _save(
     `longer` are the runs of more steps by their factor, which have no child runs.
     """
     cfg = ctx.cfg.student
-    shutil.rmtree(ctx.path("students"), ignore_errors=True)  # students of arms that are gone
     settings = to_dict(cfg) | {"arms": {name: to_dict(arm) for name, arm in cfg.arms.items()}}
     record: dict[str, Any] = {"seeds": list(cfg.seeds), "settings": settings, "arms": {}}
     predict = make_predict(runner.teacher_net, runner.teacher_config["precision"], plan=ctx.plan)
@@ -290,7 +288,7 @@ def _save(
                 kept = {key: result[key] for key in ("seed", "val", "val_balanced")}
                 entries.append(kept | {"file": file})
             record["arms"][name].setdefault("longer", {})[str(factor)] = entries
-    sync_all(ctx.path("students"))
+    sync_all(ctx.new("students"))
     ctx.write_artifact_json("students/runs.json", record)
 
 

@@ -219,7 +219,7 @@ def test_nested_metrics_are_the_stages_own_file(workdir: Path) -> None:
     found = json.loads((workdir / "metrics/evaluate.json").read_text())
     assert found == result and list(found) == list(result)
     sent = [e for e in events(workdir, "evaluate") if e["kind"] in ("metrics", "file")]
-    assert sent[0]["path"] == str(workdir / "metrics/evaluate.json") and sent[1]["values"] == {"result/extra": 1.0}
+    assert sent[0]["values"] == {"result/extra": 1.0} and sent[-1]["path"] == str(workdir / "metrics/evaluate.json")
 
 
 def test_letters_that_the_font_lacks_are_no_warning(workdir: Path) -> None:
@@ -247,7 +247,7 @@ def test_pictures_and_tables_are_the_same_bytes_each_time(workdir: Path) -> None
 def test_weights_of_modules_are_saved(workdir: Path) -> None:
     with open_context("cgan", (), workdir, console=Console(file=io.StringIO())) as ctx:
         path = ctx.save_weights("cgan", nn.Linear(2, 1), {"z_dim": 2})
-        assert path == ctx.path("cgan.safetensors") and set(ctx.load_weights("cgan.safetensors")[0]) == {
+        assert path == ctx.new("cgan.safetensors") and set(ctx.load_weights("cgan.safetensors")[0]) == {
             "weight",
             "bias",
         }

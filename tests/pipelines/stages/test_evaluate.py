@@ -19,7 +19,8 @@ from cgankd.data.store.datasets import write_dataset
 from cgankd.types import DatasetInfo, Split
 from pipelines.files.artifacts import save_weights, write_json
 from pipelines.report.groups import group_table
-from pipelines.search.students import quiet_context
+from pipelines.runtime.context import Context
+from pipelines.runtime.opening import untracked
 from pipelines.stages import evaluate
 from pipelines.stages.table import render
 from pipelines.tracking.names import evaluate_names
@@ -111,9 +112,8 @@ def balanced_error(split: Split, net: str) -> float:
 
 def ran(folder: Path, headline: str) -> dict[str, Any]:
     cfg = config_from_dict(preset("digits") | {"evaluate": {"confidence": 0.95, "headline": headline}})
-    ctx = quiet_context(cfg, folder)
-    ctx.stage = "evaluate"
-    evaluate.run(ctx)
+    with Context("evaluate", cfg, folder, untracked("evaluate"), Console(quiet=True)) as ctx:
+        evaluate.run(ctx)
     result: dict[str, Any] = json.loads((folder / "metrics/evaluate.json").read_text())
     return result
 
