@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError
 from cgankd.data.pixels import levels_to_unit
 from cgankd.data.regular import MAX_PROGRAM, check_regular, read_bytes
-from cgankd.fit.room import out_of_memory
 from cgankd.labels.answers import Answer
 from cgankd.labels.circle import wrapped
 
@@ -182,7 +181,7 @@ def open_torch_export(path: Path) -> Run:
         try:
             return torch.cat([module(chunk.float()) for chunk in torch.split(images_BCHW, 512)])
         except Exception as error:  # of a graph for other sizes, or for one number of images, and whatever it does
-            if out_of_memory(error):
+            if isinstance(error, MemoryError) or "memory" in str(error):
                 raise
             raise ConfigError(
                 f"{path} does not answer as a file of `cgankd export` does, which takes {list(images_BCHW.shape[1:])} for any"

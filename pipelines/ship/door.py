@@ -13,6 +13,7 @@ import urllib.parse
 from array import array
 from collections.abc import Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from cgankd.data.regular import parse_json
 
 Array = np.ndarray[Any, Any]
 Message = MutableMapping[str, Any]
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 MAX_BODY = 2**24
 """Bytes of the largest request (16 MiB): ten colour images of 256 pixels, written as numbers."""
 SMALL = 2**17
@@ -158,15 +160,18 @@ def _headers(scope: Message) -> dict[str, str]:
     return found
 
 
-def check_sender(headers: dict[str, str], hosts: set[str]) -> None:
-    """Raise Refused unless a request is for this server by name, and from no page of another one.
+ADDS_A_NAME = "; `cgankd serve --allow-host NAME` adds a name"
+
+
+def check_sender(headers: dict[str, str], hosts: set[str], cure: str = ADDS_A_NAME) -> None:
+    """Raise Refused unless a request is for this server by name, and from no page of another one; `cure` follows the former.
 
     A page in the user's browser can send requests to this machine, and give its own name this machine's address.
     """
     if "host" not in headers:
         raise Refused(400, "the header Host is missing")
     if _host(f"//{headers['host']}") not in hosts:
-        raise Refused(403, "this server is not known by that Host; `cgankd serve --allow-host NAME` adds a name")
+        raise Refused(403, f"this server is not known by that Host{cure}")
     origin = headers.get("origin")
     if (origin is not None and _host(origin) not in hosts) or headers.get("sec-fetch-site") == "cross-site":
         raise Refused(403, "requests of pages of other servers are not answered")
@@ -247,3 +252,26 @@ def images_of(body: bytes, shape: tuple[int, ...]) -> Array:
 def images_a_request(shape: tuple[int, ...]) -> int:
     """Images [C, S, S] of whole levels that surely fit in one request."""
     return max(1, MAX_BODY // 2 // (8 * math.prod(shape)))
+
+
+ASKED = {"HTTP_HOST": "host", "HTTP_ORIGIN": "origin", "HTTP_SEC_FETCH_SITE": "sec-fetch-site"}
+"""Headers by their WSGI names."""
+
+
+def guarded(app: Wsgi) -> Wsgi:
+    """The same application for requests of this machine alone, by name and from no page of another site, with a bounded body."""
+
+    def checked(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            check_sender({name: environ[key] for key, name in ASKED.items() if key in environ}, set(LOOPBACK), "")
+            check_length({"content-length": environ.get("CONTENT_LENGTH") or "0"})
+            if "HTTP_TRANSFER_ENCODING" in environ:
+                raise Refused(411, "a body must say its length (Content-Length)")
+        except Refused as refusal:
+            body = json.dumps({"error": refusal.text}).encode()
+            head = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+            start(f"{refusal.status} {HTTPStatus(refusal.status).phrase}", head)
+            return [body]
+        return app(environ, start)
+
+    return checked
