@@ -13,8 +13,8 @@ from rich.console import Console
 
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.fit.ranks import ranks
-from pipelines.files.layout import BESIDE_STAGES, SECTIONS, STAGES
-from pipelines.files.params import flatten, load_config, settings_of, within
+from pipelines.files.layout import BESIDE_STAGES, SECTIONS, STAGES, within
+from pipelines.files.params import flatten, load_config, settings_of
 from pipelines.files.pinned import check_pin
 from pipelines.locks.holding import clean, release, take
 from pipelines.locks.ranks import among_ranks
