@@ -178,7 +178,15 @@ def open_torch_export(path: Path) -> Run:
 
     @torch.no_grad()
     def run(images_BCHW: Tensor) -> Tensor:
-        return torch.cat([module(chunk.float()) for chunk in torch.split(images_BCHW, 512)])
+        try:
+            return torch.cat([module(chunk.float()) for chunk in torch.split(images_BCHW, 512)])
+        except Exception as error:  # of a graph for other sizes, or for one number of images, and whatever it does
+            if isinstance(error, MemoryError) or "memory" in str(error):
+                raise
+            raise ConfigError(
+                f"{path} does not answer as a file of `cgankd export` does, which takes {list(images_BCHW.shape[1:])} for any"
+                " number of images; run that again"
+            ) from error
 
     return run
 

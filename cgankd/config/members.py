@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cgankd.config.settings import ConfigError, from_dict, require, to_dict
+from cgankd.config.settings import MOST_MEMBERS, ConfigError, from_dict, require, to_dict
 
 T = TypeVar("T")
 
@@ -35,8 +35,9 @@ class MembersConfig:
             for number, override in enumerate(given):
                 check_override(override, f"teacher.members[{number}]")
             return
-        whole = isinstance(given, int) and not isinstance(given, bool) and given >= 2
-        require(whole, "teacher.members", "null, a whole number from 2, a list of mappings or auto", given)
+        whole = isinstance(given, int) and not isinstance(given, bool) and 2 <= given <= MOST_MEMBERS
+        rule = f"null, a whole number from 2 to {MOST_MEMBERS}, a list of mappings or auto"
+        require(whole, "teacher.members", rule, given)
 
 
 def check_override(override: object, name: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import re
 import reprlib
 import types
 import typing
@@ -21,6 +22,16 @@ MOST_MEMBERS = 1000
 """Members of a list or mapping of settings."""
 LARGEST = 2**63 - 1
 """Whole numbers beyond this are no sizes, counts or seeds of any library below."""
+MOST_COUNT, MOST_FLOAT = 10**9, 1e30
+"""Bounds of what has none of its own below: counts, which loops and lists are made of, and numbers, kept in 32 bits."""
+BOUNDS: tuple[tuple[re.Pattern[str], float], ...] = (
+    (re.compile(r"seeds?$"), LARGEST),
+    (re.compile(r"width|channels|hidden|_dim$"), 2**18),
+    (re.compile(r"(batch|block)_size$"), 2**20),
+    (re.compile(r"factors?$"), 10**6),
+)
+"""What a setting may be at most, by the end of its name. Generous: beyond it no machine goes, and libraries fail in their own
+words, or only after minutes."""
 
 
 class ConfigError(ValueError):
@@ -152,7 +163,7 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
         if abs(value) > LARGEST and (hint is int or value.bit_length() > 1000):  # 1e20 without a point is a float too
             raise ConfigError(f"{name} must be a number within 63 bits, but is {in_words(value)}")
         if hint is float:
-            return float(value)
+            value = float(value)
     if hint is float and isinstance(value, str):
         # YAML 1.1 readers take 1e-06 for text, and DVC writes small numbers like that (dvc#5971).
         with contextlib.suppress(ValueError):
@@ -160,9 +171,19 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
     if type(value) is not hint:
         words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
         raise ConfigError(f"{name} must be {words.get(hint.__name__, hint.__name__)}, but is {in_words(value)}")
+    if isinstance(value, int | float):
+        check_bounds(value, name)
+    return value
+
+
+def check_bounds(value: float, name: str) -> None:
+    """Raise ConfigError where a number is larger than any use of a setting of that name, or not finite."""
     if isinstance(value, float):
         check_finite(value, name)
-    return value
+    last = name.rpartition(".")[2].partition("[")[0]
+    own = (most for pattern, most in BOUNDS if pattern.search(last))
+    most = next(own, MOST_FLOAT if isinstance(value, float) else MOST_COUNT)
+    require(abs(value) <= most, name, f"at most {most:,.10g}" if value > 0 else f"at least {-most:,.10g}", value)
 
 
 def check_finite(value: float, name: str) -> None:

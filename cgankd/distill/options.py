@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal
 
-from cgankd.config.settings import ConfigError, nearest
+from cgankd.config.settings import ConfigError, check_bounds, nearest
 from cgankd.distill.base import METHODS, Distiller
 
 
@@ -71,10 +71,12 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             raise ConfigError(f"{name} must be a list, but is {value!r}")
         return tuple(_convert(item, typing.get_args(hint)[0], f"{name}[{i}]") for i, item in enumerate(value))
     if hint is float and type(value) is int:
-        return float(value)
+        value = float(value)
     if isinstance(hint, type) and type(value) is not hint:
         words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
         raise ConfigError(f"{name} must be {words.get(hint.__name__, hint.__name__)}, but is {value!r}")
+    if isinstance(value, int | float):
+        check_bounds(value, name)
     return value
 
 

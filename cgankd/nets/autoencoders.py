@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cgankd.nets.features import Extractor, FeatureScale
+from cgankd.nets.features import DenseNetFeatures, Extractor, FeatureNet, FeatureScale, ResNetFeatures
 
 TOP = 4
 """Height and width of the map between encoder and decoder."""
@@ -115,3 +117,18 @@ class FirstAutoEncoder(Extractor):
     def reconstruct(self, features_BF: Tensor) -> Tensor:
         """Pixels in [-1, 1]; tanh runs in float32 whatever the autocast."""
         return torch.tanh(self.decoder(features_BF.reshape(-1, *self.top)).float())
+
+
+def make_extractor(ratio: Mapping[str, Any], channels: int, image_size: int, num_outputs: int) -> Extractor:
+    """A fresh feature extractor of M1 by `ratio.extractor`, any but the teacher; older settings do not name it."""
+    width = ratio["feature_width"] or channels * image_size**2
+    name = ratio.get("extractor", "compact")
+    plain = (channels, image_size, width, num_outputs)
+    if name.startswith("resnet"):
+        return ResNetFeatures(*plain, name, ratio.get("extractor_style") == "published")
+    if name.startswith("densenet"):
+        return DenseNetFeatures(*plain, name)
+    sizes = (channels, image_size, int(ratio["feature_channels"]), width, num_outputs)
+    if name != "compact":
+        return FirstAutoEncoder(*sizes) if name == "autoencoder-v1" else AutoEncoder(*sizes)
+    return FeatureNet(*sizes, decode=ratio["reconstruct_weight"] > 0)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cgankd.config import ConfigError
 from cgankd.data.pixels import to_signed, to_unit
-from cgankd.data.regular import MAX_PROGRAM, check_regular
+from cgankd.data.regular import IS_CODE, MAX_PROGRAM, check_regular
 
 SIZE = 299
 """Height and width Inception expects, in pixels."""
@@ -26,10 +26,11 @@ PIXELS: dict[str, Callable[[Tensor], Tensor]] = {
 """Scales of pixels: 0 to 255, 0 to 1, -1 to 1."""
 
 
-def load_network(path: Path) -> tuple[Callable[..., Any], bool]:
+def load_network(path: Path, say: Callable[[str], None] = lambda text: None) -> tuple[Callable[..., Any], bool]:
     """The network of a file, and whether its forward takes `return_features` (as NVIDIA's published file does).
 
-    Raises ConfigError where the file is missing or of another kind. Nothing is ever downloaded.
+    That it is a program, which runs with the user's rights, is a line for `say` before it is opened. Raises ConfigError
+    where the file is missing or of another kind. Nothing is ever downloaded.
     """
     if not path.is_file():
         raise ConfigError(
@@ -39,6 +40,7 @@ def load_network(path: Path) -> tuple[Callable[..., Any], bool]:
         check_regular(path, MAX_PROGRAM)
         with zipfile.ZipFile(path) as archive:
             exported = any(name.endswith("archive_format") for name in archive.namelist())
+        say(f"--inception: {path} {IS_CODE}")
         with warnings.catch_warnings():
             # torch deprecates TorchScript, in which the known Inception files still come.
             warnings.simplefilter("ignore", FutureWarning)
@@ -53,14 +55,17 @@ def load_network(path: Path) -> tuple[Callable[..., Any], bool]:
     return script, "return_features" in [argument.name for argument in script.forward.schema.arguments]
 
 
-def make_inception(path: Path, pixels: str, batch_size: int = 32) -> Callable[[Tensor], Tensor]:
+def make_inception(
+    path: Path, pixels: str, batch_size: int = 32, say: Callable[[str], None] = lambda text: None
+) -> Callable[[Tensor], Tensor]:
     """uint8 images [B, C, H, W] to features [B, F]: three channels, 299 x 299 (bilinear), pixels on the scale named.
 
-    Raises ConfigError where the scale is unknown or the network does not turn such images into rows of features.
+    That the file is a program is a line for `say` before it is opened. Raises ConfigError where the scale is unknown or the
+    network does not turn such images into rows of features.
     """
     if pixels not in PIXELS:
         raise ConfigError(f"--inception-pixels must be one of {', '.join(PIXELS)}, but is {pixels!r}")
-    network, asks = load_network(path)
+    network, asks = load_network(path, say)
     options = {"return_features": True} if asks else {}
 
     @torch.no_grad()

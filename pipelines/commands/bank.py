@@ -59,7 +59,7 @@ def audit(
         from pipelines.runtime.opening import open_context
 
         # Before the run is opened: a mistyped option must not leave a failed run behind.
-        extra = make_inception(inception, inception_pixels) if inception is not None else None
+        extra = None if inception is None else make_inception(inception, inception_pixels, say=typer.echo)
         made_with = settings_behind(Path.cwd(), "bank.h5")
         overrides = [*(ctx.obj or ()), *(settings or ())]
         with open_context("audit", overrides, made_with=made_with) as run_context:

@@ -137,6 +137,7 @@ def dashboard(
     """Open optuna-dashboard over the studies of this folder, on 127.0.0.1 only."""
     with plain_errors():
         from pipelines.search.dashboard import serve
+        from pipelines.ship.door import guarded
 
         _, outer, _ = ctx.obj or (None, None, None)
-        serve(Path.cwd(), storage or outer, port, console())
+        serve(Path.cwd(), storage or outer, port, console(), guarded)

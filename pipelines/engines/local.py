@@ -21,7 +21,15 @@ from typing import Any, Protocol, TypeVar
 from cgankd.fit.room import NoRoom, out_of_memory
 from pipelines.locks.holding import Shared
 from pipelines.runtime.bonds import end_with_parent
-from pipelines.runtime.memory import CANNOT_BEGIN, death_in_words, in_words, that_fit, what_is_left, workers_alone
+from pipelines.runtime.memory import (
+    CANNOT_BEGIN,
+    death_in_words,
+    in_words,
+    of_memory,
+    that_fit,
+    what_is_left,
+    workers_alone,
+)
 
 Job = TypeVar("Job")
 Told = tuple[int, Any]
@@ -125,7 +133,7 @@ def run_side_by_side(
 
     Where several ranks train together, jobs are done in this process, one after the other, each by all ranks.
     What `train` returns is said, each line once. An error or Ctrl-C ends the workers at once and is raised. Raises NoRoom where
-    a worker dies, or memory runs out, although it ran alone.
+    memory runs out, and ConfigError where a worker dies, although it ran alone.
     """
     from cgankd.fit.ranks import ranks  # torch, which a worker brings in by itself
 
@@ -197,7 +205,8 @@ class _Shift:
             listener.join()
         elif self.error is None:
             self.code = _first_death([_exit_code(worker) for worker in workers])
-            self.why = f"a worker process {death_in_words(self.code)}; {what_is_left()}"
+            left = f"; {what_is_left()}" if of_memory(self.code) else ""
+            self.why = f"a worker process {death_in_words(self.code)}{left}"
         return [jobs[number] for number in sorted(lost)]
 
     def _submit(self, pool: ProcessPoolExecutor, job: Any) -> Future[list[str]]:

@@ -70,6 +70,18 @@ def check_made(path: Path) -> None:
         raise _other(name, f"{LOCK} names, and no run here made it", stage)
 
 
+def is_made(workdir: Path, path: Path) -> bool:
+    """Whether a file of a work folder is, to the byte, one that a stage there left or that its dvc.lock names."""
+    place = _place(path)
+    if place is None or place[0] != workdir.resolve():
+        return False
+    _, name, stage = place
+    there, known = _files(workdir, name), _read(_record(workdir, stage))
+    return bool(there) and (
+        all(digest in known.get(file, []) for file, digest in there.items()) or _in_lock(workdir, name)
+    )
+
+
 def seal(values: Mapping[str, Any]) -> str:
     """Digest of what a record says, by which the record itself is known to be whole."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

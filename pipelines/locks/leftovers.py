@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +14,22 @@ HALF = re.compile(r"\.tmp$")
 """Files under a temporary name: they get their own name when they are whole."""
 
 
+AHEAD_NS = 60 * 10**9
+"""A file so far ahead of the clock is of a time before that was set back; none is being written at such a time."""
+
+
 def sweep(workdir: Path, before_ns: int, *, cache: bool = False) -> list[Path]:
-    """Delete half-written files and folders of a work folder that were last written before a time (ns since the epoch, by the
-    clock of its files); returns them.
+    """Delete half-written files and folders of a work folder that were last written before a time, that of now (ns since the
+    epoch, by the clock of its files), or that are far ahead of it; returns them.
 
     Call it only where no other process works in the folder. `cache` looks at artifacts/cache too, which may hold many files.
     """
-    gone = []
+    gone, begin_ns = [], time.monotonic_ns()
     for path in half_written(workdir, cache):
         try:
-            if path.stat().st_mtime_ns < before_ns:
+            written_ns = path.stat().st_mtime_ns
+            now_ns = before_ns + time.monotonic_ns() - begin_ns  # who began meanwhile may write already
+            if written_ns < before_ns or written_ns > now_ns + AHEAD_NS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 gone.append(path)
         except OSError:  # gone already, or in a folder that is read-only, where whatever writes next says so

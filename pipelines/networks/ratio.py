@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, RatioConfig
 from cgankd.fit.device import PLAIN, Plan
 from cgankd.labels.vicinity import ScalarVicinity
-from cgankd.nets.autoencoders import AutoEncoder, FirstAutoEncoder
-from cgankd.nets.features import DenseNetFeatures, Extractor, FeatureNet, ResNetFeatures, TeacherFeatures
+from cgankd.nets.autoencoders import make_extractor
+from cgankd.nets.features import Extractor, TeacherFeatures
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.ratio_mlp import RatioMLP
 from cgankd.ratio.density_ratio import RatioNets, make_ratio
@@ -50,24 +50,7 @@ def heaviest(weights: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[s
 
 def build_extractor(ratio: dict[str, Any], info: DatasetInfo, task: Task) -> Extractor:
     """A fresh feature extractor of M1, by `ratio.extractor`; settings of older artifacts do not name it."""
-    width = ratio["feature_width"] or info.channels * info.image_size**2
-    name = ratio.get("extractor", "compact")
-    sizes = (info.channels, info.image_size, width, task.num_outputs)
-    if name.startswith("resnet"):
-        return ResNetFeatures(*sizes, name, ratio.get("extractor_style") == "published")
-    if name.startswith("densenet"):
-        return DenseNetFeatures(*sizes, name)
-    if name != "compact":
-        kind = FirstAutoEncoder if name == "autoencoder-v1" else AutoEncoder
-        return kind(info.channels, info.image_size, ratio["feature_channels"], width, task.num_outputs)
-    return FeatureNet(
-        info.channels,
-        info.image_size,
-        ratio["feature_channels"],
-        width,
-        task.num_outputs,
-        decode=ratio["reconstruct_weight"] > 0,
-    )
+    return make_extractor(ratio, info.channels, info.image_size, task.num_outputs)
 
 
 def build_ratio_nets(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cgankd.config.settings import ConfigError
 from cgankd.fit.room import NoRoom, lacking, out_of_memory
 
 NO_LIMIT = 2.0**60
@@ -218,10 +219,19 @@ def naming(settings: str) -> Iterator[None]:
         raise NoRoom(text) from error
 
 
-def workers_alone(code: int, need_bytes: float | None) -> NoRoom:
-    """The error for a worker that died although it ran alone."""
+def of_memory(code: int) -> bool:
+    """Whether a process with this exit code may have died for want of memory."""
+    return code in (CANNOT_BEGIN, -signal.SIGKILL, -signal.SIGABRT)
+
+
+def workers_alone(code: int, need_bytes: float | None) -> ConfigError:
+    """The error for a worker that died although it ran alone; a NoRoom where that may be for want of memory."""
+    kept = "what is finished is kept, and the same command goes on"
+    if not of_memory(code):
+        who = "somebody or something ended it" if code == -signal.SIGTERM else "what it said of that stands above"
+        return ConfigError(f"a worker process {death_in_words(code)} before its work was done; {who}; {kept}")
     need = f"it needs about {need_bytes / 1e9:.2g} GB, and " if need_bytes else ""
     return NoRoom(
         f"a worker process {death_in_words(code)} although it ran alone: {need}{what_is_left()}; give it more memory, or lower"
-        " batch_size or data.memory_budget_gb; what is finished is kept, and the same command goes on"
+        f" batch_size or data.memory_budget_gb; {kept}"
     )

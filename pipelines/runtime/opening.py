@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from rich.console import Console
 
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.fit.ranks import ranks
-from pipelines.files.layout import BESIDE_STAGES, SECTIONS, STAGES
+from pipelines.files.layout import BESIDE_STAGES, SECTIONS, STAGES, within
 from pipelines.files.params import flatten, load_config, settings_of
 from pipelines.files.pinned import check_pin
 from pipelines.locks.holding import clean, release, take
@@ -25,6 +26,10 @@ from pipelines.runtime.room import check_room
 from pipelines.tracking.journal import FanOut, Tracker
 from pipelines.tracking.open import open_tracker
 
+AUDITED = ("seed", "data", "bank.label_bin")
+"""What `bank audit` reads of params.yaml."""
+COMMANDS = {"audit": "bank audit"}
+"""Commands of another name than their run."""
 SHOWN = 4
 """Settings that one sentence names."""
 
@@ -81,8 +86,7 @@ def open_context(
         raise
     context = Context(stage, cfg, workdir, tracker, console)
     context._lock = lock
-    if stage in SECTIONS:
-        context.changed = lambda: params_changed(stage, cfg, workdir, overrides)
+    context.changed = lambda: params_changed(stage, cfg, workdir, overrides)
     if stage in STAGES:
         tracker.tags(plan_facts(context.plan))
         context.say(plan_line(context.plan))
@@ -147,22 +151,30 @@ def open_shard(
         release(lock)
 
 
+def watched(cfg: Config, stage: str) -> dict[str, Any]:
+    """Dotted name -> value of what a run looks at: the settings of a stage, and for `repeat` and `sizes` those of all."""
+    if stage in SECTIONS:
+        return settings_of(cfg, stage)
+    every = flatten(to_dict(cfg))
+    return {key: value for key, value in every.items() if within(key, AUDITED)} if stage == "audit" else every
+
+
 def params_changed(stage: str, cfg: Config, workdir: Path, overrides: Sequence[str]) -> str | None:
     """A sentence where params.yaml no longer says what this run of a stage was made with; None where it does.
 
     Raises ConfigError under DVC, which notes the settings of params.yaml as it is after the run.
     """
     try:
-        now = settings_of(load_config(workdir / "params.yaml", overrides), stage)
+        now = watched(load_config(workdir / "params.yaml", overrides), stage)
     except ConfigError as error:
         other = f"it cannot be read ({error})"
     else:
-        before = settings_of(cfg, stage)
+        before = watched(cfg, stage)
         keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if not keys:
             return None
         other = "; ".join(f"{key} {before.get(key)} is now {now.get(key)}" for key in keys[:SHOWN])
-    text = f"params.yaml changed while `cgankd {stage}` ran: {other}"
+    text = f"params.yaml changed while `cgankd {COMMANDS.get(stage, stage)}` ran: {other}"
     if os.environ.get("DVC_STAGE"):
         raise ConfigError(f"{text}; run `dvc repro` again, as DVC would note the new settings for the old results")
     return f"{text}; the results are of the former settings"

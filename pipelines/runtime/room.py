@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cgankd.config import Config, ConfigError, FitConfig
+from cgankd.config import Config, ConfigError, FitConfig, to_dict
 from cgankd.config.members import AUTO
 from cgankd.data.store.parts import NAME
+from cgankd.nets.autoencoders import make_extractor
 from cgankd.nets.gans.zoo import make_generator
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
+from cgankd.nets.ratio_mlp import RatioMLP
 from pipelines.files.layout import OUTPUTS
 from pipelines.files.writing import AGAIN, free_bytes, size_text
 
@@ -32,7 +34,8 @@ def will_write(stage: str, cfg: Config, workdir: Path) -> int:
         "prepare": lambda: _images(cfg) or _size(workdir / "artifacts" / "dataset.h5"),
         "teacher": lambda: (1 + COPIES) * _net(cfg, cfg.teacher) * _members(cfg),
         "cgan": lambda: 2 * (1 + COPIES) * _generator(cfg) if cfg.cgan.file is None else 0,
-        "bank": lambda: 2 * cfg.bank.num_fakes * _row(cfg),
+        "ratio": lambda: (1 + COPIES) * _ratio(cfg),
+        "bank": lambda: (cfg.bank.num_fakes + _draws(cfg)) * _row(cfg),
         "student": lambda: _students(cfg),
         "evaluate": lambda: _net(cfg, cfg.student),
     }
@@ -122,6 +125,26 @@ def _net(cfg: Config, section: FitConfig) -> int:
 
 def _generator(cfg: Config) -> int:
     return _on_meta(lambda: make_generator(cfg.cgan, cfg.data.channels, cfg.data.image_size))
+
+
+def _ratio(cfg: Config) -> int:
+    """Bytes of the extractor and of the ratio network; of a teacher as extractor its own, as its features are not known."""
+    given, channels, size = cfg.ratio, cfg.data.channels, cfg.data.image_size
+    if given.extractor == "teacher":
+        return _net(cfg, cfg.teacher)
+    width = given.feature_width or channels * size**2
+    features = _on_meta(lambda: make_extractor(to_dict(given), channels, size, 10))
+    return features + _on_meta(lambda: RatioMLP(cfg.cgan.embed_dim, width, given.hidden, given.dropout))
+
+
+def _draws(cfg: Config) -> int:
+    """Fakes in the pool, which keeps all that are drawn: at least so many that the filter leaves num_fakes of them.
+
+    How many the ratio turns away is known only once it is there.
+    """
+    bank = cfg.bank
+    filters = bank.filter or any(arm.bank and arm.filter for arm in cfg.student.arms.values())
+    return round(bank.num_fakes / bank.rho) if filters and bank.refill else bank.num_fakes
 
 
 def _on_meta(make: Callable[[], nn.Module]) -> int:

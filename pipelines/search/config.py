@@ -15,7 +15,7 @@ from cgankd.config.nets import SCALED_NETS, check_net
 from cgankd.config.settings import check_name, from_dict, require
 from pipelines.files.distillers import check_distillers
 from pipelines.files.params import read_values
-from pipelines.tracking.masks import masked
+from pipelines.tracking.masks import by_form
 
 KINDS = ("int", "float", "categorical")
 
@@ -117,7 +117,7 @@ class SearchConfig:
         require(self.reduction >= 2, "search.reduction", "at least 2", self.reduction)
         require(self.fresh_seeds >= 2, "search.fresh_seeds", "at least 2 (an interval needs them)", self.fresh_seeds)
         require(bool(self.study.strip()), "search.study", "a name", self.study)
-        if masked(self.storage or "") != (self.storage or ""):
+        if by_form(self.storage or "") != (self.storage or ""):
             shown = "the URL with a password"
             require(False, "search.storage", "free of passwords, as params.yaml is kept in git (use --storage)", shown)
         for key, knob in self.space.items():

@@ -13,6 +13,7 @@ import urllib.parse
 from array import array
 from collections.abc import Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,16 @@ from cgankd.data.regular import parse_json
 
 Array = np.ndarray[Any, Any]
 Message = MutableMapping[str, Any]
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 MAX_BODY = 2**24
 """Bytes of the largest request (16 MiB): ten colour images of 256 pixels, written as numbers."""
+SMALL = 2**17
+"""Bytes of a body that are read at any time, whoever else sends one (128 KiB)."""
 AT_ONCE = 8
-"""Bodies that are read at the same time; further requests wait with theirs unread."""
-BODY_WAIT_S = 60.0
-"""How long a request may take to send its body."""
+"""Larger bodies that are read and held at the same time; further ones wait with the rest of theirs unread."""
+BODY_WAIT_S, HURRY_S = 60.0, 5.0
+"""How long a request may take to send its body, and a larger one while others wait for its place."""
+TOO_LARGE = f"a body has at most {MAX_BODY} bytes; send fewer images at a time"
 PART = 64
 """Images the model is given at a time."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -54,7 +59,9 @@ class Door:
     ) -> None:
         self.predict, self.shape, self.version = predict, shape, version
         self.hosts = {*LOOPBACK, *(host.lower() for host in hosts)}
-        self.reading = asyncio.Semaphore(AT_ONCE)
+        self.places = asyncio.Semaphore(AT_ONCE)
+        self.waiting = 0
+        self.readers: dict[asyncio.Timeout, float] = {}  # of larger bodies -> when they began, by the loop's clock
         self.thread = ThreadPoolExecutor(1)  # one after the other, so that memory is that of one request
 
     async def __call__(self, scope: Message, receive: Callable[[], Any], send: Callable[[Message], Any]) -> None:
@@ -89,12 +96,44 @@ class Door:
         if method != "POST":
             raise Refused(405, "/invocations takes POST")
         check_type(headers)
-        async with self.reading:
+        check_length(headers)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_WAIT_S):
+                whole = await read_body(body, receive, SMALL)
+            if whole:
+                return await self._computed(body)
+            await self._take_place()
             try:
-                body = await asyncio.wait_for(read_body(headers, receive), BODY_WAIT_S)
-            except TimeoutError:
-                raise Refused(408, f"the body did not come within {BODY_WAIT_S:g} seconds") from None
-            return await asyncio.get_running_loop().run_in_executor(self.thread, self.answer, body)
+                await self._read_rest(body, receive)
+                return await self._computed(body)
+            finally:
+                self.places.release()
+        except TimeoutError:
+            raise Refused(408, f"the body did not come within {BODY_WAIT_S:g} seconds, or too slowly") from None
+
+    async def _computed(self, body: bytearray) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self.answer, bytes(body))
+
+    async def _take_place(self) -> None:
+        """Wait for one of the places of larger bodies; who reads there has to hurry from then on."""
+        if self.places.locked():
+            for limit, begin_s in self.readers.items():
+                if not limit.expired():
+                    limit.reschedule(min(limit.when() or math.inf, begin_s + HURRY_S))
+        self.waiting += 1
+        try:
+            await self.places.acquire()
+        finally:
+            self.waiting -= 1
+
+    async def _read_rest(self, body: bytearray, receive: Callable[[], Any]) -> None:
+        async with asyncio.timeout(HURRY_S if self.waiting else BODY_WAIT_S) as limit:
+            self.readers[limit] = asyncio.get_running_loop().time()
+            try:
+                await read_body(body, receive, MAX_BODY)
+            finally:
+                del self.readers[limit]
 
     def answer(self, body: bytes) -> bytes:
         """The answer to a body, as JSON. Raises Refused."""
@@ -121,15 +160,18 @@ def _headers(scope: Message) -> dict[str, str]:
     return found
 
 
-def check_sender(headers: dict[str, str], hosts: set[str]) -> None:
-    """Raise Refused unless a request is for this server by name, and from no page of another one.
+ADDS_A_NAME = "; `cgankd serve --allow-host NAME` adds a name"
+
+
+def check_sender(headers: dict[str, str], hosts: set[str], cure: str = ADDS_A_NAME) -> None:
+    """Raise Refused unless a request is for this server by name, and from no page of another one; `cure` follows the former.
 
     A page in the user's browser can send requests to this machine, and give its own name this machine's address.
     """
     if "host" not in headers:
         raise Refused(400, "the header Host is missing")
     if _host(f"//{headers['host']}") not in hosts:
-        raise Refused(403, "this server is not known by that Host; `cgankd serve --allow-host NAME` adds a name")
+        raise Refused(403, f"this server is not known by that Host{cure}")
     origin = headers.get("origin")
     if (origin is not None and _host(origin) not in hosts) or headers.get("sec-fetch-site") == "cross-site":
         raise Refused(403, "requests of pages of other servers are not answered")
@@ -155,21 +197,26 @@ def check_type(headers: dict[str, str]) -> None:
         raise Refused(415, "the body must not be packed (Content-Encoding)")
 
 
-async def read_body(headers: dict[str, str], receive: Callable[[], Any]) -> bytes:
-    """The body. Raises Refused as soon as it is known to be larger than MAX_BODY."""
+def check_length(headers: dict[str, str]) -> None:
+    """Raise Refused where a body says that it is larger than MAX_BODY."""
     said = headers.get("content-length", "0")
     if not (said.isdecimal() and len(said) < 16) or int(said) > MAX_BODY:
-        raise Refused(413, f"a body has at most {MAX_BODY} bytes; send fewer images at a time")
-    body = bytearray()
+        raise Refused(413, TOO_LARGE)
+
+
+async def read_body(body: bytearray, receive: Callable[[], Any], enough: int) -> bool:
+    """Read on until the body ends or has more bytes than enough; whether it ended. Raises Refused beyond MAX_BODY."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _Gone
         body += message.get("body", b"")
         if len(body) > MAX_BODY:
-            raise Refused(413, f"a body has at most {MAX_BODY} bytes; send fewer images at a time")
+            raise Refused(413, TOO_LARGE)
         if not message.get("more_body", False):
-            return bytes(body)
+            return True
+        if len(body) > enough:
+            return False
 
 
 def images_of(body: bytes, shape: tuple[int, ...]) -> Array:
@@ -205,3 +252,26 @@ def images_of(body: bytes, shape: tuple[int, ...]) -> Array:
 def images_a_request(shape: tuple[int, ...]) -> int:
     """Images [C, S, S] of whole levels that surely fit in one request."""
     return max(1, MAX_BODY // 2 // (8 * math.prod(shape)))
+
+
+ASKED = {"HTTP_HOST": "host", "HTTP_ORIGIN": "origin", "HTTP_SEC_FETCH_SITE": "sec-fetch-site"}
+"""Headers by their WSGI names."""
+
+
+def guarded(app: Wsgi) -> Wsgi:
+    """The same application for requests of this machine alone, by name and from no page of another site, with a bounded body."""
+
+    def checked(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            check_sender({name: environ[key] for key, name in ASKED.items() if key in environ}, set(LOOPBACK), "")
+            check_length({"content-length": environ.get("CONTENT_LENGTH") or "0"})
+            if "HTTP_TRANSFER_ENCODING" in environ:
+                raise Refused(411, "a body must say its length (Content-Length)")
+        except Refused as refusal:
+            body = json.dumps({"error": refusal.text}).encode()
+            head = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+            start(f"{refusal.status} {HTTPStatus(refusal.status).phrase}", head)
+            return [body]
+        return app(environ, start)
+
+    return checked

@@ -17,12 +17,15 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 ADDRESS = "127.0.0.1"
 WAITING = 512
 """Connections that wait to be accepted."""
 OPEN = 1000
 """Connections that are held at a time; further ones are answered 503."""
+HEAD_WAIT_S = 10.0
+"""Seconds within which a connection must have sent the head of a request, its first and each further one."""
 DEATHS, SPAN_S = 5, 60.0
 """So many deaths within so many seconds end the server: it would die of the next request too."""
 LEAVE_S = 15.0
@@ -90,7 +93,7 @@ def answer(handle: int, ended: int, port: int, model: Sequence[str]) -> None:
     app = Door(served.predict, served.shape, served.version, hosts)
     options = uvicorn.Config(
         app,
-        http="h11",
+        http=impatient(),
         ws="none",
         lifespan="off",
         log_level="warning",
@@ -103,6 +106,49 @@ def answer(handle: int, ended: int, port: int, model: Sequence[str]) -> None:
     sys.stderr.write(f"running on http://{ADDRESS}:{port}\n")
     sys.stderr.flush()
     uvicorn.Server(options).run(sockets=[socket.socket(fileno=handle)])
+
+
+def impatient() -> Any:
+    """HTTP as uvicorn speaks it, where a connection whose request does not begin in time is closed.
+
+    Uvicorn keeps those that send nothing, or a letter now and then, and they count among the OPEN that it holds.
+    """
+    import asyncio
+
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        _limit: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            """Begin to wait for the first request."""
+            super().connection_made(transport)
+            self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """Wait no more."""
+            self._forget()
+            super().connection_lost(exc)
+
+        def on_response_complete(self) -> None:
+            """Begin to wait for the next request: a few letters of it end uvicorn's own waiting."""
+            super().on_response_complete()
+            self._wait()
+
+        def _wait(self) -> None:
+            self._forget()
+            self._limit = self.loop.call_later(HEAD_WAIT_S, self._late)
+
+        def _forget(self) -> None:
+            if self._limit is not None:
+                self._limit.cancel()
+
+        def _late(self) -> None:
+            cycle: Any = self.cycle
+            if cycle is None or cycle.response_complete:
+                self.transport.close()
+
+    return Impatient
 
 
 def _end_with(pipe: int) -> None:

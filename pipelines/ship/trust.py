@@ -1,7 +1,7 @@
 """Programs are code, run with the rights of whoever opens them: which ones this project made itself.
 
-What lies in artifacts/ was made or taken in by a stage of this folder. Of what it gave away, exported files and versions in
-a registry on a server, the digests are kept.
+A place tells nothing, as any file can be copied to it: a program is known by its digest. Those of what stages left stand in
+artifacts/digests/ and dvc.lock; those of exported files and of versions in a registry on a server in the record here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from cgankd.config import ConfigError
 from cgankd.data.regular import read_json
 from pipelines.files.artifacts import file_digest, write_json
+from pipelines.files.made import is_made
 
 RECORD = "own-programs.json"
 """In artifacts/: SHA-256 -> what it is of."""
@@ -35,9 +36,9 @@ def known(workdir: Path) -> dict[str, str]:
 
 def check_own(workdir: Path, path: Path, *, trust: bool) -> None:
     """Raise ConfigError where a program is not this project's own, unless the user says to trust it."""
-    if trust or path.resolve().is_relative_to((workdir / "artifacts").resolve()):
+    if trust:
         return
-    if path.is_file() and file_digest(path) in known(workdir):
+    if path.is_file() and (file_digest(path) in known(workdir) or is_made(workdir, path)):
         return
     raise ConfigError(
         f"{path} is a program, which runs with your rights, and not one that this project made; if you know who made it,"

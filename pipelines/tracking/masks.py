@@ -1,7 +1,8 @@
 """Addresses and messages without the passwords in them: one function for all that is printed, logged or stored.
 
 A text is searched for the forms in which a password stands in an address, and for the passwords that this process was
-given. What is a plain short word is hidden in an address alone, for else it would be hidden in every sentence.
+given. What is a plain short word is hidden in an address alone, for else it would be hidden in every sentence; the value of a
+variable that is a password by its name is hidden from six letters on, where it stands as a word of its own.
 """
 
 from __future__ import annotations
@@ -19,18 +20,32 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 SIGN = "***"
 """What stands in place of a password."""
 SECRET = (
-    r"(?:[\w.-]{0,40}(?:passw|passphrase|pwd|secret|token|credential|signature|api_?-?key|access_?-?key)[\w.-]{0,40}"
-    r"|pass|auth|sig|key)"
+    r"(?:[\w.-]{0,40}(?:passw|passphrase|pwd|secret|token|credential|signature|assertion"
+    r"|(?:api|access|account|shared|private)_?-?key)[\w.-]{0,40}|pass|auth|sig|key|jwt|code|otp|sas)"
 )
 """Names of parameters of an address whose value is hidden."""
-KEYWORD = r"(?:\w{0,40}(?:password|passwd|pwd|passphrase|secret)|(?:\w{1,40}_)?(?:token|api_?key|access_?key))"
+KEYWORD = (
+    r"(?:\w{0,40}(?:password|passwd|pwd|passphrase|secret|(?:access|account|shared|private)_?key|accesssignature)"
+    r"|(?:\w{1,40}_)?(?:token|api_?key|jwt))"
+)
 """Names whose value is hidden outside of an address too: `password=...` of a driver, `"password": "..."` of a dict."""
+USER = r"(?![/\[])[^\s:/?#@]{0,200}:"
+# After `scheme://`, `//`, or the `scheme:/` of a slip of the pen.
+LOGIN = rf"(?:(?<!/)//|\w:/){USER}"
+# Of a web address a port with a path behind it is no password, unless a host with a port of its own follows. To a driver of
+# a database it is one, up to the @.
+PORT = r"\d+[/?#](?!\S{0,1000}@[\w.\-\[\]]{1,200}:\d)"
 # Lengths are bounded, so that a text made to be slow is not.
 RULES = tuple(
     (re.compile(rule), rf"\g<1>{SIGN}")
     for rule in (
-        # user:password@, up to the last @ before a blank; a port with a path behind it is no password.
-        r"(://[^\s:/?#@]{0,200}:)(?!\d+[/?#])\S{0,1000}(?=@)",
+        # user:password@, up to the last @ before a blank.
+        rf"(?i)(\bhttps?://{USER})(?!{PORT})\S{{0,1000}}(?=@)",
+        rf"(?i)(?<!\bhttp:)(?<!\bhttps:)({LOGIN})\S{{0,1000}}(?=@)",
+        # A password with blanks in it; a port and then a sentence are none.
+        rf"(?i)({LOGIN})(?!\d+[\s/?#])[^\s@'\"<>]{{1,200}}(?:[ \t][^\s@'\"<>]{{1,200}}){{1,5}}(?=@)",
+        # user:password@host:port without anything before it.
+        r"(?<![\w@/.:*-])([a-zA-Z][\w.+-]{0,100}:)(?!/)[^\s'\"<>]{1,500}(?=@[\w.\-\[\]]{1,200}:\d{1,5}(?!\w))",
         # Of a web address the user alone may be a token.
         r"(?i)(\bhttps?://)[^\s:/?#@]{1,1000}(?=@)",
         # The same with percent signs, as an address inside of another is written.
@@ -42,23 +57,42 @@ RULES = tuple(
         r"(?i)(\bauthorization\W{1,6}(?:basic|bearer)\s+)[^\s'\"]+",
     )
 )
-LIKELY = re.compile(r"(?i)://|%3a|pass|pwd|secret|token|key|auth|sig|credential")
+LIKELY = re.compile(r"(?i)//|:/|@|%3a|pass|pwd|secret|token|key|auth|sig|credential|jwt|code|otp|sas|assertion")
 """A text without any of these is left to the search for known passwords."""
-NAMED = re.compile(r"(?i)(password|passwd|secret|token|credential|api_?key|access_?key)$|^PGPASSWORD$|SECRET")
+NAMED = re.compile(
+    r"(?i)(password|passwd|passphrase|token|credential|connection_string|(api|access|account|storage|private)_?key)$|^PGPASSWORD$"
+    r"|SECRET"
+)
 """Environment variables whose whole value is a password."""
-LEAST, LONG_WORD = 4, 8
-"""Letters of a password, and of one that is a plain word or number, from which it is hidden wherever it stands."""
+ADDRESS = re.compile(r"(?i)address|ur[il]$|storage|proxy|shared|server|host|dsn")
+"""Environment variables whose value may be an address without `scheme://`."""
+OWN_WORDS = frozenset(("prepare", "teacher", "student", "evaluate"))
+"""Names of stages, by which records are found: as passwords they are hidden in addresses alone."""
+LEAST, WORD, LONG_WORD = 4, 6, 8
+"""Letters of a password from which it is hidden wherever it stands; of a plain word or number that is a variable's whole value,
+where it is a word of its own; and of any plain word or number.
+"""
 _told: set[str] = set()
 
 
 def masked(text: str) -> str:
     """The text with every password and token of an address in it as ***; safe to use twice."""
+    text = by_form(text)
+    forms, words = known_forms()
+    for form in forms:
+        if form in text:
+            text = text.replace(form, SIGN)
+    for word in words:
+        if word in text:
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", SIGN, text)
+    return text
+
+
+def by_form(text: str) -> str:
+    """The text without the passwords that can be told by where they stand; whatever this process was given plays no part."""
     if LIKELY.search(text):
         for rule, instead in RULES:
             text = rule.sub(instead, text)
-    for form in known_forms():
-        if form in text:
-            text = text.replace(form, SIGN)
     return text
 
 
@@ -80,35 +114,49 @@ def masked_values(values: Any) -> Any:
 
 def secrets_of(text: str) -> Iterator[str]:
     """Passwords and tokens in the addresses of a text, as they are written there."""
-    for address in re.split(r"\s|(?=\b[a-zA-Z][\w+.\-]{0,30}://)", text):
-        scheme, sign, rest = address.partition("://")
+    addresses = re.split(r"\s|(?=\b[a-zA-Z][\w+.\-]{0,30}://)", text)
+    if text.count("//") <= 1 and not re.search(r":\d+\s", text):  # its password may hold blanks
+        addresses.append(text)
+    for address in addresses:
+        # `scheme://`, `//`, the `scheme:/` of a slip of the pen, or nothing at all
+        scheme, rest = re.findall(r"(?s)\A(?:([a-zA-Z][\w+.\-]{0,30}):/{1,2}|//|)(.*)", address)[0]
+        web = scheme.lower().startswith("http")
         user, at, _ = rest.rpartition("@")
-        if sign and at and not re.match(r"[^/?#@]*:\d+[/?#]", rest):
+        if at and not rest.startswith("/") and not (web and re.match(rf"[^/?#@]*:{PORT}", rest)):
             whole = user.partition(":")[2]
             yield whole
-            if scheme.lower().startswith("http"):
+            if web:
                 yield user.partition(":")[0]  # may be a token
             if re.search(r"[@/?#:,]", whole):  # several hosts, or a library that cuts the address elsewhere
                 yield from re.split(r"[@/?#:,]", whole)
-        yield from re.findall(rf"(?i)[?&;]{SECRET}=([^&;#\s]+)", rest)
+        yield from re.findall(rf"(?i)(?:^|[?&;]){SECRET}=([^&;#\s]+)", rest)
 
 
-def known_forms() -> tuple[str, ...]:
-    """Every way in which a password that this process knows may be written, longest first."""
-    given = [(name, value) for name, value in os.environ.items() if "://" in value or NAMED.search(name)]
-    return _forms(tuple(given), frozenset(_told))
+def known_forms() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Every way in which a password that this process knows may be written, longest first; and plain words that are such."""
+    values, named = [], []
+    for name, value in os.environ.items():
+        if NAMED.search(name):
+            named.append(value)
+        if "://" in value or NAMED.search(name) or ("@" in value and ADDRESS.search(name)):
+            values.append(value)
+    return _forms(tuple(values), tuple(named), frozenset(_told))
 
 
 @lru_cache(maxsize=8)
-def _forms(given: tuple[tuple[str, str], ...], told: frozenset[str]) -> tuple[str, ...]:
-    secrets = set(told) | {secret for _, value in given for secret in secrets_of(value)}
+def _forms(
+    values: tuple[str, ...], named: tuple[str, ...], told: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    secrets = set(told) | {secret for value in values for secret in secrets_of(value)}
     plain = {form for secret in secrets for form in (secret, unquote(secret), unquote_plus(secret)) if is_long(form)}
-    plain |= {value for _, value in given if "://" not in value and is_long(value) and not is_word(value)}
+    whole = {value for value in named if "://" not in value}
+    plain |= {value for value in whole if is_long(value) and not is_word(value)}
     forms: set[str] = set()
     for secret in plain:
         forms |= {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), html.escape(secret)}
         forms |= {repr(secret)[1:-1], json.dumps(secret)[1:-1]}
-    return tuple(sorted(forms, key=lambda form: (-len(form), form)))
+    words = {value for value in whole if is_word(value) and len(value) >= WORD and value not in OWN_WORDS}
+    return tuple(sorted(forms, key=lambda form: (-len(form), form))), tuple(sorted(words))
 
 
 def is_word(secret: str) -> bool:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from cgankd.config import ConfigError
 from pipelines.tracking.journal import Event, read_roots
-from pipelines.tracking.masks import masked
+from pipelines.tracking.masks import by_form, masked
 
 Answer = TypeVar("Answer")
 
@@ -102,7 +102,7 @@ def check_address(uri: str) -> None:
         sound = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         sound = False
-    if not sound or ("@" not in parts.netloc and masked(uri) != uri and "?" not in uri):
+    if not sound or ("@" not in parts.netloc and by_form(uri) != uri and "?" not in uri):
         raise ConfigError(
             "MLFLOW_TRACKING_URI is no address such as http://host:5000 or http://user:password@host:5000; in a password"
             " write @ as %40, : as %3A, / as %2F, ? as %3F and # as %23"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import re
+from collections.abc import Iterator
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from cgankd.config import ConfigError, config_from_dict, to_dict
+from cgankd.config import Config, ConfigError, config_from_dict, to_dict
 from cgankd.config.data import SOURCES
 from cgankd.config.settings import from_dict
 from cgankd.data.readers.sources import READERS
@@ -336,3 +339,89 @@ def test_milestones_of_the_ratio_go_with_its_schedule(
     digits["ratio"] |= {"schedule": schedule, "milestones": shares}
     with pytest.raises(ConfigError, match=r"ratio\.milestones must be (given where|between)"):
         config_from_dict(digits)
+
+
+def numbers(section: Any, prefix: str) -> Iterator[tuple[str, type]]:
+    """Dotted name and kind of every number in a section and those in it, entries of lists and mappings as their first."""
+    for name, hint in get_type_hints(section).items():
+        yield from _numbers(hint, f"{prefix}{name}")
+
+
+def _numbers(hint: Any, name: str) -> Iterator[tuple[str, type]]:
+    inner = [part for part in get_args(hint) if part not in (type(None), ...)]
+    if dataclasses.is_dataclass(hint):
+        yield from numbers(hint, f"{name}.")
+    elif get_origin(hint) is tuple:
+        yield from _numbers(inner[0], f"{name}.0")
+    elif get_origin(hint) is dict:
+        yield from _numbers(inner[1], f"{name}.raw")
+    elif get_origin(hint) in (Union, UnionType):
+        yield from _numbers(inner[0], name)
+    elif hint in (int, float):
+        yield name, hint
+
+
+NUMBERS = sorted(numbers(Config, ""))
+
+
+def with_number(values: Any, path: list[str], number: float) -> None:
+    """Put a number at a place, whatever stood there and above it."""
+    first, *rest = path
+    if not rest:
+        values[0 if first == "0" else first] = number
+        return
+    if first == "distillers":
+        values[first] = [{"name": "kd"}]
+        with_number(values[first][0], rest[1:], number)
+        return
+    if rest[0] == "0":
+        values[first] = [number]
+        return
+    if not isinstance(values.get(first), dict):
+        values[first] = dict(LEAST.get(first, {}))
+    with_number(values[first], rest, number)
+
+
+LEAST: dict[str, dict[str, Any]] = {
+    "probe": {"net": "convnet", "width": 4, "num_steps": 500},
+    "vicinity": {
+        **{"kind": "soft", "label_sigma": None, "kappa": None, "kappa_multiplier": 1.0, "gap_quantile": 1.0},
+        **{"weight_floor": 0.001, "draw": "uniform"},
+    },
+    "label_input": {
+        **{"width": 8, "image_steps": 1, "label_steps": 1, "batch_size": 4, "learning_rate": 0.1, "noise": 0.1},
+    },
+}
+
+
+@pytest.mark.parametrize("dotted, kind", NUMBERS, ids=[name for name, _ in NUMBERS])
+def test_no_number_is_larger_than_what_libraries_can_do_with(dotted: str, kind: type) -> None:
+    assert len(NUMBERS) > 150
+    for number in (2**63 - 1, -(2**63) + 1) if kind is int else (1e308, -1e308, 10**300):
+        values = preset("digits")
+        with_number(values, dotted.split("."), number)
+        if dotted == "seed" or dotted.endswith("seeds.0"):
+            try:
+                config_from_dict(values)
+            except ConfigError as error:
+                assert str(error).startswith("student.seeds")
+            continue
+        with pytest.raises(ConfigError) as raised:
+            config_from_dict(values)
+        assert str(raised.value).startswith(dotted.replace(".0", "[0]"))
+
+
+@pytest.mark.parametrize(
+    "dotted, value, most",
+    [
+        ("teacher.width", 4611686018427387904, "262,144"),
+        ("bank.max_draws_factor", 1e308, "1,000,000"),
+        ("teacher.batch_size", 9 * 10**18, "1,048,576"),
+        ("ratio.pool_size", 10**15, "1,000,000,000"),
+        ("bank.block_size", 9 * 10**18, "1,048,576"),
+        ("teacher.members", 10**12, "1000"),
+    ],
+)
+def test_a_number_beyond_all_machines_is_refused_by_its_name(dotted: str, value: float, most: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{dotted} must be .*{re.escape(most)}"):
+        config_from_dict(change(preset("digits"), dotted, value))

@@ -63,6 +63,10 @@ def fail(how: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "abort":
         os.kill(os.getpid(), signal.SIGABRT)
+    if how == "terminate":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if how == "exit":
+        os._exit(1)
     if how == "cuda":
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 3 GiB.")
     if how == "memory":

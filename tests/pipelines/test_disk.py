@@ -5,6 +5,8 @@ and the same command goes on.
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
 import pickle
 import shutil
@@ -19,18 +21,23 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
+from cgankd.config import to_dict
 from cgankd.data.store import files, writing
 from cgankd.data.store.banks import BankWriter, PoolRows
 from cgankd.data.store.datasets import write_dataset
 from cgankd.data.store.writing import Unwritten
+from cgankd.nets.autoencoders import make_extractor
+from cgankd.nets.ratio_mlp import RatioMLP
 from pipelines.commands.app import app
 from pipelines.files import artifacts
 from pipelines.files.artifacts import ResumeFile, save_weights, write_json
 from pipelines.files.params import load_config
 from pipelines.files.writing import DiskError, disk_sentence, replacing
 from pipelines.runtime import room
+from pipelines.runtime.opening import open_context
 from tests.conftest import ROOT
 from tests.pipelines.finished import made_data
 from tests.tiny import tiny, write_params
@@ -247,6 +254,65 @@ def test_estimates_are_near_what_is_written(project: Path) -> None:
     assert abs(room.will_write("prepare", cfg, project) - room.SMALL - size) < 0.3 * size
     with replacing(project / "x", 5):
         (project / f".x.{os.getpid()}.tmp").write_text("12345")
+
+
+@pytest.mark.parametrize(
+    "extractor", ["compact", "resnet18", "densenet121", "autoencoder", "autoencoder-v1", "teacher"]
+)
+def test_the_room_of_ratio_is_that_of_its_nets(project: Path, extractor: str) -> None:
+    channels = "ratio.feature_channels=64" if extractor[0] in "rd" else "ratio.feature_channels=8"
+    weight = "ratio.reconstruct_weight=1" if extractor.startswith("auto") else "ratio.reconstruct_weight=0"
+    given = [f"ratio.extractor={extractor}", channels, weight, "ratio.feature_width=512", "ratio.hidden=[64]"]
+    cfg = load_config(project / "params.yaml", given)
+    found = room.will_write("ratio", cfg, project) - room.SMALL
+    if extractor == "teacher":
+        assert found == (1 + room.COPIES) * room._net(cfg, cfg.teacher) > 0
+        return
+    net = make_extractor(to_dict(cfg.ratio), cfg.data.channels, cfg.data.image_size, 10)
+    mlp = RatioMLP(cfg.cgan.embed_dim, 512, (64,), 0.1)
+    size = sum(tensor.nbytes for part in (net, mlp) for tensor in part.state_dict().values())
+    assert found == (1 + room.COPIES) * size > 4 * 512 * 64
+
+
+def test_the_room_of_a_bank_counts_the_draws_that_its_filter_drops(project: Path) -> None:
+    given = ["bank.num_fakes=1000", "bank.rho=0.25", "bank.filter=true"]
+    cfg = load_config(project / "params.yaml", given)
+    row = cfg.data.channels * cfg.data.image_size**2
+    assert room.will_write("bank", cfg, project) - room.SMALL == (1000 + 4000) * row
+    cfg = load_config(project / "params.yaml", [*given, "bank.refill=false"])
+    assert room.will_write("bank", cfg, project) - room.SMALL == 2 * 1000 * row
+
+
+@pytest.mark.parametrize(
+    ("run", "name", "key"),
+    [
+        ("audit", "bank audit", "seed"),
+        ("repeat", "repeat", "teacher.num_steps"),
+        ("sizes", "sizes", "student.num_steps"),
+    ],
+)
+def test_runs_beside_the_stages_say_that_settings_changed(project: Path, run: str, name: str, key: str) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with open_context(run, (), project, console=console, tracked=False):
+        text = load_config(project / "params.yaml")
+        values = change(to_dict(text), key)
+        (project / "params.yaml").write_text(json.dumps(values))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"params.yaml changed while `cgankd {name}` ran: {key}" in said
+    if run == "audit":
+        with open_context(run, (), project, console=Console(file=(quiet := io.StringIO())), tracked=False):
+            (project / "params.yaml").write_text(json.dumps(change(values, "teacher.num_steps")))
+        assert "changed while" not in quiet.getvalue(), "the audit does not read it"
+
+
+def change(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """The settings with one more at a dotted name."""
+    *path, last = key.split(".")
+    part = values
+    for name in path:
+        part = part[name]
+    part[last] += 1
+    return values
 
 
 def test_inputs_or_settings_that_change_under_a_run_are_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,6 +287,31 @@ def test_the_users_own_network_is_a_second_space(bars_bank: Path) -> None:
 
 
 @SCRIPTED
+@pytest.mark.parametrize("kind", ["script", "program"])
+def test_that_a_network_is_a_program_is_said_before_it_is_opened(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "net.pt"
+    if kind == "script":
+        save_script(path, Pooled().eval())
+    else:
+        torch.export.save(torch.export.export(Pooled().eval(), (torch.rand(2, 3, 299, 299),)), path)
+    opened = []
+
+    def refuse(*given: object, **named: object) -> None:
+        opened.append(given)
+        raise RuntimeError("stopped here")
+
+    for name in ("torch.export.load", "torch.jit.load"):
+        monkeypatch.setattr(name, refuse)
+    done = command("bank", "audit", "--inception", "net.pt")
+    assert done.exit_code == 2 and len(opened) == 1
+    said = " ".join(done.output.split())
+    assert said.index("net.pt is a program and runs with your rights") < said.index("stopped here")
+
+
+@SCRIPTED
 def test_a_network_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     images = torch.zeros(3, 1, 16, 16, dtype=torch.uint8)
     fixed = torch.export.export(Pooled().eval(), (torch.rand(2, 3, 299, 299),))

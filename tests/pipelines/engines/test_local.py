@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cgankd.config import ConfigError
 from cgankd.fit.room import NoRoom
 from pipelines.engines.local import Crew, run_side_by_side
 from pipelines.runtime import memory
@@ -64,6 +65,22 @@ def test_a_worker_that_is_lost_alone_ends_the_run_with_a_sentence(tmp_path: Path
     text = str(caught.value)
     assert " left (" in text and "\n" not in text and "batch_size" in text
     assert "although it ran alone: it needs about 0.001 GB" in text or how == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("exit", "ended with exit code 1 before its work was done"),
+        ("terminate", "was ended by SIGTERM before its work"),
+    ],
+)
+def test_a_worker_that_ends_otherwise_is_not_said_to_lack_memory(tmp_path: Path, how: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        run(jobs_of(tmp_path, how, 5), Crew(1, "students", 1e6))
+    assert "memory" not in str(caught.value) and "GB" not in str(caught.value) and not isinstance(caught.value, NoRoom)
+    (tmp_path / "two").mkdir()
+    said, counts = run(jobs_of(tmp_path / "two", how, 1), Crew(2, "students"))
+    assert counts[-1] == 4 and "memory" not in said[0] and "GB" not in said[0]
 
 
 def test_an_error_that_is_no_lack_of_memory_is_raised_at_once(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from filelock import FileLock
+
+from pipelines.locks.holding import clean
 from pipelines.locks.leftovers import sweep
 
 HALF = (
@@ -35,6 +38,31 @@ def test_what_a_kill_left_half_written_goes_and_all_else_stays(tmp_path: Path) -
     assert sorted(path.relative_to(tmp_path).as_posix() for path in gone) == sorted(HALF)
     assert all((tmp_path / name).exists() for name in (*WHOLE, RANK, CACHED)) and late.exists()
     assert [path.name for path in sweep(tmp_path, mark_ns, cache=True)] == [Path(CACHED).name]
+
+
+def test_a_file_of_a_time_that_is_yet_to_come_goes_too(tmp_path: Path) -> None:
+    """The clock was set back since a kill; what is being written now is at most a little ahead."""
+    mark_ns, hour_ns = 10**18, 3600 * 10**9
+    for name, ahead_ns in (("old.tmp", 3 * hour_ns), ("next-year.tmp", 9000 * hour_ns), ("now.tmp", 30 * 10**9)):
+        (tmp_path / "metrics").mkdir(exist_ok=True)
+        (tmp_path / "metrics" / name).write_bytes(b"half")
+        os.utime(tmp_path / "metrics" / name, ns=(mark_ns + ahead_ns, mark_ns + ahead_ns))
+    assert {path.name for path in sweep(tmp_path, mark_ns)} == {"old.tmp", "next-year.tmp"}
+    assert (tmp_path / "metrics/now.tmp").exists()
+
+
+def test_a_clock_set_back_keeps_no_half_written_file_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "artifacts/resume").mkdir(parents=True)
+    half = tmp_path / "artifacts/.cgan.safetensors.41.tmp"
+    half.write_bytes(b"half")
+    later_ns = half.stat().st_mtime_ns + 3600 * 10**9
+    os.utime(half, ns=(later_ns, later_ns))
+    lock = FileLock(tmp_path / "artifacts/resume/teacher.lock")
+    with lock:
+        clean(tmp_path)
+        assert half.exists(), "another may be at work, whose clock is ahead"
+    clean(tmp_path)
+    assert not half.exists()
 
 
 def test_a_folder_without_artifacts_has_nothing_to_delete(tmp_path: Path) -> None:

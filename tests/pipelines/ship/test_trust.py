@@ -12,8 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.export import open_torch_export
 from pipelines.commands.app import app
 from pipelines.files.artifacts import file_digest
+from pipelines.files.made import note_made
 from pipelines.ship.predict import open_predictor
 from pipelines.ship.trust import RECORD, check_own, is_program, known, remember
 from tests.gan.test_own_program import torchscript
@@ -38,7 +40,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def stranger(folder: Path) -> Path:
     """A .pt2 file with its export.json, as somebody may send them."""
-    (folder / "sent").mkdir()
+    (folder / "sent").mkdir(parents=True)
     (folder / "sent/x.pt2").write_bytes(torchscript(torch.nn.Flatten()))
     (folder / "sent/export.json").write_text("{}")
     return folder / "sent/x.pt2"
@@ -65,7 +67,7 @@ def test_weights_that_hold_a_program_are_one(tmp_path: Path, guarded: None) -> N
             open_predictor(folder, tmp_path / "sent/student.safetensors", 0.9)
 
 
-def test_own_programs_are_known_by_place_and_digest(tmp_path: Path) -> None:
+def test_own_programs_are_known_by_their_digests(tmp_path: Path) -> None:
     path = stranger(tmp_path)
     check_own(tmp_path, path, trust=True)
     remember(tmp_path, file_digest(path), "student.pt2")
@@ -75,10 +77,41 @@ def test_own_programs_are_known_by_place_and_digest(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ConfigError, match="--trust"):
         check_own(tmp_path, path, trust=False)
-    shutil.move(path, tmp_path / "artifacts/x.pt2")
-    check_own(tmp_path, tmp_path / "artifacts/x.pt2", trust=False)
     (tmp_path / "artifacts" / RECORD).write_text("[")
     assert known(tmp_path) == {}
+
+
+def test_a_place_in_the_project_makes_no_program_its_own(tmp_path: Path, guarded: None) -> None:
+    (tmp_path / "artifacts/export").mkdir(parents=True)
+    for name in ("evil.pt2", "export.json"):
+        shutil.copyfile(
+            stranger(tmp_path / f"of-{name}").with_name(name.replace("evil", "x")), tmp_path / "artifacts/export" / name
+        )
+    with pytest.raises(ConfigError, match=r"evil\.pt2 is a program.*--trust"):
+        open_predictor(tmp_path, tmp_path / "artifacts/export/evil.pt2", 0.9)
+
+
+def test_what_a_stage_left_is_known_by_the_digest_it_noted(tmp_path: Path) -> None:
+    own = tmp_path / "artifacts/teacher.safetensors"
+    own.parent.mkdir()
+    own.write_bytes(torchscript(torch.nn.Flatten()))
+    with pytest.raises(ConfigError, match="--trust"):
+        check_own(tmp_path, own, trust=False)
+    note_made(tmp_path, "teacher")
+    check_own(tmp_path, own, trust=False)
+    with pytest.raises(ConfigError, match="--trust"):
+        check_own(tmp_path / "other", own, trust=False)
+    own.write_bytes(own.read_bytes() + b"x")
+    with pytest.raises(ConfigError, match="--trust"):
+        check_own(tmp_path, own, trust=False)
+
+
+def test_a_program_for_one_number_of_images_is_a_sentence(tmp_path: Path) -> None:
+    graph = torch.export.export(torch.nn.Flatten(), (torch.rand(2, 1, 4, 4),))
+    torch.export.save(graph, tmp_path / "fixed.pt2")
+    run = open_torch_export(tmp_path / "fixed.pt2")
+    with pytest.raises(ConfigError, match=r"fixed\.pt2 does not answer as a file of `cgankd export` does"):
+        run(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
 
 
 def test_the_command_line_refuses_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: None) -> None:

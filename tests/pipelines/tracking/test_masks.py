@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.tracking.journal import JsonLines, Tracker
 from pipelines.tracking.masks import MaskedStream, mask_streams, masked, masked_values, remember
-from pipelines.tracking.places import without_login
+from pipelines.tracking.places import check_address, without_login
 
 ADDRESSES = [
     "http://user:{}@host:5000/path",
@@ -79,6 +79,60 @@ def test_variables_that_are_passwords(name: str, monkeypatch: pytest.MonkeyPatch
     assert masked("it was Canary77.") == "it was ***."
 
 
+@pytest.mark.parametrize(
+    "name", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SESSION_TOKEN", "MY_API_KEY"]
+)
+@pytest.mark.parametrize("value", ["kanarien", "finken", "482915"])
+def test_a_variable_that_is_a_password_is_hidden_though_it_is_a_plain_word(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert masked(f"error({value!r}) at {value}, user:{value}!") == "error('***') at ***, user:***!"
+    assert masked(f"a{value}") == f"a{value}", "not within another word"
+
+
+def test_a_password_that_is_a_word_of_the_records_spoils_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "params")
+    Tracker(JsonLines(path := tmp_path / "a.jsonl"), "teacher", {}).params({"x": "y"})
+    assert [json.loads(line)["kind"] for line in path.read_text().splitlines()] == ["run", "params"]
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "teacher")
+    assert masked("the teacher") == "the teacher"
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "mlflow")
+    check_address("http://mlflow:5000")
+
+
+@pytest.mark.parametrize("secret", ["2024/Kanarien", "2024?Kanarien", "1#K", "20/a@b", "5/x:y"])
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql", "mysql", "redis"])
+def test_a_password_that_begins_as_a_port_does(scheme: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"{scheme}://me:{secret}@127.0.0.1:9/base"
+    assert masked(f"at {address}.") == f"at {scheme}://me:***@127.0.0.1:9/base."
+    if len(secret) >= 4:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert secret not in masked(f"login with {secret} failed")
+
+
+def test_a_web_address_with_such_a_password_and_a_host_with_a_port() -> None:
+    assert masked("http://me:2024/Kanarien@host:5000/x") == "http://me:***@host:5000/x"
+
+
+@pytest.mark.parametrize(
+    "name, address, secret",
+    [
+        ("RAY_ADDRESS", "me:{}@127.0.0.1:6379", "Kanarien7"),
+        ("https_proxy", "me:{}@proxy:3128", "Kanarien7"),
+        ("CGANKD_SHARED", "s3:/AKIA:{}@bucket", "Kanarien7"),
+        ("CGANKD_SHARED", "//me:{}@bucket/folder", "Kanarien7"),
+        ("CGANKD_SEARCH_STORAGE", "postgresql://me:{}@host/base", "Kanarien7 mit Luecke"),
+        ("AZURE_STORAGE_CONNECTION_STRING", "Protocol=https;AccountKey={};EndpointSuffix=x", "Kanarien7=="),
+    ],
+)
+def test_logins_of_other_forms(name: str, address: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = masked(f"{name} is {address.format(secret)}")
+    assert secret not in shown and "***" in shown and masked(shown) == shown
+    monkeypatch.setenv(name, address.format(secret))
+    assert masked(f"login by <{secret}> failed") == "login by <***> failed"
+
+
 def test_what_was_given_by_an_option_is_hidden_once_it_is_known() -> None:
     assert masked("no Canary88a here") == "no Canary88a here"
     remember("postgresql://user:Canary88a@host/base")
@@ -95,6 +149,11 @@ def test_what_was_given_by_an_option_is_hidden_once_it_is_known() -> None:
         ("see postgresql%3A%2F%2Fu%3Ap%40h%2Fdb", "see postgresql%3A%2F%2Fu%3A***%40h%2Fdb"),
         ("https://ghp_abc123@host/x.git", "https://***@host/x.git"),
         ("http://u:***@host", "http://u:***@host"),
+        ("AccountName=a;AccountKey=b+c/d==;EndpointSuffix=e", "AccountName=a;AccountKey=***;EndpointSuffix=e"),
+        ("https://h/x?jwt=a.b.c&y=1", "https://h/x?jwt=***&y=1"),
+        ("https://h/back?state=1&code=4x5", "https://h/back?state=1&code=***"),
+        ("at //u:pw@h/share", "at //u:***@h/share"),
+        ("postgresql://u:p w x@h/b and more", "postgresql://u:***@h/b and more"),
     ],
 )
 def test_other_forms(text: str, shown: str) -> None:
@@ -111,6 +170,10 @@ def test_other_forms(text: str, shown: str) -> None:
         "models:/digits@champion",
         "bank.rho=0.7 key=1 token_dim=4 cgan.embed_dim=16",
         "http://host:5000/users/a@b",
+        "http://[::1]:5000 is the page of a@b",
+        "redis://host:6379 and mail to a@b",
+        "python:3.11@sha256:0123456789abcdef",
+        "it took 12:30, says a@b:80",
         "the teacher of 5 students said: password",
         "",
     ],
