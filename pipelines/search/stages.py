@@ -19,6 +19,7 @@ from cgankd.config import Config, ConfigError, to_dict
 from cgankd.types import Diverged
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, load_weights, source_digest, write_json
 from pipelines.files.layout import missing, reads_teacher
+from pipelines.files.made import check_made
 from pipelines.files.params import flatten, settings_of, write_text
 from pipelines.runtime.context import Context
 from pipelines.stages.bank import Inputs
@@ -28,12 +29,14 @@ NEEDS = {"teacher": ("dataset",), "cgan": ("dataset",), "ratio": ("dataset", "cg
 
 
 def base_files(workdir: Path, base: Config) -> dict[str, Path]:
-    """The artifacts of params.yaml itself. Raises ConfigError where one is missing or older than params.yaml."""
+    """The artifacts of params.yaml itself. Raises ConfigError where one is missing, damaged or older than
+    params.yaml."""
     files = {"dataset": workdir / "artifacts" / "dataset.h5"}
     files |= {stage: workdir / "artifacts" / f"{stage}.safetensors" for stage in NEEDS}
     for path in files.values():
         if not path.exists():
             raise missing(path)
+    check_made(files["dataset"])  # the nets are checked where they are loaded
     sections = to_dict(base)
     for stage in NEEDS:
         config = load_weights(files[stage])[1]

@@ -77,8 +77,13 @@ def test_own_programs_are_known_by_place_and_digest(tmp_path: Path) -> None:
         check_own(tmp_path, path, trust=False)
     shutil.move(path, tmp_path / "artifacts/x.pt2")
     check_own(tmp_path, tmp_path / "artifacts/x.pt2", trust=False)
-    (tmp_path / "artifacts" / RECORD).write_text("[")
-    assert known(tmp_path) == {}
+    record = tmp_path / "artifacts" / RECORD
+    for damaged in ("[", "[1]", record.read_text().replace("0000", "0001", 1), record.read_text().replace("x/1", "x/2")):
+        record.write_text(damaged)
+        with pytest.raises(ConfigError, match=r"own-programs\.json is damaged.*cgankd ship"):
+            known(tmp_path)
+    remember(tmp_path, "1" * 64, "models:/x/1")
+    assert known(tmp_path) == {"1" * 64: "models:/x/1"}
 
 
 def test_the_command_line_refuses_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: None) -> None:
