@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 
 from cgankd.config import Config, ConfigError, to_dict
+from cgankd.data.regular import read_text
 from cgankd.types import Diverged
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, load_weights, source_digest, write_json
 from pipelines.files.layout import missing, reads_teacher
@@ -92,7 +93,7 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
             except ConfigError as error:
                 ctx.say(f"{error}; it is made again")
         if diverged.exists():
-            raise Diverged(f"{diverged.read_text(encoding='utf-8')} (as before, under the same settings)")
+            raise Diverged(f"{read_text(diverged, errors='replace')} (as before, under the same settings)")
         for path in needs.values():
             for source in (path, config_path(path)):
                 link = folder / "artifacts" / source.name

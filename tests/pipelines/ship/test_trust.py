@@ -78,7 +78,12 @@ def test_own_programs_are_known_by_place_and_digest(tmp_path: Path) -> None:
     shutil.move(path, tmp_path / "artifacts/x.pt2")
     check_own(tmp_path, tmp_path / "artifacts/x.pt2", trust=False)
     record = tmp_path / "artifacts" / RECORD
-    for damaged in ("[", "[1]", record.read_text().replace("0000", "0001", 1), record.read_text().replace("x/1", "x/2")):
+    for damaged in (
+        "[",
+        "[1]",
+        record.read_text().replace("0000", "0001", 1),
+        record.read_text().replace("x/1", "x/2"),
+    ):
         record.write_text(damaged)
         with pytest.raises(ConfigError, match=r"own-programs\.json is damaged.*cgankd ship"):
             known(tmp_path)
