@@ -91,12 +91,11 @@ def register(
     with environment(own | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
         version, fresh, found = _version(sink.client, release.name, release.fingerprint), False, None
         if version is not None:
-            own = digests_of(workdir, _title(release.name, version))
-            if own or not is_server(
-                sink.uri
-            ):  # else somebody else's, or of a copy of this folder: its files are not opened
+            kept = digests_of(workdir, _title(release.name, version))
+            # One of a server that is not known is somebody else's, or of a copy of this folder: its files are not opened.
+            if kept or not is_server(sink.uri):
                 with suppress(Broken):  # it is made again
-                    found = _compare(release.name, version, student, images, own)
+                    found = _compare(release.name, version, student, images, kept)
         if version is None or found is None:
             version, fresh = _log(sink, workdir, student, release, images[:2]), True
             found = _compare(release.name, version, student, images, ())

@@ -228,6 +228,17 @@ def test_a_damaged_model_is_not_served_and_is_shipped_again(shipped: tuple[Path,
     assert serve_command(folder, NAME, 5001, uri)[0][5]
 
 
+def test_a_version_of_a_server_that_is_not_known_is_not_opened(
+    shipped: tuple[Path, Shipped], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(shipped[0], folder)
+    repair(folder)
+    (folder / "artifacts/own-programs.json").unlink()
+    monkeypatch.setattr("pipelines.ship.registry.is_server", lambda uri: True)
+    assert put(folder).registered.fresh
+
+
 def test_a_damaged_pool_is_not_described(tmp_path: Path) -> None:
     folder = finished(tmp_path)
     note_made(folder, "bank")
