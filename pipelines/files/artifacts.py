@@ -28,7 +28,7 @@ from pipelines.files.digests import file_digest as file_digest
 from pipelines.files.digests import fingerprint as fingerprint
 from pipelines.files.digests import source_digest as source_digest
 from pipelines.files.layout import damaged, missing
-from pipelines.files.made import check_made
+from pipelines.files.made import check_made, seal, unsealed
 from pipelines.files.writing import SHORT_S, DiskError
 from pipelines.files.writing import replacing as replacing
 
@@ -44,17 +44,25 @@ def write_json(path: Path, values: object, *, sort_keys: bool = True, synced: bo
 
 def json_text(values: object, *, sort_keys: bool = True) -> bytes:
     """JSON, by default with sorted keys; numbers that are not finite become null, which JSON lacks words for."""
+    return (json.dumps(_plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
 
-    return (json.dumps(plain(values), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
+def write_sealed_json(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a record that carries its own seal, as it goes where no record of digests does; returns what is written."""
+    whole: dict[str, Any] = json.loads(json.dumps(_plain(values)))
+    whole["seal"] = seal(whole)
+    write_json(path, whole, sort_keys=False)
+    return whole
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def config_path(path: Path) -> Path:
@@ -105,7 +113,7 @@ def num_bytes(values: object) -> int:
 
 
 def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
-    """A JSON file that a stage left, which holds a mapping with these keys.
+    """A JSON file that a stage or `cgankd export` left, which holds a mapping with these keys, without its seal.
 
     Raises ConfigError that names the file and the command that makes it, where it is missing, damaged or of other make.
     """
@@ -120,6 +128,8 @@ def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
     if lacking or not isinstance(found, dict):
         raise damaged(path, f"it has no {lacking[0]!r}" if lacking else "it is no mapping")
+    if not unsealed(found):
+        raise damaged(path, "it is not as it was written")
     check_made(path)
     return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import read_text
 from pipelines.files.params import parse
 
 LOCK = "dvc.lock"
@@ -15,12 +16,14 @@ CURE = "bring it back with `git checkout dvc.lock`, or delete it and run `dvc re
 
 
 def read_lock(workdir: Path) -> str:
-    """The text of dvc.lock; empty where there is none. Raises ConfigError where it is no text."""
+    """The text of dvc.lock; empty where there is none. Raises ConfigError where it is no plain file of text."""
     path = workdir / LOCK
     try:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return read_text(path) if path.exists() else ""
     except UnicodeDecodeError as error:
         raise ConfigError(f"{LOCK} is damaged (not UTF-8 text); {CURE}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{LOCK} is not used ({error}); {CURE}") from error
     except OSError as error:
         raise ConfigError(f"{LOCK} cannot be read ({error.strerror}); {CURE}") from error
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cgankd.config import Config, ConfigError
@@ -19,6 +20,8 @@ MAKERS = {
     "students": "student",
     "student": "evaluate",
 }
+EXPORTED = ("export.json", "device.json")
+"""What `cgankd export` writes beside its files, wherever they lie."""
 OUTPUTS = {
     "prepare": ("dataset.h5", "unlabelled.h5", "unlabelled.csv"),
     "teacher": ("teacher.safetensors",),
@@ -74,6 +77,8 @@ def within(key: str, sections: Iterable[str]) -> bool:
 
 def maker(name: str) -> str:
     """The command that makes an artifact: "teacher.safetensors" -> "cgankd teacher"."""
+    if Path(name).name in EXPORTED:
+        return "cgankd export"
     first = Path(name).parts[0].split(".")[0]
     return f"cgankd {MAKERS[first]}" if first in MAKERS else "cgankd run"
 
@@ -109,3 +114,17 @@ def damaged(path: Path, what: str) -> ConfigError:
     """The error for an artifact that cannot be read, naming the stage that makes it."""
     what = " ".join(what.split())[:200]
     return ConfigError(f"{path} is damaged ({what}); delete it and run `{maker(str(inside(path)))}` again")
+
+
+@contextmanager
+def understood(file: str, command: str) -> Iterator[None]:
+    """Raise ConfigError that names a file and the command that makes it where what it holds has another shape."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
+        raise ConfigError(
+            f"{file} is damaged or of another version of cgankd ({type(error).__name__}: {str(error)[:120]}); run"
+            f" `{command}` again"
+        ) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import parse_json, read_text
 from pipelines.files.digests import digests_in, file_digest, hashed
 from pipelines.files.dvc_lock import LOCK, made_md5, read_lock
 from pipelines.files.layout import BESIDE_STAGES, MAKERS, OUTPUTS, STAGES, WEIGHTS, unplaced
@@ -87,6 +88,12 @@ def seal(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def unsealed(values: dict[str, Any]) -> bool:
+    """Take the seal off a record that carries its own; whether the record is whole, as one without a seal is taken to be."""
+    mark = values.pop("seal", None)
+    return mark is None or mark == seal(values)
+
+
 def _other(file: str, who: str, stage: str) -> ConfigError:
     back = f"run `cgankd {stage}` again, or bring it back with `dvc checkout {file}`"
     return ConfigError(f"{file} is damaged or of elsewhere: it is not the file that {who}; {back}")
@@ -100,13 +107,17 @@ def _read(path: Path) -> dict[str, list[str]]:
     """File -> digests known to be good, newest last. Raises ConfigError where the record is damaged."""
     if not path.exists():
         return {}
+    where = f"artifacts/{FOLDER}/{path.name}"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_text(path))
         whole = isinstance(found, dict) and found.pop("seal", None) == seal(found)
-    except (ValueError, RecursionError):
+    except ConfigError as error:
+        raise ConfigError(
+            f"{where} is no plain file ({error}); delete it and run `cgankd {path.stem}` again"
+        ) from error
+    except (OSError, ValueError):
         whole = False
     if not whole:
-        where = f"artifacts/{FOLDER}/{path.name}"
         raise ConfigError(
             f"{where} is damaged, so that nothing tells whether the files of that stage are whole; run"
             f" `cgankd {path.stem}` again"

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import BANK_UNSAID, Config, to_dict
-from cgankd.data.regular import read_json as read_record
 from cgankd.data.store.banks import read_attributes
-from pipelines.files.artifacts import config_path
+from pipelines.files.artifacts import config_path, read_record
 from pipelines.files.layout import SECTIONS, STAGES, damaged, within
 from pipelines.files.made import check_made
 from pipelines.files.params import flatten, load_config
-from pipelines.files.runs import run_behind
+from pipelines.files.runs import read_metrics, run_behind
 
 BEHIND = {"bank.h5": STAGES[: STAGES.index("bank") + 1], "student.safetensors": STAGES}
 """The stages behind a file that users pass on."""
@@ -41,8 +40,8 @@ def settings_behind(workdir: Path, file: str) -> dict[str, str]:
 
 
 def recorded(workdir: Path, stage: str) -> dict[str, str]:
-    """Settings of the run whose results lie in the folder, as its JSON lines have them."""
-    metrics = read_json(workdir / "metrics" / f"{stage}.json")
+    """Settings of the run whose results lie in the folder, as its JSON lines have them. Raises ConfigError as `read_metrics`."""
+    metrics = read_metrics(workdir / "metrics" / f"{stage}.json", f"cgankd {stage}") or {}
     events = run_behind(workdir, stage, metrics)
     ran: dict[str, Any] = next((e["values"] for e in events if e["kind"] == "params" and e["run"] == e["root"]), {})
     # The bank's rows do not depend on the arms; those decide what else the pool must hold.
@@ -51,11 +50,15 @@ def recorded(workdir: Path, stage: str) -> dict[str, str]:
 
 
 def embedded(workdir: Path, stage: str) -> dict[str, str]:
-    """Settings written into what the stage made; true also where `dvc checkout` brought another file back."""
+    """Settings written into what the stage made; true also where `dvc checkout` brought another file back.
+
+    Raises ConfigError where it is damaged.
+    """
     folder = workdir / "artifacts"
     own: Mapping[str, Any] = {}
     if stage in ("teacher", "cgan", "ratio"):
-        config = read_json(config_path(folder / f"{stage}.safetensors"))
+        path = config_path(folder / f"{stage}.safetensors")
+        config = read_record(path) if path.exists() else {}
         # The teacher's own config holds its settings at the top, beside other things; the others' have a section.
         own = config.get(stage, {k: v for k, v in config.items() if k in ("net", "width", "precision")})
         own = own if isinstance(own, dict) else {}
@@ -63,8 +66,8 @@ def embedded(workdir: Path, stage: str) -> dict[str, str]:
         check_made(folder / "bank.h5")
         said = _mapping(str(read_attributes(folder / "bank.h5").get("config", "{}")), folder / "bank.h5")
         own = BANK_UNSAID | said if said else {}
-    elif stage == "student":
-        said = read_json(folder / "students" / "runs.json").get("settings", {})
+    elif stage == "student" and (runs := folder / "students" / "runs.json").exists():
+        said = read_record(runs).get("settings", {})
         own = said if isinstance(said, dict) else {}
     return {f"{stage}.{key}": as_text(value) for key, value in flatten(own).items()}
 
@@ -78,15 +81,6 @@ def _mapping(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise damaged(path, "its settings are no mapping")
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; nothing where it is missing or damaged, which whoever needs it says."""
-    try:
-        found = read_record(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def changed_since(workdir: Path, file: str, cfg: Config | None = None) -> str | None:

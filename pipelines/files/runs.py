@@ -10,7 +10,7 @@ from typing import Any
 from cgankd.config import ConfigError
 from cgankd.data.regular import read_json
 from pipelines.files.layout import SECTIONS, within
-from pipelines.files.made import check_made
+from pipelines.files.made import check_made, unsealed
 from pipelines.files.params import flatten, read_params
 from pipelines.tracking.journal import Event, read_roots
 from pipelines.tracking.names import result_name
@@ -33,6 +33,8 @@ def read_metrics(path: Path, command: str) -> dict[str, Any] | None:
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{shown} is damaged (it is no mapping); run `{command}` again")
+    if not unsealed(values):
+        raise ConfigError(f"{shown} is damaged (it is not as it was written); run `{command}` again")
     check_made(path)
     return values
 

@@ -214,15 +214,18 @@ def look_at_teacher(workdir: Path, cfg: TeacherConfig) -> list[Finding]:
     """A teacher of the user's own must be there, and the one that the stage took: DVC does not watch that file."""
     if cfg.file is None:
         return []
-    from pipelines.files.artifacts import config_path
-    from pipelines.files.made_with import read_json
+    from pipelines.files.artifacts import config_path, read_record
     from pipelines.networks.own_teacher import find_file
 
     try:
         _, digest = find_file(cfg, workdir)
     except ConfigError as error:
         return [Finding("teacher.file", "problem", str(error), "correct the setting")]
-    taken = read_json(config_path(workdir / "artifacts" / "teacher.safetensors")).get("file_digest")
+    record = config_path(workdir / "artifacts" / "teacher.safetensors")
+    try:
+        taken = read_record(record).get("file_digest") if record.exists() else None
+    except ConfigError as error:
+        return [Finding("teacher.file", "problem", str(error), "do so")]
     if taken not in (None, digest):
         text = f"{cfg.file} is another file than the one in artifacts/teacher.safetensors"
         cure = f"set teacher.file_digest to {digest[:16]}, then run `dvc repro` (or `cgankd run`)"
@@ -262,9 +265,9 @@ def look_at_generator(workdir: Path) -> list[Finding]:
     """A generator of the user's own (cgan.file) must be the one that was taken in; DVC does not watch it."""
     try:
         own = read_json(workdir / "artifacts/cgan.config.json").get("own")
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         own = None
-    if own is None or not (workdir / own["file"]).exists():
+    if not isinstance(own, dict) or not {"file", "sha256"} <= own.keys() or not (workdir / str(own["file"])).exists():
         return []
     from pipelines.files.artifacts import file_digest
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.dataset import gaps
-from cgankd.data.regular import read_json
 from cgankd.data.store.datasets import read_class_counts, read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.measure.twins import copy_sentences
 from pipelines.engines.choice import engine_name
 from pipelines.files.params import load_config
+from pipelines.files.runs import read_metrics
 from pipelines.project.finding import Finding
 from pipelines.runtime.machine import image_memory, make_plan, side_by_side, total_memory_bytes
 
@@ -42,9 +42,9 @@ def look_at_images(workdir: Path) -> list[Finding]:
 def _copies(workdir: Path) -> list[Finding]:
     """A warning where `prepare` found copies of training images in validation or test; nothing before it."""
     try:
-        numbers = read_json(workdir / "metrics/prepare.json")
-    except (OSError, ValueError):
-        return []
+        numbers = read_metrics(workdir / "metrics" / "prepare.json", "cgankd prepare") or {}
+    except ConfigError as error:
+        return [Finding("metrics/prepare.json", "warning", str(error), "do so")]
     cure = "keep what belongs together in one split with data.groups, see docs/howto/groups.md"
     return [Finding("copies", "warning", sentence, cure) for sentence in copy_sentences(numbers)]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.files.artifacts import file_digest
 from pipelines.files.dvc_lock import made_md5, read_lock
-from pipelines.files.layout import OUTPUTS, STAGES
+from pipelines.files.layout import OUTPUTS, STAGES, understood
 from pipelines.files.params import flatten, parse, preset_names, preset_text, read_params
 from pipelines.files.runs import finished_runs, numbers_differ, read_metrics, run_behind, settings_changed
 from pipelines.runtime.progress import duration_text
@@ -102,7 +102,8 @@ def is_exported(workdir: Path) -> bool:
     """Whether artifacts/export holds the student that lies here."""
     record = read_metrics(workdir / "artifacts" / "export" / "export.json", "cgankd export")
     student = workdir / "artifacts" / "student.safetensors"
-    return record is not None and student.exists() and record.get("weights") == file_digest(student)
+    with understood("artifacts/export/export.json", "cgankd export"):
+        return record is not None and student.exists() and bool(record["weights"] == file_digest(student))
 
 
 def stage_facts(workdir: Path, name: str) -> StageFacts:

@@ -17,6 +17,7 @@ from cgankd.gan.diversity import pair_distances
 from cgankd.labels.task import make_task
 from cgankd.rng import generator
 from cgankd.types import DatasetInfo, Split, Task
+from pipelines.files.made import check_made
 from pipelines.report.page import png_uri
 
 SHOWN = 26
@@ -110,10 +111,13 @@ def fates(group_M: Tensor, flags: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_fakes(workdir: Path, cfg: Config) -> Fakes | None:
-    """The pool of a work folder; None where the bank stage has not run. Raises ValueError where a file is damaged."""
+    """The pool of a work folder; None where the bank stage has not run. Raises ConfigError where a file is damaged."""
     dataset, pool, bank = (workdir / "artifacts" / name for name in ("dataset.h5", "pool.h5", "bank.h5"))
     if not (dataset.exists() and pool.exists()):
         return None
+    for path in (dataset, pool, bank):
+        if path.exists():
+            check_made(path)
     info = read_info(dataset)
     task = make_task(info, cfg)
     scores = of_fakes(read_pool_scores(pool))
@@ -134,10 +138,11 @@ def label_text(info: DatasetInfo, value: float) -> str:
 
 
 def real_sheet(workdir: Path) -> Sheet | None:
-    """Training images; None where there is no data set yet."""
+    """Training images; None where there is no data set yet. Raises ConfigError where it is damaged."""
     path = workdir / "artifacts" / "dataset.h5"
     if not path.exists():
         return None
+    check_made(path)
     info, train = read_info(path), read_split(path, "train", MemoryBudget(0))
     order = train.labels.argsort(stable=True)
     shown = order[spread(len(order))]

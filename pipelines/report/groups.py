@@ -10,7 +10,7 @@ from typing import Any
 from cgankd.config import Config, to_dict
 from cgankd.measure.places import places, places_of
 from pipelines.files.artifacts import file_digest
-from pipelines.files.made_with import NO_EFFECT, read_json
+from pipelines.files.made_with import NO_EFFECT
 from pipelines.files.params import flatten
 from pipelines.files.runs import read_metrics
 from pipelines.report.charts import Interval, difference_unit, intervals
@@ -66,9 +66,9 @@ CHOSEN = {
 
 
 def draws_section(workdir: Path, cfg: Config) -> dict[str, Any] | None:
-    """What the template shows of metrics/repeat.json; None where there is none."""
-    result = read_json(workdir / "metrics" / "repeat.json")
-    if not {"arms", "chosen", "verdict", "settings"} <= result.keys():
+    """What the template shows of metrics/repeat.json; None where there is none. Raises ConfigError where it is damaged."""
+    result = read_metrics(workdir / "metrics" / "repeat.json", "cgankd repeat")
+    if result is None or not {"arms", "chosen", "verdict", "settings"} <= result.keys():
         return None
     rows = {name: (name, row) for name, row in result["arms"].items()}
     rows |= {key: (CHOSEN[key], result["chosen"][key]) for key in CHOSEN if key in result["chosen"]}

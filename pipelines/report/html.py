@@ -14,7 +14,7 @@ from markupsafe import Markup
 from cgankd.measure.longer import in_words
 from cgankd.measure.places import FEWEST, places, places_of
 from cgankd.measure.twins import copy_sentences
-from pipelines.files.layout import STAGES
+from pipelines.files.layout import STAGES, understood
 from pipelines.files.writing import file_meant, replacing
 from pipelines.report.advice import advise
 from pipelines.report.charts import Interval, Node, array_of, bars, difference_unit, histogram, intervals, pipeline
@@ -68,6 +68,10 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
     worst = sorted(labels, key=lambda one: -one.label_error)[:LABELS_SHOWN]
     label_error = float(fakes.label_error.mean()) if fakes else None
     judged = by_headline(facts.result) if facts.result else None
+    with understood("metrics/repeat.json", "cgankd repeat"):
+        draws = draws_section(facts.workdir, facts.cfg)
+    with understood("metrics/sizes.json", "cgankd sizes"):
+        sizes = sizes_section(facts.workdir, facts.cfg)
     ended = [stage.ended for stage in facts.stages.values() if stage.ended]
     return {
         "preset": facts.cfg.tracking.preset,
@@ -96,8 +100,8 @@ def context(facts: Facts, fakes: Fakes | None) -> dict[str, Any]:
         "headline_unit": fakes.task.headline.unit if fakes else "",
         "arms_chart": arms_chart(judged) if judged else None,
         "gains_chart": gains_chart(judged) if judged else None,
-        "draws": draws_section(facts.workdir, facts.cfg),
-        "sizes": sizes_section(facts.workdir, facts.cfg),
+        "draws": draws,
+        "sizes": sizes,
         "health": health(facts),
         "lineage": facts.lineage,
         "advice": advise(replace(facts, result=judged), label_error),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cgankd.config import ConfigError
+from pipelines.files.layout import understood
 from pipelines.files.made_with import as_text, embedded, recorded
 from pipelines.files.params import filled, flatten, read_params
 from pipelines.files.runs import read_metrics
@@ -30,7 +30,7 @@ def show_stage(stage: str, workdir: Path, console: Console) -> None:
     values = read_metrics(workdir / "metrics" / f"{stage}.json", f"cgankd {stage}")
     if values is None:
         raise ConfigError(f"metrics/{stage}.json is missing; run `cgankd {stage}` first")
-    with understood_metrics(stage):
+    with understood(f"metrics/{stage}.json", f"cgankd {stage}"):
         console.print(render(values) if "arms" in values else _pairs(f"metrics/{stage}.json", flatten(values)))
     for path in sorted((workdir / "plots" / stage).glob("*.*")):
         if path.suffix in (".png", ".csv"):
@@ -38,20 +38,6 @@ def show_stage(stage: str, workdir: Path, console: Console) -> None:
     run = last_run(workdir, stage)
     if run is not None:
         console.print(run_link(run), markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def understood_metrics(stage: str) -> Iterator[None]:
-    """Raise ConfigError where the numbers of a stage are valid JSON of another shape."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
-        raise ConfigError(
-            f"metrics/{stage}.json is damaged or of another version of cgankd ({type(error).__name__}: {str(error)[:120]}); run"
-            f" `cgankd {stage}` again"
-        ) from error
 
 
 def settings_table(stage: str, section: str, workdir: Path) -> Table:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cgankd.bank.scores import Scores
 from cgankd.config import ConfigError
+from cgankd.data.regular import check_regular
 from cgankd.fit.loop import Pace
-from pipelines.files.artifacts import Say, replacing
+from pipelines.files.artifacts import Say, load_tensors, replacing
 
 SAVE_EVERY_S = 10.0
 """Seconds of drawing between two files, and so what a kill costs."""
@@ -109,8 +110,8 @@ class KeptBlocks:
         facts = {
             "mark": self.mark,
             "blocks": json.dumps([[key, len(scores)] for key, scores in self._waiting.items()]),
-            "digest": digest_of(columns),
         }
+        facts["digest"] = digest_of(columns, facts)
         number = max([int(path.stem) for path in self.files() if path.stem.isdigit()], default=0)
         with replacing(self.folder / f"{number + 1:06d}.safetensors") as temporary:
             save_file(columns, temporary, facts)
@@ -120,6 +121,7 @@ class KeptBlocks:
     def _read_header(self, path: Path) -> dict[str, tuple[Path, int, int]]:
         """Key -> place of each block of a file; of another mark or damaged it is deleted."""
         try:
+            check_regular(path)
             with safe_open(path, "pt") as file:
                 facts = file.metadata() or {}
             if facts.get("mark") != self.mark:
@@ -139,12 +141,12 @@ class KeptBlocks:
         if self._open is None or self._open[0] != path:
             try:
                 with safe_open(path, "pt") as file:
-                    wanted = (file.metadata() or {}).get("digest")
-                columns = load_file(path)
-            except (SafetensorError, OSError) as error:
+                    facts = file.metadata() or {}
+                columns = load_tensors(path)
+            except (SafetensorError, OSError, ConfigError) as error:
                 self._drop(path, type(error).__name__)
                 return None
-            if digest_of(columns) != wanted:
+            if facts.get("digest") != digest_of(columns, facts):
                 self._drop(path, "other bytes than were written")
                 return None
             self._open = path, columns
@@ -156,10 +158,11 @@ class KeptBlocks:
         self._places = {key: place for key, place in self._places.items() if place[0] != path}
 
 
-def digest_of(columns: Mapping[str, Tensor]) -> str:
-    """SHA-256 of columns, each with its name."""
-    digest = hashlib.sha256()
+def digest_of(columns: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """SHA-256 of columns, each with its name, type and sizes, and of the facts in the head but their digest."""
+    rest = sorted((name, value) for name, value in facts.items() if name != "digest")
+    digest = hashlib.sha256(json.dumps(rest).encode())
     for name, values in sorted(columns.items()):
-        digest.update(name.encode())
+        digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
         digest.update(values.contiguous().view(torch.uint8).numpy().data if values.numel() else b"")
     return digest.hexdigest()

@@ -16,9 +16,11 @@ import torch
 from filelock import FileLock
 
 from cgankd.config import Config, ConfigError, to_dict
+from cgankd.data.regular import read_text
 from cgankd.types import Diverged
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, load_weights, source_digest, write_json
 from pipelines.files.layout import missing, reads_teacher
+from pipelines.files.made import check_made
 from pipelines.files.params import flatten, settings_of, write_text
 from pipelines.runtime.context import Context
 from pipelines.stages.bank import Inputs
@@ -28,12 +30,14 @@ NEEDS = {"teacher": ("dataset",), "cgan": ("dataset",), "ratio": ("dataset", "cg
 
 
 def base_files(workdir: Path, base: Config) -> dict[str, Path]:
-    """The artifacts of params.yaml itself. Raises ConfigError where one is missing or older than params.yaml."""
+    """The artifacts of params.yaml itself. Raises ConfigError where one is missing, damaged or older than
+    params.yaml."""
     files = {"dataset": workdir / "artifacts" / "dataset.h5"}
     files |= {stage: workdir / "artifacts" / f"{stage}.safetensors" for stage in NEEDS}
     for path in files.values():
         if not path.exists():
             raise missing(path)
+    check_made(files["dataset"])  # the nets are checked where they are loaded
     sections = to_dict(base)
     for stage in NEEDS:
         config = load_weights(files[stage])[1]
@@ -89,7 +93,7 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
             except ConfigError as error:
                 ctx.say(f"{error}; it is made again")
         if diverged.exists():
-            raise Diverged(f"{diverged.read_text(encoding='utf-8')} (as before, under the same settings)")
+            raise Diverged(f"{read_text(diverged, errors='replace')} (as before, under the same settings)")
         for path in needs.values():
             for source in (path, config_path(path)):
                 link = folder / "artifacts" / source.name

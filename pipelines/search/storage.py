@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import check_regular
 from pipelines.search.config import SearchConfig
 from pipelines.tracking.masks import masked, remember
 
+BUSY_S = 60.0
+"""Seconds to wait for a file that another process writes."""
 EXAMPLES = "sqlite:///search.db or postgresql://user@host/database"
 
 
@@ -56,6 +61,23 @@ def check_begun(url: str) -> None:
     """Raise ConfigError where the file of the study is not there: connecting would make an empty one."""
     if (path := sqlite_file(url)) is not None and not path.exists():
         raise ConfigError(f"there is no study yet ({path.name} is missing); run `cgankd search` first")
+
+
+def check_whole(url: str) -> None:
+    """Raise ConfigError, with what brings a study back, where the SQLite file of a database is damaged or no plain file."""
+    if (path := sqlite_file(url)) is None or not path.exists():
+        return
+    anew = "bring it back, or move it away and run `cgankd search` again, which begins the study anew"
+    try:
+        check_regular(path)
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database:
+            (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        return  # in use, or not to be opened, which connecting says
+    except (sqlite3.DatabaseError, ConfigError) as error:
+        raise ConfigError(f"{path} is no whole database ({error}); {anew}") from error
+    if said != "ok":
+        raise ConfigError(f"{path} is damaged ({' '.join(str(said).split())[:120]}); {anew}")
 
 
 def shown(url: str) -> str:

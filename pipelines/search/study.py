@@ -25,7 +25,7 @@ from cgankd.types import Headline
 from pipelines.runtime.bonds import lives, start_ticks
 from pipelines.search.config import SearchConfig, SearchedConfig
 from pipelines.search.space import defaults, distributions, first_difference, in_range
-from pipelines.search.storage import EXAMPLES, shown
+from pipelines.search.storage import EXAMPLES, check_whole, shown
 from pipelines.tracking.places import line
 
 CREW = "crew"
@@ -54,6 +54,7 @@ def connect(workdir: Path, url: str) -> RDBStorage:
         options["connect_args"] = {"connect_timeout": CONNECT_S}
     with FileLock(folder / "storage.lock"), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+        check_whole(url)
         for last in (False, False, True):
             try:
                 return RDBStorage(

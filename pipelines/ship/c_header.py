@@ -8,6 +8,7 @@ from cgankd.config import ConfigError
 from pipelines.device.c_files import write_c
 from pipelines.device.making import FILES, INT8
 from pipelines.files.artifacts import file_digest, read_record
+from pipelines.files.layout import understood
 from pipelines.ship.devices import RECORD
 
 FOLDER = "c"
@@ -26,11 +27,12 @@ def write_header(workdir: Path, out: Path) -> list[Path]:
             f"{path} and its {RECORD} are missing, which the header needs; run `cgankd export --to litert,c`"
         )
     values = read_record(record, ("forms", "weights"))
-    row = next((row for row in values["forms"] if row["file"] == path.name), None)
+    with understood(str(record), "cgankd export"):
+        row = next((dict(row) for row in values["forms"] if row["file"] == path.name), None)
     own = values["weights"] == file_digest(workdir / "artifacts" / "student.safetensors")
-    if not own or row is None or row["sha256"] != file_digest(path):
+    if not own or row is None or row.get("sha256") != file_digest(path):
         raise ConfigError(f"{path} is of another student than artifacts/ holds; run `cgankd export --to litert,c`")
-    if not row["holds"]:
+    if not row.get("holds"):
         raise ConfigError(
             f"{path} loses more than was allowed at its export, so no header is written for it; --recover of `cgankd export` may"
             " help, or a larger --tolerance"

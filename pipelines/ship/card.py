@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from cgankd.bank.build import selection_name
 from cgankd.config import ConfigError
 from cgankd.config.distill import arm_label
-from cgankd.data.regular import parse_json, read_json
+from cgankd.data.regular import parse_json
 from cgankd.data.store.banks import of_fakes, read_attributes, read_pool_scores
 from cgankd.data.store.datasets import read_split
 from cgankd.data.store.stream import MemoryBudget
@@ -21,8 +21,10 @@ from cgankd.measure.places import places, places_of, with_ends
 from cgankd.measure.predictive import mean_interval
 from cgankd.measure.twins import copy_sentences
 from cgankd.types import DatasetInfo
-from pipelines.files.artifacts import file_digest
-from pipelines.files.layout import missing
+from pipelines.files.artifacts import file_digest, read_record
+from pipelines.files.layout import missing, understood
+from pipelines.files.made import check_made
+from pipelines.files.runs import read_metrics
 from pipelines.ship.exported import Exported, device_section
 from pipelines.ship.saved import Finished, Package, net_words
 
@@ -67,46 +69,71 @@ def lineage(workdir: Path, student: Package, licence: str | None, *, root: str, 
     dataset, pool = folder / "dataset.h5", folder / "pool.h5"
     files = {"student": folder / "student.safetensors", "teacher": folder / "teacher.safetensors", "dataset": dataset}
     digests = {name: file_digest(path) for name, path in files.items()}
-    switches = _json(folder / "students" / "runs.json")["arms"][student.config["arm"]]["switches"]
-    fakes = drawn = unlabelled = 0
-    rho = None
-    if switches["bank"] or switches.get("unlabelled"):
+    runs = read_record(folder / "students" / "runs.json")
+    with understood("artifacts/students/runs.json", "cgankd student"):
+        switches = dict(runs["arms"][student.config["arm"]]["switches"])
+        selection = selection_name(switches["subsample"], switches["filter"])
+        needs_pool = switches["bank"] or switches.get("unlabelled")
+    of_pool = _OfPool()
+    if needs_pool:
         if not pool.exists():
             raise missing(pool)
+        check_made(pool)
         attributes = read_attributes(pool)
-        if attributes["dataset"] != digests["dataset"] or attributes["teacher"] != digests["teacher"]:
+        if any(attributes.get(name) != digests[name] for name in ("dataset", "teacher")):
             raise ConfigError("artifacts/pool.h5 was made from another data set or teacher; run all stages again")
-        scores, selection = read_pool_scores(pool), selection_name(switches["subsample"], switches["filter"])
-        digests |= {"pool": file_digest(pool)}
-        if switches["bank"]:
-            fakes, drawn = fakes_of(scores, selection, hard=bool(switches.get("hard")))
-            digests |= {"cgan": str(attributes["cgan"])}
-        if switches.get("unlabelled"):
-            unlabelled = int(scores[f"unlabelled_{selection}"].sum())
-            digests |= {"unlabelled": str(attributes["unlabelled"])}
-        rho = float(parse_json(str(attributes["config"]))["rho"]) if switches["filter"] else None
+        with understood("artifacts/pool.h5", "cgankd bank"):
+            of_pool = _of_pool(pool, attributes, selection, switches)
     real = {
         "training": len(read_split(dataset, "train", MemoryBudget(0))),
         "validation": len(read_split(dataset, "val", MemoryBudget(0))),
     }
     # Counted by `prepare`: nothing but `evaluate` opens the test split.
-    prepared = _json(workdir / "metrics" / "prepare.json")
-    real["test"] = int(prepared["num_test"])
+    prepared = read_metrics(workdir / "metrics" / "prepare.json", "cgankd prepare")
+    if prepared is None:
+        raise ConfigError("metrics/prepare.json is missing; run `cgankd prepare` first")
+    with understood("metrics/prepare.json", "cgankd prepare"):
+        real["test"] = int(prepared["num_test"])
+        groups = int(prepared["groups"]) if "groups" in prepared else None
     return Lineage(
         source=student.info.source,
         root=root,
         licence=licence or LICENCES.get(student.info.source, NOT_STATED),
         real=real,
-        fakes=fakes,
-        drawn=drawn,
+        fakes=of_pool.fakes,
+        drawn=of_pool.drawn,
         switches=switches,
-        rho=rho,
+        rho=of_pool.rho,
         seed=seed,
-        digests=digests,
-        groups=int(prepared["groups"]) if "groups" in prepared else None,
+        digests=digests | of_pool.digests,
+        groups=groups,
         copies=tuple(copy_sentences(prepared)),
-        unlabelled=unlabelled,
+        unlabelled=of_pool.unlabelled,
     )
+
+
+@dataclass(frozen=True)
+class _OfPool:
+    """What the pool adds to the lineage of a student with fakes or unlabelled images."""
+
+    fakes: int = 0
+    drawn: int = 0
+    unlabelled: int = 0
+    rho: float | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+def _of_pool(pool: Path, attributes: Mapping[str, Any], selection: str, switches: Mapping[str, Any]) -> _OfPool:
+    scores, fakes, unlabelled = read_pool_scores(pool), (0, 0), 0
+    digests = {"pool": file_digest(pool)}
+    if switches["bank"]:
+        fakes = fakes_of(scores, selection, hard=bool(switches.get("hard")))
+        digests |= {"cgan": str(attributes["cgan"])}
+    if switches.get("unlabelled"):
+        unlabelled = int(scores[f"unlabelled_{selection}"].sum())
+        digests |= {"unlabelled": str(attributes["unlabelled"])}
+    rho = float(parse_json(str(attributes["config"]))["rho"]) if switches["filter"] else None
+    return _OfPool(*fakes, unlabelled, rho, digests)
 
 
 def fakes_of(scores: Mapping[str, Tensor], selection: str, *, hard: bool) -> tuple[int, int]:
@@ -117,27 +144,17 @@ def fakes_of(scores: Mapping[str, Tensor], selection: str, *, hard: bool) -> tup
     return int(plain[f"in_{selection}"].sum()), len(plain["asked"])
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        if "artifacts" in path.parts:
-            raise missing(path)
-        raise ConfigError(f"metrics/{path.name} is missing; run `cgankd {path.stem}` first")
-    values: dict[str, Any] = read_json(path)
-    return values
-
-
 def model_card(name: str, finished: Finished, origin: Lineage, exported: Exported | None) -> str:
     """Markdown, the same text for the same artifacts (and, where an export is at hand, its latencies)."""
-    student = finished.student
-    parts = [
-        f"# {name}\n",
-        _use(student, finished.margin),
-        _origin(student, finished.teacher, origin),
-        _results(student, finished.result),
-        _formats(exported.server) if exported and exported.server else "",
-        device_section(exported.device) if exported and exported.device else "",
-        _limits(origin),
-    ]
+    student, shown = finished.student, exported or Exported()
+    parts = [f"# {name}\n", _use(student, finished.margin), _origin(student, finished.teacher, origin)]
+    with understood("metrics/evaluate.json", "cgankd evaluate"):
+        parts.append(_results(student, finished.result))
+    with understood("artifacts/export/export.json", "cgankd export"):
+        parts.append(_formats(shown.server) if shown.server else "")
+    with understood("artifacts/export/device.json", "cgankd export"):
+        parts.append(device_section(shown.device) if shown.device else "")
+    parts.append(_limits(origin))
     return "\n".join(part for part in parts if part)
 
 

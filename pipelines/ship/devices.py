@@ -22,9 +22,11 @@ from pipelines.device.forms import Form, Source, reader
 from pipelines.device.making import FILES, INT8, Held, int8_form, make_forms
 from pipelines.device.measuring import Bench, Twin, float_twin, measured, on_board
 from pipelines.device.recover import RATE_SHARES, Lessons, recovered
-from pipelines.files.artifacts import file_digest, replacing, write_json
+from pipelines.files.artifacts import file_digest, replacing, write_sealed_json
+from pipelines.files.layout import understood
+from pipelines.files.made import check_made
 from pipelines.files.params import load_config
-from pipelines.ship.exported import record_of
+from pipelines.ship.exported import check_listed, record_of
 from pipelines.ship.saved import Finished, load_finished, net_words
 
 RECORD = "device.json"
@@ -110,8 +112,7 @@ def export_devices(workdir: Path, out: Path, asked: Asked) -> dict[str, Any]:
     for name in FILES.values():
         if name not in made and (out / name).suffix in {SHARED[f] for f in asked.formats if f in SHARED}:
             (out / name).unlink(missing_ok=True)  # of an earlier export
-    write_json(out / RECORD, values, sort_keys=False)
-    return values
+    return write_sealed_json(out / RECORD, values)
 
 
 def _rows(bench: Bench, twin: Twin, forms: Sequence[Form]) -> list[dict[str, Any]]:
@@ -125,12 +126,16 @@ def _rows(bench: Bench, twin: Twin, forms: Sequence[Form]) -> list[dict[str, Any
 
 
 def lessons_of(workdir: Path, finished: Finished, task: Task) -> Lessons:
-    """Training images, the bank where there is one of this data set and teacher, and what the teacher says of both."""
+    """Training images, the bank where there is one of this data set and teacher, and what the teacher says of both.
+
+    Raises ConfigError where the bank is damaged or of others.
+    """
     train, path, bank = read_split(finished.dataset, "train"), workdir / "artifacts" / "bank.h5", None
     teacher_path = workdir / "artifacts" / "teacher.safetensors"
     predict = make_predict(finished.teacher.model.net, finished.teacher.config["precision"])
     outputs = [predict(train.images)]
     if path.exists():
+        check_made(path)
         attributes, wanted = read_attributes(path), {"dataset": finished.dataset, "teacher": teacher_path}
         for name, file in wanted.items():
             if attributes.get(name) != file_digest(file):
@@ -170,7 +175,10 @@ def _server_rows(bench: Bench, twin: Twin, out: Path, weights: str) -> list[dict
     values = record_of(out / "export.json", weights)
     if values is None:
         return []
-    names = [name for name in SERVER_FILES if name in values["files"] and (out / name).is_file()]
+    with understood(str(out / "export.json"), "cgankd export"):
+        names = [name for name in SERVER_FILES if name in values["files"] and (out / name).is_file()]
+    for name in names:
+        check_listed(out / name, values)
     return [
         measured(bench, twin, name, out / name, lambda outputs: outputs) | {"sha256": file_digest(out / name)}
         for name in names

@@ -31,7 +31,7 @@ from cgankd.export import (
     write_torch_export,
 )
 from cgankd.types import Split
-from pipelines.files.artifacts import file_digest, replacing, write_json
+from pipelines.files.artifacts import file_digest, replacing, write_sealed_json
 from pipelines.ship.saved import PARITY, Package, dataset_of, load_finished, parity_images
 from pipelines.ship.trust import remember
 
@@ -136,7 +136,7 @@ def export(
         "int8_tolerance": int8_tolerance,
         "models": [asdict(form) for form in forms],
     }
-    write_json(out / "export.json", values, sort_keys=False)
+    values = write_sealed_json(out / "export.json", values)
     if "student.pt2" in kept:
         remember(workdir, file_digest(out / "student.pt2"), "student.pt2")
     return values

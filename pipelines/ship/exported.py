@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import read_json
 from cgankd.measure.places import places
-from pipelines.files.artifacts import file_digest
+from pipelines.files.artifacts import file_digest, read_record
+from pipelines.files.layout import EXPORTED, understood
 
 FOLDER = "export"
-RECORDS = ("export.json", "device.json")
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,19 @@ def exported_of(workdir: Path, weights: str) -> Exported:
     Raises ConfigError where a file is not the one that its record tells of.
     """
     folder = workdir / "artifacts" / FOLDER
-    server, device = (record_of(folder / name, weights) for name in RECORDS)
-    digests = dict(server["files"]) if server else {}
+    server, device = (record_of(folder / name, weights) for name in EXPORTED)
+    with understood(f"artifacts/{FOLDER}/{EXPORTED[0]}", "cgankd export"):
+        digests = {str(name): str(digest) for name, digest in server["files"].items()} if server else {}
     left_out = []
-    for row in device["forms"] if device else ():
-        if row["file"] is None:
-            continue
-        if row["holds"]:
-            digests[row["file"]] = row["sha256"]
-        else:
-            digests.pop(row["file"], None)
-            left_out.append(row["file"])
+    with understood(f"artifacts/{FOLDER}/{EXPORTED[1]}", "cgankd export"):
+        for row in device["forms"] if device else ():
+            if row["file"] is None:
+                continue
+            if row["holds"]:
+                digests[row["file"]] = row["sha256"]
+            else:
+                digests.pop(row["file"], None)
+                left_out.append(row["file"])
     files = {}
     for name, digest in digests.items():
         path = folder / name
@@ -62,11 +64,21 @@ def record_of(path: Path, weights: str) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    try:
-        values: dict[str, Any] = read_json(path)
-        return values if values["weights"] == weights else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); run `cgankd export` again") from error
+    values = read_record(path, ("weights",))
+    return values if values["weights"] == weights else None
+
+
+def check_listed(path: Path, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a file, whatever its name by now, is none of those that the export.json beside it tells of."""
+    files = values.get("files")
+    if not isinstance(files, dict):
+        return
+    digest = file_digest(path)
+    if files.get(path.name, digest) != digest or digest not in files.values():
+        raise ConfigError(
+            f"{path} is damaged or of elsewhere: it is not the file that its export.json tells of; run `cgankd export` again,"
+            " or copy both files together"
+        )
 
 
 def device_section(device: dict[str, Any]) -> str:

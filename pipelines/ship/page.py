@@ -8,6 +8,7 @@ from pathlib import Path
 from cgankd.config import ConfigError
 from pipelines.device.web import Page, write_web
 from pipelines.files.artifacts import file_digest, read_record
+from pipelines.files.layout import understood
 from pipelines.files.params import load_config
 from pipelines.ship.release import model_name
 from pipelines.ship.saved import load_finished
@@ -31,7 +32,9 @@ def write_page(
     finished = load_finished(workdir, level)
     digests = read_record(record, ("files", "weights"))
     weights = file_digest(workdir / "artifacts" / "student.safetensors")
-    if digests["weights"] != weights or digests["files"].get(onnx.name) != file_digest(onnx):
+    with understood(str(record), "cgankd export"):
+        own = digests["weights"] == weights and digests["files"].get(onnx.name) == file_digest(onnx)
+    if not own:
         raise ConfigError(f"{onnx} is of another student than artifacts/ holds; run `cgankd export --to onnx,web`")
     headline, config = finished.result["headline"], finished.student.config
     info = replace(finished.student.info, enlarge=enlarge or finished.student.info.enlarge)

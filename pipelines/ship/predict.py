@@ -11,7 +11,6 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import box
@@ -23,7 +22,7 @@ from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
 from cgankd.data.readers.image_files import read_images
 from cgankd.data.readers.walk import left_out_lines, walk
-from cgankd.data.regular import parse_json, read_json
+from cgankd.data.regular import parse_json
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.export import open_onnx, open_torch_export
 from cgankd.labels.answers import Answer, Margin, Reading, make_answer
@@ -33,6 +32,7 @@ from pipelines.device.forms import OPENED_BY
 from pipelines.device.running import open_form
 from pipelines.files.artifacts import config_path, read_record
 from pipelines.ship.door import images_a_request
+from pipelines.ship.exported import check_listed
 from pipelines.ship.saved import dataset_of, load_package, validation_margin
 from pipelines.ship.trust import check_own, is_program
 
@@ -129,11 +129,12 @@ def _open_exported(workdir: Path, path: Path, trust: bool) -> Predictor:
             raise ConfigError(f"{part} is missing; `cgankd export` writes {path.name} and its export.json together")
     if path.suffix == ".pt2":
         check_own(workdir, path, trust=trust)
+    values = read_record(record, ("info", "margin"))
+    check_listed(path, values)
     try:
-        values: dict[str, Any] = read_json(record)
         info = from_dict(DatasetInfo, values["info"], "info.")
         margin = from_dict(Margin, values["margin"], "margin.") if values["margin"] else None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{record} is damaged ({error}); run `cgankd export` again") from error
     return Predictor(OPENERS[path.suffix](path), info, make_answer(info), margin, "" if margin else NO_MARGIN)
 

@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from cgankd.config import ConfigError
 from cgankd.export import worst_difference
 from pipelines.files.artifacts import file_digest
 from pipelines.ship.saved import PARITY, Package
-from pipelines.ship.trust import FLAG, known, remember
+from pipelines.ship.trust import FLAG, digests_of, remember
 from pipelines.tracking.answers import check_answers, environment, first_patience, reason, sign_in
 from pipelines.tracking.masks import masked
 from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, key_text
@@ -88,14 +89,18 @@ def register(
     # The student it is compared with answers on the processor.
     own = {"MLFLOW_TRACKING_URI": sink.uri, "MLFLOW_DEFAULT_PREDICTION_DEVICE": "cpu"}
     with environment(own | {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
-        version, fresh = _version(sink.client, release.name, release.fingerprint), False
-        if version is not None and is_server(sink.uri) and _title(release.name, version) not in known(workdir).values():
-            version = None  # somebody else's, or of a copy of this folder: its files are not opened
-        if version is None:
+        version, fresh, found = _version(sink.client, release.name, release.fingerprint), False, None
+        if version is not None:
+            kept = digests_of(workdir, _title(release.name, version))
+            # One of a server that is not known is somebody else's, or of a copy of this folder: its files are not opened.
+            if kept or not is_server(sink.uri):
+                with suppress(Broken):  # it is made again
+                    found = _compare(release.name, version, student, images, kept)
+        if version is None or found is None:
             version, fresh = _log(sink, workdir, student, release, images[:2]), True
-        difference, digest = _compare(release.name, version, student, images)
-        if is_server(sink.uri):
-            remember(workdir, digest, _title(release.name, version))
+            found = _compare(release.name, version, student, images, ())
+        difference, digest = found
+        remember(workdir, digest, _title(release.name, version))
         champion, rival = _alias(sink.client, release, version, promote)
     return Registered(version, fresh, champion, rival, difference)
 
@@ -159,18 +164,43 @@ def _log(sink: MlflowSink, workdir: Path, student: Package, release: Release, ex
     return version
 
 
+class Broken(ConfigError):
+    """The files of a version are not those that were shipped, or no model."""
+
+
+def _opened(title: str, digests: Collection[str], folder: str) -> tuple[Any, str]:
+    """A version as MLflow loads it, fetched into a folder, and the digest of its files, one of `digests` where there are any.
+
+    Raises Broken where it is not, or cannot be loaded; ConfigError where a server does not give it.
+    """
+    import mlflow
+    import mlflow.artifacts
+    import mlflow.pyfunc
+
+    try:
+        # What is checked and what is opened are the same files, whatever the server says next.
+        place = mlflow.artifacts.download_artifacts(title, dst_path=folder)
+    except Exception as error:  # whatever a store raises
+        kind = ConfigError if is_server(mlflow.get_tracking_uri()) else Broken
+        raise kind(f"the files of {title} cannot be read ({reason(error)}); run `cgankd ship` again") from error
+    digest = file_digest(Path(place))
+    if digests and digest not in digests:
+        raise Broken(f"the files of {title} are not those that were shipped from this folder; run `cgankd ship` again")
+    try:
+        return mlflow.pyfunc.load_model(place), digest
+    except Exception as error:  # damaged files fail in a dozen ways; each means the same here
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise Broken(f"the files of {title} are damaged ({why}); run `cgankd ship` again") from error
+
+
 def _title(name: str, version: int) -> str:
     return f"models:/{name}/{version}"
 
 
-def _compare(name: str, version: int, student: Package, images: Tensor) -> tuple[float, str]:
-    """The largest difference to the student, and the digest of the files in the registry."""
-    import mlflow.artifacts
-    import mlflow.pyfunc
-
+def _compare(name: str, version: int, student: Package, images: Tensor, own: Collection[str]) -> tuple[float, str]:
+    """The largest difference to the student, and the digest of the files in the registry. Raises Broken as `_opened`."""
     with tempfile.TemporaryDirectory() as folder:
-        place = mlflow.artifacts.download_artifacts(_title(name, version), dst_path=folder)
-        digest, loaded = file_digest(Path(place)), mlflow.pyfunc.load_model(place)
+        loaded, digest = _opened(_title(name, version), own, folder)
     answers = torch.from_numpy(loaded.predict(images.float().numpy()))
     worst = worst_difference(answers, student.model.run(images), student.info.label_period)
     if not worst <= PARITY * student.answer.scale:
@@ -215,15 +245,14 @@ def serve_command(
         raise ConfigError(f"MLflow at {masked(uri)} does not answer ({reason(error)}); try again") from error
     except Exception as error:  # whatever a driver raises
         raise ConfigError(f"MLflow at {masked(uri)} does not answer ({reason(error)}); try again") from error
-    title, digest = _title(name, int(version)), ""
-    if is_server(uri) and not trust:
-        digest = next((own for own, what in known(workdir).items() if what == title), "")
-        if not digest:
-            raise ConfigError(
-                f"version {version} of {name} was not shipped from this folder, and a model is a program that runs with your"
-                f" rights; if you know who shipped it, add {FLAG}"
-            )
-    command = [sys.executable, "-m", "pipelines.ship.serving", str(port), title, digest, *hosts]
+    title = _title(name, int(version))
+    digests = [] if trust else digests_of(workdir, title)
+    if is_server(uri) and not trust and not digests:
+        raise ConfigError(
+            f"version {version} of {name} was not shipped from this folder, and a model is a program that runs with your"
+            f" rights; if you know who shipped it, add {FLAG}"
+        )
+    command = [sys.executable, "-m", "pipelines.ship.serving", str(port), title, ",".join(digests), *hosts]
     quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     return command, quiet | os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
@@ -237,22 +266,14 @@ class Served:
     version: str
 
 
-def load_served(title: str, digest: str) -> Served:
-    """A version of the registry that MLFLOW_TRACKING_URI names, its files being those of `digest` (empty: whatever they are).
+def load_served(title: str, digests: str) -> Served:
+    """A version of the registry that MLFLOW_TRACKING_URI names, its files being those of one of `digests`, which have commas
+    between (empty: whatever they are).
 
-    Raises ConfigError where they are not, or the model takes no images.
+    Raises ConfigError where they are not or cannot be loaded, or the model takes no images.
     """
-    import mlflow.artifacts
-    import mlflow.pyfunc
-
     with tempfile.TemporaryDirectory() as folder:
-        # What is checked and what is opened are the same files, whatever the server says next.
-        place = mlflow.artifacts.download_artifacts(title, dst_path=folder)
-        if digest and file_digest(Path(place)) != digest:
-            raise ConfigError(
-                f"the files of {title} are not those that were shipped from this folder; run `cgankd ship` again"
-            )
-        model = mlflow.pyfunc.load_model(place)
+        model, _ = _opened(title, [digest for digest in digests.split(",") if digest], folder)
     spec = model.metadata.signature.inputs.inputs[0] if model.metadata.signature else None
     shape = tuple(getattr(spec, "shape", ()))
     if len(shape) != 4:

@@ -12,8 +12,8 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from cgankd.data.regular import read_json
-from pipelines.files.artifacts import file_digest, write_json
-from pipelines.files.made import is_made
+from pipelines.files.artifacts import file_digest, write_sealed_json
+from pipelines.files.made import is_made, unsealed
 
 RECORD = "own-programs.json"
 """In artifacts/: SHA-256 -> what it is of."""
@@ -22,16 +22,37 @@ FLAG = "--trust"
 
 def remember(workdir: Path, digest: str, what: str) -> None:
     """Keep the digest of a program that this project made."""
-    write_json(workdir / "artifacts" / RECORD, known(workdir) | {digest: what})
+    try:
+        before = known(workdir)
+    except ConfigError:  # damaged, and made anew by this
+        before = {}
+    write_sealed_json(workdir / "artifacts" / RECORD, dict(sorted((before | {digest: what}).items())))
 
 
 def known(workdir: Path) -> dict[str, str]:
-    """Digests of the programs that left this project, and what each is; empty where nothing did."""
-    try:
-        found = read_json(workdir / "artifacts" / RECORD)
-    except (FileNotFoundError, ValueError):
+    """Digests of the programs that left this project, and what each is; empty where nothing did.
+
+    Raises ConfigError where the record is damaged.
+    """
+    path = workdir / "artifacts" / RECORD
+    if not path.exists():
         return {}
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    try:
+        found = read_json(path)
+        whole = isinstance(found, dict) and unsealed(found)
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        raise ConfigError(
+            f"artifacts/{RECORD} is damaged, so that nothing tells which programs this project made; delete it, then run"
+            " `cgankd export` and `cgankd ship` again"
+        )
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def digests_of(workdir: Path, what: str) -> list[str]:
+    """The digests that are kept of one program: several where registries of one folder have versions of one name."""
+    return [digest for digest, own in known(workdir).items() if own == what]
 
 
 def check_own(workdir: Path, path: Path, *, trust: bool) -> None:

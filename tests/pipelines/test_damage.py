@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from typer.testing import CliRunner
 
 from pipelines.commands.app import app
 from pipelines.commands.running import run_stage
-from pipelines.files.artifacts import ResumeFile
+from pipelines.files.artifacts import ResumeFile, write_json
 from pipelines.files.kept_runs import kept_tensors, read_sealed
 from pipelines.files.layout import STAGES
+from pipelines.files.made import note_made
 from tests.tiny import tiny, unsealed, write_params
 
 READERS = {
@@ -38,6 +40,25 @@ READERS = {
     "student.config.json": ["predict", "photo.png"],
 }
 """Artifact -> a command that reads it."""
+SEARCH = ["search", "--trials", "1", "--study", "n1"]
+ONNX = "predict photo.png --enlarge --model artifacts/export/student.onnx"
+PT2 = "predict photo.png --enlarge --model sent/student.pt2"
+LATER: dict[str, list[list[str]]] = {
+    "artifacts/dataset.h5": [["report"], ["ship"], SEARCH],
+    "artifacts/teacher.safetensors": [["ship"], SEARCH],
+    "artifacts/pool.h5": [["report"]],
+    "artifacts/bank.h5": [["report"]],
+    "artifacts/student.config.json": [["ship"], ["export"]],
+    "artifacts/students/runs.json": [["ship"], ["show", "student"]],
+    "metrics/prepare.json": [["ship"], ["report"]],
+    "metrics/evaluate.json": [["ship"], ["export"], ["report"]],
+    "metrics/repeat.json": [["report"]],
+    "artifacts/export/student.onnx": [ONNX.split(), ["ship"], ["export", "--to", "web"]],
+    "artifacts/export/student.pt2": [ONNX.replace("onnx", "pt2").split(), ["ship"]],
+    "artifacts/export/export.json": [ONNX.split(), ["report"], ["ship"], ["export", "--to", "web"]],
+    "artifacts/own-programs.json": [PT2.split()],
+}
+"""File -> commands beside the stages that read it."""
 FLIPS = 3
 """Bytes that are flipped in each file, one at a time."""
 
@@ -64,6 +85,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(before)
     return folder
+
+
+@pytest.fixture(scope="module")
+def exported(whole: Path) -> Path:
+    """The project with what `cgankd export` makes of it, and the numbers of a repeat."""
+    from pipelines.ship.export import export
+
+    export(whole, whole / "artifacts" / "export", level=0.9, int8_tolerance=0.1, repeats=1)
+    shutil.copytree(whole / "artifacts" / "export", whole / "sent")
+    shown = {"verdict": "none", "arms": {}, "chosen": {}, "settings": {}, "headline": {"unit": "%"}}
+    shown |= {"num_draws": 0, "seeds": [], "num_students": 1, "confidence": 0.95, "teacher": {"mean": 1.0}}
+    write_json(whole / "metrics" / "repeat.json", shown)
+    note_made(whole, "repeat")
+    return whole
 
 
 @pytest.fixture()
@@ -122,6 +157,84 @@ def test_a_damaged_artifact_is_named_with_its_stage_and_not_used(copy: Path, nam
             tried += 1
         put(path, good)
     assert tried >= FLIPS + 3
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_damaged_file_is_named_by_what_is_run_later(exported: Path, copy: Path, name: str) -> None:
+    path = copy / name
+    good = path.read_bytes()
+    text = [("list", b"[1]"), ("deep", b"[" * 5000), ("text", b'"\xff"')]
+    text += [("object", b"{}")] if name != "artifacts/own-programs.json" else []  # which knows no program then
+    for what, data in [*damages(good, name), *(text if path.suffix == ".json" else [])]:
+        put(path, data)
+        for words in LATER[name]:
+            if words[0] == "report":
+                words = [*words, "--no-track"]
+            code, output = outcome(*words)
+            assert code == 2, f"{name}, {what}, {words}: {output}"
+            assert path.name in output or "export.json" in output or "config.json" in output, (
+                f"{what}, {words}: {output}"
+            )
+            assert "run `cgankd " in output and len(output) < 1200, f"{what}, {words}: {output}"
+    assert not (copy / "mlflow.db").exists() and not (copy / "artifacts" / "search.db").exists()
+
+
+def test_what_is_whole_is_used_by_what_is_run_later(exported: Path, copy: Path) -> None:
+    for words in (ONNX.split(), ONNX.replace("onnx", "pt2").split(), PT2.split(), ["report", "--no-track"]):
+        code, output = outcome(*words)
+        assert code == 0, f"{words}: {output}"
+
+
+def test_a_damaged_model_card_is_written_again_by_ship(
+    exported: Path, copy: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(empty_store, copy / "mlflow.db")
+    assert outcome("ship")[0] == 0
+    card = copy / "artifacts" / "model_card.md"
+    good = card.read_bytes()
+    for _, data in damages(good, card.name):
+        put(card, data)
+    code, output = outcome("ship")
+    assert code == 0 and "registered before" in output and card.read_bytes() == good
+
+
+class Hangs(Exception):
+    """A command waits for what never comes."""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dvc.lock", ["compare"]),
+        ("dvc.lock", ["report", "--no-track"]),
+        ("artifacts/digests/teacher.json", ["show", "teacher"]),
+        ("metrics/evaluate.json", ["compare"]),
+        ("artifacts/students/runs.json", ["show", "student"]),
+        ("artifacts/own-programs.json", PT2.split()),
+        ("artifacts/export/export.json", ONNX.split()),
+    ],
+)
+def test_what_never_ends_is_not_read(exported: Path, copy: Path, name: str, words: list[str], kind: str) -> None:
+    path = copy / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+    def late(number: int, frame: object) -> None:
+        raise Hangs(name)
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)  # only so that a fault ends this test and not all tests
+    try:
+        code, output = outcome(*words)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert code == 2 and path.name in output, output
 
 
 @pytest.mark.parametrize("stage", STAGES)

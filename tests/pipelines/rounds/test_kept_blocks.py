@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,6 +139,37 @@ def test_a_damaged_file_is_said_and_drawn_again(tmp_path: Path, at_once: None, d
     assert same(blocks(scorer(again, keeping(tmp_path, said))), wanted)
     assert again.count == 1
     assert sum("000003.safetensors" in line and "drawn again" in line for line in said) <= 1
+
+
+def test_no_bit_of_a_head_changes_what_is_found(tmp_path: Path) -> None:
+    """Several blocks in one file: lengths, keys, types and sizes in the head are as good as the columns."""
+    kept = KeptBlocks(tmp_path / "blocks", "mark", lambda text: None, whole=True)
+    wanted = blocks(scorer(Counted(), kept))
+    kept.flush()
+    (path,) = kept.files()
+    good = path.read_bytes()
+    head, rand = 8 + int.from_bytes(good[:8], "little"), random.Random(0)
+    start = good.index(b"blocks")
+    places = [*range(start, good.index(b"digest") if good.index(b"digest") > start else start + 200)]
+    used = 0
+    for place in [*places, *(rand.randrange(head) for _ in range(100))]:
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << rand.randrange(8)
+        path.write_bytes(damaged)
+        again = Counted()
+        assert same(blocks(scorer(again, keeping(tmp_path))), wanted), place
+        used += again.count == 0
+        for left in (tmp_path / "blocks").iterdir():
+            left.unlink()
+    assert used < len(places) // 4
+
+
+def test_a_pipe_among_the_files_is_left_out(tmp_path: Path, at_once: None) -> None:
+    wanted = blocks(scorer(Counted(), keeping(tmp_path)))
+    os.mkfifo(tmp_path / "blocks" / "000099.safetensors")
+    again, said = Counted(), list[str]()
+    assert same(blocks(scorer(again, keeping(tmp_path, said))), wanted) and again.count == 0
+    assert sum("000099.safetensors" in line for line in said) == 1
 
 
 def test_a_disk_that_takes_no_more_ends_nothing(tmp_path: Path, at_once: None) -> None:

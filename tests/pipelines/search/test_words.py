@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cgankd.config import ConfigError
 from pipelines.commands.app import app
 from pipelines.pictures import search as pictures_search
+from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched, searched_config
 from pipelines.search.space import check_space, first_difference, identity, overruled, with_searched_arm
 from pipelines.search.storage import storage_url
@@ -158,3 +159,16 @@ def test_a_knob_of_the_section_does_nothing_for_an_arm_with_its_own_loss(digits:
     arm["student.arms.own.distiller"]["choices"] = ["fitnett", "dkd"]
     with pytest.raises(ConfigError, match=r"student\.arms\.own\.distiller must be one of .*mean 'fitnet'"):
         check_space(search_config(digits, arm="own", space=arm))
+
+
+def test_a_database_that_is_cut_off_is_named_with_the_way_to_begin_anew(tmp_path: Path) -> None:
+    path = tmp_path / "search.db"
+    url = f"sqlite:///{path}"
+    studies.connect(tmp_path, url).engine.dispose()
+    good = path.read_bytes()
+    for data in (good[: len(good) // 2], good[:100], b"x" * 500):
+        path.write_bytes(data)
+        with pytest.raises(
+            ConfigError, match=r"search\.db is no whole database .* move it away and run `cgankd search`"
+        ):
+            studies.connect(tmp_path, url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -18,15 +19,18 @@ from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
 from cgankd.data.store.datasets import read_split
+from cgankd.labels.task import make_task
 from pipelines.commands.app import app
 from pipelines.device.boards import board_of
 from pipelines.device.table import board_lines, device_remarks, device_table
-from pipelines.files.artifacts import file_digest
-from pipelines.ship.devices import Asked, export_devices, formats_of
-from pipelines.ship.exported import device_section, exported_of
+from pipelines.files.artifacts import file_digest, write_sealed_json
+from pipelines.files.made import note_made
+from pipelines.files.params import load_config
+from pipelines.ship.devices import Asked, export_devices, formats_of, lessons_of
+from pipelines.ship.exported import device_section, exported_of, record_of
 from pipelines.ship.predict import label_files, open_predictor
 from pipelines.ship.release import ship
-from pipelines.ship.saved import load_package
+from pipelines.ship.saved import load_finished, load_package
 from pipelines.tracking.mlflow_sink import environment
 from pipelines.tracking.places import store_uri
 from tests.pipelines.finished import COUNTS, finished
@@ -128,6 +132,37 @@ def test_files_of_another_student_or_another_export_are_not_taken(tmp_path: Path
     (folder / "artifacts/export/device.json").write_text("[")
     with pytest.raises(ConfigError, match=r"device\.json is damaged"):
         exported_of(folder, weights)
+
+
+def test_a_record_carries_its_seal(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    values = write_sealed_json(
+        path, {"weights": "a" * 64, "files": {"student.onnx": "b"}, "number": 1.5, "none": math.nan}
+    )
+    good = path.read_text()
+    assert record_of(path, "a" * 64) == {k: v for k, v in values.items() if k != "seal"} and values["none"] is None
+    for before, after in (
+        ("1.5", "1.4"),
+        ("student.onnx", "student.onny"),
+        ("a" * 64, "a" * 63 + "c"),
+        ("null", "true"),
+    ):
+        path.write_text(good.replace(before, after, 1))
+        with pytest.raises(ConfigError, match=r"export\.json is damaged .*run `cgankd export` again"):
+            record_of(path, "a" * 64)
+
+
+def test_a_damaged_bank_teaches_nothing(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    shutil.copyfile(folder / "artifacts/pool.h5", folder / "artifacts/bank.h5")
+    note_made(folder, "bank")
+    whole, cfg = load_finished(folder, 0.9), load_config(folder / "params.yaml")
+    task = make_task(whole.student.info, cfg)
+    data = bytearray((folder / "artifacts/bank.h5").read_bytes())
+    data[len(data) // 2] ^= 4
+    (folder / "artifacts/bank.h5").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"bank\.h5 is damaged.*run `cgankd bank` again"):
+        lessons_of(folder, whole, task)
 
 
 def test_the_table_says_what_does_not_hold(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from scipy import stats
 
 from cgankd.config import ConfigError
 from cgankd.export import worst_difference
+from pipelines.files.made import note_made
 from pipelines.files.made_with import changed_since
 from pipelines.files.params import load_config
 from pipelines.ship.predict import ask_server, open_predictor
@@ -185,6 +187,87 @@ def test_what_another_folder_shipped_to_a_server_is_not_opened(
     assert serve_command(tmp_path, NAME, 5001, uri)[0][4:] == [f"models:/{NAME}/1", "0" * 64]
     with environment({"MLFLOW_TRACKING_URI": uri}), pytest.raises(ConfigError, match="not those that were shipped"):
         load_served(f"models:/{NAME}/1", "0" * 64)
+
+
+def test_a_damaged_model_is_not_served_and_is_shipped_again(shipped: tuple[Path, Shipped], tmp_path: Path) -> None:
+    """Also in a store of this folder: what was shipped from here is opened only as it was shipped."""
+    folder = tmp_path / "copy"
+    shutil.copytree(shipped[0], folder)
+    repair(folder)
+    title, uri = f"models:/{NAME}/1", store_uri(folder)
+    digest = serve_command(folder, NAME, 5001, uri)[0][5]
+    assert len(digest) == 64 and serve_command(folder, NAME, 5001, uri, trust=True)[0][5] == ""
+    with environment({"MLFLOW_TRACKING_URI": uri}):
+        model = MlflowClient(uri).get_model_version(NAME, "1").source
+        assert load_served(title, digest).shape == (1, 16, 16)
+        (place,) = (folder / "mlruns").rglob("MLmodel")
+        rand, tried = random.Random(0), 0
+        for path in sorted(p for p in place.parent.rglob("*") if p.is_file() and p.stat().st_size):
+            good = path.read_bytes()
+            at = rand.randrange(len(good))
+            for data in (
+                good[:at] + bytes([good[at] ^ 1 << rand.randrange(8)]) + good[at + 1 :],
+                good[: len(good) // 2],
+            ):
+                path.write_bytes(data)
+                with pytest.raises(ConfigError, match=f"the files of {title} .*run `cgankd ship` again"):
+                    load_served(title, digest)
+                if path.name in ("MLmodel", "model.pth", "model.pt2", "data.pkl"):
+                    with contextlib.suppress(ConfigError):  # of an earlier version: no digest is known
+                        load_served(title, "")
+                tried += 1
+            path.write_bytes(good)
+        assert tried > 8 and model
+        path = max((p for p in place.parent.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        path.write_bytes(path.read_bytes()[:-100])
+    again = put(folder).registered
+    assert again.fresh and again.version == 2 and again.champion
+    place.unlink()
+    (folder / "artifacts/own-programs.json").unlink()
+    assert put(folder).registered.champion
+    assert serve_command(folder, NAME, 5001, uri)[0][5]
+
+
+def test_a_version_of_a_server_that_is_not_known_is_not_opened(
+    shipped: tuple[Path, Shipped], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(shipped[0], folder)
+    repair(folder)
+    (folder / "artifacts/own-programs.json").unlink()
+    monkeypatch.setattr("pipelines.ship.registry.is_server", lambda uri: True)
+    assert put(folder).registered.fresh
+
+
+def test_a_damaged_pool_is_not_described(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    note_made(folder, "bank")
+    pool = folder / "artifacts/pool.h5"
+    data = bytearray(pool.read_bytes())
+    data[len(data) // 2] ^= 4
+    pool.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"pool\.h5 is damaged.*run `cgankd bank` again"):
+        put(folder)
+    assert not (folder / "artifacts/model_card.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "command"),
+    [
+        ("artifacts/students/runs.json", b"{}", "cgankd student"),
+        ("artifacts/students/runs.json", b"[1]", "cgankd student"),
+        ("artifacts/students/runs.json", b'{"arms": {"filter": 3}}', "cgankd student"),
+        ("metrics/prepare.json", b"[1]", "cgankd prepare"),
+        ("metrics/prepare.json", b'{"num_test": null}', "cgankd prepare"),
+        ("metrics/prepare.json", b'"\xff"', "cgankd prepare"),
+        ("metrics/prepare.json", b"[" * 5000, "cgankd prepare"),
+    ],
+)
+def test_records_of_another_shape_are_named(tmp_path: Path, name: str, data: bytes, command: str) -> None:
+    folder = finished(tmp_path)
+    (folder / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=f"{Path(name).name} is damaged.*run `{command}` again"):
+        put(folder)
 
 
 def test_nothing_is_served_before_it_is_shipped(tmp_path: Path, empty_store: Path) -> None:

@@ -77,8 +77,18 @@ def test_own_programs_are_known_by_their_digests(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ConfigError, match="--trust"):
         check_own(tmp_path, path, trust=False)
-    (tmp_path / "artifacts" / RECORD).write_text("[")
-    assert known(tmp_path) == {}
+    record = tmp_path / "artifacts" / RECORD
+    for damaged in (
+        "[",
+        "[1]",
+        record.read_text().replace("0000", "0001", 1),
+        record.read_text().replace("x/1", "x/2"),
+    ):
+        record.write_text(damaged)
+        with pytest.raises(ConfigError, match=r"own-programs\.json is damaged.*cgankd ship"):
+            known(tmp_path)
+    remember(tmp_path, "1" * 64, "models:/x/1")
+    assert known(tmp_path) == {"1" * 64: "models:/x/1"}
 
 
 def test_a_place_in_the_project_makes_no_program_its_own(tmp_path: Path, guarded: None) -> None:
