@@ -26,20 +26,6 @@ if (
 ROOT = Path(__file__).parent.parent
 
 
-RAY = "ray"
-"""A cluster at a time: two of them on two cores answer too late for each other's clocks."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `-n` with `--dist loadgroup`, tests that share a fixture of their module run in one process, which makes it once."""
-    for item in items:
-        module = item.nodeid.partition("::")[0]
-        fixtures = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
-        shared = any(defs[-1].scope == "module" and defs[-1].baseid == module for defs in fixtures)
-        if shared and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(module))
-
-
 def preset(name: str) -> dict[str, Any]:
     """A preset as a plain nested dict that a test may change."""
     values: dict[str, Any] = YAML(typ="safe").load((ROOT / "pipelines/presets" / f"{name}.yaml").read_text())

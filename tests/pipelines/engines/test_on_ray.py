@@ -26,7 +26,6 @@ from pipelines.engines.local import Crew
 from pipelines.engines.on_ray import place
 from pipelines.runtime.bonds import start_ticks
 from pipelines.students.run_arm import Job, train_job
-from tests.conftest import RAY
 from tests.distill.arms import job, settings, workplace
 from tests.pipelines.engines.small_jobs import SmallJob, copy
 from tests.pipelines.runtime.test_bonds import until
@@ -34,8 +33,6 @@ from tests.pipelines.runtime.test_bonds import until
 for name, value in LOOPBACK.items():
     os.environ.setdefault(name, value)  # before Ray is imported
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'cgankd[ray]')")
-
-pytestmark = pytest.mark.xdist_group(RAY)
 
 
 CREW = Crew(2, "copies")

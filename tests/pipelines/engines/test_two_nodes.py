@@ -17,14 +17,12 @@ from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
 from pipelines.project.doctor_room import look_at_cluster
 from pipelines.runtime.bonds import start_ticks
-from tests.conftest import RAY, ROOT
+from tests.conftest import ROOT
 from tests.pipelines.engines.small_jobs import SmallJob, copy
 
 for name, value in LOOPBACK.items():
     os.environ.setdefault(name, value)  # before Ray is imported
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'cgankd[ray]')")
-
-pytestmark = pytest.mark.xdist_group(RAY)
 
 
 @pytest.fixture(scope="module")

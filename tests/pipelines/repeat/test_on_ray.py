@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.tracking.journal import read_roots
-from tests.conftest import RAY, ROOT
+from tests.conftest import ROOT
 from tests.pipelines.repeat.test_run import small
 from tests.tiny import run, write_params
 
-pytestmark = [
-    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (pip install 'cgankd[ray]')"),
-    pytest.mark.xdist_group(RAY),
-]
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (pip install 'cgankd[ray]')")
 COMMAND = (sys.executable, "-m", "cgankd", "repeat", "--draws", "2")
 
 
