@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import http.client
 import io
@@ -22,7 +23,7 @@ from cgankd.config import ConfigError
 from cgankd.config.settings import from_dict
 from cgankd.data.readers.image_files import read_images
 from cgankd.data.readers.walk import left_out_lines, walk
-from cgankd.data.regular import parse_json
+from cgankd.data.regular import parse_json, read_json
 from cgankd.data.store.datasets import read_info, read_split
 from cgankd.export import open_onnx, open_torch_export
 from cgankd.labels.answers import Answer, Margin, Reading, make_answer
@@ -128,7 +129,7 @@ def _open_exported(workdir: Path, path: Path, trust: bool) -> Predictor:
         if not part.is_file():
             raise ConfigError(f"{part} is missing; `cgankd export` writes {path.name} and its export.json together")
     if path.suffix == ".pt2":
-        check_own(workdir, path, trust=trust)
+        _check_program(workdir, path, record, trust)
     values = read_record(record, ("info", "margin"))
     check_listed(path, values)
     try:
@@ -137,6 +138,19 @@ def _open_exported(workdir: Path, path: Path, trust: bool) -> Predictor:
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{record} is damaged ({error}); run `cgankd export` again") from error
     return Predictor(OPENERS[path.suffix](path), info, make_answer(info), margin, "" if margin else NO_MARGIN)
+
+
+def _check_program(workdir: Path, path: Path, record: Path, trust: bool) -> None:
+    """Raise ConfigError where a program is not this project's own; one that its export.json tells of otherwise is damaged."""
+    try:
+        check_own(workdir, path, trust=trust)
+    except ConfigError:
+        told = None
+        with contextlib.suppress(OSError, ValueError):
+            told = read_json(record)
+        if isinstance(told, dict) and isinstance(told.get("files"), dict) and path.name in told["files"]:
+            check_listed(path, told)
+        raise
 
 
 def _open_device(workdir: Path, path: Path) -> Predictor:
