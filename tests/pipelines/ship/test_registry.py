@@ -65,6 +65,7 @@ def client(folder: Path) -> MlflowClient:
 @pytest.fixture(autouse=True)
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("CGANKD_STORE_WAIT", "600")  # a busy machine is no store that is away
 
 
 def test_the_champion_is_the_student(shipped: tuple[Path, Shipped]) -> None:
