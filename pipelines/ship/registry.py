@@ -274,8 +274,10 @@ def load_served(title: str, digests: str) -> Served:
     """
     with tempfile.TemporaryDirectory() as folder:
         model, _ = _opened(title, [digest for digest in digests.split(",") if digest], folder)
-    spec = model.metadata.signature.inputs.inputs[0] if model.metadata.signature else None
-    shape = tuple(getattr(spec, "shape", ()))
+    try:
+        shape = tuple(model.metadata.signature.inputs.inputs[0].shape)
+    except (AttributeError, IndexError, TypeError):  # MLflow loads a model whose signature is gone or of another make
+        shape = ()
     if len(shape) != 4:
         raise ConfigError(f"{title} is no model that takes images; `cgankd ship` makes one")
     return Served(model.predict, shape[1:], title.rpartition("/")[2])
