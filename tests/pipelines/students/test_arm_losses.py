@@ -190,8 +190,10 @@ def test_fingerprints_follow_the_loss_that_an_arm_takes(work: Path) -> None:
 
 def test_evaluate_states_the_last_and_the_best_weights(work: Path) -> None:
     cfg = settings(False, arms=ARMS, seeds=[0, 1, 2], num_steps=20, keep_best=True, best_with_kd=False)
-    student.run(stage("student", cfg, work))
-    evaluate.run(stage("evaluate", cfg, work))
+    with stage("student", cfg, work) as ctx:
+        student.run(ctx)
+    with stage("evaluate", cfg, work) as ctx:
+        evaluate.run(ctx)
     result = json.loads((work / "metrics/evaluate.json").read_text())
     runs = json.loads((work / "artifacts/students/runs.json").read_text())
     assert {name: arm["distiller"] for name, arm in result["arms"].items()} == {

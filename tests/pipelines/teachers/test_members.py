@@ -248,7 +248,7 @@ def test_the_pretrained_member_is_augmented_gently(given: str, kept: str) -> Non
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        (1, "teacher.members must be null, a whole number from 2, a list of mappings or auto, but is 1"),
+        (1, "teacher.members must be null, a whole number from 2 to 1000, a list of mappings or auto, but is 1"),
         (True, "teacher.members must be null"),
         ("many", "but is 'many'"),
         ([{}], "teacher.members must be a list of at least 2 mappings"),
