@@ -134,19 +134,13 @@ def secrets_of(text: str) -> Iterator[str]:
 
 def known_forms() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Every way in which a password that this process knows may be written, longest first; and plain words that are such."""
-    values, named = [], []
-    for name, value in os.environ.items():
-        if NAMED.search(name):
-            named.append(value)
-        if "://" in value or NAMED.search(name) or ("@" in value and ADDRESS.search(name)):
-            values.append(value)
-    return _forms(tuple(values), tuple(named), frozenset(_told))
+    return _forms(tuple(os.environ.items()), frozenset(_told))
 
 
 @lru_cache(maxsize=8)
-def _forms(
-    values: tuple[str, ...], named: tuple[str, ...], told: frozenset[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _forms(given: tuple[tuple[str, str], ...], told: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    named = [value for name, value in given if NAMED.search(name)]
+    values = [value for name, value in given if "://" in value or ("@" in value and ADDRESS.search(name))] + named
     secrets = set(told) | {secret for value in values for secret in secrets_of(value)}
     plain = {form for secret in secrets for form in (secret, unquote(secret), unquote_plus(secret)) if is_long(form)}
     whole = {value for value in named if "://" not in value}

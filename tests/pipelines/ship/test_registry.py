@@ -190,13 +190,16 @@ def test_what_another_folder_shipped_to_a_server_is_not_opened(
         load_served(f"models:/{NAME}/1", "0" * 64)
 
 
-def test_a_damaged_model_is_not_served_and_is_shipped_again(
-    shipped: tuple[Path, Shipped], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def copy_of(folder: Path, tmp_path: Path) -> Path:
+    """A project that was copied, with the store in it."""
+    shutil.copytree(folder, tmp_path / "copy")
+    repair(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_damaged_model_is_not_served_and_is_shipped_again(shipped: tuple[Path, Shipped], tmp_path: Path) -> None:
     """Also in a store of this folder: what was shipped from here is opened only as it was shipped."""
-    folder = tmp_path / "copy"
-    shutil.copytree(shipped[0], folder)
-    repair(folder)
+    folder = copy_of(shipped[0], tmp_path)
     title, uri = f"models:/{NAME}/1", store_uri(folder)
     digest = serve_command(folder, NAME, 5001, uri)[0][5]
     assert len(digest) == 64 and serve_command(folder, NAME, 5001, uri, trust=True)[0][5] == ""
@@ -204,17 +207,11 @@ def test_a_damaged_model_is_not_served_and_is_shipped_again(
         model = MlflowClient(uri).get_model_version(NAME, "1").source
         assert load_served(title, digest).shape == (1, 16, 16)
         (place,) = (folder / "mlruns").rglob("MLmodel")
-        fetch = mlflow.artifacts.download_artifacts
-
-        def fetched(asked: str, dst_path: str) -> str:
-            # MLflow remembers within a process where a version lies, and this one was asked for before, in another folder.
-            if asked != title:
-                return str(fetch(asked, dst_path=dst_path))
-            return str(shutil.copytree(place.parent, Path(dst_path) / "model"))
-
-        monkeypatch.setattr("mlflow.artifacts.download_artifacts", fetched)
         rand, tried = random.Random(0), 0
-        for path in sorted(p for p in place.parent.rglob("*") if p.is_file() and p.stat().st_size):
+        anew = (
+            "registered_model_meta"  # which MLflow writes with each fetch, so that what lies in the store is not used
+        )
+        for path in sorted(p for p in place.parent.rglob("*") if p.is_file() and p.stat().st_size and p.name != anew):
             good = path.read_bytes()
             at = rand.randrange(len(good))
             for data in (
@@ -243,9 +240,7 @@ def test_a_damaged_model_is_not_served_and_is_shipped_again(
 def test_a_version_of_a_server_that_is_not_known_is_not_opened(
     shipped: tuple[Path, Shipped], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(shipped[0], folder)
-    repair(folder)
+    folder = copy_of(shipped[0], tmp_path)
     (folder / "artifacts/own-programs.json").unlink()
     monkeypatch.setattr("pipelines.ship.registry.is_server", lambda uri: True)
     assert put(folder).registered.fresh
