@@ -27,6 +27,8 @@ TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Where Ray looks for the token of a cluster, before the file in the home folder."""
 ALL_BUT_CODE = ("/[!.]*", "/.?*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")), "__pycache__")
 """Patterns as in .gitignore; a plain `/*` is the folder itself to Ray, which then sends nothing."""
+ASK_S = 5.0
+"""How long a head may take to say whether it asks for a token."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,7 +38,7 @@ def connected(say: Callable[[str], None]) -> Any:
         raise ConfigError("CGANKD_ENGINE is ray, but Ray is not installed; run pip install 'cgankd[ray]'")
     address = os.environ.get("RAY_ADDRESS", "")
     alone = address in ("", "local")
-    for name, value in (QUIET | (LOOPBACK if alone else with_token())).items():
+    for name, value in (QUIET | (LOOPBACK if alone else with_token(address))).items():
         os.environ.setdefault(name, value)
     ray: Any = import_module("ray")
     if ray.is_initialized():
@@ -59,13 +61,29 @@ def connected(say: Callable[[str], None]) -> Any:
     return ray
 
 
-def with_token() -> dict[str, str]:
+def with_token(address: str) -> dict[str, str]:
     """What `ray start` does by itself, and `ray.init` of a given address does not: use the token that this machine has.
 
-    A cluster without one takes no offence.
+    Only where the cluster asks for one: a program with a token turns away nodes without, and each file it sends is then
+    lost. Ray leaves a token in the home folder of whoever once started a cluster, so that having one says nothing.
     """
     has = any(os.environ.get(name) for name in TOKENS) or (Path.home() / ".ray" / "auth_token").is_file()
-    return {"RAY_AUTH_MODE": "token"} if has else {}
+    return {"RAY_AUTH_MODE": "token"} if has and asks_for_token(address) else {}
+
+
+def asks_for_token(address: str) -> bool:
+    """Whether the head at `host:port` turns away a question without a token; of another form of address it is assumed."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return True
+    import grpc  # comes with Ray
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=ASK_S)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def _silence() -> None:
@@ -138,7 +156,10 @@ def ear(ray: Any) -> Any:
     context = ray.get_runtime_context()
     key = f"{context.get_node_id()} {context.get_job_id()}"  # a new cluster counts its jobs anew
     if key not in _ears:
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
+        own = context.get_node_id()
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            own, soft=False
+        )  # soft, Ray takes any node
         _ears.clear()
         made = ray.remote(Ear).options(num_cpus=0, scheduling_strategy=here).remote()
         ray.get(made.take.remote(""))  # what is told before it is there would go with the worker that told it

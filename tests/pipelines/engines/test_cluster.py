@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,34 @@ def test_a_token_that_this_machine_has_is_used(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in TOKENS:
         monkeypatch.delenv(name, raising=False)
-    assert with_token() == {}
+    assert with_token("auto") == {}
     for name in TOKENS:
         with monkeypatch.context() as patch:
             patch.setenv(name, "x")
-            assert with_token() == {"RAY_AUTH_MODE": "token"}
+            assert with_token("auto") == {"RAY_AUTH_MODE": "token"}
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("x")
-    assert with_token() == {"RAY_AUTH_MODE": "token"}
+    assert with_token("auto") == {"RAY_AUTH_MODE": "token"}
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_token_is_used_only_where_the_head_asks_for_one(asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one, this program would turn away the nodes of a cluster that has none."""
+    grpc = pytest.importorskip("grpc", reason="comes with Ray (pip install 'cgankd[ray]')")
+
+    def answer(data: bytes, context: Any) -> bytes:
+        if asks and ("authorization", "Bearer x") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+        return b""
+
+    monkeypatch.setenv(TOKENS[0], "x")
+    server = grpc.server(ThreadPoolExecutor(1))
+    only = {"CheckAlive": grpc.unary_unary_rpc_method_handler(answer)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", only)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        assert with_token(f"127.0.0.1:{port}") == ({"RAY_AUTH_MODE": "token"} if asks else {})
+    finally:
+        server.stop(None).wait()
+    assert with_token(f"127.0.0.1:{port}") == {}, "nobody answers: joining says so"

@@ -6,11 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
+from pipelines.engines import cluster
 from pipelines.engines.choice import executor
 from pipelines.engines.cluster import LOOPBACK, QUIET
 from pipelines.engines.executor import Hear
@@ -30,7 +33,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head without cores and two nodes of one core each; this process is a machine beside them."""
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         for name, value in QUIET.items():
             patch.setenv(name, value)
         # The jobs of these tests are no part of the code that is sent; nothing else of this folder is to be found.
@@ -38,7 +41,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         (only_tests / "tests").symlink_to(ROOT / "tests")
         patch.setenv("PYTHONPATH", str(only_tests))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        # In a folder that nodes of one host share, each node that unpacks the code deletes it under the others' workers.
+        own = [stack.enter_context(TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)) for _ in range(2)]
+        nodes = [cluster.add_node(num_cpus=1, temp_dir=folder) for folder in own]
         patch.setenv("CGANKD_ENGINE", "ray")
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster, nodes
@@ -69,10 +74,22 @@ def test_the_doctor_shows_every_node(two: Any, tmp_path: Path, monkeypatch: pyte
     assert not list((tmp_path / "artifacts").iterdir())
 
 
+def test_what_jobs_tell_is_heard_on_the_own_node(two: Any, tmp_path: Path) -> None:
+    """Another node that is lost must not take along what was told."""
+    look_at_cluster(tmp_path)  # joins the cluster
+    for _ in range(4):
+        cluster._ears.clear()
+        ear = cluster.ear(ray)
+        assert (
+            ray.get(ear.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()))
+            == ray.get_runtime_context().get_node_id()
+        )
+
+
 def test_jobs_of_a_lost_node_run_on_the_other_and_are_there_once(
     two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster, nodes = two
+    both, nodes = two
     look_at_cluster(tmp_path)  # joins the cluster
     mine = ray.get_runtime_context().get_node_id()
     victim = next(node for node in nodes if node.node_id != mine)  # on one host a program joins any of the nodes
@@ -87,7 +104,7 @@ def test_jobs_of_a_lost_node_run_on_the_other_and_are_there_once(
             noted = [path.read_text() for path in (tmp_path / "work" / "notes").glob("began-*")]
             begun = [line for line in noted if line.endswith("\n")]  # some may have been begun and not written yet
         (pid,) = (int(line.split()[0]) for line in begun if f"/{victim.node_id}/" in line)
-        cluster.remove_node(victim, allow_graceful=False)
+        both.remove_node(victim, allow_graceful=False)
         while start_ticks(pid):  # it might else finish its job before it notices
             time.sleep(0.05)
         (tmp_path / "work" / "notes" / "release").touch()
@@ -106,4 +123,4 @@ def test_jobs_of_a_lost_node_run_on_the_other_and_are_there_once(
     tops = {place.partition("/tree/")[0] for place in places}
     assert len(tops) == 2 and not any(place.startswith(str(tmp_path)) for place in places), "a folder of its own each"
     codes = {line.split()[2] for lines in began.values() for line in lines}
-    assert len(codes) == 1 and "runtime_resources" in codes.pop(), "the code came with the jobs"
+    assert len(codes) == 2 and all("/runtime_resources/" in code for code in codes), "the code came with the jobs"
