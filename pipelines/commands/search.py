@@ -46,6 +46,14 @@ def opened(settings: list[str] | None, storage: str | None, study: str | None) -
     return found
 
 
+def say_changes(found: Search) -> None:
+    """Say where params.yaml was edited under a search."""
+    from pipelines.search.space import settings_changed
+
+    if (text := settings_changed(found.cfg, found.workdir / "params.yaml", found.settings)) is not None:
+        typer.echo(f"warning: {text}")
+
+
 @search_app.callback(invoke_without_command=True)
 def search(
     ctx: typer.Context,
@@ -64,7 +72,9 @@ def search(
         from pipelines.search.run import run
 
         extra = [f"search.num_trials={trials}"] if trials else []
-        run(opened([*(settings or []), *extra], storage, study), workers, console())
+        found = opened([*(settings or []), *extra], storage, study)
+        run(found, workers, console())
+        say_changes(found)
 
 
 def later(ctx: typer.Context, storage: str | None, study: str | None) -> Search:
@@ -91,6 +101,7 @@ def best(
         from pipelines.search.best import show
 
         show(found, console(), trial, seeds)
+        say_changes(found)
 
 
 @search_app.command()
@@ -110,6 +121,7 @@ def curves(
         from pipelines.search.curves import curves as draw
 
         draw(found, console(), -1 if default else trial, seeds)
+        say_changes(found)
 
 
 @search_app.command()

@@ -22,6 +22,9 @@ from pipelines.files.layout import SECTIONS, within
 from pipelines.files.writing import file_meant, replacing
 from pipelines.files.yaml_bounds import MAX_YAML, bounded
 
+SHOWN = 4
+"""Settings that one sentence names."""
+
 
 def parse(text: str, name: str) -> Any:
     """YAML 1.2 text to plain objects; `name` stands for the file. Raises ConfigError with the line of a mistake."""
@@ -276,3 +279,20 @@ def rewritten(text: str, change: Callable[[Any], None]) -> str:
     stream = io.StringIO()
     yaml.dump(document, stream)
     return stream.getvalue()
+
+
+def changed_meanwhile(before: Mapping[str, Any], read: Callable[[], Mapping[str, Any]], command: str) -> str | None:
+    """A sentence where params.yaml, read again, no longer says what a command began with; None where it does.
+
+    Both are dotted name -> value; `read` may raise ConfigError.
+    """
+    try:
+        now = read()
+    except ConfigError as error:
+        other = f"it cannot be read ({error})"
+    else:
+        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if not keys:
+            return None
+        other = "; ".join(f"{key} {before.get(key)} is now {now.get(key)}" for key in keys[:SHOWN])
+    return f"params.yaml changed while `cgankd {command}` ran: {other}"

@@ -14,7 +14,7 @@ from rich.console import Console
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.fit.ranks import ranks
 from pipelines.files.layout import BESIDE_STAGES, SECTIONS, STAGES, within
-from pipelines.files.params import flatten, load_config, settings_of
+from pipelines.files.params import changed_meanwhile, flatten, load_config, settings_of
 from pipelines.files.pinned import check_pin
 from pipelines.locks.holding import clean, release, take
 from pipelines.locks.ranks import among_ranks
@@ -30,8 +30,6 @@ AUDITED = ("seed", "data", "bank.label_bin")
 """What `bank audit` reads of params.yaml."""
 COMMANDS = {"audit": "bank audit"}
 """Commands of another name than their run."""
-SHOWN = 4
-"""Settings that one sentence names."""
 
 
 def open_context(
@@ -164,17 +162,12 @@ def params_changed(stage: str, cfg: Config, workdir: Path, overrides: Sequence[s
 
     Raises ConfigError under DVC, which notes the settings of params.yaml as it is after the run.
     """
-    try:
-        now = watched(load_config(workdir / "params.yaml", overrides), stage)
-    except ConfigError as error:
-        other = f"it cannot be read ({error})"
-    else:
-        before = watched(cfg, stage)
-        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if not keys:
-            return None
-        other = "; ".join(f"{key} {before.get(key)} is now {now.get(key)}" for key in keys[:SHOWN])
-    text = f"params.yaml changed while `cgankd {COMMANDS.get(stage, stage)}` ran: {other}"
+    path = workdir / "params.yaml"
+    text = changed_meanwhile(
+        watched(cfg, stage), lambda: watched(load_config(path, overrides), stage), COMMANDS.get(stage, stage)
+    )
+    if text is None:
+        return None
     if os.environ.get("DVC_STAGE"):
         raise ConfigError(f"{text}; run `dvc repro` again, as DVC would note the new settings for the old results")
     return f"{text}; the results are of the former settings"

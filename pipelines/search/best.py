@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cgankd.config import ConfigError
-from pipelines.files.artifacts import replacing, write_json
+from pipelines.files.artifacts import replacing, write_sealed_json
 from pipelines.files.params import set_values
 from pipelines.pictures import search as pictures_search
 from pipelines.runtime.context import Drawing
@@ -91,7 +91,7 @@ def show(search: Search, console: Console, number: int | None, seeds: int | None
         elif (known := measured(search, study, winner)) is not None:
             record["margin"] = known
         tracker.params(winner.params)
-        write_json(search.workdir / "artifacts" / "search" / "best.json", record, sort_keys=False)
+        write_sealed_json(search.workdir / "artifacts" / "search" / "best.json", record)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

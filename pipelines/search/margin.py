@@ -16,6 +16,7 @@ from cgankd.config import ArmConfig
 from cgankd.data.regular import read_json
 from cgankd.measure.predictive import Gain, paired_gain
 from cgankd.measure.verdict import describe
+from pipelines.files.made import unsealed
 from pipelines.runtime.machine import set_threads
 from pipelines.search.config import SearchedConfig
 from pipelines.search.run import Search, say
@@ -90,10 +91,18 @@ def measured(search: Search, study: optuna.Study, trial: FrozenTrial) -> dict[st
     """The margin of this trial in artifacts/search/best.json; None where that is of another one or has none."""
     try:
         record = read_json(search.workdir / "artifacts" / "search" / "best.json")
+        if not unsealed(record):
+            return None
         same = record["study"] == study.study_name and record["winner"]["number"] == trial.number
         # Values too, for a study of this name may have been begun again.
         same = same and record["winner"]["values"] == trial.params and record["default"] == study.user_attrs["default"]
         found: dict[str, Any] | None = record["margin"] if same else None
-    except (OSError, ValueError, KeyError, TypeError):  # no such file, a damaged one, or one without a margin
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # no such file, a damaged one, or one without a margin
         return None
     return found

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import torch
 from filelock import FileLock
@@ -28,7 +27,7 @@ from pipelines.engines.choice import engine_name, executor, share_of
 from pipelines.engines.executor import Hear
 from pipelines.engines.lines import told_console
 from pipelines.engines.local import Crew
-from pipelines.files.artifacts import config_path, file_digest
+from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
 from pipelines.locks.holding import clean, free_slot
 from pipelines.runtime.machine import make_plan, plan_facts, set_threads
@@ -37,21 +36,14 @@ from pipelines.runtime.progress import duration_text
 from pipelines.search import hopeless
 from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
-from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm, with_values
-from pipelines.search.stages import base_files, inputs_of
-from pipelines.search.storage import check_begun, shown, storage_url
-from pipelines.search.students import (
-    check_parent,
-    finite,
-    num_parameters,
-    quiet_context,
-    shortened,
-    students_of,
-    train_seeds,
-)
+from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm
+from pipelines.search.stages import base_files, read_files
+from pipelines.search.storage import check_begun, shown, sqlite_file, storage_url
+from pipelines.search.students import check_parent, objective
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.masks import mask_streams, remember
 from pipelines.tracking.open import open_tracker
+from pipelines.tracking.places import log_folder
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,8 @@ class Search:
     cfg: SearchedConfig
     url: str
     headline: Headline
+    settings: tuple[str, ...] = ()
+    """What is laid over params.yaml."""
 
     def study(self) -> optuna.Study:
         """The study as it stands. Raises ConfigError where it is not begun or was begun under other settings."""
@@ -80,11 +74,12 @@ def open_search(
 ) -> tuple[Search, list[str]]:
     """Check the settings and artifacts of a search; returns it with the notices. Raises ConfigError."""
     extra = [f"search.study={study}"] if study else []
-    cfg = with_searched_arm(load_searched(workdir / "params.yaml", [*settings, *extra]))
+    overrides = (*settings, *extra)
+    cfg = with_searched_arm(load_searched(workdir / "params.yaml", overrides))
     found = check_space(cfg) + overruled(cfg.search, settings)
     files = base_files(workdir, cfg)
     headline = make_task(read_info(files["dataset"]), cfg).headline
-    return Search(workdir, cfg, storage_url(workdir, cfg.search, storage), headline), found
+    return Search(workdir, cfg, storage_url(workdir, cfg.search, storage), headline, overrides), found
 
 
 def run(search: Search, workers: int, console: Console) -> None:
@@ -124,7 +119,7 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
     parent = os.getpid() if engine_name() == "local" else None
     out = search.workdir / "artifacts" / "search" / "workers"
     mark = uuid.uuid4().hex
-    jobs = [Worker(search, parent, number, out, mark) for number in range(workers)]
+    jobs = [Worker(search, parent, n, out, str(search.workdir), mark) for n in range(workers)]
     hear = Hear[Worker](lambda text: say(console, text), told=lambda number, text: say(console, text))
     crew = Crew(workers, "search workers", cores=torch.get_num_threads(), gpus=share_of(make_plan().device))
     dead = executor().loops(do_worker, jobs, crew, hear)
@@ -147,18 +142,37 @@ class Worker:
     parent: int | None
     number: int
     out: Path
-    """Its results are in the study; a folder that its node must see."""
+    """Its results are in the study; beside this its node keeps what it makes for itself."""
+    home: str
+    """The work folder on the machine that asked for it."""
     crew: str = ""
     """The command that it works for; its trials have it, so that those of a lost node are known."""
-    stays = (
-        "trials of a search run on a cluster only where every node sees the work folder under the same path; put it into a"
-        " shared folder and leave CGANKD_SHARED unset, or give each machine the same command with one PostgreSQL"
-    )
+
+    @property
+    def stays(self) -> str | None:
+        """Why it works only where its folder is seen."""
+        if sqlite_file(self.search.url) is None:
+            return None
+        return (
+            "trials of a search run on nodes that do not see the work folder only with a database that all nodes reach, as"
+            " SQLite is a file: give one of PostgreSQL by --storage or CGANKD_SEARCH_STORAGE, or put the work folder where"
+            " every node sees it under the same path and leave CGANKD_SHARED unset"
+        )
+
+    @property
+    def record(self) -> str | None:
+        """The name of its records where they go home from a node with a folder of its own; None in the work folder."""
+        away = str(self.search.workdir) != self.home
+        return f"search-{self.crew[:8]}-{self.number}" if away else None
 
     def reads(self) -> list[Path]:
-        """The artifacts that every trial builds on."""
-        files = base_files(self.search.workdir, self.search.cfg)
-        return [*files.values(), *(config_path(path) for path in files.values() if path.suffix == ".safetensors")]
+        """The artifacts that every trial builds on, and the files that settings name."""
+        return read_files(self.search.workdir, self.search.cfg)
+
+    def writes(self) -> list[Path]:
+        """The records of its runs."""
+        path = log_folder(self.search.workdir) / f"{self.record}.jsonl"
+        return [path] if path.exists() else []
 
 
 def do_worker(worker: Worker) -> list[str]:
@@ -166,22 +180,25 @@ def do_worker(worker: Worker) -> list[str]:
     remember(worker.search.url)
     mask_streams()
     console = Console() if worker.parent is not None else told_console(worker.number)
-    work(worker.search, worker.parent, console, worker.crew)
+    work(worker.search, worker.parent, console, worker)
     return []
 
 
-def work(search: Search, parent: int | None, console: Console, crew: str = "") -> None:
+def work(search: Search, parent: int | None, console: Console, worker: Worker | None = None) -> None:
     """Take trials from the study until there are enough. `parent` is the process to end with, None without one."""
+    record, crew = (worker.record, worker.crew) if worker is not None else (None, "")
     set_threads()
     folder = search.workdir / "artifacts" / "resume"
     slot, lock = free_slot(folder)
     try:
         clean(search.workdir, lock)
         study = studies.load(studies.connect(search.workdir, search.url), search.cfg.search.study)
-        studies.with_sampler(study, search.cfg.search, search.cfg.seed, slot)
+        # Nodes with folders of their own have all their first slot free, and must not draw the same values.
+        place = worker.number if worker is not None and record is not None else slot
+        studies.with_sampler(study, search.cfg.search, search.cfg.seed, place)
         tracker = open_tracker(
             search.workdir,
-            f"search-{slot}",
+            record or f"search-{slot}",
             search.cfg.tracking,
             tags={"stage": "search", "optuna.study": study.study_name} | plan_facts(make_plan()),
             lock=folder / f"search-{slot}.lock",
@@ -221,7 +238,7 @@ def one_trial(
     scores: tuple[float, ...] = ()
     try:
         with studies.heartbeat(study, trial):
-            scores = objective(search, trial, values, child, alive)
+            scores = objective(search.cfg, search.workdir, search.headline.unit, trial, values, child, alive)
         state, status = optuna.trial.TrialState.COMPLETE, "FINISHED"
     except optuna.TrialPruned as pruned:
         state, status, note = optuna.trial.TrialState.PRUNED, "KILLED", str(pruned)
@@ -248,42 +265,6 @@ def one_trial(
     result = score_text(search, scores) if scores else f"pruned, {note}"
     seconds = duration_text(time.monotonic() - start_s)
     say(console, f"trial {trial.number}: {result} ({seconds})  {values_text(values)}")
-
-
-def objective(
-    search: Search, trial: optuna.Trial, values: Mapping[str, Any], child: Tracker, alive: Callable[[], None]
-) -> tuple[float, ...]:
-    """The trial's scores: the mean validation headline of the arm over search.seeds, and the size to keep small.
-
-    Successive halving: the students of each rung have `reduction` times the steps of the one before. Raises
-    TrialPruned, and whatever training raises; `hopeless` tells what of it the values are to blame for.
-    """
-    cfg = with_values(search.cfg, values)
-    own, arm = cfg.search, cfg.student.arms[cfg.search.arm]
-    ctx, unit = quiet_context(cfg, search.workdir, child), search.headline.unit
-    with students_of(ctx, inputs_of(ctx, search.cfg), arm) as (runner, drawn):
-        child.metrics({"fakes_drawn": drawn})
-        for rung in range(0 if own.against else own.rungs):
-            short = shortened(cfg, rung)
-            score = finite(np.mean(train_seeds(runner(short), own.arm, arm, own.seeds, alive)))
-            child.curve("rung_val", [(short.student.num_steps, score)])
-            trial.report(score, own.reduction**rung)
-            if trial.should_prune():
-                raise optuna.TrialPruned(f"{score:.2f} {unit} after {short.student.num_steps} steps")
-        full = runner(cfg)
-        found = train_seeds(full, own.arm, arm, own.seeds, alive)
-    score = finite(np.mean(found))
-    trial.set_user_attr("val", found)
-    trial.set_user_attr("steps", cfg.student.num_steps)
-    child.curve("rung_val", [(cfg.student.num_steps, score)])
-    child.metrics({"val": score} | {f"val.{seed}": v for seed, v in zip(own.seeds, found, strict=True)})
-    if own.against is None:
-        return (score,)
-    size = cfg.bank.num_fakes
-    if own.against != "bank_size":
-        size = num_parameters(full.job(own.arm, arm, own.seeds[0]).out)
-    child.metrics({own.against: size})
-    return score, float(size)
 
 
 def score_text(search: Search, scores: Sequence[float]) -> str:

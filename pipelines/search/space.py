@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from cgankd.config import ArmConfig, ConfigError, StudentConfig, to_dict
 from cgankd.config.settings import nearest
-from pipelines.files.params import flatten
-from pipelines.search.config import Knob, SearchConfig, SearchedConfig, searched_config
+from pipelines.files.params import changed_meanwhile, flatten
+from pipelines.search.config import Knob, SearchConfig, SearchedConfig, load_searched, searched_config
 
 SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
 """Sections a search may turn; another split of the data would make scores that cannot be compared."""
@@ -40,6 +41,16 @@ def with_searched_arm(cfg: SearchedConfig) -> SearchedConfig:
         return cfg
     student = dataclasses.replace(cfg.student, arms={**cfg.student.arms, cfg.search.arm: arm})
     return dataclasses.replace(cfg, student=student)
+
+
+def settings_changed(cfg: SearchedConfig, path: Path, overrides: Sequence[str]) -> str | None:
+    """A sentence where params.yaml no longer says what a search was opened with; None where it does."""
+
+    def read() -> dict[str, Any]:
+        return flatten(to_dict(with_searched_arm(load_searched(path, overrides))))
+
+    text = changed_meanwhile(flatten(to_dict(cfg)), read, "search")
+    return text and f"{text}; the trials are of the former settings"
 
 
 def written_out(arm: ArmConfig) -> dict[str, Any]:

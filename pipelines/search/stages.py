@@ -52,6 +52,15 @@ def base_files(workdir: Path, base: Config) -> dict[str, Path]:
     return files
 
 
+def read_files(workdir: Path, base: Config) -> list[Path]:
+    """All files that trials read: the artifacts with their configs, and those that settings name. Raises ConfigError."""
+    files = list(base_files(workdir, base).values())
+    files += [config_path(path) for path in files if path.suffix == ".safetensors"]
+    sections = (base.teacher, base.student, base.bank.probe)
+    own = [section.weights_file for section in sections if section is not None] + [base.teacher.file]
+    return files + [path for name in own if name is not None and (path := workdir / name).is_file()]
+
+
 def inputs_of(ctx: Context, base: Config) -> Inputs:
     """The files the bank of a trial is made of; stages that the trial changes are run where they were not yet.
 

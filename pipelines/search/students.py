@@ -1,15 +1,16 @@
-"""Students of a search: the jobs of the student stage, run one after the other in this process."""
+"""Students of a search: the jobs of the student stage, run one after the other, and the scores of a trial by them."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import torch
 from rich.console import Console
 
@@ -20,6 +21,8 @@ from pipelines.files.artifacts import load_weights
 from pipelines.runtime.context import Context
 from pipelines.search.config import SearchedConfig
 from pipelines.search.pool import cut
+from pipelines.search.space import with_values
+from pipelines.search.stages import inputs_of
 from pipelines.stages.bank import Inputs
 from pipelines.stages.student import Runner
 from pipelines.students.run_arm import Job, score_key, train_job
@@ -109,3 +112,45 @@ def finite(score: Any) -> float:
 def num_parameters(weights: Path) -> int:
     """Numbers in a file of weights."""
     return sum(tensor.numel() for tensor in load_weights(weights)[0].values())
+
+
+def objective(
+    base: SearchedConfig,
+    workdir: Path,
+    unit: str,
+    trial: optuna.Trial,
+    values: Mapping[str, Any],
+    child: Tracker,
+    alive: Alive,
+) -> tuple[float, ...]:
+    """The trial's scores: the mean validation headline of the arm over search.seeds, and the size to keep small.
+
+    Successive halving: the students of each rung have `reduction` times the steps of the one before. Raises
+    TrialPruned, and whatever training raises; `hopeless` tells what of it the values are to blame for.
+    """
+    cfg = with_values(base, values)
+    own, arm = cfg.search, cfg.student.arms[cfg.search.arm]
+    ctx = quiet_context(cfg, workdir, child)
+    with students_of(ctx, inputs_of(ctx, base), arm) as (runner, drawn):
+        child.metrics({"fakes_drawn": drawn})
+        for rung in range(0 if own.against else own.rungs):
+            short = shortened(cfg, rung)
+            score = finite(np.mean(train_seeds(runner(short), own.arm, arm, own.seeds, alive)))
+            child.curve("rung_val", [(short.student.num_steps, score)])
+            trial.report(score, own.reduction**rung)
+            if trial.should_prune():
+                raise optuna.TrialPruned(f"{score:.2f} {unit} after {short.student.num_steps} steps")
+        full = runner(cfg)
+        found = train_seeds(full, own.arm, arm, own.seeds, alive)
+    score = finite(np.mean(found))
+    trial.set_user_attr("val", found)
+    trial.set_user_attr("steps", cfg.student.num_steps)
+    child.curve("rung_val", [(cfg.student.num_steps, score)])
+    child.metrics({"val": score} | {f"val.{seed}": v for seed, v in zip(own.seeds, found, strict=True)})
+    if own.against is None:
+        return (score,)
+    size = cfg.bank.num_fakes
+    if own.against != "bank_size":
+        size = num_parameters(full.job(own.arm, arm, own.seeds[0]).out)
+    child.metrics({own.against: size})
+    return score, float(size)

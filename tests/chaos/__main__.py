@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.files.layout import STAGES
-from tests.chaos import projects, rounds, searches, state
+from tests.chaos import full, projects, rounds, searches, state
 from tests.conftest import ROOT
 
 A_ROUND = 14
@@ -30,10 +30,13 @@ def main() -> int:
     parser.add_argument(
         "--short", action="store_true", help="scalar labels on the smallest settings alone, as in `make test`"
     )
+    parser.add_argument("--fills", type=int, default=0, help="no kills: so many times the disk fills up under a stage")
     parser.add_argument("--report", action="store_true", help="only say what was found so far")
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    if options.fills:
+        return fill(folder, options.fills, options.seed)
     results = folder / "rounds.jsonl"
     if not options.report:
         load(projects.code(folder / state.CODE))
@@ -41,6 +44,28 @@ def main() -> int:
     found = read(results)
     sys.stdout.write(report(found))
     return int(any(one["faults"] for one in found))
+
+
+def fill(folder: Path, number: int, seed: int) -> int:
+    """Fill a small disk under each stage in turn, and say what came of it; exit code 1 where something was wrong."""
+    full.in_own_mounts()
+    load(projects.code(folder / state.CODE))
+    begin_s, found = time.monotonic(), list[full.Filled]()
+    with full.disk(folder) as small:
+        for turn in range(number):
+            found.append(full.play(small, STAGES[turn % len(STAGES)], seed + turn))
+            one = found[-1]
+            say(f"{turn} {one.stage}, {one.moment}: exit code {one.code}, files {one.ended}, {one.seconds:.0f} s")
+            for fault in one.faults:
+                say(f"  {fault}")
+    say(f"{number} fills in {(time.monotonic() - begin_s) / 60:.0f} minutes")
+    say(f"stage: {words(Counter(one.stage for one in found))}")
+    say(f"moment: {words(Counter(one.moment for one in found))}")
+    say(
+        f"exit code: {words(Counter(str(one.code) for one in found))}; files: {words(Counter(one.ended for one in found))}"
+    )
+    say(f"files compared: {sum(one.compared for one in found)}; faults: {sum(bool(one.faults) for one in found)}")
+    return int(any(one.faults for one in found))
 
 
 def load(code: Path) -> None:

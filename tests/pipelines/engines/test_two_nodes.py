@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
@@ -12,7 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from cgankd.config import ConfigError
 from pipelines.engines import cluster
 from pipelines.engines.choice import executor
 from pipelines.engines.cluster import LOOPBACK, QUIET
@@ -20,8 +23,13 @@ from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
 from pipelines.project.doctor_room import look_at_cluster
 from pipelines.runtime.bonds import start_ticks
+from pipelines.search import run as search
+from pipelines.search import study as studies
+from pipelines.tracking.journal import read_roots
 from tests.conftest import ROOT
 from tests.pipelines.engines.small_jobs import SmallJob, copy
+from tests.pipelines.search.test_run import run_stage, settings
+from tests.tiny import write_params
 
 for name, value in LOOPBACK.items():
     os.environ.setdefault(name, value)  # before Ray is imported
@@ -84,6 +92,41 @@ def test_what_jobs_tell_is_heard_on_the_own_node(two: Any, tmp_path: Path) -> No
             ray.get(ear.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()))
             == ray.get_runtime_context().get_node_id()
         )
+
+
+def test_a_search_runs_on_nodes_that_do_not_see_its_folder(
+    two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CGANKD_THREADS", "1")
+    monkeypatch.setenv("CGANKD_SHARED", "ray")
+    work, shown = tmp_path / "work", io.StringIO()
+    work.mkdir()
+    write_params(work, settings(num_trials=4))
+    for stage in ("prepare", "teacher", "cgan", "ratio"):
+        run_stage(work, stage)
+    with pytest.raises(ConfigError, match=r"SQLite is a file: give one of PostgreSQL by --storage"):
+        search.run(search.open_search(work)[0], 2, Console(file=shown))
+    monkeypatch.setattr(search.Worker, "stays", None)  # on one machine the file of this database is seen by both
+    found = search.open_search(work, storage=f"sqlite:///{tmp_path}/study.db")[0]
+    search.run(found, 2, Console(file=shown, width=200))
+    trials = [t for t in found.study().get_trials() if t.state in studies.COUNTED]
+    assert len(trials) == 4 and len({t.user_attrs["owner"] for t in trials}) == 2
+    assert len({str(t.params) for t in trials}) == 4, "no values were drawn twice"
+    assert shown.getvalue().count("trial ") >= 4 and "4 trials" in shown.getvalue()
+    assert not (work / "artifacts/search/pools").exists(), "the fakes were drawn elsewhere"
+    records = sorted((work / "artifacts/logs").glob("search-*.jsonl"))
+    begun = [event for path in records for events in read_roots(path).values() for event in events]
+    assert (
+        len(records) == 2
+        and sum("optuna.trial" in event.get("tags", {}) for event in begun if event["kind"] == "run") == 4
+    )
+
+    monkeypatch.delenv("CGANKD_ENGINE")
+    here = search.open_search(work, ["search.num_trials=1"], storage=f"sqlite:///{tmp_path}/here.db")[0]
+    search.run(here, 1, Console(file=shown))
+    (first,) = here.study().get_trials()
+    there = next(t for t in trials if t.params == first.params)
+    assert there.user_attrs["val"] == first.user_attrs["val"] and (work / "artifacts/search/pools").exists()
 
 
 def test_jobs_of_a_lost_node_run_on_the_other_and_are_there_once(

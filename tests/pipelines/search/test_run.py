@@ -321,7 +321,7 @@ def test_a_cluster_finishes_one_study_although_a_worker_is_killed(work: Path, mo
     assert "(raylet)" not in output and output.count("trial ") >= 4, output
     monkeypatch.setenv("CGANKD_SHARED", "ray")
     refused = cgankd(work, "search", "--workers", "2", "--trials", "5", "--set", "student.num_steps=200")
-    assert "only where every node sees the work folder" in refused.communicate()[0] and refused.returncode == 2
+    assert "as SQLite is a file" in refused.communicate()[0] and refused.returncode == 2
 
 
 def test_two_objectives_give_a_front_and_no_single_winner(work: Path) -> None:
@@ -370,11 +370,23 @@ def test_the_margin_and_the_curves_are_paired_over_seeds(work: Path) -> None:
     assert json.loads((work / "artifacts/search/best.json").read_text())["margin"] == margin
     path, shown = work / "artifacts/search/best.json", describe(Gain(gain.mean(), low, high, tuple(gain)), "%")
     assert f"margin over the default: {shown} (95 % paired interval over 3 fresh seeds)" in applied(found, number)
+    whole = path.read_text()
+    path.write_text(whole.replace(f'"gain": {margin["gain"]}', '"gain": 9.0'))
+    assert path.read_text() != whole and applied(found, number).startswith("margin not measured"), (
+        "not as it was written"
+    )
+    record.pop("seal")
     for ends, warned in (((0.5, 2.0), False), ((0.0, 2.0), True), ((-1.0, 2.0), True)):
         path.write_text(json.dumps(record | {"margin": margin | {"low": ends[0], "high": ends[1]}}))
         assert ("warning: trial" in applied(found, number)) is warned
     other = record | {"winner": record["winner"] | {"values": study.user_attrs["default"]}}
-    for text in (json.dumps(other), json.dumps(record | {"margin": None}), json.dumps(record | {"study": "x"}), "{"):
+    for text in (
+        json.dumps(other),
+        json.dumps(record | {"margin": None}),
+        json.dumps(record | {"study": "x"}),
+        "{",
+        "[]",
+    ):
         path.write_text(text)
         assert applied(found, number).startswith("margin not measured; `cgankd search best")
     path.unlink()

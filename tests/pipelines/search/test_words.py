@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,16 @@ from pipelines.commands.app import app
 from pipelines.pictures import search as pictures_search
 from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched, searched_config
-from pipelines.search.space import check_space, first_difference, identity, overruled, with_searched_arm
+from pipelines.search.space import (
+    check_space,
+    first_difference,
+    identity,
+    overruled,
+    settings_changed,
+    with_searched_arm,
+)
 from pipelines.search.storage import storage_url
+from tests.tiny import write_params
 
 INVOKE = CliRunner()
 
@@ -172,3 +181,31 @@ def test_a_database_that_is_cut_off_is_named_with_the_way_to_begin_anew(tmp_path
             ConfigError, match=r"search\.db is no whole database .* move it away and run `cgankd search`"
         ):
             studies.connect(tmp_path, url)
+
+
+def test_settings_that_change_under_a_search_are_said(
+    tmp_path: Path, digits: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.search import run as search
+
+    write_params(tmp_path, digits)
+    monkeypatch.chdir(tmp_path)
+    overrides = ("bank.rho=0.5",)
+    cfg = with_searched_arm(load_searched(tmp_path / "params.yaml", overrides))
+    monkeypatch.setattr(
+        search, "open_search", lambda *given: (SimpleNamespace(cfg=cfg, workdir=tmp_path, settings=overrides), [])
+    )
+    monkeypatch.setattr(search, "run", lambda *given: None)
+    assert INVOKE.invoke(app, ["search"]).output == ""
+
+    def edit(*given: Any) -> None:
+        write_params(tmp_path, digits | {"seed": digits["seed"] + 1})
+
+    monkeypatch.setattr(search, "run", edit)
+    said = INVOKE.invoke(app, ["search"]).output
+    assert said == (
+        f"warning: params.yaml changed while `cgankd search` ran: seed {cfg.seed} is now {cfg.seed + 1};"
+        " the trials are of the former settings\n"
+    )
+    (tmp_path / "params.yaml").write_text("seed: [")
+    assert "it cannot be read" in str(settings_changed(cfg, tmp_path / "params.yaml", overrides))
