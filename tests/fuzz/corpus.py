@@ -183,6 +183,14 @@ def programs() -> list[bytes]:
     return [stream.getvalue()]
 
 
+def exported() -> list[bytes]:
+    """A torch.export program."""
+    stream = io.BytesIO()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 1, 2, 2),)), stream)
+    return [stream.getvalue()]
+
+
 def params() -> list[bytes]:
     """Presets, and what YAML has beside them."""
     more = [

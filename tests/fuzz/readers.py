@@ -23,7 +23,7 @@ from cgankd.data.readers.plain_pickle import read_plain_pickle
 from cgankd.data.readers.scalar_files import load_steering_angle
 from cgankd.data.store.banks import read_attributes, read_bank, read_pool_scores
 from cgankd.data.store.datasets import read_class_counts, read_info, read_split
-from cgankd.export import open_onnx
+from cgankd.export import open_onnx, open_torch_export
 from cgankd.nets.predictors.program import open_program
 from pipelines.device.forms import read_record as read_device_record
 from pipelines.files.artifacts import read_record
@@ -143,6 +143,10 @@ def _program(path: Path) -> None:
     open_program(path.read_bytes())
 
 
+def _exported(path: Path) -> None:
+    open_torch_export(path)
+
+
 def _predict(images_BCHW: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     assert np.isfinite(images_BCHW).all() and images_BCHW.shape[1:] == (1, 4, 4), (
         "the door lets images in, and nothing else"
@@ -223,6 +227,7 @@ READERS: dict[str, Reader] = {
     "ONNX": Reader("x.onnx", corpus.onnx_files, _onnx, MARKS),
     "record of a device file": Reader("x.tflite", corpus.device_files, read_device_record, MARKS),
     "TorchScript": Reader("x.pt", corpus.programs, _program, MARKS),
+    "torch.export": Reader("x.pt2", corpus.exported, _exported, (*MARKS, *WORDS)),
     "params.yaml": Reader("params.yaml", corpus.params, _params, YAML),
     "params.yaml rewritten": Reader("params.yaml", corpus.params, _rewritten, YAML),
     "dvc.lock": Reader("dvc.lock", corpus.locks, _lock, YAML),
