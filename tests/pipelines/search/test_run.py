@@ -53,6 +53,9 @@ from pipelines.search import (
     stages as search_stages,
 )
 from pipelines.search import (
+    students as search_students,
+)
+from pipelines.search import (
     study as search_study,
 )
 from pipelines.search.config import SearchedConfig, load_searched, searched_config
@@ -577,14 +580,14 @@ def raised(error: BaseException) -> Callable[..., Any]:
 def test_a_trial_without_room_says_so(
     work: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
-    true = search.train_seeds
+    true = search_students.train_seeds
     calls: list[int] = []
 
     def train(*args: Any) -> Any:
         calls.append(1)
         return raised(error)() if len(calls) == 2 else true(*args)
 
-    monkeypatch.setattr(search, "train_seeds", train)
+    monkeypatch.setattr(search_students, "train_seeds", train)
     search.run(begin(work, "search.num_trials=3", "search.rungs=0"), 1, QUIET)
     trials = trials_of(work)
     assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
