@@ -1,0 +1,169 @@
+"""One training by the ranks that Ray Train places: `python -m pipelines.engines.ray_train RANKS STAGE [OPTIONS]`.
+
+What torchrun does on hosts that are named to it, on a Ray cluster (RAY_ADDRESS) or on this machine. Every rank is `cgankd STAGE`
+in a process of its own beside a worker of Ray Train; the work folder must be seen under the same path on every node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cgankd.config import ConfigError
+from pipelines.engines import cluster
+from pipelines.engines.on_ray import LOOK_EVERY_S, SETTINGS
+from pipelines.engines.remote import Teller, node_name
+from pipelines.locks.ranks import SHARED
+from pipelines.runtime.bonds import ask_system
+
+ENDED_S = 20.0
+"""How long a rank may take to end when it is asked to."""
+
+
+def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
+    """Run a stage on so many ranks; what they say goes to the console. Raises ConfigError where one fails."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    ray = cluster.connected(say)
+    try:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.data_parallel_trainer import DataParallelTrainer
+    except ImportError as error:
+        raise ConfigError(f"Ray Train cannot be loaded ({error}); run pip install 'ray[train]'") from error
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    gpu, cores = os.environ.get("CGANKD_DEVICE") == "cuda", int(os.environ.get("CGANKD_THREADS") or 1)
+    room = cluster.largest(ray)
+    total = sum(node["Resources"].get("GPU" if gpu else "CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    if cores > room.get("CPU", 0.0) or total < ranks * (1 if gpu else cores):
+        what = "CUDA devices" if gpu else f"cores (CGANKD_THREADS is {cores})"
+        raise ConfigError(
+            f"{ranks} ranks need {ranks * (1 if gpu else cores)} {what}, and the cluster has {total:g}; lower RANKS"
+        )
+    ear, call = (cluster.ear(ray), uuid.uuid4().hex)
+    sent = {name: value for name in (*SETTINGS, "CGANKD_THREADS") if (value := os.environ.get(name))}
+    config = {
+        "folder": str(folder),
+        "words": words,
+        "ear": (ear, call),
+        "settings": sent | {"CGANKD_THREADS": str(cores)},
+    }
+    done = threading.Event()
+    hearing = threading.Thread(target=_hear, args=(ray, ear, call, say, done), daemon=True)
+    hearing.start()
+    with tempfile.TemporaryDirectory(prefix="cgankd-train-") as results:
+        trainer = DataParallelTrainer(
+            rank_of_stage,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(
+                num_workers=ranks, use_gpu=gpu, resources_per_worker={"CPU": cores} | ({"GPU": 1} if gpu else {})
+            ),
+            run_config=RunConfig(name="cgankd", storage_path=results, failure_config=FailureConfig(max_failures=0)),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # Ray wraps what a rank raised in kinds of its own
+            done.set()
+            hearing.join()
+            failed = getattr(error, "worker_failures", None) or {}
+            why = next((str(one) for _, one in sorted(failed.items())), "") or str(error) or type(error).__name__
+            raise ConfigError(" ".join(why.split())[:400]) from error
+    done.set()
+    hearing.join()
+
+
+def _hear(ray: Any, ear: Any, call: str, say: Any, done: threading.Event) -> None:
+    last = False
+    while not last:
+        last = done.wait(LOOK_EVERY_S)
+        for line in ray.get(ear.take.remote(call)):
+            say(line)
+
+
+def rank_of_stage(config: dict[str, Any]) -> None:
+    """On a worker of Ray Train: one rank of the stage, to its end. Raises RuntimeError where it fails."""
+    from ray import train, util
+    from ray.train.collective import broadcast_from_rank_zero
+
+    here, folder = train.get_context(), Path(config["folder"])
+    if not (folder / "params.yaml").is_file():
+        raise RuntimeError(
+            f"{node_name()} does not see {folder}; one training needs a work folder that every node sees"
+        )
+    meeting = (util.get_node_ip_address(), free_port()) if here.get_world_rank() == 0 else None
+    host, port = broadcast_from_rank_zero(meeting)
+    own = {"RANK": here.get_world_rank(), "WORLD_SIZE": here.get_world_size(), "LOCAL_RANK": here.get_local_rank()}
+    own |= {"LOCAL_WORLD_SIZE": here.get_local_world_size(), "MASTER_ADDR": host, "MASTER_PORT": port}
+    environment = os.environ | config["settings"] | {name: str(value) for name, value in own.items()}
+    environment |= {"CGANKD_ENGINE": "local", "OMP_NUM_THREADS": config["settings"]["CGANKD_THREADS"]}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(cluster.ROOT), os.environ.get("PYTHONPATH"))))
+    teller, last = Teller(config["ear"]), ""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cgankd", *config["words"]],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=partial(ask_system, signal.SIGTERM),  # it ends with the worker of Ray
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            teller.put(line.rstrip("\n"))
+            last = line.strip() or last
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(ENDED_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    if teller.last is not None:
+        teller.finish()
+    if code := process.wait():
+        raise RuntimeError(
+            f"rank {own['RANK']} on {node_name()} ended with {code}: {last.removeprefix('error: ')[:300]}"
+        )
+
+
+def free_port() -> int:
+    """A port of this node that nobody has."""
+    with closing(socket.socket()) as found:
+        found.bind(("", 0))
+        return int(found.getsockname()[1])
+
+
+def main() -> None:
+    """The command line; exit code 2 and one sentence where a rank fails."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.engines.ray_train", description=__doc__)
+    parser.add_argument("ranks", type=int)
+    parser.add_argument("stage", choices=SHARED)
+    asked, rest = parser.parse_known_args()
+    if asked.ranks < 1:
+        parser.error(f"RANKS must be 1 or more, but is {asked.ranks}")
+    try:
+        train(Path.cwd(), [asked.stage, *rest], asked.ranks, Console())
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
