@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,7 +45,7 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
     ray = cluster.connected(say)
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.data_parallel_trainer import DataParallelTrainer
+        from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise ConfigError(f"Ray Train cannot be loaded ({error}); run pip install 'ray[train]'") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -68,8 +69,9 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
     hearing = threading.Thread(target=_hear, args=(ray, ear, call, say, done), daemon=True)
     hearing.start()
     with tempfile.TemporaryDirectory(prefix="cgankd-train-") as results:
-        trainer = DataParallelTrainer(
+        trainer = TorchTrainer(
             rank_of_stage,
+            torch_config=TorchConfig(backend="gloo"),  # of the workers, whose ranks meet by themselves
             train_loop_config=config,
             scaling_config=ScalingConfig(
                 num_workers=ranks, use_gpu=gpu, resources_per_worker={"CPU": cores} | ({"GPU": 1} if gpu else {})
@@ -126,8 +128,9 @@ def rank_of_stage(config: dict[str, Any]) -> None:
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            teller.put(line.rstrip("\n"))
             last = line.strip() or last
+            if own["RANK"] == 0 and not last.startswith("error: "):  # errors are told by the end of the run
+                teller.put(line.rstrip("\n"))
     finally:
         if process.poll() is None:
             process.terminate()
@@ -138,9 +141,12 @@ def rank_of_stage(config: dict[str, Any]) -> None:
     if teller.last is not None:
         teller.finish()
     if code := process.wait():
-        raise RuntimeError(
-            f"rank {own['RANK']} on {node_name()} ended with {code}: {last.removeprefix('error: ')[:300]}"
-        )
+        raise RuntimeError(f"rank {own['RANK']} on {node_name()} ended with {code}: {error_of(last)}")
+
+
+def error_of(line: str) -> str:
+    """The sentence of an error, without the word and the rank that stand before it."""
+    return re.sub(r"^error( \(rank \d+\))?: ", "", line)[:300]
 
 
 def free_port() -> int:
