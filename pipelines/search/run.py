@@ -116,6 +116,7 @@ def run(search: Search, workers: int, console: Console) -> None:
 
 def run_workers(search: Search, study: optuna.Study, workers: int, console: Console) -> None:
     """Several workers on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
+    set_threads()  # a job asks a cluster for as many cores
     parent = os.getpid() if engine_name() == "local" else None
     out = search.workdir / "artifacts" / "search" / "workers"
     mark = uuid.uuid4().hex

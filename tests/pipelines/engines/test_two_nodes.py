@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from cgankd.config import ConfigError
@@ -107,6 +108,7 @@ def test_a_search_runs_on_nodes_that_do_not_see_its_folder(
     with pytest.raises(ConfigError, match=r"SQLite is a file: give one of PostgreSQL by --storage"):
         search.run(search.open_search(work)[0], 2, Console(file=shown))
     monkeypatch.setattr(search.Worker, "stays", None)  # on one machine the file of this database is seen by both
+    torch.set_num_threads(2)  # CGANKD_THREADS is what counts
     found = search.open_search(work, storage=f"sqlite:///{tmp_path}/study.db")[0]
     search.run(found, 2, Console(file=shown, width=200))
     trials = [t for t in found.study().get_trials() if t.state in studies.COUNTED]
