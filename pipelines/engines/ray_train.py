@@ -30,6 +30,7 @@ from pipelines.engines.on_ray import LOOK_EVERY_S, SETTINGS
 from pipelines.engines.remote import Teller, node_name
 from pipelines.locks.ranks import SHARED
 from pipelines.runtime.bonds import ask_system
+from pipelines.runtime.machine import make_plan, set_threads
 
 ENDED_S = 20.0
 """How long a rank may take to end when it is asked to."""
@@ -41,6 +42,11 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    set_threads()
+    gpu, cores = (
+        make_plan().device == "cuda",
+        int(os.environ.get("CGANKD_THREADS") or 1),
+    )  # one a rank, as torchrun has it
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     ray = cluster.connected(say)
     try:
@@ -49,7 +55,6 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
     except ImportError as error:
         raise ConfigError(f"Ray Train cannot be loaded ({error}); run pip install 'ray[train]'") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    gpu, cores = os.environ.get("CGANKD_DEVICE") == "cuda", int(os.environ.get("CGANKD_THREADS") or 1)
     room = cluster.largest(ray)
     total = sum(node["Resources"].get("GPU" if gpu else "CPU", 0.0) for node in ray.nodes() if node["Alive"])
     if cores > room.get("CPU", 0.0) or total < ranks * (1 if gpu else cores):
@@ -81,20 +86,23 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
         try:
             trainer.fit()
         except Exception as error:  # Ray wraps what a rank raised in kinds of its own
-            done.set()
-            hearing.join()
             failed = getattr(error, "worker_failures", None) or {}
             why = next((str(one) for _, one in sorted(failed.items())), "") or str(error) or type(error).__name__
             raise ConfigError(" ".join(why.split())[:400]) from error
-    done.set()
-    hearing.join()
+        finally:
+            done.set()
+            hearing.join()
 
 
 def _hear(ray: Any, ear: Any, call: str, say: Any, done: threading.Event) -> None:
     last = False
     while not last:
         last = done.wait(LOOK_EVERY_S)
-        for line in ray.get(ear.take.remote(call)):
+        try:
+            found = ray.get(ear.take.remote(call))
+        except ray.exceptions.RayError:  # the cluster is gone, which the run itself says
+            return
+        for line in found:
             say(line)
 
 
@@ -169,6 +177,8 @@ def main() -> None:
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
