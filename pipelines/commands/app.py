@@ -171,6 +171,8 @@ def sync() -> None:
         except ConfigError:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:  # of this folder, and not of the store
+                raise
             where = masked(store_uri(Path.cwd()))
             raise ConfigError(
                 f"MLflow at {where} does not answer ({reason(error)}); nothing is lost, try again"

@@ -181,7 +181,9 @@ def serve(
         command, environment = serve_command(
             Path.cwd(), model, port, store_uri(Path.cwd()), hosts=allow_host or (), trust=trust
         )
-        typer.echo(f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it needs some seconds to start)")
+        typer.echo(
+            f"http://127.0.0.1:{port}/invocations (Ctrl-C ends it; it answers once it has looked at the model, in some seconds)"
+        )
         typer.echo(f"label images with it: cgankd predict FOLDER --server http://127.0.0.1:{port}")
         sys.stdout.flush()
         # In place of this process, which holds torch and MLflow and would only stand between the server and a signal.

@@ -27,8 +27,10 @@ TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Where Ray looks for the token of a cluster, before the file in the home folder."""
 ALL_BUT_CODE = ("/[!.]*", "/.?*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")), "__pycache__")
 """Patterns as in .gitignore; a plain `/*` is the folder itself to Ray, which then sends nothing."""
-ASK_S = 5.0
+ASK_S = 20.0
 """How long a head may take to say whether it asks for a token."""
+ASKS, OPEN, SILENT, UNKNOWN = "asks for a token", "open", "silent", "unknown"
+"""What is known of a head before it is joined."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -66,24 +68,39 @@ def with_token(address: str) -> dict[str, str]:
 
     Only where the cluster asks for one: a program with a token turns away nodes without, and each file it sends is then
     lost. Ray leaves a token in the home folder of whoever once started a cluster, so that having one says nothing.
+    Raises ConfigError where nobody answers at the address, or a token is asked for and there is none.
     """
     has = any(os.environ.get(name) for name in TOKENS) or (Path.home() / ".ray" / "auth_token").is_file()
-    return {"RAY_AUTH_MODE": "token"} if has and asks_for_token(address) else {}
+    found = head_says(address)
+    if found == SILENT:
+        raise ConfigError(
+            f"no Ray cluster answers at RAY_ADDRESS {masked(address)} within {ASK_S:g} s; start it, or unset CGANKD_ENGINE"
+        )
+    if found == ASKS and not has:
+        raise ConfigError(
+            f"the Ray cluster at RAY_ADDRESS {masked(address)} asks for a token, and this machine has none; copy the head's"
+            " ~/.ray/auth_token here, or name it in RAY_AUTH_TOKEN_PATH"
+        )
+    return {"RAY_AUTH_MODE": "token"} if has and found != OPEN else {}
 
 
-def asks_for_token(address: str) -> bool:
-    """Whether the head at `host:port` turns away a question without a token; of another form of address it is assumed."""
+def head_says(address: str) -> str:
+    """Whether the head at `host:port` asks for a token, is open, or is silent; UNKNOWN for an address of another form."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        return True
+    if not host or not port.isdecimal() or "/" in host:
+        return UNKNOWN
     import grpc  # comes with Ray
 
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        alive = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
         try:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=ASK_S)
+            alive(b"", timeout=ASK_S, wait_for_ready=True)
         except grpc.RpcError as error:
-            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
-    return False
+            silent = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            if error.code() in silent:
+                return SILENT
+            return ASKS if error.code() == grpc.StatusCode.UNAUTHENTICATED else OPEN
+    return OPEN
 
 
 def _silence() -> None:

@@ -178,6 +178,7 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
+        sys.stderr.write("stopped; progress is kept, the same command goes on\n")
         raise SystemExit(130) from None
 
 

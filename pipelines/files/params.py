@@ -210,7 +210,8 @@ def write_preset(name: str, path: Path, values: Mapping[str, Any] | None = None)
     number = 1
     while (backup := path.with_name(f"{path.name}.bak-{number}")).exists():
         number += 1
-    backup.write_bytes(before)
+    with replacing(backup, len(before)) as temporary:
+        temporary.write_bytes(before)
     write_text(file_meant(path), text)
     return backup
 

@@ -19,7 +19,7 @@ from pipelines.files.params import read_params
 from pipelines.project.finding import Finding
 from pipelines.search.config import load_searched
 from pipelines.tracking.masks import masked
-from pipelines.tracking.moved import StoreMoved, check_place
+from pipelines.tracking.moved import StoreMoved, check_place, check_readable
 from pipelines.tracking.places import FILE, given_uri, silence
 
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "mlflow", "dvc", "matplotlib")
@@ -284,8 +284,11 @@ def look_at_tracking(workdir: Path) -> list[Finding]:
         cure = "start the server or unset MLFLOW_TRACKING_URI; `cgankd sync` adds runs it missed"
         return [Finding("mlflow", "warning", f"{masked(uri)} does not answer ({reason})", cure)]
     try:
+        check_readable(workdir)
         check_place(workdir)
-    except StoreMoved as error:
+    except ConfigError as error:
         text, _, cure = str(error).partition("; ")
-        return [Finding("mlflow", "warning", text, f"{cure}; then `cgankd sync`")]
+        return [
+            Finding("mlflow", "warning", text, f"{cure}; then `cgankd sync`" if isinstance(error, StoreMoved) else cure)
+        ]
     return [Finding("mlflow", "ok", f"runs go to {masked(uri) or workdir / FILE}")]

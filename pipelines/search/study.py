@@ -74,6 +74,11 @@ def connect(workdir: Path, url: str) -> RDBStorage:
                 raise ConfigError(f"the database {shown(url)} needs a driver that is not installed: {cure}") from None
             except sqlalchemy.exc.SQLAlchemyError as error:
                 said = line(getattr(error, "orig", None) or error)
+                if "disk is full" in said or "readonly" in said:
+                    raise ConfigError(
+                        f"the database {shown(url)} cannot be written ({said}); make room there, or leave to write, then give"
+                        " the same command"
+                    ) from None
                 raise ConfigError(
                     f"the database {shown(url)} cannot be used: {said}; check --storage or search.storage"
                     f" (such as {EXAMPLES}) and that the database is there and answers"

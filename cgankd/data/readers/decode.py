@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from cgankd.config import ConfigError
+from cgankd.data.readers.strips import all_finite, ends, ink_and_range, is_grey, laid_on, range_beside, to_levels
 from cgankd.data.readers.walk import formats
 from cgankd.data.regular import open_regular
 from cgankd.types import ImageShape
@@ -107,29 +108,24 @@ def look_at(path: Path) -> Look:
         depth = deep(file)
         _remarks(file, notes.add)
         if depth in ("", COLOUR):
-            pixels = np.asarray(_on_background(file, "#ffffff", notes.add).convert("RGB"))
-            shown = pixels
+            entry = file.info.get("transparency")
+            image = _on_background(file, "#ffffff", notes.add).convert("RGB")
+            low, high = ends(image)
+            blank, size = low == high, image.size
+            grey = file.mode in ("1", "L", "LA") or is_grey(image)
             if "images_transparent" in notes:  # what lies behind is no value of the image
-                layered = np.asarray(_layered(file, file.info.get("transparency")))
-                ink, seen = _ink(layered), layered[layered[:, :, 3] > 0][:, :3]
-                shown = seen if seen.size else pixels
-            low, high = float(shown.min()), float(shown.max())
-            grey = file.mode in ("1", "L", "LA") or bool((pixels == pixels[:, :, :1]).all())
+                del image
+                ink, seen = ink_and_range(_layered(file, entry))
+                low, high = seen or (low, high)
         else:
-            pixels, hidden = _values(path, file)
-            if hidden.any() and not hidden.all():
+            values, entry = _values(path, file)
+            low, high, partly = range_beside(values, entry)
+            if partly:
                 notes.add("images_transparent")
-                pixels = np.where(hidden, pixels[~hidden].max(), pixels)
-            low, high, grey = float(pixels.min()), float(pixels.max()), True
-    if ink is None and pixels.min() == pixels.max():
+            size, grey, blank = (values.shape[1], values.shape[0]), True, low == high
+    if ink is None and blank:
         notes.add("images_blank")
-    return Look((pixels.shape[1], pixels.shape[0]), grey, depth, low, high, ink, frozenset(notes))
-
-
-def _ink(pixels: Array) -> tuple[int, ...] | None:
-    """The one colour of all that is not transparent in RGBA pixels; None where there are several, or nothing at all."""
-    seen = pixels[pixels[:, :, 3] > 0][:, :3]
-    return tuple(seen[0].tolist()) if len(seen) and bool((seen == seen[0]).all()) else None
+    return Look(size, grey, depth, float(low), float(high), ink, frozenset(notes))
 
 
 @contextmanager
@@ -191,24 +187,30 @@ def _plain(path: Path, file: Image.Image, rules: ImageRules, note: Note) -> Imag
             " are black and white in the whole set, such as [0, 1], or save all images with 8 bits"
         )
     low, high = rules.pixel_range or TYPE_RANGE
-    values, hidden = _values(path, file)
-    levels = np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
+    values, entry = _values(path, file)
+    levels, alpha = to_levels(values, low, high, entry)
     image = Image.fromarray(levels)
-    if hidden.any():
+    if not alpha.all():
         note("images_transparent")
-        image.putalpha(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)))
-        ground = Image.new("RGBA", image.size, rules.background)
-        image = Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+        image.putalpha(Image.fromarray(alpha))
+        image = laid_on(image.convert("RGBA"), rules.background)
     return image.convert("L" if rules.channels == 1 else "RGB")
 
 
-def _values(path: Path, file: Image.Image) -> tuple[Array, Array]:
-    """The values of a grey image of many bits, upright, and where they are the one that its file calls transparent."""
-    values = np.asarray(ImageOps.exif_transpose(file), dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ConfigError(f"{path} has values that are no finite numbers; replace or remove it")
+def _values(path: Path, file: Image.Image) -> tuple[Array, int | None]:
+    """The values of a grey image of many bits, upright, and the one that its file calls transparent."""
     entry = file.info.get("transparency")
-    return values, values == entry if isinstance(entry, int) else np.zeros(values.shape, bool)
+    values = np.asarray(_upright(file))
+    if not all_finite(values):
+        raise ConfigError(f"{path} has values that are no finite numbers; replace or remove it")
+    return values, entry if isinstance(entry, int) else None
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says, in its own place: a copy of a large one would take as much memory again."""
+    file.load()
+    ImageOps.exif_transpose(file, in_place=True)
+    return file
 
 
 def _remarks(file: Image.Image, note: Note) -> None:
@@ -221,14 +223,14 @@ def _remarks(file: Image.Image, note: Note) -> None:
 def _on_background(file: Image.Image, background: str, note: Note) -> Image.Image:
     """An image upright and, where parts of it are transparent, laid on one colour."""
     entry = file.info.get("transparency")
-    image = ImageOps.exif_transpose(file)
-    if file.mode not in WITH_ALPHA and entry is None:
+    image = _upright(file)
+    if image.mode not in WITH_ALPHA and entry is None:
         return image
     layered = _layered(image, entry)
     if layered.getchannel("A").getextrema() == (255, 255):
         return layered.convert("RGB")
     note("images_transparent")
-    return Image.alpha_composite(Image.new("RGBA", layered.size, background), layered).convert("RGB")
+    return laid_on(layered, background)
 
 
 def _layered(image: Image.Image, entry: object) -> Image.Image:
@@ -237,7 +239,7 @@ def _layered(image: Image.Image, entry: object) -> Image.Image:
         image.info["transparency"] = entry
     if image.mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    return image.convert("RGBA")
+    return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
 def _fitted(path: Path, image: Image.Image, rules: ImageRules, note: Note) -> Image.Image:
@@ -286,8 +288,8 @@ def _padded(image: Image.Image, colour: str | None) -> Image.Image:
         image = image.reduce(-(-max(image.size) // LONGEST_PADDED))
     side = max(image.size)
     if colour is None:
-        pixels = np.asarray(image, dtype=np.float64)
-        rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
+        pixels = np.asarray(image)
+        rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0, dtype=np.float64)
         levels = tuple(round(float(value)) for value in np.atleast_1d(rim))
         ground: Any = levels if len(levels) > 1 else levels[0]
     else:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -330,4 +331,13 @@ def test_sync_says_what_it_did(store: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert INVOKE.invoke(app, ["teacher"]).exit_code == 0
         done = INVOKE.invoke(app, ["sync"])
         assert done.exit_code == 2 and "127.0.0.1:1" in done.stderr and "nothing is lost" in done.stderr
+    with monkeypatch.context() as patch:
+        error = OSError(errno.EROFS, os.strerror(errno.EROFS), str(store / "artifacts/resume/sync.lock"))
+
+        def fails(workdir: Path) -> None:
+            raise error
+
+        patch.setattr("pipelines.tracking.sync.add_missing", fails)
+        done = INVOKE.invoke(app, ["sync"])
+        assert done.exit_code == 2 and "sync.lock cannot be written (Read-only file system)" in done.stderr
     assert INVOKE.invoke(app, ["sync"]).output == "1 runs added to MLflow, 0 were there\n"

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cgankd.config import ConfigError
+from pipelines.engines import cluster
 from pipelines.engines.cluster import TOKENS, with_token
 
 
@@ -44,6 +46,17 @@ def test_a_token_is_used_only_where_the_head_asks_for_one(asks: bool, monkeypatc
     server.start()
     try:
         assert with_token(f"127.0.0.1:{port}") == ({"RAY_AUTH_MODE": "token"} if asks else {})
+        monkeypatch.delenv(TOKENS[0])
+        monkeypatch.setenv("HOME", "/nowhere")
+        if asks:
+            with pytest.raises(ConfigError, match="asks for a token, and this machine has none"):
+                with_token(f"127.0.0.1:{port}")
+        else:
+            assert with_token(f"127.0.0.1:{port}") == {}
     finally:
         server.stop(None).wait()
-    assert with_token(f"127.0.0.1:{port}") == {}, "nobody answers: joining says so"
+    monkeypatch.setattr(cluster, "ASK_S", 0.5)
+    with pytest.raises(
+        ConfigError, match=rf"no Ray cluster answers at RAY_ADDRESS 127\.0\.0\.1:{port} within 0\.5 s; start"
+    ):
+        with_token(f"127.0.0.1:{port}")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pipelines.files.params import (
     set_value,
     write_preset,
 )
+from pipelines.files.writing import DiskError
 from tests.conftest import preset
 
 KEYS = st.text("abcde_", min_size=1, max_size=4)
@@ -126,6 +129,20 @@ def test_a_preset_keeps_what_was_there(tmp_path: Path) -> None:
     assert (first.name, first.read_text()) == ("params.yaml.bak-1", "mine: 1\n")
     assert (second.name, second.read_text()) == ("params.yaml.bak-2", preset_text("digits"))
     assert path.read_text() == preset_text("chairs") and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_former_file_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("mine: 1\n")
+
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(given[0]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(DiskError, match=r"params\.yaml\.bak-1 cannot be written \(No space left"):
+            write_preset("digits", path)
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("params.yaml", "mine: 1\n")]
 
 
 def test_an_unknown_preset_names_the_nearest_and_changes_nothing(workdir: Path) -> None:

@@ -201,6 +201,14 @@ def test_an_mlflow_server_that_is_down_is_a_warning(workdir: Path, monkeypatch: 
     assert found.level == "warning" and "cgankd sync" in found.cure
 
 
+def test_a_damaged_store_is_a_warning(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (workdir / "mlflow.db").write_bytes(bytes(range(256)) * 4)
+    (found,) = doctor.look_at_tracking(workdir)
+    assert found.level == "warning" and "mlflow.db is damaged (file is not a database)" in found.text
+    assert "move it away and run `cgankd sync`" in found.cure
+
+
 def test_every_finding_that_is_not_fine_has_a_cure(workdir: Path) -> None:
     for finding in examine(workdir):
         assert (finding.level == "ok") != bool(finding.cure), finding

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
@@ -209,3 +210,16 @@ def test_settings_that_change_under_a_search_are_said(
     )
     (tmp_path / "params.yaml").write_text("seed: [")
     assert "it cannot be read" in str(settings_changed(cfg, tmp_path / "params.yaml", overrides))
+
+
+@pytest.mark.parametrize("said", ["database or disk is full", "attempt to write a readonly database"])
+def test_a_database_that_cannot_be_written_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def full(*given: Any, **options: Any) -> None:
+        raise sqlalchemy.exc.OperationalError("insert", {}, Exception(said))
+
+    monkeypatch.setattr(studies, "RDBStorage", full)
+    with pytest.raises(ConfigError, match=rf"search\.db cannot be written \({said}\); make room there") as caught:
+        studies.connect(tmp_path, f"sqlite:///{tmp_path}/search.db")
+    assert "--storage" not in str(caught.value)
