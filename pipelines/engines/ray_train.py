@@ -149,7 +149,14 @@ def rank_of_stage(config: dict[str, Any]) -> None:
     if teller.last is not None:
         teller.finish()
     if code := process.wait():
-        raise RuntimeError(f"rank {own['RANK']} on {node_name()} ended with {code}: {error_of(last)}")
+        raise RuntimeError(f"rank {own['RANK']} on {node_name()} {ended(code, last)}")
+
+
+def ended(code: int, last: str) -> str:
+    """How a rank ended, by its exit code and its last line."""
+    if code < 0:
+        return f"was ended by signal {-code}; progress is kept, the same command goes on"
+    return f"ended with {code}: {error_of(last)}"
 
 
 def error_of(line: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.engines.ray_train import ended
 from tests.conftest import ROOT
 from tests.pipelines.locks.test_ranks import cgankd, copied, near
 from tests.tiny import tiny, write_params
@@ -46,3 +47,9 @@ def test_two_ranks_train_as_one_process_and_an_error_is_one_sentence(tmp_path: P
     assert said.count("2 ranks train together") == 1 and said.count("teacher done in") == 1
     near(work, alone, "teacher", "teacher", "loss")
     assert (work / "artifacts/teacher.safetensors").exists() and not (work / "artifacts/resume/ranks/1").exists()
+
+
+def test_how_a_rank_ended_in_words() -> None:
+    assert ended(2, "error (rank 1): x.yaml is missing") == "ended with 2: x.yaml is missing"
+    assert ended(2, "error: y") == "ended with 2: y"
+    assert ended(-9, "teacher 3/9").startswith("was ended by signal 9; progress is kept")
