@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipelines.commands.errors import Settings, plain_errors
-from pipelines.commands.running import one_shard, one_stage, stop_when_asked
+from pipelines.commands.running import in_shards, one_stage, stop_when_asked
 
 group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -20,14 +20,19 @@ def bank(
     settings: Settings = None,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, metavar="K", help="Draw one of K shards alone, on any machine; `cgankd bank` joins them."),
+        typer.Option(min=1, metavar="K", help="Draw in K shards, by worker processes or on Ray, and join them."),
     ] = None,
-    shard: Annotated[int | None, typer.Option(min=0, metavar="I", help="Which one, from 0 to K - 1.")] = None,
+    shard: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="I", help="Draw this one alone, from 0 to K - 1, on any machine; `cgankd bank` joins."
+        ),
+    ] = None,
 ) -> None:
     """M1 and M2: draw, subsample, filter, relabel fakes. Reads teacher, cgan and ratio; writes pool.h5, bank.h5."""
     ctx.obj = settings
     if ctx.invoked_subcommand is None and (shards is not None or shard is not None):
-        one_shard(shard, shards, settings)
+        in_shards(shard, shards, settings)
     elif ctx.invoked_subcommand is None:
         one_stage("bank", settings)
 

@@ -65,8 +65,8 @@ def one_stage(stage: str, settings: list[str] | None) -> None:
         run_stage(stage, settings)
 
 
-def one_shard(shard: int | None, shards: int | None, settings: list[str] | None) -> None:
-    """One shard of the bank."""
+def in_shards(shard: int | None, shards: int | None, settings: list[str] | None) -> None:
+    """One shard of the bank; without its number all of them by the engine, and the bank of them."""
     stop_when_asked()
     with plain_errors(RESUMES):
         from cgankd.config import ConfigError
@@ -75,8 +75,15 @@ def one_shard(shard: int | None, shards: int | None, settings: list[str] | None)
 
         if launched():
             raise ConfigError("`cgankd bank` does not run under torchrun; its shards are processes of their own")
-        if shard is None or shards is None:
-            raise ConfigError("--shards and --shard belong together: how many shards there are, and which one, from 0")
+        if shards is None:
+            raise ConfigError("--shard needs --shards: how many shards there are, of which this is one, from 0")
+        if shard is None:
+            from pipelines.rounds.shard_jobs import draw_shards
+
+            with naming(LOWER["bank"]):
+                draw_shards(Path.cwd(), shards, settings or (), console())
+            run_stage("bank", settings)
+            return
         if not 0 <= shard < shards:
             raise ConfigError(f"--shard must be from 0 to {shards - 1} of --shards {shards}, but is {shard}")
         with naming(LOWER["bank"]), open_shard("bank", (shard, shards), settings or ()) as ctx:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from pipelines.engines.choice import executor
 from pipelines.engines.cluster import LOOPBACK, QUIET
 from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
+from pipelines.files.digests import file_digest
 from pipelines.project.doctor_room import look_at_cluster
+from pipelines.rounds.shard_jobs import draw_shards
 from pipelines.runtime.bonds import start_ticks
 from pipelines.search import run as search
 from pipelines.search import study as studies
@@ -123,7 +126,20 @@ def test_a_search_runs_on_nodes_that_do_not_see_its_folder(
         and sum("optuna.trial" in event.get("tags", {}) for event in begun if event["kind"] == "run") == 4
     )
 
+    draw_shards(work, 2, (), Console(file=shown, width=200))  # of a bank, likewise
+    assert not (work / "artifacts/resume/bank-0-of-2.lock").exists(), "drawn elsewhere"
+    assert len(list(work.glob("artifacts/shards/*/manifest.json"))) == 2
+    run_stage(work, "bank")
+    assert not (work / "artifacts/shards").exists(), "taken and forgotten"
+    files = [work / "artifacts" / name for name in ("pool.h5", "bank.h5")]
+    by_nodes = [file_digest(path) for path in files]
+
     monkeypatch.delenv("CGANKD_ENGINE")
+    shutil.rmtree(work / "artifacts/resume/bank")
+    for path in files:
+        path.unlink()
+    run_stage(work, "bank")
+    assert [file_digest(path) for path in files] == by_nodes
     here = search.open_search(work, ["search.num_trials=1"], storage=f"sqlite:///{tmp_path}/here.db")[0]
     search.run(here, 1, Console(file=shown))
     (first,) = here.study().get_trials()

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
 from cgankd.bank import scores
 from cgankd.bank.shards import Part
 from cgankd.config import ConfigError
 from cgankd.data.store.banks import read_pool_images, read_pool_scores
+from pipelines.commands.app import app
 from pipelines.rounds import kept_blocks
 from pipelines.runtime.opening import open_context, open_shard
 from pipelines.stages.bank import run_shard
@@ -276,3 +278,23 @@ def test_a_bank_in_several_files_feeds_the_students_the_same(three: Path, tmp_pa
         run(ours, "student", sets=several)
     run(ours, "bank")
     assert (ours / "artifacts/pool.h5").read_bytes() == (theirs / "artifacts/pool.h5").read_bytes()
+
+
+def test_one_command_draws_all_shards_by_worker_processes_and_joins_them(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(whole, tmp_path)
+    monkeypatch.chdir(folder)
+    shard(folder, 1, 3)
+    done = CliRunner().invoke(app, ["bank", "--shards", "3", "--set", "tracking.mlflow=false"])
+    assert done.exit_code == 0, done.output
+    said = done.output.splitlines()
+    assert said.count("3 of 3 shards") == 1 and sum(line.startswith("bank: 3 shards hold") for line in said) == 1
+    assert sum(line.startswith("shard 1 of 3 of the bank is there already") for line in said) == 1
+    for name in ("pool.h5", "bank.h5"):
+        assert (folder / "artifacts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    (folder / "artifacts/ratio.safetensors").unlink()
+    done = CliRunner().invoke(app, ["bank", "--shards", "3"])
+    assert done.exit_code == 2 and "ratio.safetensors is missing; run `cgankd ratio` first" in done.output
+    done = CliRunner().invoke(app, ["bank", "--shard", "3"])
+    assert done.exit_code == 2 and "--shard needs --shards" in done.output
