@@ -53,8 +53,8 @@ WINGS: dict[str, Part] = {
         ("jinja2",),
     ),
     "repeat": Part(
-        "the whole pipeline over draws, and what holds over them",
-        ("project", "stages", "engines", "runtime", "files", "pictures", "tracking"),
+        "one thing many times: the whole pipeline over draws and what holds over them, all shards of a bank",
+        ("project", "stages", "rounds", "engines", "runtime", "files", "pictures", "tracking"),
     ),
     "sizes": Part(
         "students of other nets and widths: what each costs and answers, which one fits",

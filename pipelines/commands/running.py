@@ -78,7 +78,7 @@ def in_shards(shard: int | None, shards: int | None, settings: list[str] | None)
         if shards is None:
             raise ConfigError("--shard needs --shards: how many shards there are, of which this is one, from 0")
         if shard is None:
-            from pipelines.rounds.shard_jobs import draw_shards
+            from pipelines.repeat.shard_jobs import draw_shards
 
             with naming(LOWER["bank"]):
                 draw_shards(Path.cwd(), shards, settings or (), console())

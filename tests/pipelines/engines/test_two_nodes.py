@@ -25,7 +25,7 @@ from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
 from pipelines.files.digests import file_digest
 from pipelines.project.doctor_room import look_at_cluster
-from pipelines.rounds.shard_jobs import draw_shards
+from pipelines.repeat.shard_jobs import draw_shards
 from pipelines.runtime.bonds import start_ticks
 from pipelines.search import run as search
 from pipelines.search import study as studies
