@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError
 from cgankd.data.pixels import levels_to_unit
-from cgankd.data.regular import MAX_PROGRAM, check_regular, read_bytes
+from cgankd.data.regular import MAX_PROGRAM, check_program_file, check_regular, read_bytes
 from cgankd.labels.answers import Answer
 from cgankd.labels.circle import wrapped
 
@@ -172,6 +172,8 @@ def open_torch_export(path: Path) -> Run:
     try:
         if not zipfile.is_zipfile(path):  # torch would log a traceback of its own
             raise ValueError("no archive")
+        with path.open("rb") as file:
+            check_program_file(file, path.stat().st_size)
         module = torch.export.load(path).module()
     except Exception as error:  # a damaged archive fails in many ways; each means the same here
         raise ConfigError(f"{path} cannot be opened as a torch.export file; run `cgankd export` again") from error

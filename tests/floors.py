@@ -167,7 +167,7 @@ HALLS: dict[str, Part] = {
         (*BASE, "nets.gans.label_embed"),
     ),
     "nets": Part("feature extractor and ratio net of M1", (*BASE, "nets.predictors")),
-    "nets.predictors": Part("teachers and students by name", BASE, ("timm",)),
+    "nets.predictors": Part("teachers and students by name", (*BASE, "data.regular"), ("timm",)),
     "nets.gans": Part("generators, discriminators, label embeddings", BASE),
     "data.readers": Part("sources: public sets, folders, lists, the user's own", (*BASE, "data", "data.store")),
     "data.store": Part("data sets, pools and banks in HDF5", (*BASE, "data"), ("h5py",)),

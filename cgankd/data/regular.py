@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickletools
 import stat
+import zipfile
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from cgankd.config import ConfigError
 
@@ -23,6 +25,8 @@ MAX_WEIGHTS = 2**37
 """Bytes of the largest file of weights (128 GiB)."""
 MAX_PROGRAM = 2**32
 """Bytes of the largest program (4 GiB), which is read whole."""
+UNPACKED = 64
+"""How many times its own bytes the members of a program may have: of texts of code alone, which are packed."""
 IS_CODE = "is a program and runs with your rights: use those alone whose author you trust"
 """What is said of a program of the user's before it is opened, once for each file."""
 HOLLOW, HOLLOW_BYTES = 100, 2**26
@@ -140,3 +144,23 @@ def shown(path: Path) -> str:
     """A path as a message can show it, its end where it is very long."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return text if len(text) <= SHOWN else f"…{text[-SHOWN:]}"
+
+
+def check_program_file(file: BinaryIO, size: int) -> None:
+    """Raise where the archive of a program, of so many bytes, is not whole, or makes torch take far more memory than it has.
+
+    Each member is read to its end, which checks its sum. A pickle may say of a text that it has gigabytes, for which torch
+    makes room before it looks. Raises ValueError, or what zipfile and zlib raise.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > UNPACKED * size:
+            raise ValueError("its members are far larger than it is")
+        for member in members:
+            with archive.open(member) as part:
+                if member.filename.endswith("pkl"):
+                    for _ in pickletools.genops(part.read()):
+                        pass
+                else:
+                    while part.read(2**20):
+                        pass

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cgankd.data.pixels import signed_to_u8
+from cgankd.data.regular import check_program_file
 from cgankd.types import Draw, ImageShape
 
 Program = Callable[[Tensor, Tensor], Tensor]
@@ -28,6 +29,7 @@ def load_program(blob: bytes, kind: str, source: str) -> Program:
         # torch.export writes a page of log lines about a file that is no archive.
         if not zipfile.is_zipfile(io.BytesIO(blob)):
             raise ValueError("no archive of torch")
+        check_program_file(io.BytesIO(blob), len(blob))
         with warnings.catch_warnings():
             # TorchScript files are read for as long as torch reads them.
             warnings.simplefilter("ignore")

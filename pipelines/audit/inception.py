@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from cgankd.config import ConfigError
 from cgankd.data.pixels import to_signed, to_unit
-from cgankd.data.regular import IS_CODE, MAX_PROGRAM, check_regular
+from cgankd.data.regular import IS_CODE, MAX_PROGRAM, check_program_file, check_regular
 
 SIZE = 299
 """Height and width Inception expects, in pixels."""
@@ -40,6 +41,8 @@ def load_network(path: Path, say: Callable[[str], None] = lambda text: None) -> 
         check_regular(path, MAX_PROGRAM)
         with zipfile.ZipFile(path) as archive:
             exported = any(name.endswith("archive_format") for name in archive.namelist())
+        with path.open("rb") as file:
+            check_program_file(file, path.stat().st_size)
         say(f"--inception: {path} {IS_CODE}")
         with warnings.catch_warnings():
             # torch deprecates TorchScript, in which the known Inception files still come.
@@ -48,7 +51,7 @@ def load_network(path: Path, say: Callable[[str], None] = lambda text: None) -> 
             if exported:
                 return torch.export.load(path).module(), False
             script: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except (zipfile.BadZipFile, RuntimeError, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(f"--inception: {path} is no TorchScript or exported-program file ({reason})") from error
     script.eval()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from cgankd.data.regular import check_program_file
 from cgankd.types import Outputs
 
 Kind = Literal["torchscript", "torch.export"]
@@ -39,6 +40,7 @@ def open_program(data: bytes) -> nn.Module:
     if kind is None:
         raise ValueError("it is neither a TorchScript file nor a torch.export archive")
     try:
+        check_program_file(io.BytesIO(data), len(data))
         with quiet():
             if kind == "torch.export":
                 module: nn.Module = torch.export.load(io.BytesIO(data)).module()
