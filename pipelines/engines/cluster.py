@@ -173,10 +173,8 @@ def ear(ray: Any) -> Any:
     context = ray.get_runtime_context()
     key = f"{context.get_node_id()} {context.get_job_id()}"  # a new cluster counts its jobs anew
     if key not in _ears:
-        own = context.get_node_id()
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            own, soft=False
-        )  # soft, Ray takes any node
+        at = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        here = at(context.get_node_id(), soft=False)  # soft is a wish, and Ray takes any node
         _ears.clear()
         made = ray.remote(Ear).options(num_cpus=0, scheduling_strategy=here).remote()
         ray.get(made.take.remote(""))  # what is told before it is there would go with the worker that told it

@@ -43,10 +43,8 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     set_threads()
-    gpu, cores = (
-        make_plan().device == "cuda",
-        int(os.environ.get("CGANKD_THREADS") or 1),
-    )  # one a rank, as torchrun has it
+    gpu = make_plan().device == "cuda"
+    cores = int(os.environ.get("CGANKD_THREADS") or 1)  # one a rank, as torchrun has it
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     ray = cluster.connected(say)
     try:
@@ -62,8 +60,8 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
         raise ConfigError(
             f"{ranks} ranks need {ranks * (1 if gpu else cores)} {what}, and the cluster has {total:g}; lower RANKS"
         )
-    ear, call = (cluster.ear(ray), uuid.uuid4().hex)
-    sent = {name: value for name in (*SETTINGS, "CGANKD_THREADS") if (value := os.environ.get(name))}
+    ear, call = cluster.ear(ray), uuid.uuid4().hex
+    sent = {name: value for name in SETTINGS if (value := os.environ.get(name))}
     config = {
         "folder": str(folder),
         "words": words,

@@ -97,12 +97,6 @@ def measured(search: Search, study: optuna.Study, trial: FrozenTrial) -> dict[st
         # Values too, for a study of this name may have been begun again.
         same = same and record["winner"]["values"] == trial.params and record["default"] == study.user_attrs["default"]
         found: dict[str, Any] | None = record["margin"] if same else None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # no such file, a damaged one, or one without a margin
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, damaged, or without a margin
         return None
     return found

@@ -145,7 +145,7 @@ def play(small: Disk, stage: str, seed: int) -> Filled:
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     if code == 2 and (len(errors) != 1 or not any(word in errors[0] for word in ("No space left", "MB"))):
         faults.append(f"no single sentence of room: {errors}")
-    if code == 2 and str(small.work) not in errors[-1:][0]:
+    if code == 2 and errors and str(small.work) not in errors[-1]:
         faults.append(f"a sentence without a path: {errors[-1]}")
     full = small.filler.exists()
     small.filler.unlink(missing_ok=True)
