@@ -194,9 +194,7 @@ def work(search: Search, parent: int | None, console: Console, worker: Worker | 
     try:
         clean(search.workdir, lock)
         study = studies.load(studies.connect(search.workdir, search.url), search.cfg.search.study)
-        # Nodes with folders of their own have all their first slot free, and must not draw the same values.
-        place = worker.number if worker is not None and record is not None else slot
-        studies.with_sampler(study, search.cfg.search, search.cfg.seed, place)
+        studies.with_sampler(study, search.cfg.search, search.cfg.seed)
         tracker = open_tracker(
             search.workdir,
             record or f"search-{slot}",

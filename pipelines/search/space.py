@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial
 
 from cgankd.config import ArmConfig, ConfigError, StudentConfig, to_dict
 from cgankd.config.settings import nearest
+from cgankd.rng import derive
 from pipelines.files.params import changed_meanwhile, flatten
 from pipelines.search.config import Knob, SearchConfig, SearchedConfig, load_searched, searched_config
 
@@ -234,3 +238,41 @@ def distribution(knob: Knob) -> BaseDistribution:
 def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
     """search.space in Optuna's words."""
     return {key: distribution(knob) for key, knob in search.space.items()}
+
+
+class SamplerByTrial(BaseSampler):
+    """Optuna's TPE whose draws are a function of the seed, the trial's number and the trials before it.
+
+    So no two workers draw the same values, on whatever machine, and a search with one worker that was stopped goes on as if
+    it had not been.
+    """
+
+    def __init__(self, seed: int, startup_trials: int) -> None:
+        """Draw at random for `startup_trials` trials, then by the scores."""
+        self.seed, self.startup_trials = seed, startup_trials
+        self.inner = self.sampler(0)
+
+    def sampler(self, number: int) -> TPESampler:
+        """That of the trial of this number."""
+        seed = derive(self.seed, "search", "trial", number) % 2**32
+        return TPESampler(seed=seed, n_startup_trials=self.startup_trials)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Begin the draws of this trial."""
+        self.inner = self.sampler(trial.number)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As TPE."""
+        return self.inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As TPE."""
+        return self.inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As TPE."""
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)

@@ -20,11 +20,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cgankd.config import ConfigError
-from cgankd.rng import derive
 from cgankd.types import Headline
 from pipelines.runtime.bonds import lives, start_ticks
 from pipelines.search.config import SearchConfig, SearchedConfig
-from pipelines.search.space import defaults, distributions, first_difference, in_range
+from pipelines.search.space import SamplerByTrial, defaults, distributions, first_difference, in_range
 from pipelines.search.storage import EXAMPLES, check_whole, shown
 from pipelines.tracking.places import line
 
@@ -150,10 +149,9 @@ def known_identity(study: optuna.Study) -> dict[str, Any] | None:
     return None
 
 
-def with_sampler(study: optuna.Study, search: SearchConfig, seed: int, worker: int) -> optuna.Study:
-    """The study with TPE and successive halving; a resumed search or another worker samples afresh."""
-    own = derive(seed, "search", worker, len(study.get_trials(deepcopy=False))) % 2**32
-    study.sampler = optuna.samplers.TPESampler(seed=own, n_startup_trials=min(10, max(3, search.num_trials // 3)))
+def with_sampler(study: optuna.Study, search: SearchConfig, seed: int) -> optuna.Study:
+    """The study with TPE and successive halving."""
+    study.sampler = SamplerByTrial(seed, min(10, max(3, search.num_trials // 3)))
     prunes = search.rungs > 0 and not search.against
     study.pruner = (
         optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=search.reduction)
