@@ -140,7 +140,12 @@ def fetched(item: Item, by: Carrier, cache: Path, node: str) -> Path:
     """The file in a node's cache, fetched unless it is there. Raises Refused where other bytes arrive than were sent."""
     target = cache / item.digest
     if not target.exists() or file_digest(target) != item.digest:
-        arrive(item, target, lambda path: by.write(item.digest, path), node)
+        try:
+            arrive(item, target, lambda path: by.write(item.digest, path), node)
+        except Refused:
+            raise
+        except ConfigError as error:
+            raise ConfigError(f"on {node}: {error}; `cgankd doctor` shows which nodes it reaches") from error
     return target
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -31,6 +33,9 @@ ASK_S = 20.0
 """How long a head may take to say whether it asks for a token."""
 ASKS, OPEN, SILENT, UNKNOWN = "asks for a token", "open", "silent", "unknown"
 """What is known of a head before it is joined."""
+LOOK_S, LOST_S = 5.0, 30.0
+"""How often a run looks whether the head still answers, and after how long without an answer it is lost; Ray itself ends the
+program after 60 seconds, without a word that a user understands."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -48,7 +53,7 @@ def connected(say: Callable[[str], None]) -> Any:
     with own_signals():
         try:
             ray.init(**(_of_this_machine() if alone else _joined(address)))
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
             where = "on this machine" if alone else f"at RAY_ADDRESS {masked(address)}"
             why = " ".join(masked(str(error)).split())[:300]
             token = "" if alone else ", give this machine its token (RAY_AUTH_TOKEN_PATH)"
@@ -68,24 +73,53 @@ def with_token(address: str) -> dict[str, str]:
 
     Only where the cluster asks for one: a program with a token turns away nodes without, and each file it sends is then
     lost. Ray leaves a token in the home folder of whoever once started a cluster, so that having one says nothing.
-    Raises ConfigError where nobody answers at the address, or a token is asked for and there is none.
+    Raises ConfigError where nobody answers at the address, or a token is asked for and there is none or another.
     """
-    has = any(os.environ.get(name) for name in TOKENS) or (Path.home() / ".ray" / "auth_token").is_file()
+    token, source = own_token()
     found = head_says(address)
     if found == SILENT:
         raise ConfigError(
             f"no Ray cluster answers at RAY_ADDRESS {masked(address)} within {ASK_S:g} s; start it, or unset CGANKD_ENGINE"
         )
-    if found == ASKS and not has:
+    if found == ASKS and not token:
         raise ConfigError(
             f"the Ray cluster at RAY_ADDRESS {masked(address)} asks for a token, and this machine has none; copy the head's"
             " ~/.ray/auth_token here, or name it in RAY_AUTH_TOKEN_PATH"
         )
-    return {"RAY_AUTH_MODE": "token"} if has and found != OPEN else {}
+    if found == ASKS and head_says(address, token) == ASKS:
+        raise ConfigError(
+            f"the Ray cluster at RAY_ADDRESS {masked(address)} refuses the token of {source}; put the head's ~/.ray/auth_token"
+            " in its place"
+        )
+    return {"RAY_AUTH_MODE": "token"} if token and found != OPEN else {}
 
 
-def head_says(address: str) -> str:
-    """Whether the head at `host:port` asks for a token, is open, or is silent; UNKNOWN for an address of another form."""
+def own_token() -> tuple[str, str]:
+    """The token of this machine, empty where it has none, and where it is from. Raises ConfigError on a file that is no token."""
+    value, path = (os.environ.get(name, "") for name in TOKENS)
+    if value:
+        return value.strip(), TOKENS[0]
+    home = Path.home() / ".ray" / "auth_token"
+    if not path and not home.is_file():
+        return "", ""
+    source = f"{TOKENS[1]} {path}" if path else str(home)
+    try:
+        token = Path(path or home).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"{source} cannot be read ({why}); name the file of the cluster's token") from error
+    if not token:
+        raise ConfigError(f"{source} is empty; name the file of the cluster's token")
+    return token, source
+
+
+def head_says(address: str, token: str = "", wait_s: float | None = None) -> str:
+    """Whether the head at `host:port` asks for a token, is open, or is silent; UNKNOWN for an address of another form.
+
+    With a token: OPEN where it is the right one. `auto` is the cluster that was last started on this machine.
+    """
+    if address == "auto":
+        address = _last_started()
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         return UNKNOWN
@@ -93,14 +127,51 @@ def head_says(address: str) -> str:
 
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         alive = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+        known = (("authorization", f"Bearer {token}"),) if token else None
         try:
-            alive(b"", timeout=ASK_S, wait_for_ready=True)
+            alive(b"", timeout=ASK_S if wait_s is None else wait_s, wait_for_ready=True, metadata=known)
         except grpc.RpcError as error:
             silent = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
             if error.code() in silent:
                 return SILENT
             return ASKS if error.code() == grpc.StatusCode.UNAUTHENTICATED else OPEN
     return OPEN
+
+
+def _last_started() -> str:
+    """The address that `ray start` leaves on a machine, empty without one."""
+    try:
+        top = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+        return (top / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+class HeadLost(ConfigError):
+    """The head of the cluster no longer answers; nothing more can be asked of it."""
+
+
+class Watch:
+    """Looks now and then whether the head of this process's cluster still answers."""
+
+    def __init__(self, ray: Any) -> None:
+        client = os.environ.get("RAY_ADDRESS", "").startswith("ray://")  # behind it the head itself is not reached
+        self.address = "" if client else str(ray.get_runtime_context().gcs_address)
+        self.looked_s = self.answered_s = time.monotonic()
+
+    def look(self) -> None:
+        """Raise HeadLost where it has been silent for LOST_S; most calls do nothing."""
+        if not self.address or time.monotonic() - self.looked_s < LOOK_S:
+            return
+        begun_s = time.monotonic()
+        if head_says(self.address, wait_s=LOOK_S) != SILENT:
+            self.answered_s = time.monotonic()
+        elif begun_s - self.answered_s >= LOST_S:
+            raise HeadLost(
+                f"the head of the Ray cluster at {self.address} has not answered for {LOST_S:g} s; what is finished is kept:"
+                " start the cluster again and give the same command"
+            )
+        self.looked_s = time.monotonic()
 
 
 def _silence() -> None:

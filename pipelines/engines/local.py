@@ -75,6 +75,15 @@ def tell(number: int, what: Any) -> None:
         _told.put((number, what))
 
 
+def hand_over() -> None:
+    """Send what this job has written so far to the machine that sent it; nothing where that sees the folder itself.
+
+    A job whose method `keeps` names such files calls it when they are in a state worth having.
+    """
+    if (send := getattr(_told, "send", None)) is not None:
+        send()
+
+
 @contextmanager
 def telling(ear: Ear, most: int | None = None) -> Iterator[None]:
     """Let jobs in this process tell an engine how far they are; what they fan out runs on `most` cores."""

@@ -45,6 +45,13 @@ class OnRay:
         flight = _Flight(ray, do, jobs, crew, hear)
         try:
             flight.fly()
+        except cluster.HeadLost:  # who would cancel anything?
+            raise
+        except ConnectionError as error:  # of Ray's client, to which the head is at the other end of a connection
+            raise ConfigError(
+                f"the connection to the Ray cluster is lost ({' '.join(str(error).split())[:200]}); what is finished is kept, and"
+                " the same command goes on"
+            ) from error
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 hear.say("stopping: finished runs are kept, the jobs on the cluster are cancelled")
@@ -87,6 +94,7 @@ class _Flight:
         self.lines = set[str]()
         self.task = ray.remote(run_parcel)  # one for all jobs, as each is sent to the cluster whole
         self.call, self.ear = uuid.uuid4().hex, cluster.ear(ray)
+        self.watch = cluster.Watch(ray)
 
     def check_fits(self) -> None:
         """Raise ConfigError where Ray would wait for ever."""
@@ -113,6 +121,7 @@ class _Flight:
         left = len(self.jobs)
         while self.pending:
             ready, _ = self.ray.wait(list(self.pending), num_returns=1, timeout=LOOK_EVERY_S)
+            self.watch.look()
             self.listen()
             for ref in ready:
                 number = self.pending.pop(ref)
@@ -132,7 +141,7 @@ class _Flight:
         if folder not in self.marks:
             folder.mkdir(parents=True, exist_ok=True)
             words = uuid.uuid4().hex
-            mark = Mark(folder / f".seen-{words[:8]}", words)  # no name that a sweep of half-written files knows
+            mark = Mark(folder / f".seen-{words[:8]}", words)  # a name that sweeps leave alone for a day
             mark.path.write_text(words, encoding="utf-8")
             self.marks[folder] = mark
         return self.marks[folder]
@@ -209,6 +218,9 @@ class _Flight:
         except self.ray.exceptions.RayError:  # progress is lost, and no result
             return
         for number, what in found:
+            if isinstance(what, Sent):
+                place(what, self.by)
+                continue
             if not isinstance(what, tuple) or what[0] != BEGAN:
                 self.hear.told(number, what)
                 continue
@@ -230,6 +242,7 @@ class _Flight:
         for ref in refs:
             self.ray.cancel(ref)
         _, left = self.ray.wait(refs, num_returns=len(refs), timeout=GRACE_S) if refs else ([], [])
+        self.listen()  # to what they handed over on their way out
         for ref in left:
             self.ray.cancel(ref, force=True)
 

@@ -17,9 +17,11 @@ import sys
 import tempfile
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -81,15 +83,32 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
             ),
             run_config=RunConfig(name="cgankd", storage_path=results, failure_config=FailureConfig(max_failures=0)),
         )
+        stopped: list[int] = []
+        trainer._register_sigint_handler = partial(_stop_by, trainer._register_sigint_handler, stopped)
         try:
             trainer.fit()
-        except Exception as error:  # Ray wraps what a rank raised in kinds of its own
+        except (Exception, SystemExit) as error:  # Ray wraps what a rank raised in kinds of its own
+            if stopped:
+                raise KeyboardInterrupt from error
             failed = getattr(error, "worker_failures", None) or {}
             why = next((str(one) for _, one in sorted(failed.items())), "") or str(error) or type(error).__name__
             raise ConfigError(" ".join(why.split())[:400]) from error
         finally:
             done.set()
             hearing.join()
+
+
+def _stop_by(register: Callable[[Any], None], stopped: list[int], controller: Any) -> None:
+    """Let Ray end the ranks at Ctrl-C as it does, and note that they were asked to."""
+    register(controller)
+    theirs = signal.getsignal(signal.SIGINT)
+    assert callable(theirs)
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        theirs(number, frame)
+
+    signal.signal(signal.SIGINT, handler)
 
 
 def _hear(ray: Any, ear: Any, call: str, say: Any, done: threading.Event) -> None:

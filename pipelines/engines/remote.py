@@ -85,6 +85,8 @@ class Teller:
     def __init__(self, ear: tuple[Any, str]) -> None:
         self.ear, self.call = ear
         self.last: Any = None
+        self.send: Callable[[], None] | None = None
+        """Hands over the files that are worth having before the job is done, where there are any."""
 
     def put(self, found: Any) -> None:
         """Send it."""
@@ -123,9 +125,15 @@ def run_parcel(parcel: Parcel) -> Delivered | Unseen:
         link(fetched(item, parcel.carrier, top / "files", node), mirrored(item.path, top / "tree"))
     job = mirrored(parcel.job, top / "tree")
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    with telling(teller, parcel.cores):
-        lines = parcel.do(job)
-    teller.finish()
+    if hasattr(job, "keeps"):
+        teller.send = lambda: handed_over(job, parcel, top / "tree", teller)
+    try:
+        with telling(teller, parcel.cores):
+            lines = parcel.do(job)
+    finally:
+        if teller.send is not None:  # also on the way out by Ctrl-C
+            teller.send()
+        teller.finish()
     return Delivered(lines, tuple(sent_back(job, parcel, top / "tree")))
 
 
@@ -151,6 +159,15 @@ def sent_back(job: Any, parcel: Parcel, tree: Path) -> Iterator[Sent]:
         item = Item(above(found.path, tree), found.digest, found.size)
         if item not in parcel.items:
             yield parcel.carrier.send(item, path)
+
+
+def handed_over(job: Any, parcel: Parcel, tree: Path, teller: Teller) -> None:
+    """Tell the machine that sent the job the files that it is to keep, whole as they are now."""
+    assert parcel.carrier is not None
+    for path in job.keeps():
+        found = item_of(path)
+        item = Item(above(found.path, tree), found.digest, found.size)
+        teller.put((parcel.number, parcel.carrier.send(item, path)))
 
 
 def node_name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Look:
     card: Card | None = None
     sees: bool = False
     error: str = ""
+    python: str = "?"
 
 
 def survey(mark: Mark, by: Carrier, say: Callable[[str], None]) -> list[Look]:
@@ -44,15 +46,15 @@ def survey(mark: Mark, by: Carrier, say: Callable[[str], None]) -> list[Look]:
     return [_answer(ray, node, ref) for node, ref in asked]
 
 
-def look_here(mark: Mark, item: Item, by: Carrier) -> tuple[str, Card, bool, str]:
-    """On a node: its name, its card, whether it sees the mark, and what keeps files from reaching it."""
+def look_here(mark: Mark, item: Item, by: Carrier) -> tuple[str, Card, bool, str, str]:
+    """On a node: its name, its card, whether it sees the mark, what keeps files from reaching it, and its Python."""
     node, error = node_name(), ""
     try:
         with tempfile.TemporaryDirectory() as folder:
             arrive(item, Path(folder) / "mark", lambda path: by.write(item.digest, path), node)
     except Exception as failed:  # whatever a store raises is what the user has to read
         error = " ".join(str(failed).split())[:300]
-    return node, card_of("cpu"), mark.seen(), error
+    return node, card_of("cpu"), mark.seen(), error, platform.python_version()
 
 
 def _answer(ray: Any, node: Mapping[str, Any], ref: Any) -> Look:
@@ -61,8 +63,8 @@ def _answer(ray: Any, node: Mapping[str, Any], ref: Any) -> Look:
     parts.append(f"{has.get('memory', 0) / 1e9:.3g} GB")
     resources = ", ".join(filter(None, parts))
     try:
-        name, card, sees, error = ray.get(ref, timeout=WAIT_S)
+        name, card, sees, error, python = ray.get(ref, timeout=WAIT_S)
     except ray.exceptions.RayError as failed:
         why = " ".join(str(failed).split())[:200] or type(failed).__name__
         return Look(f"{node['NodeManagerHostname']} (node {node['NodeID'][:8]})", resources, error=why)
-    return Look(name, resources, card, sees, error)
+    return Look(name, resources, card, sees, error, python)

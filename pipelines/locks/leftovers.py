@@ -12,7 +12,8 @@ from pathlib import Path
 PARTS = ("artifacts", "metrics", "plots")
 HALF = re.compile(r"\.tmp$")
 """Files under a temporary name: they get their own name when they are whole."""
-
+MARK, MARK_S = re.compile(r"^\.seen-[0-9a-f]{8}$"), 86_400.0
+"""What a command puts into a folder to learn which nodes of a cluster see it, and seconds after which nobody looks for it."""
 
 AHEAD_NS = 60 * 10**9
 """A file so far ahead of the clock is of a time before that was set back; none is being written at such a time."""
@@ -50,4 +51,9 @@ def half_written(workdir: Path, cache: bool = False) -> Iterator[Path]:
             yield from (place / name for name in folders if HALF.search(name))
             folders[:] = [name for name in folders if not HALF.search(name)]
             cuts = place.parts[-2:] == ("search", "cuts")
-            yield from (place / name for name in names if cuts or HALF.search(name))
+            yield from (place / name for name in names if cuts or HALF.search(name) or _is_old_mark(place / name))
+
+
+def _is_old_mark(path: Path) -> bool:
+    """Whether a killed command left it; a younger one may be of a command that is at work."""
+    return MARK.match(path.name) is not None and path.stat().st_mtime < time.time() - MARK_S

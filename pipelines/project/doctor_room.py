@@ -143,7 +143,8 @@ def _nodes(workdir: Path) -> list[Finding]:
         how = (
             "sees this folder" if look.sees and may_see else f"gets files by {os.environ.get('CGANKD_SHARED') or 'ray'}"
         )
-        text = f"{look.node}: {look.resources}; torch {look.card.torch if look.card else '?'}; {how}"
+        torch, code = (look.card.torch, look.card.code[:12]) if look.card else ("?", "?")
+        text = f"{look.node}: {look.resources}; Python {look.python}, torch {torch}, code {code}; {how}"
         try:
             if look.card is None:
                 raise ConfigError(look.error)

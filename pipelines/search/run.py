@@ -26,7 +26,7 @@ from cgankd.types import Headline
 from pipelines.engines.choice import engine_name, executor, share_of
 from pipelines.engines.executor import Hear
 from pipelines.engines.lines import told_console
-from pipelines.engines.local import Crew
+from pipelines.engines.local import Crew, hand_over
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
 from pipelines.locks.holding import clean, free_slot
@@ -99,7 +99,7 @@ def run(search: Search, workers: int, console: Console) -> None:
     start_s = time.monotonic()
     if workers == 1 and engine_name() == "local":
         work(search, None, console)
-    else:
+    elif studies.counted(study) < cfg.num_trials:  # workers and clusters take long to begin
         run_workers(search, study, workers, console)
     if (nothing := hopeless.none_complete(study)) is not None:
         raise ConfigError(nothing)
@@ -171,6 +171,10 @@ class Worker:
         return read_files(self.search.workdir, self.search.cfg)
 
     def writes(self) -> list[Path]:
+        """The records of its runs, which are all home when it ends."""
+        return []
+
+    def keeps(self) -> list[Path]:
         """The records of its runs."""
         path = log_folder(self.search.workdir) / f"{self.record}.jsonl"
         return [path] if path.exists() else []
@@ -208,6 +212,7 @@ def work(search: Search, parent: int | None, console: Console, worker: Worker | 
         try:
             while (trial := next_trial(search, study, crew)) is not None:
                 one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
+                hand_over()
             status = "FINISHED"
         finally:
             tracker.close(status)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.engines import local
-from pipelines.engines.local import tell
+from pipelines.engines.local import hand_over, tell
 from tests.pipelines.slow_job import fail
 
 
@@ -47,3 +47,25 @@ def copy(job: SmallJob) -> list[str]:
             (note / f"ended-{job.number}").touch()
     job.out.write_bytes(job.source.read_bytes() + str(job.number).encode())
     return ["copied"]
+
+
+@dataclass(frozen=True)
+class KeepingJob(SmallJob):
+    """A job with a record that is worth having before it ends."""
+
+    def keeps(self) -> list[Path]:
+        return [self.out.with_suffix(".jsonl")]
+
+
+def record(job: KeepingJob) -> list[str]:
+    """Two lines of a record, of which the first is handed over at once, and no end."""
+    path, note = job.keeps()[0], Path(job.note)
+    path.write_text("first\n")
+    hand_over()
+    while not (note / "release").exists():
+        time.sleep(0.02)
+    with path.open("a") as file:
+        file.write("second\n")
+    (note / "began-all").touch()
+    while True:
+        time.sleep(0.1)

@@ -16,20 +16,38 @@ from pipelines.engines.cluster import TOKENS, with_token
 def test_a_token_that_this_machine_has_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ray start` asks for one as soon as there is one; `ray.init` of an address has to be told."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     for name in TOKENS:
         monkeypatch.delenv(name, raising=False)
     assert with_token("auto") == {}
-    for name in TOKENS:
+    (tmp_path / "token").write_text("x\n")
+    for name, value in zip(TOKENS, ("x", str(tmp_path / "token")), strict=True):
         with monkeypatch.context() as patch:
-            patch.setenv(name, "x")
-            assert with_token("auto") == {"RAY_AUTH_MODE": "token"}
+            patch.setenv(name, value)
+            assert with_token("auto") == {"RAY_AUTH_MODE": "token"} and cluster.own_token()[0] == "x"
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("x")
     assert with_token("auto") == {"RAY_AUTH_MODE": "token"}
 
 
+@pytest.mark.parametrize(("data", "words"), [(None, "No such file"), (b"", "is empty"), (b"\xff\xfe", "it is no text")])
+def test_a_file_that_is_no_token_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | None, words: str
+) -> None:
+    monkeypatch.delenv(TOKENS[0], raising=False)
+    monkeypatch.setenv(TOKENS[1], str(path := tmp_path / "token"))
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(
+        ConfigError, match=rf"RAY_AUTH_TOKEN_PATH {path} .*{words}.*; name the file of the cluster's token"
+    ):
+        with_token("192.0.2.1:6379")
+
+
 @pytest.mark.parametrize("asks", [True, False])
-def test_a_token_is_used_only_where_the_head_asks_for_one(asks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_used_only_where_the_head_asks_for_one(
+    asks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With one, this program would turn away the nodes of a cluster that has none."""
     grpc = pytest.importorskip("grpc", reason="comes with Ray (pip install 'cgankd[ray]')")
 
@@ -45,7 +63,17 @@ def test_a_token_is_used_only_where_the_head_asks_for_one(asks: bool, monkeypatc
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        assert with_token(f"127.0.0.1:{port}") == ({"RAY_AUTH_MODE": "token"} if asks else {})
+        wanted = {"RAY_AUTH_MODE": "token"} if asks else {}
+        assert with_token(f"127.0.0.1:{port}") == wanted
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+        with monkeypatch.context() as patch:
+            patch.setenv("RAY_TMPDIR", str(tmp_path))
+            assert with_token("auto") == wanted
+            patch.setenv(TOKENS[0], "y")
+            if asks:
+                with pytest.raises(ConfigError, match="refuses the token of RAY_AUTH_TOKEN; put the head's"):
+                    with_token(f"127.0.0.1:{port}")
         monkeypatch.delenv(TOKENS[0])
         monkeypatch.setenv("HOME", "/nowhere")
         if asks:

@@ -15,6 +15,7 @@ import pytest
 
 from cgankd.config import ConfigError
 from cgankd.fit.room import NoRoom
+from pipelines.engines import cluster
 from pipelines.engines import on_ray as on_ray_module
 from pipelines.engines.card import card_of
 from pipelines.engines.carrier import ByRay, Sent
@@ -27,7 +28,7 @@ from pipelines.engines.on_ray import place
 from pipelines.runtime.bonds import start_ticks
 from pipelines.students.run_arm import Job, train_job
 from tests.distill.arms import job, settings, workplace
-from tests.pipelines.engines.small_jobs import SmallJob, copy
+from tests.pipelines.engines.small_jobs import KeepingJob, SmallJob, copy, record
 from tests.pipelines.runtime.test_bonds import until
 
 for name, value in LOOPBACK.items():
@@ -239,6 +240,51 @@ def test_ctrl_c_ends_the_jobs_on_the_cluster(on_ray: None, tmp_path: Path) -> No
     assert len(began) < 6
     assert said[-1] == "stopping: finished runs are kept, the jobs on the cluster are cancelled"
     assert not list((tmp_path / "work").glob("out-*")) and not list((tmp_path / "work").glob(".seen-*"))
+
+
+def test_records_come_home_before_a_job_ends_and_when_it_is_cancelled(
+    on_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a node with a folder of its own, which may be lost at any time."""
+    monkeypatch.setenv("CGANKD_SHARED", "ray")
+    one = KeepingJob(**vars(small(tmp_path / "work", 1)[0]))
+    home, note, seen = one.keeps()[0], Path(one.note), list[str]()
+
+    def interrupt() -> None:
+        if until(home.exists):
+            seen.append(home.read_text())
+        (note / "release").touch()
+        until((note / "began-all").exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt, daemon=True)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            executor().map(record, [one], Crew(1, "records"), Hear(lambda line: None))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    thread.join()
+    assert seen == ["first\n"] and home.read_text() == "first\nsecond\n"
+
+
+def test_a_head_that_is_gone_ends_the_run_with_a_sentence(
+    on_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself ends the program after a minute."""
+    jobs = [replace(one, how="wait", times=9) for one in small(tmp_path / "work", 2)]
+    monkeypatch.setattr(cluster, "LOOK_S", 0.0)
+    monkeypatch.setattr(cluster, "LOST_S", 0.0)
+    monkeypatch.setattr(cluster, "head_says", lambda address, wait_s: cluster.SILENT)
+    try:
+        with pytest.raises(cluster.HeadLost, match=r"the head .* has not answered for 0 s; what is finished is kept"):
+            copied(jobs)
+        assert not list((tmp_path / "work").glob(".seen-*"))
+    finally:
+        (tmp_path / "work" / "notes" / "release").touch()
+    monkeypatch.setattr(cluster, "head_says", lambda address, wait_s: cluster.OPEN)
+    copied(small(tmp_path / "again"))
 
 
 def test_what_no_node_has_is_refused_at_once(on_ray: None, tmp_path: Path) -> None:

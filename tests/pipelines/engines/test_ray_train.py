@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipelines.engines.ray_train import ended
+from tests.chaos.state import processes
 from tests.conftest import ROOT
 from tests.pipelines.locks.test_ranks import cgankd, copied, near
+from tests.pipelines.runtime.test_bonds import until
 from tests.tiny import tiny, write_params
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'cgankd[ray]')")
 
 
-def on_ray(folder: Path, *words: str) -> tuple[int, str]:
+def begun(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """The command; Ctrl-C reaches it also where the tests themselves are deaf to it."""
     gone = ("RANK", "WORLD_SIZE", "DVC_STAGE", "RAY_ADDRESS")
     environment = {name: value for name, value in os.environ.items() if name not in gone}
     environment |= {"PYTHONPATH": str(ROOT), "CGANKD_THREADS": "1", "CGANKD_DEVICE": "cpu", "COLUMNS": "300"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.engines.ray_train", *words],
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "pipelines.engines.ray_train", *words],
         cwd=folder, env=environment | {"CGANKD_COMPILE": "off"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    return done.returncode, done.stdout
 
 
-def test_two_ranks_train_as_one_process_and_an_error_is_one_sentence(tmp_path: Path) -> None:
+def on_ray(folder: Path, *words: str) -> tuple[int, str]:
+    process = begun(folder, *words)
+    said, _ = process.communicate()
+    return process.returncode, said
+
+
+def test_two_ranks_train_as_one_process_and_errors_and_ctrl_c_are_sentences(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     values = tiny("digits")
@@ -47,6 +58,17 @@ def test_two_ranks_train_as_one_process_and_an_error_is_one_sentence(tmp_path: P
     assert said.count("2 ranks train together") == 1 and said.count("teacher done in") == 1
     near(work, alone, "teacher", "teacher", "loss")
     assert (work / "artifacts/teacher.safetensors").exists() and not (work / "artifacts/resume/ranks/1").exists()
+    process = begun(work, "2", "teacher", "--set", "teacher.num_steps=1000000")
+    assert process.stdout is not None
+    before = list[str]()
+    while not (before and before[-1].startswith("teacher ")):
+        before.append(process.stdout.readline())
+        assert before[-1], "".join(before)
+    process.send_signal(signal.SIGINT)
+    after, _ = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in after
+    assert after.splitlines()[-1] == "stopped; progress is kept, the same command goes on"
+    assert until(lambda: not processes(work))
 
 
 def test_how_a_rank_ended_in_words() -> None:

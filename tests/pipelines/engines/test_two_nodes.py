@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import shutil
 import threading
 import time
@@ -77,7 +78,11 @@ def test_the_doctor_shows_every_node(two: Any, tmp_path: Path, monkeypatch: pyte
     assert f"at {os.environ['RAY_ADDRESS']}: 3 nodes, 2 cores" in found[0].text
     nodes = [one.text for one in found[1:]]
     assert sum(": 1 cores, " in text for text in nodes) == 2 and sum(": 0 cores, " in text for text in nodes) == 1
-    assert all("; torch " in text and text.endswith("; sees this folder") for text in nodes)
+    assert all(
+        f"; Python {platform.python_version()}, torch {torch.__version__}, code " in text
+        and text.endswith("; sees this folder")
+        for text in nodes
+    )
     monkeypatch.setenv("CGANKD_SHARED", "ray")
     assert all(one.text.endswith("; gets files by ray") for one in look_at_cluster(tmp_path)[1:])
     monkeypatch.setenv("CGANKD_SHARED", "nowhere://x")
