@@ -56,4 +56,9 @@ def half_written(workdir: Path, cache: bool = False) -> Iterator[Path]:
 
 def _is_old_mark(path: Path) -> bool:
     """Whether a killed command left it; a younger one may be of a command that is at work."""
-    return MARK.match(path.name) is not None and path.stat().st_mtime < time.time() - MARK_S
+    if MARK.match(path.name) is None:
+        return False
+    try:
+        return path.stat().st_mtime < time.time() - MARK_S
+    except OSError:  # its command has ended meanwhile
+        return False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from filelock import FileLock
@@ -49,6 +50,16 @@ def test_a_file_of_a_time_that_is_yet_to_come_goes_too(tmp_path: Path) -> None:
         os.utime(tmp_path / "metrics" / name, ns=(mark_ns + ahead_ns, mark_ns + ahead_ns))
     assert {path.name for path in sweep(tmp_path, mark_ns)} == {"old.tmp", "next-year.tmp"}
     assert (tmp_path / "metrics/now.tmp").exists()
+
+
+def test_a_mark_that_nobody_looks_for_any_more_goes(tmp_path: Path) -> None:
+    """By it the nodes of a cluster tell whether they see the folder of a command; a killed one leaves it."""
+    (tmp_path / "artifacts").mkdir()
+    old, young = (tmp_path / "artifacts" / f".seen-0123456{n}" for n in range(2))
+    for path, hours in ((old, 25), (young, 23)):
+        path.write_text("words")
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    assert sweep(tmp_path, time.time_ns()) == [old] and young.exists()
 
 
 def test_a_clock_set_back_keeps_no_half_written_file_for_ever(tmp_path: Path) -> None:
