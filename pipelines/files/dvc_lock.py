@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cgankd.config import ConfigError
 from cgankd.data.regular import read_text
 from pipelines.files.params import parse
 
-LOCK = "dvc.lock"
-
-
+LOCK, STAGES = "dvc.lock", "dvc.yaml"
 CURE = "bring it back with `git checkout dvc.lock`, or delete it and run `dvc repro`"
 
 
@@ -36,6 +34,20 @@ def made_md5(text: str) -> dict[str, str]:
 def read_md5(text: str, stage: str, path: str) -> str | None:
     """MD5 of a file as a stage read it; None where dvc.lock does not tell. Raises ConfigError."""
     return next((str(dep["md5"]) for dep in _files(_stages(text).get(stage), "deps") if dep["path"] == path), None)
+
+
+def is_cached(workdir: Path, path: str) -> bool:
+    """Whether `dvc checkout` can bring a file back: dvc.lock names it or its folder, and dvc.yaml leaves it to DVC's cache."""
+    if not any((folder / ".dvc").is_dir() for folder in (workdir.resolve(), *workdir.resolve().parents)):
+        return False
+    named = {path, *map(str, PurePosixPath(path).parents)} & made_md5(read_lock(workdir)).keys()
+    try:
+        stages = (parse(read_text(workdir / STAGES), STAGES) or {})["stages"].values()
+        outs = [out for own in stages for kind in ("outs", "metrics", "plots") for out in own.get(kind, ())]
+        options = {name: told for out in outs if isinstance(out, dict) for name, told in out.items()}
+        return bool(named) and all((options.get(name) or {}).get("cache", True) for name in named)
+    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):  # DVC cannot read it either
+        return False
 
 
 def _files(own: object, kind: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from cgankd.config import ConfigError
 from cgankd.data.regular import parse_json, read_text
 from pipelines.files.digests import digests_in, file_digest, hashed
-from pipelines.files.dvc_lock import LOCK, made_md5, read_lock
+from pipelines.files.dvc_lock import LOCK, is_cached, made_md5, read_lock
 from pipelines.files.layout import BESIDE_STAGES, MAKERS, OUTPUTS, STAGES, WEIGHTS, unplaced
 from pipelines.files.writing import replacing
 
@@ -66,9 +67,9 @@ def check_made(path: Path) -> None:
     known, there = _read(_record(workdir, stage)), _files(workdir, name)
     wrong = [file for file, digest in there.items() if file in known and digest not in known[file]]
     if wrong and not _in_lock(workdir, name):
-        raise _other(wrong[0], f"`cgankd {stage}` wrote", stage)
+        raise _other(workdir, wrong[0], f"`cgankd {stage}` wrote", stage)
     if there and not wrong and not known.keys() & there.keys() and _denied(workdir, name):
-        raise _other(name, f"{LOCK} names, and no run here made it", stage)
+        raise _other(workdir, name, f"{LOCK} names, and no run here made it", stage)
 
 
 def is_made(workdir: Path, path: Path) -> bool:
@@ -94,9 +95,28 @@ def unsealed(values: dict[str, Any]) -> bool:
     return mark is None or mark == seal(values)
 
 
-def _other(file: str, who: str, stage: str) -> ConfigError:
-    back = f"run `cgankd {stage}` again, or bring it back with `dvc checkout {file}`"
-    return ConfigError(f"{file} is damaged or of elsewhere: it is not the file that {who}; {back}")
+def _other(workdir: Path, file: str, who: str, stage: str) -> ConfigError:
+    tool = "git checkout --" if _in_git(workdir, file, stage) else None
+    if tool is None and is_cached(workdir, file):
+        tool = "dvc checkout --force"  # without it DVC asks first, or refuses where there is nobody to ask
+    back = f", or bring it back with `{tool} {file}`" if tool else ""
+    return ConfigError(
+        f"{file} is damaged or of elsewhere: it is not the file that {who}; run `cgankd {stage}` again{back}"
+    )
+
+
+def _in_git(workdir: Path, file: str, stage: str) -> bool:
+    """Whether `git checkout` brings the file back as its stage made it last."""
+    words = ["git", "show", f":./{file}"]
+    try:
+        done = subprocess.run(words, cwd=workdir, capture_output=True, check=False)
+    except OSError:  # there is no git
+        return False
+    noted = _read(_record(workdir, stage)).get(file)
+    if noted:
+        return done.returncode == 0 and hashlib.sha256(done.stdout).hexdigest() == noted[-1]
+    md5 = hashlib.md5(done.stdout, usedforsecurity=False).hexdigest()
+    return done.returncode == 0 and md5 == _parsed(read_lock(workdir)).get(file)
 
 
 def _record(workdir: Path, stage: str) -> Path:

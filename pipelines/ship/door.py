@@ -9,35 +9,42 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import urllib.parse
+import re
 from array import array
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
 import numpy as np
 
-from cgankd.data.regular import parse_json
-
 Array = np.ndarray[Any, Any]
 Message = MutableMapping[str, Any]
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 MAX_BODY = 2**24
-"""Bytes of the largest request (16 MiB): ten colour images of 256 pixels, written as numbers."""
+"""Bytes of the largest request: ten colour images of 256 pixels, written as numbers."""
 SMALL = 2**17
-"""Bytes of a body that are read at any time, whoever else sends one (128 KiB)."""
-AT_ONCE = 8
-"""Larger bodies that are read and held at the same time; further ones wait with the rest of theirs unread."""
+"""Bytes of a body that are read at any time, whoever else sends one."""
+AT_ONCE = 8  # larger bodies that are read and held at a time; of further ones the rest waits unread
 BODY_WAIT_S, HURRY_S = 60.0, 5.0
 """How long a request may take to send its body, and a larger one while others wait for its place."""
 TOO_LARGE = f"a body has at most {MAX_BODY} bytes; send fewer images at a time"
-PART = 64
-"""Images the model is given at a time."""
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-"""Names that this machine has for itself."""
+PART = 64  # images the model is given at a time
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # names that this machine has for itself
 TYPE = "application/json"
 WANTED = 'a JSON object {"inputs": [image, ...]} with each image as %s numbers from 0 to 255'
+MARKS = b"0123456789+-.eE[], \t\n\r"
+"""All that numbers, lists and what stands between them are written with."""
+OBJECTS = {text.translate(None, MARKS) for text in (b'{"inputs":}', b'{"instances":}')}
+"""What is left of a body without them: no second key, no text, no word such as true or NaN."""
+SPACE = r"[ \t\n\r]*"
+BEGIN = re.compile(rf'{SPACE}{{{SPACE}"(?:inputs|instances)"{SPACE}:{SPACE}\[{SPACE}')
+NEXT, END = re.compile(rf"{SPACE},{SPACE}"), re.compile(rf"{SPACE}\]{SPACE}}}{SPACE}")
+ADDRESS = re.compile(r"(?:(https?)://)?([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+"""What Host and Origin may be, in small letters: a scheme, a name, a port, and nothing else."""
+SITES = ("same-origin", "same-site", "none")  # what Sec-Fetch-Site says of pages of this server, or of no page
+ONCE = ("host", "origin", "sec-fetch-site", "content-type", "content-length", "content-encoding")
+"""Headers that decide whether a request is answered: two of one name would let each reader take another."""
 
 
 class Refused(Exception):
@@ -48,16 +55,19 @@ class Refused(Exception):
         self.status, self.text = status, text
 
 
-class Door:
-    """The application: GET /ping, /health and /version, POST /invocations with images of `shape` (C, S, S).
+class _Gone(Exception):
+    """The sender hung up."""
 
-    `predict` takes float32 [B, C, S, S] and gives [B, A]. `hosts` are names besides LOOPBACK under which it may be asked.
+
+class Door:
+    """The application: GET /ping, /health and /version, POST /invocations with images.
+
+    `compute` gives the answer to a body, or raises Refused; it runs in a thread, never twice at a time. `hosts` are names
+    besides LOOPBACK under which it may be asked.
     """
 
-    def __init__(
-        self, predict: Callable[[Array], Array], shape: tuple[int, ...], version: str, hosts: Iterable[str] = ()
-    ) -> None:
-        self.predict, self.shape, self.version = predict, shape, version
+    def __init__(self, compute: Callable[[bytes], bytes], version: str, hosts: Iterable[str] = ()) -> None:
+        self.compute, self.version = compute, version
         self.hosts = {*LOOPBACK, *(host.lower() for host in hosts)}
         self.places = asyncio.Semaphore(AT_ONCE)
         self.waiting = 0
@@ -74,7 +84,7 @@ class Door:
             status, body = refusal.status, json.dumps({"error": refusal.text}).encode()
         except _Gone:
             return
-        except Exception:  # whatever a model does; the sender is told nothing of its inside
+        except Exception:  # nothing is told of the inside
             status, body = 500, b'{"error": "the model could not answer"}'
         head = [(b"content-type", TYPE.encode()), (b"content-length", str(len(body)).encode())]
         head += [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -113,7 +123,9 @@ class Door:
             raise Refused(408, f"the body did not come within {BODY_WAIT_S:g} seconds, or too slowly") from None
 
     async def _computed(self, body: bytearray) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, self.answer, bytes(body))
+        given = bytes(body)
+        body.clear()  # so that it is not there twice while it waits
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self.compute, given)
 
     async def _take_place(self) -> None:
         """Wait for one of the places of larger bodies; who reads there has to hurry from then on."""
@@ -135,26 +147,13 @@ class Door:
             finally:
                 del self.readers[limit]
 
-    def answer(self, body: bytes) -> bytes:
-        """The answer to a body, as JSON. Raises Refused."""
-        images = images_of(body, self.shape)
-        parts = [self.predict(images[start : start + PART]) for start in range(0, len(images), PART)]
-        answers = np.concatenate(parts)
-        if not np.isfinite(answers).all():
-            raise Refused(500, "the model gives numbers that are not finite")
-        return json.dumps({"predictions": answers.tolist()}).encode()
-
-
-class _Gone(Exception):
-    """The sender hung up."""
-
 
 def _headers(scope: Message) -> dict[str, str]:
     """Headers by their names in small letters; those that are there twice are refused where it matters."""
     found: dict[str, str] = {}
     for name, value in scope["headers"]:
         key = name.decode("latin-1").lower()
-        if key in found and key in ("host", "origin", "content-type", "content-length"):
+        if key in found and key in ONCE:
             raise Refused(400, f"{key} is there twice")
         found[key] = value.decode("latin-1")
     return found
@@ -170,21 +169,17 @@ def check_sender(headers: dict[str, str], hosts: set[str], cure: str = ADDS_A_NA
     """
     if "host" not in headers:
         raise Refused(400, "the header Host is missing")
-    if _host(f"//{headers['host']}") not in hosts:
+    if _host(headers["host"], None) not in hosts:
         raise Refused(403, f"this server is not known by that Host{cure}")
-    origin = headers.get("origin")
-    if (origin is not None and _host(origin) not in hosts) or headers.get("sec-fetch-site") == "cross-site":
+    own = "origin" not in headers or any(_host(headers["origin"], scheme) in hosts for scheme in ("http", "https"))
+    if not own or headers.get("sec-fetch-site", SITES[0]).strip().lower() not in SITES:
         raise Refused(403, "requests of pages of other servers are not answered")
 
 
-def _host(address: str) -> str:
-    """The name in an address, without its port; empty where there is none."""
-    try:
-        place = urllib.parse.urlsplit(address).netloc.rpartition("@")[2].lower()
-    except ValueError:
-        return ""
-    name, colon, port = place.rpartition(":")
-    return name if colon and port.isdecimal() else place
+def _host(address: str, scheme: str | None) -> str:
+    """The name in an address of this scheme or of none, without its port; empty where it is anything else."""
+    found = ADDRESS.fullmatch(address.strip().lower())
+    return found[2] if found and found[1] == scheme else ""
 
 
 def check_type(headers: dict[str, str]) -> None:
@@ -219,34 +214,61 @@ async def read_body(body: bytearray, receive: Callable[[], Any], enough: int) ->
             return False
 
 
+def answer(body: bytes, predict: Callable[[Array], Array], shape: tuple[int, ...]) -> bytes:
+    """The JSON answer to a body, where `predict` gives [B, A] of images [B, *shape] as float32. Raises Refused."""
+    images = images_of(body, shape)
+    parts = [predict(images[start : start + PART]) for start in range(0, len(images), PART)]
+    answers = np.concatenate(parts)
+    if not np.isfinite(answers).all():
+        raise Refused(500, "the model gives numbers that are not finite")
+    return json.dumps({"predictions": answers.tolist()}).encode()
+
+
 def images_of(body: bytes, shape: tuple[int, ...]) -> Array:
     """float32 images [B, C, S, S] of a body. Raises Refused where it holds anything else."""
-    wanted = f"the body must be {WANTED % ' x '.join(map(str, shape))}"
-    try:
-        values = parse_json(body.decode("utf-8"))
-    except ValueError:  # no UTF-8, no JSON, too deep, NaN
-        raise Refused(400, wanted) from None
-    if not isinstance(values, dict) or len(values) != 1 or not values.keys() <= {"inputs", "instances"}:
-        raise Refused(400, wanted)
-    rows, (size, *_) = next(iter(values.values())), shape
-    if not isinstance(rows, list) or not rows:
-        raise Refused(400, wanted)
-    for size in shape[:-1]:
-        if not all(isinstance(part, list) and len(part) == size for part in rows):
-            raise Refused(400, wanted)
-        rows = [row for part in rows for row in part]
     numbers = array("d")
     try:
-        for row in rows:
-            if not isinstance(row, list) or len(row) != shape[-1]:
-                raise Refused(400, wanted)
-            numbers.extend(row)
-    except (TypeError, OverflowError):  # texts, lists, null; whole numbers beyond all floats
-        raise Refused(400, wanted) from None
-    images = np.frombuffer(numbers, np.float64)
-    if not (images.min() >= 0 and images.max() <= 255):  # NaN and infinities fail too
-        raise Refused(400, wanted)
+        check_marks(body, shape)
+        for image in _parsed(body.decode("ascii")):
+            parts = [image]
+            for size in shape:
+                if not all(isinstance(part, list) and len(part) == size for part in parts):
+                    raise ValueError("another shape")
+                parts = [one for part in parts for one in part]
+            numbers.extend(parts)
+        images = np.frombuffer(numbers, np.float64)
+        if not (images.min() >= 0 and images.max() <= 255):  # infinities fail too
+            raise ValueError("no levels")
+    except (ValueError, RecursionError, TypeError, OverflowError):  # lists for numbers; numbers beyond all floats
+        raise Refused(400, f"the body must be {WANTED % ' x '.join(map(str, shape))}") from None
     return images.astype(np.float32).reshape(-1, *shape)
+
+
+def check_marks(body: bytes, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where the marks in a body, counted without taking it apart, are not those of whole images.
+
+    16 MiB of empty lists or of keys would take a hundred times their bytes, and seconds.
+    """
+    if body.translate(None, MARKS) not in OBJECTS:
+        raise ValueError("not one list of numbers")
+    num, rest = divmod(body.count(b",") + 1, math.prod(shape))
+    lists = sum(math.prod(shape[:depth]) for depth in range(len(shape)))
+    if rest or body.count(b"[") != 1 + num * lists:
+        raise ValueError("not the lists of whole images")
+
+
+def _parsed(text: str) -> Iterator[Any]:
+    """The entries of the one list in a body, one at a time, so that no more than one is there as lists. Raises ValueError."""
+    decoder, begin = json.JSONDecoder(), BEGIN.match(text)
+    if begin is None:
+        raise ValueError("another object")
+    more: re.Match[str] | None = begin
+    while more is not None:
+        entry, place = decoder.raw_decode(text, more.end())
+        yield entry
+        more = NEXT.match(text, place)
+    if END.fullmatch(text, place) is None:
+        raise ValueError("more than one list")
 
 
 def images_a_request(shape: tuple[int, ...]) -> int:

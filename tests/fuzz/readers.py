@@ -34,7 +34,7 @@ from pipelines.files.runs import read_metrics
 from pipelines.networks.state_dicts import read_state
 from pipelines.report.records import from_texts
 from pipelines.runtime.faults import told_to_user
-from pipelines.ship.door import Door
+from pipelines.ship.door import Door, answer
 from pipelines.tracking.journal import read_roots
 from tests.data.builders import data_config
 from tests.fuzz import corpus
@@ -166,7 +166,7 @@ def _request(path: Path) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Door(_predict, (1, 4, 4), "1")(scope, receive, send))
+    asyncio.run(Door(lambda given: answer(given, _predict, (1, 4, 4)), "1")(scope, receive, send))
     status, said = sent[0]["status"], sent[1]["body"]
     assert status == 200 or (400 <= status < 500 and len(said) < 400), (status, said)
 

@@ -9,6 +9,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +18,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cgankd.config import ConfigError
 from pipelines.commands.app import app
 from pipelines.commands.running import run_stage
 from pipelines.files.artifacts import ResumeFile, write_json
 from pipelines.files.kept_runs import kept_tensors, read_sealed
 from pipelines.files.layout import STAGES
-from pipelines.files.made import note_made
+from pipelines.files.made import check_made, note_made
+from pipelines.project.repository import WHO, dvc, environment, git, make_repository
 from tests.tiny import tiny, unsealed, write_params
 
 READERS = {
@@ -330,3 +334,80 @@ def test_a_damaged_kept_student_is_trained_again_and_evaluated(copy: Path) -> No
     assert code == 0 and f"{len(kept) - 1} of {len(kept)} runs were finished before" in output, output
     assert outcome("evaluate")[0] == 0
     assert {path.name: path.read_bytes() for path in (copy / "artifacts" / "students").iterdir()} == before
+
+
+DVC_YAML = """
+stages:
+  teacher:
+    cmd: echo 1 > artifacts/teacher.safetensors && echo 2 > metrics/teacher.json
+    outs: [artifacts/teacher.safetensors]
+    metrics: [metrics/teacher.json: {cache: false}]
+  student:
+    cmd: mkdir -p artifacts/students && echo 3 > artifacts/students/a.json
+    outs: [artifacts/students]
+"""
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of git and DVC with the files of two stages, as `cgankd init` and `dvc repro` leave them."""
+    folder = tmp_path_factory.mktemp("kept")
+    for name in ("artifacts", "metrics"):
+        (folder / name).mkdir()
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / ".gitignore").write_text("/artifacts/\n")
+    make_repository(folder, None, "first", print)
+    dvc(folder, "repro")
+    for stage in ("teacher", "student"):
+        note_made(folder, stage)
+    git(folder, WHO, "add", "--all")
+    git(folder, WHO, "commit", "--quiet", "--message", "second")
+    return folder
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "in dvc.lock alone"])
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("metrics/teacher.json", "git checkout --"),
+        ("artifacts/teacher.safetensors", "dvc checkout --force"),
+        ("artifacts/students/a.json", "dvc checkout --force"),
+    ],
+)
+def test_the_named_way_back_works(kept: Path, tmp_path: Path, name: str, way: str, noted: bool) -> None:
+    folder = shutil.copytree(kept, tmp_path / "copy", symlinks=True)
+    if not noted:
+        shutil.rmtree(folder / "artifacts" / "digests")
+    part = Path(*Path(name).parts[:2])  # what a stage leaves, a file or a folder
+    (folder / name).write_text("other\n")
+    with pytest.raises(ConfigError, match="is damaged or of elsewhere") as told:
+        check_made(folder / part)
+    back = str(told.value).rpartition("bring it back with `")[2].removesuffix("`")
+    assert back.startswith(f"{way} {part if not noted else name}")
+    tool, *words = back.split()
+    command = [sys.executable, "-m", "dvc", *words] if tool == "dvc" else [tool, *words]
+    subprocess.run(command, cwd=folder, check=True, stdin=subprocess.DEVNULL, env=environment())
+    check_made(folder / part)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("metrics/teacher.json", ".git"),
+        ("metrics/teacher.json", "metrics"),
+        ("artifacts/teacher.safetensors", ".dvc"),
+        ("artifacts/teacher.safetensors", "dvc.yaml"),
+        ("artifacts/teacher.safetensors", "dvc.lock"),
+    ],
+)
+def test_a_way_back_that_does_not_work_is_not_named(kept: Path, tmp_path: Path, name: str, gone: str) -> None:
+    folder = shutil.copytree(kept, tmp_path / "copy", symlinks=True)
+    (folder / name).write_text("other\n")
+    if gone == "metrics":  # the damaged file was committed
+        git(folder, WHO, "add", "metrics")
+    elif (folder / gone).is_dir():
+        shutil.rmtree(folder / gone)
+    else:
+        (folder / gone).unlink()
+    with pytest.raises(ConfigError, match="run `cgankd teacher` again$"):
+        check_made(folder / name)

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from pipelines.ship import door as module
-from pipelines.ship.door import Door
+from pipelines.ship.door import Door, answer
 from pipelines.ship.serving import HEAD_WAIT_S, impatient
 
 HEAD = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -80,7 +80,11 @@ def spoken(*parts: bytes) -> tuple[bytes, bool, bool]:
 
 def door() -> Door:
     """A model of one answer to images of one pixel."""
-    return Door(lambda images: images.reshape(len(images), 1).astype(np.float32), (1, 1, 1), "1")
+
+    def compute(body: bytes) -> bytes:
+        return answer(body, lambda images: images.reshape(len(images), 1).astype(np.float32), (1, 1, 1))
+
+    return Door(compute, "1")
 
 
 @pytest.mark.parametrize("parts", [(), (b"GET /pi",), (HEAD,), (HEAD, b"GET")], ids=["mute", "part", "kept", "slow"])
