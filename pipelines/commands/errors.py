@@ -101,8 +101,10 @@ def _sentence(error: BaseException) -> str:
         if of_disk(error):
             return disk_sentence(error)
     if isinstance(error, Exception) and type(error).__module__.split(".")[0] in STORES:
-        from pipelines.tracking.answers import reason
+        from pipelines.tracking.answers import known, reason
 
+        if (found := known(error)) is not None:
+            return f"the store of runs cannot be used ({found[0]}): {found[1]}, then give the same command"
         return f"the store of runs cannot be used ({reason(error)}); {STORE_CURE}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: {error.filename}"

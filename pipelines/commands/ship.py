@@ -225,7 +225,7 @@ def predict(
         target = None if csv is None or str(csv) == "-" else file_meant(csv)
         labelled = label_files(predictor, image_files(images))
         if target is not None:
-            write_text(target, as_csv(labelled, predictor.margin))
+            write_text(target, as_csv(labelled, predictor.margin), named=True)
             typer.echo(f"{sum(entry.reading is not None for entry in labelled)} images labelled in {csv}")
         elif csv is None:
             if any(entry.reading for entry in labelled):

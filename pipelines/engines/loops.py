@@ -10,6 +10,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from pipelines.engines.local import Job
+from pipelines.files.writing import disk_sentence, of_disk
 from pipelines.runtime.bonds import end_with_parent
 
 
@@ -46,5 +47,9 @@ def _loop(do: Callable[[Any], list[str]], job: Any, parent: int) -> None:
         raise SystemExit(130) from None
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from None
+    except OSError as error:
+        if not of_disk(error):
+            raise
+        raise SystemExit(f"error: {disk_sentence(error)}") from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what Python runs at its exit would end in a traceback

@@ -262,9 +262,9 @@ def in_one_line(value: Mapping[str, Any]) -> CommentedMap:
     return found
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is never seen half written."""
-    with replacing(path) as temporary:
+def write_text(path: Path, text: str, *, named: bool = False) -> None:
+    """Write a text file so that it is never seen half written; `named` is one that the user named."""
+    with replacing(path, named=named) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -85,7 +85,8 @@ def clean(workdir: Path, mine: FileLock | None = None, *, cache: bool = False) -
     folder = workdir / "artifacts" / "resume"
     mark = folder / f".swept.{os.getpid()}.tmp"  # one a process: workers that begin together all clean
     with mark.open("wb", buffering=0) as file:  # the time of now by the clock of the folder's file system
-        file.write(b"now")
+        with suppress(OSError):  # on a full disk the time of its making is as good
+            file.write(b"now")
         before_ns = os.fstat(file.fileno()).st_mtime_ns
     own = {Path(lock.lock_file) for lock in (*_held, *([mine] if mine else []))}
     if all(path in own or is_free(path) for path in folder.glob("*.lock")):

@@ -199,5 +199,5 @@ def write(records: Sequence[Record], csv_path: Path | None, html_path: Path | No
     """Write the CSV and HTML beside the terminal table."""
     named = [(file_meant(path), text) for path, text in ((csv_path, tidy), (html_path, page)) if path is not None]
     for path, text in named:
-        with replacing(path) as temporary:
+        with replacing(path, named=True) as temporary:
             temporary.write_text(text(records), encoding="utf-8")

@@ -55,7 +55,7 @@ def write_report(workdir: Path, path: Path) -> Facts:
     path = file_meant(path)
     facts = gather(workdir)
     fakes = read_fakes(workdir, facts.cfg)
-    with replacing(path) as temporary:
+    with replacing(path, named=True) as temporary:
         temporary.write_text(render_page("report.html", context(facts, fakes)), encoding="utf-8")
     return facts
 

@@ -18,12 +18,17 @@ from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from cgankd.nets.ratio_mlp import RatioMLP
 from pipelines.files.layout import OUTPUTS
-from pipelines.files.writing import AGAIN, free_bytes, size_text
+from pipelines.files.made import made_by
+from pipelines.files.writing import AGAIN, OWN_FOLDER, free_bytes, in_the_way, size_text
 
 COPIES = 3
 """A training keeps weights and what the optimiser adds to them; the former state lies there while the next is written."""
 NUM_DIGITS = 1797
 """Images of the data set that comes with scikit-learn."""
+KEPT = {"teacher": ("members",), "cgan": ("gans",), "search": ("student",), "sizes": ("student",)}
+"""Folders in artifacts/resume that a stage uses beside its own."""
+FILES = (".json", ".jsonl", ".lock", ".pt", ".safetensors", ".npy", ".txt", ".png", ".csv")
+"""Endings of files, and of no folder, that a work folder keeps for the program itself."""
 SMALL = 2**20
 """Logs, metrics and pictures of a stage."""
 
@@ -61,20 +66,34 @@ def check_places(stage: str, workdir: Path) -> None:
     ):
         _check_folder(workdir / folder)
     _check_folder(workdir / "plots" / stage)
-    for name in OUTPUTS.get(stage, ()):
-        path = workdir / "artifacts" / name
-        if path.suffix and path.is_dir() and not is_parts(path):
-            raise ConfigError(f"{path} is a folder, but `cgankd {stage}` writes a file there; move it away {AGAIN}")
+    for name in made_by(stage):
+        path = workdir / name
         if not path.suffix:
             _check_folder(path)
-    result = workdir / "metrics" / f"{stage}.json"
-    if result.is_dir():
-        raise ConfigError(f"{result} is a folder, but `cgankd {stage}` writes a file there; move it away {AGAIN}")
+        elif not is_parts(path):
+            _check_file(path)
+    for path in folders_for_files(workdir, stage):
+        _check_file(path)
+
+
+def folders_for_files(workdir: Path, stage: str) -> Iterator[Path]:
+    """Folders with the name of a file, where a stage keeps files that nobody names."""
+    artifacts = workdir / "artifacts"
+    yield from (path for path in sorted((artifacts / "resume").glob("*.lock")) if path.is_dir())
+    tops = [artifacts / "resume" / name for name in (stage, *KEPT.get(stage, ()))]
+    for top in (*tops, artifacts / stage, artifacts / "digests", artifacts / "logs", workdir / "plots" / stage):
+        for place, names, _ in os.walk(top):
+            yield from (Path(place, name) for name in sorted(names) if name.endswith(FILES))
 
 
 def is_parts(path: Path) -> bool:
     """Whether a folder is a pool or bank in several files (bank.rows_per_file)."""
-    return path.name in OUTPUTS["bank"] and all(NAME.fullmatch(part.name) for part in path.iterdir())
+    return path.is_dir() and path.name in OUTPUTS["bank"] and all(NAME.fullmatch(part.name) for part in path.iterdir())
+
+
+def _check_file(path: Path) -> None:
+    if (text := in_the_way(path)) is not None:
+        raise ConfigError(text)
 
 
 def _check_folder(path: Path) -> None:
@@ -82,7 +101,7 @@ def _check_folder(path: Path) -> None:
     if not there.is_dir():
         raise ConfigError(f"{there} is a file, but a folder is needed there; move it away {AGAIN}")
     if not os.access(there, os.W_OK):
-        raise ConfigError(f"{there} cannot be written to; work in a folder of your own, or get leave to write there")
+        raise ConfigError(f"{there} cannot be written to; {OWN_FOLDER}")
 
 
 def estimates(cfg: Config, workdir: Path, stages: tuple[str, ...]) -> Iterator[tuple[str, int]]:

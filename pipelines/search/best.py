@@ -26,6 +26,7 @@ from pipelines.search.hopeless import in_words, none_complete, reasons
 from pipelines.search.margin import margin, margin_text, measured
 from pipelines.search.run import Search, say, score_text
 from pipelines.search.space import defaults, moved_along, values_text, with_searched_arm, written_out
+from pipelines.search.storage import answering
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.open import open_tracker
 
@@ -56,7 +57,8 @@ def show(search: Search, console: Console, number: int | None, seeds: int | None
     study = search.study()
     front = len(study.directions) > 1
     # Before the run is opened: a trial that is not there must not leave a failed run behind.
-    winner = None if front and number is None else pick(study, number)
+    with answering(search.url):
+        winner = None if front and number is None else pick(study, number)
     with recording(search, console) as tracker:
         trials = study.get_trials(deepcopy=False)
         draw_study(search, study, tracker)
@@ -184,7 +186,8 @@ def recording(search: Search, console: Console) -> Iterator[Tracker]:
         )
         status = "FAILED"
         try:
-            yield tracker
+            with answering(search.url):
+                yield tracker
             status = "FINISHED"
         finally:
             tracker.close(status)
@@ -195,7 +198,8 @@ def recording(search: Search, console: Console) -> Iterator[Tracker]:
 def apply(search: Search, console: Console, number: int | None) -> None:
     """Write a trial's values into params.yaml, comments kept."""
     study = search.study()
-    trial = pick(study, number)
+    with answering(search.url):
+        trial = pick(study, number)
     path = search.workdir / "params.yaml"
     values = moved_along(search.cfg.search.arm, trial.params)
     found = load_searched(path)

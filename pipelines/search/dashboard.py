@@ -19,8 +19,8 @@ from rich.console import Console
 
 from cgankd.config import ConfigError
 from pipelines.search.config import load_searched
-from pipelines.search.storage import check_begun, shown, storage_url
-from pipelines.search.study import connect
+from pipelines.search.storage import answering, check_begun, names_of, shown, storage_url
+from pipelines.search.study import connect, load
 
 HOST = "127.0.0.1"
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -45,6 +45,12 @@ def serve(workdir: Path, storage: str | None, port: int, console: Console, guard
     url = storage_url(workdir, cfg.search, storage)
     check_begun(url)
     database = connect(workdir, url)
+    with answering(url):
+        for name in names_of(database):
+            try:
+                load(database, name)
+            except ConfigError as error:  # what is there can be looked at all the same
+                console.print(f"warning: {error}", markup=False, soft_wrap=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from optuna_dashboard import wsgi

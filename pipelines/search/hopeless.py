@@ -16,8 +16,8 @@ from pipelines.runtime.faults import origin, said_on_purpose, told_to_user
 REASON, NOTE = "reason", "note"
 """User attributes of a trial: why it could not be trained in a word or two, and in a sentence."""
 DIVERGED, NO_BANK, NO_MEMORY, REFUSED = "diverged", "no bank", "out of memory", "settings refused"
-FILES = ("cgankd.data.store.", "pipelines.files.artifacts")
-"""What these modules refuse is a damaged or missing file, which no other values mend."""
+FILES = ("cgankd.data.store.", *(f"pipelines.files.{name}" for name in ("artifacts", "layout", "made", "writing")))
+"""What these modules refuse is a damaged or missing file or a full disk, which no other values mend."""
 BANK = ("the bank is empty", "the bank would be worthless")
 """How a refusal of a bank begins that is no EmptyBankError."""
 

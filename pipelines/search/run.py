@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,23 @@ from pipelines.locks.holding import clean, free_slot
 from pipelines.runtime.machine import make_plan, plan_facts, set_threads
 from pipelines.runtime.memory import what_is_left
 from pipelines.runtime.progress import duration_text
+from pipelines.runtime.room import check_places
 from pipelines.search import hopeless
 from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm
 from pipelines.search.stages import base_files, read_files
-from pipelines.search.storage import check_begun, shown, sqlite_file, storage_url
+from pipelines.search.storage import (
+    BROKEN,
+    answering,
+    check_begun,
+    check_seals,
+    heartbeat,
+    seal_trial,
+    shown,
+    sqlite_file,
+    storage_url,
+)
 from pipelines.search.students import check_parent, objective
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.masks import mask_streams, remember
@@ -60,8 +72,9 @@ class Search:
     def study(self) -> optuna.Study:
         """The study as it stands. Raises ConfigError where it is not begun or was begun under other settings."""
         check_begun(self.url)
-        study = studies.load(studies.connect(self.workdir, self.url), self.cfg.search.study)
-        studies.check(study, self.identity())
+        with answering(self.url):
+            study = studies.load(studies.connect(self.workdir, self.url), self.cfg.search.study)
+            studies.check(study, self.identity())
         return study
 
     def identity(self) -> dict[str, Any]:
@@ -76,6 +89,7 @@ def open_search(
     extra = [f"search.study={study}"] if study else []
     overrides = (*settings, *extra)
     cfg = with_searched_arm(load_searched(workdir / "params.yaml", overrides))
+    check_places("search", workdir)
     found = check_space(cfg) + overruled(cfg.search, settings)
     files = base_files(workdir, cfg)
     headline = make_task(read_info(files["dataset"]), cfg).headline
@@ -84,14 +98,19 @@ def open_search(
 
 def run(search: Search, workers: int, console: Console) -> None:
     """Work on the study until search.num_trials trials are finished, in this process or in several."""
+    with answering(search.url):
+        _run(search, workers, console)
+
+
+def _run(search: Search, workers: int, console: Console) -> None:
     cfg = search.cfg.search
     storage = studies.connect(search.workdir, search.url)
     is_new = studies.begin(storage, search.cfg, search.identity(), search.headline, search.workdir)
     study = studies.load(storage, cfg.study)
     with FileLock(studies.ask_lock(search.workdir)):
         done, again = studies.counted(study), studies.repair(study)
-    begun = f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {shown(search.url)}"
-    say(console, f"{begun}: {done} of {cfg.num_trials} trials done")
+    begun = f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {shown(search.url)}: {done} of {cfg.num_trials}"
+    say(console, f"{begun} trials done")
     if again:
         say(console, f"{again} trials of killed processes are tried again")
     if cfg.against:
@@ -101,15 +120,13 @@ def run(search: Search, workers: int, console: Console) -> None:
         work(search, None, console)
     elif studies.counted(study) < cfg.num_trials:  # workers and clusters take long to begin
         run_workers(search, study, workers, console)
+    check_seals(study, search.url)
     if (nothing := hopeless.none_complete(study)) is not None:
         raise ConfigError(nothing)
     trials = study.get_trials(deepcopy=False)
     count = {state: sum(t.state == state for t in trials) for state in studies.COUNTED}
-    say(
-        console,
-        f"{count[studies.COUNTED[0]]} trials complete, {count[studies.COUNTED[1]]} pruned"
-        f" in {duration_text(time.monotonic() - start_s)}; `cgankd search best` shows the winner",
-    )
+    ended = f"{count[studies.COUNTED[0]]} trials complete, {count[studies.COUNTED[1]]} pruned"
+    say(console, f"{ended} in {duration_text(time.monotonic() - start_s)}; `cgankd search best` shows the winner")
     for line in hopeless.in_words(trials):
         say(console, line)
 
@@ -118,8 +135,7 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
     """Several workers on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
     set_threads()  # a job asks a cluster for as many cores
     parent = os.getpid() if engine_name() == "local" else None
-    out = search.workdir / "artifacts" / "search" / "workers"
-    mark = uuid.uuid4().hex
+    out, mark = search.workdir / "artifacts" / "search" / "workers", uuid.uuid4().hex
     jobs = [Worker(search, parent, n, out, str(search.workdir), mark) for n in range(workers)]
     hear = Hear[Worker](lambda text: say(console, text), told=lambda number, text: say(console, text))
     crew = Crew(workers, "search workers", cores=torch.get_num_threads(), gpus=share_of(make_plan().device))
@@ -163,8 +179,7 @@ class Worker:
     @property
     def record(self) -> str | None:
         """The name of its records where they go home from a node with a folder of its own; None in the work folder."""
-        away = str(self.search.workdir) != self.home
-        return f"search-{self.crew[:8]}-{self.number}" if away else None
+        return None if str(self.search.workdir) == self.home else f"search-{self.crew[:8]}-{self.number}"
 
     def reads(self) -> list[Path]:
         """The artifacts that every trial builds on, and the files that settings name."""
@@ -185,7 +200,8 @@ def do_worker(worker: Worker) -> list[str]:
     remember(worker.search.url)
     mask_streams()
     console = Console() if worker.parent is not None else told_console(worker.number)
-    work(worker.search, worker.parent, console, worker)
+    with answering(worker.search.url):
+        work(worker.search, worker.parent, console, worker)
     return []
 
 
@@ -221,8 +237,9 @@ def work(search: Search, parent: int | None, console: Console, worker: Worker | 
 
 
 def next_trial(search: Search, study: optuna.Study, crew: str) -> optuna.Trial | None:
-    """The next trial, None when there are enough. Raises ConfigError where artifacts are missing or changed meanwhile."""
+    """The next trial, None when there are enough. Raises ConfigError where artifacts or trials are missing or changed."""
     base_files(search.workdir, search.cfg)  # before a trial is there that could be blamed for it
+    check_seals(study, search.url)
     return studies.ask(study, search.cfg.search, studies.ask_lock(search.workdir), crew)
 
 
@@ -241,7 +258,7 @@ def one_trial(
     state, status, note = optuna.trial.TrialState.FAIL, "FAILED", ""
     scores: tuple[float, ...] = ()
     try:
-        with studies.heartbeat(study, trial):
+        with heartbeat(study, trial):
             scores = objective(search.cfg, search.workdir, search.headline.unit, trial, values, child, alive)
         state, status = optuna.trial.TrialState.COMPLETE, "FINISHED"
     except optuna.TrialPruned as pruned:
@@ -258,22 +275,23 @@ def one_trial(
     finally:
         # Also on the way out by Ctrl-C or a defect, so that the values are not lost.
         if state == optuna.trial.TrialState.FAIL:
-            studies.give_up(study, study.get_trials(deepcopy=False)[trial.number])
+            with suppress(*BROKEN):  # `repair` does it once this process is gone; the error under way is what is told
+                studies.give_up(study, study.get_trials(deepcopy=False)[trial.number])
         else:
             trial.set_user_attr(hopeless.NOTE, note)
+            seal_trial(study, trial, state, scores)
             study.tell(trial, list(scores) if scores else None, state=state)
         child.tags({"optuna.state": state.name, **({"note": note} if note else {})})
         if note:
             child.verdict(f"pruned, {note}")
         child.close(status)
     result = score_text(search, scores) if scores else f"pruned, {note}"
-    seconds = duration_text(time.monotonic() - start_s)
-    say(console, f"trial {trial.number}: {result} ({seconds})  {values_text(values)}")
+    say(console, f"trial {trial.number}: {result} ({duration_text(time.monotonic() - start_s)})  {values_text(values)}")
 
 
 def score_text(search: Search, scores: Sequence[float]) -> str:
     """A trial's scores in words."""
-    size = f", {search.cfg.search.against} {scores[1]:.0f}" if len(scores) > 1 else ""
+    size = f", {search.cfg.search.against} {scores[1]:.0f}" if scores[1:] else ""
     return f"validation {scores[0]:.2f} {search.headline.unit}{size}"
 
 

@@ -6,10 +6,8 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import optuna
@@ -24,17 +22,24 @@ from cgankd.types import Headline
 from pipelines.runtime.bonds import lives, start_ticks
 from pipelines.search.config import SearchConfig, SearchedConfig
 from pipelines.search.space import SamplerByTrial, defaults, distributions, first_difference, in_range
-from pipelines.search.storage import EXAMPLES, check_whole, shown
-from pipelines.tracking.places import line
+from pipelines.search.storage import (
+    COUNTED,
+    HEARTBEAT_S,
+    check_seals,
+    check_whole,
+    failed,
+    names_of,
+    readable,
+    seal_study,
+    shown,
+)
 
 CREW = "crew"
 """The attribute of a trial that names the command whose worker took it."""
-HEARTBEAT_S = 60
 GRACE_S = 300
 """A trial of another machine without a heartbeat for this long is dead."""
 NAMED_S = 10.0
 """Seconds after which a trial that says nothing of whose it is has nobody."""
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 CONNECT_S = 10
 """Seconds to wait for a database server."""
 RETRIES = 3
@@ -72,16 +77,7 @@ def connect(workdir: Path, url: str) -> RDBStorage:
                 cure = "pip install 'cgankd[postgres]'" if url.startswith("postgres") else "install its Python driver"
                 raise ConfigError(f"the database {shown(url)} needs a driver that is not installed: {cure}") from None
             except sqlalchemy.exc.SQLAlchemyError as error:
-                said = line(getattr(error, "orig", None) or error)
-                if "disk is full" in said or "readonly" in said:
-                    raise ConfigError(
-                        f"the database {shown(url)} cannot be written ({said}); make room there, or leave to write, then give"
-                        " the same command"
-                    ) from None
-                raise ConfigError(
-                    f"the database {shown(url)} cannot be used: {said}; check --storage or search.storage"
-                    f" (such as {EXAMPLES}) and that the database is there and answers"
-                ) from None
+                raise failed(url, error) from None
     raise AssertionError
 
 
@@ -96,7 +92,7 @@ def begin(
     directions = [StudyDirection.MAXIMIZE if headline.higher_is_better else least]
     directions += [least] if cfg.search.against else []
     with FileLock(workdir / "artifacts" / "search" / "storage.lock"):
-        if cfg.search.study in optuna.get_all_study_names(storage):
+        if cfg.search.study in names_of(storage):
             study = load(storage, cfg.search.study)
             if known_identity(study) is not None or study.get_trials(deepcopy=False):
                 check(study, identity)
@@ -107,23 +103,22 @@ def begin(
                 study = optuna.create_study(storage=storage, study_name=cfg.search.study, directions=directions)
             except optuna.exceptions.DuplicatedStudyError:  # another machine was faster
                 return False
-        study.set_user_attr("headline", [headline.name, headline.unit, headline.higher_is_better])
-        default = defaults(cfg)
-        study.set_user_attr("default", default)
-        study.set_user_attr("identity", dict(identity))
+        default, goal = defaults(cfg), [headline.name, headline.unit, headline.higher_is_better]
+        seal_study(study, {"headline": goal, "default": default, "identity": dict(identity)})
         if in_range(cfg.search, default):
             study.enqueue_trial(default, user_attrs={"role": "default", "values": default})
         return True
 
 
 def load(storage: RDBStorage, name: str) -> optuna.Study:
-    """A study that is there. Raises ConfigError where it is not."""
-    try:
-        return optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        known = ", ".join(optuna.get_all_study_names(storage))
-        hint = f" (there: {known})" if known else ""
-        raise ConfigError(f"there is no study {name!r} yet{hint}; run `cgankd search` first") from None
+    """A study that is there. Raises ConfigError where it is not, or is not as it was written."""
+    if name not in (names := names_of(storage)):
+        hint = f" (there: {', '.join(names)})" if names else ""
+        raise ConfigError(f"there is no study {name!r} yet{hint}; run `cgankd search` first")
+    with readable(storage.url, f"the study {name!r}"):
+        study = optuna.load_study(study_name=name, storage=storage)
+    check_seals(study, storage.url)
+    return study
 
 
 def check(study: optuna.Study, identity: Mapping[str, Any]) -> None:
@@ -275,24 +270,3 @@ def is_dead(trial: FrozenTrial) -> bool:
     if host != socket.gethostname():
         return False
     return not lives(int(pid), ticks)
-
-
-@contextmanager
-def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
-    """Tell other machines now and then that the trial lives."""
-    storage, stop = study._storage, Event()
-
-    def beat() -> None:
-        while True:
-            with suppress(Exception):  # a database that is away for a moment must not end the trial
-                storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
-            if stop.wait(HEARTBEAT_S):
-                return
-
-    thread = Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipelines.files.params import flatten
 from pipelines.runtime.context import Context
 from pipelines.search import hopeless, study
 from pipelines.search.space import identity
-from pipelines.search.storage import storage_url
+from pipelines.search.storage import BROKEN, SEAL, answering, check_seals, seal_of, seal_trial, storage_url
 from pipelines.sizes.plan import Size, Sizes
 
 Goals = tuple[float, float]
@@ -53,11 +54,18 @@ def search(
 
     A size that cannot be trained is said and left out. Raises as trainings do where the machine or the code is to blame.
     """
-    opened = begin(ctx, plan, headline)
+    with answering(storage_url(ctx.workdir, plan.cfg.search, None)):
+        return _search(ctx, plan, num, known, score, headline)
+
+
+def _search(
+    ctx: Context, plan: Sizes, num: int, known: dict[Size, Goals], score: Callable[[Size], Goals], headline: Headline
+) -> list[Size]:
+    opened, url = begin(ctx, plan, headline), storage_url(ctx.workdir, plan.cfg.search, None)
     knobs = distributions(plan.cfg.sizes.nets)
     for size, goals in known.items():
         _add_known(opened, knobs, size, goals)
-    while len(own_trials(opened)) < num:
+    while len(own_trials(opened, url)) < num:
         done = len(opened.get_trials(deepcopy=False))
         opened.sampler = optuna.samplers.TPESampler(
             seed=derive(plan.cfg.seed, "sizes", done) % 2**32, n_startup_trials=min(10, max(3, num // 3))
@@ -70,15 +78,18 @@ def search(
             goals = known[size] if size in known else score(size)
         except BaseException as error:
             if (blame := hopeless.why(error)) is None:
-                opened.tell(trial, state=TrialState.FAIL)
+                with suppress(*BROKEN):  # the next call does it; the error under way is what is told
+                    opened.tell(trial, state=TrialState.FAIL)
                 raise
+            seal_trial(opened, trial, TrialState.PRUNED)
             opened.tell(trial, state=TrialState.PRUNED)
             ctx.say(f"{size} could not be trained, {blame[0]}: {blame[1]}")
             continue
         known[size] = goals
+        seal_trial(opened, trial, TrialState.COMPLETE, goals)
         opened.tell(trial, list(goals))
-        ctx.say(f"trial {len(own_trials(opened))} of {num}: {size}, validation {goals[0]:.2f} {headline.unit}")
-    complete = [trial for trial in own_trials(opened) if trial.state == TrialState.COMPLETE]
+        ctx.say(f"trial {len(own_trials(opened, url))} of {num}: {size}, validation {goals[0]:.2f} {headline.unit}")
+    complete = [trial for trial in own_trials(opened, url) if trial.state == TrialState.COMPLETE]
     return list(dict.fromkeys(size_of(trial.params) for trial in complete))
 
 
@@ -105,8 +116,9 @@ def begin(ctx: Context, plan: Sizes, headline: Headline) -> optuna.Study:
     return opened
 
 
-def own_trials(opened: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials that the sampler asked for."""
+def own_trials(opened: optuna.Study, url: str) -> list[FrozenTrial]:
+    """Finished trials that the sampler asked for. Raises ConfigError where one is not as it was written."""
+    check_seals(opened, url)
     trials = opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     return [trial for trial in trials if LISTED not in trial.user_attrs]
 
@@ -132,11 +144,11 @@ def _add_known(opened: optuna.Study, knobs: Mapping[str, BaseDistribution], size
         return
     if any(trial.params == params and LISTED in trial.user_attrs for trial in opened.get_trials(deepcopy=False)):
         return
-    opened.add_trial(
-        optuna.trial.create_trial(
-            params=params,
-            distributions={name: knobs[name] for name in params},
-            values=list(goals),
-            user_attrs={LISTED: True},
-        )
+    trial = optuna.trial.create_trial(
+        params=params,
+        distributions={name: knobs[name] for name in params},
+        values=list(goals),
+        user_attrs={LISTED: True},
     )
+    trial.set_user_attr(SEAL, seal_of(trial, TrialState.COMPLETE, goals))
+    opened.add_trial(trial)

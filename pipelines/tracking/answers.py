@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cgankd.config import ConfigError
+from cgankd.data.store.writing import size_limit
 from pipelines.tracking.places import check_address, given_uri, is_server, line, within, without_login
 
 ANSWER_S = 5.0
@@ -20,16 +21,17 @@ WORK_S = 120.0
 BUSY_S = 3.0
 """Seconds to wait for an SQLite file that another program holds."""
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
+LIMIT = "the store is larger than the limit of a file's size (ulimit -f); raise that"
 CURES = (
     (
         ("file is not a database", "image is malformed", "file is encrypted"),
         "the store is damaged; move it away, and `cgankd sync` fills a new one from artifacts/logs",
     ),
     (("database is locked",), "the store is locked by another program; end that one"),
-    (
-        ("database or disk is full", "No space left", "disk I/O error", "Disk quota exceeded"),
-        "the disk of the store is full; make room there",
-    ),
+    (("database or disk is full", "No space left"), "the disk of the store is full; make room there"),
+    (("Disk quota exceeded",), "the quota of this user is used up; make room in it"),
+    (("File too large",), LIMIT),
+    (("disk I/O error",), "the disk of the store is over a quota or fails; make room there, or look at it"),
     (("readonly database",), "the store may not be written; give this user leave to"),
     (("unable to open database file",), "the file of the store cannot be opened; look at its folder and its rights"),
     (
@@ -43,12 +45,19 @@ CURES = (
 
 def reason(error: BaseException) -> str:
     """An error of an MLflow store in one line, without passwords, and with the cure where it is known."""
+    found = known(error)
+    return line(error) if found is None else f"{found[0]}: {found[1]}"
+
+
+def known(error: BaseException) -> tuple[str, str] | None:
+    """What an error of a store says, and what it means with the cure; None where that is not known."""
     text = str(error)
     for words, cure in CURES:
         for word in words:
             if word in text:
-                return f"{word}: {cure}"
-    return line(error)
+                limited = word == "disk I/O error" and size_limit() is not None  # how SQLite meets the limit
+                return word, LIMIT if limited else cure
+    return None
 
 
 @contextmanager

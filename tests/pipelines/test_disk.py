@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from cgankd.data.store.writing import Unwritten
 from cgankd.nets.autoencoders import make_extractor
 from cgankd.nets.ratio_mlp import RatioMLP
 from pipelines.commands.app import app
+from pipelines.commands.errors import sentence
 from pipelines.files import artifacts
 from pipelines.files.artifacts import ResumeFile, save_weights, write_json
 from pipelines.files.params import load_config
@@ -239,6 +241,84 @@ def test_a_folder_where_a_file_is_written_is_said_before_the_work(project: Path,
     result = CliRunner().invoke(app, ["teacher"])
     assert result.exit_code == 2 and f"{project / name} is a folder" in result.output
     assert "computing on" not in result.output
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resume/teacher/x.json",
+        "resume/members/x.safetensors",
+        "resume/bank.lock",
+        "logs/teacher.jsonl",
+        "digests/bank.json",
+    ],
+)
+def test_a_folder_with_the_name_of_a_file_of_the_program_is_said_before_the_work(project: Path, name: str) -> None:
+    path = project / "artifacts" / name
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)
+    result = CliRunner().invoke(app, ["teacher"])
+    assert result.exit_code == 2, result.output
+    assert f"{path} is a folder, but a file is written there; move it away and run the same command" in result.output
+    assert "computing on" not in result.output and "name a file" not in result.output
+    path.rename(project / "away")
+    assert CliRunner().invoke(app, ["teacher"]).exit_code == 0
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_only_who_can_name_another_file_is_told_to(number: int) -> None:
+    error = Unwritten(number, os.strerror(number), "/a/model_card.md")
+    assert disk_sentence(error).endswith("; work in a folder of your own, or get leave to write there")
+    assert disk_sentence(error, named=True).endswith("; name a file in a folder you may write to")
+    lock = OSError(number, os.strerror(number), "/a/sync.lock")
+    assert disk_sentence(lock).endswith("; work in a folder of your own, or get leave to write there")
+
+
+def test_a_folder_in_place_of_a_lock_is_to_be_moved_away(tmp_path: Path) -> None:
+    error = OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(tmp_path / "sync.lock"))
+    (tmp_path / "sync.lock").mkdir()
+    assert "sync.lock is a folder, but a file is written there; move it away" in disk_sentence(error)
+
+
+def test_the_numbers_of_a_full_disk_do_not_contradict_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = Unwritten(errno.ENOSPC, "No space left on device", str(tmp_path / "x.h5"))
+    error.needed = 197_000
+    monkeypatch.setattr("pipelines.files.writing.free_bytes", lambda path: 229_000)
+    assert "it needs 197 kB, and other files need room there too; make room" in disk_sentence(error)
+    monkeypatch.setattr("pipelines.files.writing.free_bytes", lambda path: 196_900)
+    assert "are free" not in disk_sentence(error), "197 kB and 197 kB"
+    monkeypatch.setattr("pipelines.files.writing.free_bytes", lambda path: 12_000)
+    assert "it needs 197 kB, 12 kB are free there; make room and run" in disk_sentence(error)
+
+
+def test_what_an_hdf5_file_lacks_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+
+    def full(path: Path, size: int) -> None:
+        asked.append(size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing, "allocate", full)
+    with pytest.raises(Unwritten) as caught:
+        writing.Reserved(tmp_path / "x", tmp_path / "x").take(1000)
+    assert [caught.value.needed] == asked
+
+
+def test_a_limit_is_raised_and_a_full_store_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = Unwritten(errno.EFBIG, "File too large", "/a/pool.h5")
+    error.needed = 400_000
+    full = sqlite3.OperationalError("database or disk is full")
+    told = sentence(full)
+    assert "make room there, then give the same command" in told and "sync" not in told and "bring" not in told
+    met = sqlite3.OperationalError("disk I/O error")
+    assert "over a quota or fails" in sentence(met) and "is full" not in sentence(met)
+    monkeypatch.setattr("pipelines.files.writing.size_limit", lambda: 307_200)
+    monkeypatch.setattr("pipelines.tracking.answers.size_limit", lambda: 307_200)
+    said = disk_sentence(error)
+    assert "it needs 400 kB, the limit of a file's size (ulimit -f) is 307 kB; raise it and run the same" in said
+    assert "make room" not in said and "(ulimit -f); raise that" in sentence(met) and "full" not in sentence(met)
+    damaged = sqlite3.DatabaseError("file is not a database")
+    assert "move it away, and `cgankd sync` fills a new one" in sentence(damaged)
 
 
 def test_a_stage_that_will_not_fit_is_not_begun(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

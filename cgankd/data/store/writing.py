@@ -122,9 +122,9 @@ def reason(error: Exception, path: Path, temporary: Path) -> int | None:
 
 def why_not(path: Path) -> int:
     """The number of what stands in the way of writing more to a file, by trying to."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    limit = size_limit()
     try:
-        if limit != resource.RLIM_INFINITY and path.exists() and path.stat().st_size >= limit:
+        if limit is not None and path.exists() and path.stat().st_size >= limit:
             return errno.EFBIG
         with path.open("ab") as file:
             file.write(bytes(MARGIN))
@@ -135,10 +135,16 @@ def why_not(path: Path) -> int:
     return errno.EIO
 
 
+def size_limit() -> int | None:
+    """Bytes that a file may have by a limit of this process (ulimit -f); None without one."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def check_limit(path: Path, size: int) -> None:
     """Raise Unwritten where a file of this size is above what the system lets this process write (ulimit -f)."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if limit != resource.RLIM_INFINITY and size > limit:
+    limit = size_limit()
+    if limit is not None and size > limit:
         found = Unwritten(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         found.needed, found.written = size, limit
         raise found
@@ -158,7 +164,7 @@ class Reserved:
             allocate(self.path, size + MARGIN)
         except OSError as error:
             found = Unwritten(error.errno, os.strerror(error.errno or errno.EIO), str(self.shown))
-            found.needed, found.written = size, self.size
+            found.needed, found.written = size + MARGIN, self.size
             raise found from error
         self.size = size
 

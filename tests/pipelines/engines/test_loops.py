@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import Any
@@ -37,3 +38,14 @@ def test_a_worker_with_an_error_of_the_users_says_it(monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit) as ended:
         loops._loop(refuse, 1, os.getppid())
     assert ended.value.code == "error: bank.rho must be at most 1"
+
+
+def test_a_worker_on_a_full_disk_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "end_with_parent", lambda parent: None)
+
+    def fill(job: Any) -> list[str]:
+        raise OSError(errno.ENOSPC, "No space left on device", "/a/b.h5")
+
+    with pytest.raises(SystemExit) as ended:
+        loops._loop(fill, 1, os.getppid())
+    assert str(ended.value.code).startswith("error: /a/b.h5 cannot be written (No space left on device)")

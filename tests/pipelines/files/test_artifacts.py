@@ -62,10 +62,20 @@ def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_named_and_not_its_temporary_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for write in (lambda path: write_text(path, "x"), lambda path: write_json(path, {})):
-        with pytest.raises(ConfigError, match=r"/file/x.json cannot be written \(.*\); name a file"):
+        with pytest.raises(
+            ConfigError, match=r"/file/x.json cannot be written \(.*\); move .*/file away, which is a file"
+        ):
             write(tmp_path / "file/x.json")
-        with pytest.raises(ConfigError, match="is a folder; name a file in it"):
+        with pytest.raises(
+            ConfigError, match="is a folder, but a file is written there; move it away and run the same"
+        ):
             write(tmp_path)
+        with pytest.raises(
+            ConfigError, match=r"/file/x.json cannot be written \(.*\); name a file in a folder you may"
+        ):
+            write_text(tmp_path / "file/x.json", "x", named=True)
+        with pytest.raises(ConfigError, match="is a folder; name a file in it"):
+            write_text(tmp_path, "x", named=True)
         write(tmp_path / "new/deep/x.json")
     with pytest.raises(FileNotFoundError, match="other"), replacing(tmp_path / "y"):
         (tmp_path / "other").read_text()  # a file that is read while one is written keeps its own error

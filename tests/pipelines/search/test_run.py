@@ -10,10 +10,12 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
@@ -36,6 +39,7 @@ from cgankd.measure.verdict import describe
 from cgankd.nets.predictors.shape import NetShape
 from cgankd.nets.predictors.zoo import make_predictor
 from pipelines.files.params import read_params, set_values
+from pipelines.files.writing import DiskError
 from pipelines.runtime.opening import open_context
 from pipelines.search import (
     best as search_best,
@@ -647,6 +651,59 @@ def test_a_stopped_or_broken_trial_is_tried_again(work: Path, monkeypatch: pytes
     assert [t.state for t in trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert trials[0].params == trials[1].params and trials[1].user_attrs["retry_of"] == 0
     assert trials[1].user_attrs["role"] == "default"
+
+
+@pytest.mark.parametrize("at", ["the work", "the end"])
+def test_a_database_on_a_full_disk_is_one_sentence_and_loses_no_trial(
+    work: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def full(*args: Any) -> None:
+        raise sqlalchemy.exc.OperationalError("commit", {}, Exception("database or disk is full"))
+
+    def fill(*args: Any) -> Any:
+        monkeypatch.setattr(sqlalchemy.orm.Session, "commit", full)
+        if at == "the work":
+            raise DiskError("cuts/1.h5 cannot be written")
+        return (60.0,)
+
+    found = begin(work, "search.num_trials=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "objective", fill)
+        before = sqlalchemy.orm.Session.commit
+        words = r"cuts/1\.h5 cannot be written" if at == "the work" else r"search\.db cannot be written \(.*full\)"
+        with pytest.raises(ConfigError, match=words):
+            search.run(found, 1, QUIET)
+    monkeypatch.setattr(sqlalchemy.orm.Session, "commit", before)
+    assert [t.state for t in trials_of(work)] == [TrialState.RUNNING]
+    monkeypatch.setattr(search_study, "is_dead", lambda trial: trial.number == 0)
+    search.run(found, 1, QUIET)
+    trials = trials_of(work)
+    assert [t.state for t in trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert trials[0].params == trials[1].params and trials[1].user_attrs["retry_of"] == 0
+
+
+def test_every_command_refuses_a_score_that_was_changed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = begin(work, "search.num_trials=2")
+    monkeypatch.setattr(search, "objective", lambda *given: (60.0,))
+    search.run(found, 1, QUIET)
+    assert found.study().best_value == 60.0
+    with closing(sqlite3.connect(work / "artifacts/search.db")) as database:
+        database.execute("update trial_values set value=-7.5 where trial_id=2")
+        database.commit()
+    before = (work / "params.yaml").read_bytes()
+    commands: list[Callable[[], Any]] = [
+        lambda: search.run(begin(work, "search.num_trials=3"), 1, QUIET),
+        lambda: search_best.show(found, QUIET, None, 0),
+        lambda: search_best.apply(found, QUIET, None),
+        lambda: search_curves.curves(found, QUIET, None, None),
+    ]
+    for command in commands:
+        with pytest.raises(ConfigError, match=r"search\.db is damaged: trial 1 of the study 'cgankd' .*move it away"):
+            command()
+    assert (work / "params.yaml").read_bytes() == before
+    (work / "artifacts/search.db").rename(work / "away.db")
+    search.run(found, 1, QUIET)
+    assert len(trials_of(work)) == 2
 
 
 def test_trials_of_other_machines_are_left_alone_and_retries_end(tmp_path: Path) -> None:

@@ -212,14 +212,20 @@ def test_settings_that_change_under_a_search_are_said(
     assert "it cannot be read" in str(settings_changed(cfg, tmp_path / "params.yaml", overrides))
 
 
-@pytest.mark.parametrize("said", ["database or disk is full", "attempt to write a readonly database"])
+@pytest.mark.parametrize(
+    ("said", "cure"),
+    [
+        ("database or disk is full", "make room there"),
+        ("attempt to write a readonly database", "get leave to write there"),
+    ],
+)
 def test_a_database_that_cannot_be_written_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, cure: str
 ) -> None:
     def full(*given: Any, **options: Any) -> None:
         raise sqlalchemy.exc.OperationalError("insert", {}, Exception(said))
 
     monkeypatch.setattr(studies, "RDBStorage", full)
-    with pytest.raises(ConfigError, match=rf"search\.db cannot be written \({said}\); make room there") as caught:
+    with pytest.raises(ConfigError, match=rf"search\.db cannot be written \({said}\); {cure}") as caught:
         studies.connect(tmp_path, f"sqlite:///{tmp_path}/search.db")
     assert "--storage" not in str(caught.value)
