@@ -40,17 +40,7 @@ from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm
 from pipelines.search.stages import base_files, read_files
-from pipelines.search.storage import (
-    BROKEN,
-    answering,
-    check_begun,
-    check_seals,
-    heartbeat,
-    seal_trial,
-    shown,
-    sqlite_file,
-    storage_url,
-)
+from pipelines.search.storage import COUNTED, BROKEN, answering, check_begun, check_seals, heartbeat, seal_trial, shown, sqlite_file, storage_url
 from pipelines.search.students import check_parent, objective
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.masks import mask_streams, remember
@@ -124,8 +114,8 @@ def _run(search: Search, workers: int, console: Console) -> None:
     if (nothing := hopeless.none_complete(study)) is not None:
         raise ConfigError(nothing)
     trials = study.get_trials(deepcopy=False)
-    count = {state: sum(t.state == state for t in trials) for state in studies.COUNTED}
-    ended = f"{count[studies.COUNTED[0]]} trials complete, {count[studies.COUNTED[1]]} pruned"
+    count = {state: sum(t.state == state for t in trials) for state in COUNTED}
+    ended = f"{count[COUNTED[0]]} trials complete, {count[COUNTED[1]]} pruned"
     say(console, f"{ended} in {duration_text(time.monotonic() - start_s)}; `cgankd search best` shows the winner")
     for line in hopeless.in_words(trials):
         say(console, line)
