@@ -40,7 +40,18 @@ from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm
 from pipelines.search.stages import base_files, read_files
-from pipelines.search.storage import COUNTED, BROKEN, answering, check_begun, check_seals, heartbeat, seal_trial, shown, sqlite_file, storage_url
+from pipelines.search.storage import (
+    COUNTED,
+    BROKEN,
+    answering,
+    check_begun,
+    check_seals,
+    heartbeat,
+    seal_trial,
+    shown,
+    sqlite_file,
+    storage_url,
+)
 from pipelines.search.students import check_parent, objective
 from pipelines.tracking.journal import Tracker
 from pipelines.tracking.masks import mask_streams, remember
