@@ -41,8 +41,8 @@ from pipelines.search.config import SearchedConfig, load_searched
 from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm
 from pipelines.search.stages import base_files, read_files
 from pipelines.search.storage import (
-    COUNTED,
     BROKEN,
+    COUNTED,
     answering,
     check_begun,
     check_seals,
@@ -110,8 +110,8 @@ def _run(search: Search, workers: int, console: Console) -> None:
     study = studies.load(storage, cfg.study)
     with FileLock(studies.ask_lock(search.workdir)):
         done, again = studies.counted(study), studies.repair(study)
-    begun = f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {shown(search.url)}: {done} of {cfg.num_trials}"
-    say(console, f"{begun} trials done")
+    begun = f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {shown(search.url)}"
+    say(console, f"{begun}: {done} of {cfg.num_trials} trials done")
     if again:
         say(console, f"{again} trials of killed processes are tried again")
     if cfg.against:
@@ -136,7 +136,7 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
     """Several workers on one study; those left go on where one dies. Raises ConfigError when trials are lacking."""
     set_threads()  # a job asks a cluster for as many cores
     parent = os.getpid() if engine_name() == "local" else None
-    out, mark = search.workdir / "artifacts" / "search" / "workers", uuid.uuid4().hex
+    out, mark = search.workdir / "artifacts/search/workers", uuid.uuid4().hex
     jobs = [Worker(search, parent, n, out, str(search.workdir), mark) for n in range(workers)]
     hear = Hear[Worker](lambda text: say(console, text), told=lambda number, text: say(console, text))
     crew = Crew(workers, "search workers", cores=torch.get_num_threads(), gpus=share_of(make_plan().device))
@@ -256,8 +256,7 @@ def one_trial(
     start_s, values = time.monotonic(), dict(trial.params)
     tags = {"optuna.trial": str(trial.number), "optuna.study": study.study_name, "optuna.state": "RUNNING"}
     child = tracker.child(f"{study.study_name}/trial-{trial.number}", values, tags | dict(studies.role(trial)))
-    state, status, note = optuna.trial.TrialState.FAIL, "FAILED", ""
-    scores: tuple[float, ...] = ()
+    state, status, note, scores = optuna.trial.TrialState.FAIL, "FAILED", "", tuple[float, ...]()
     try:
         with heartbeat(study, trial):
             scores = objective(search.cfg, search.workdir, search.headline.unit, trial, values, child, alive)
