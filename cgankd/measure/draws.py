@@ -44,35 +44,26 @@ def over_draws(draws: Sequence[Draw], headline: Headline, confidence: float) -> 
     plain = [draw.test["real"] for draw in draws]
     rival = [draw.test[draw.best_real] for draw in draws]
 
-    def row(values: list[float], val: list[float], *, is_real: bool) -> dict[str, Any]:
+    def row(names: Sequence[str]) -> dict[str, Any]:
+        """Of the arm that each draw has in this row; an arm has no gain over itself, and zero over another of equal scores."""
+        values = [draw.test[name] for draw, name in zip(draws, names, strict=True)]
+        val = [draw.val[name] for draw, name in zip(draws, names, strict=True)]
         mean, sd = mean_sd(values)
         entry: dict[str, Any] = {"mean": mean, "sd": sd, "values": values, "val_mean": mean_sd(val)[0]}
-        pairs = {"gain": plain, "rival_gain": rival}
-        for key, others in pairs.items():
-            if others != values and not (is_real and key == "gain"):
+        pairs = {"gain": (plain, ["real"] * len(draws)), "rival_gain": (rival, [draw.best_real for draw in draws])}
+        for key, (others, against) in pairs.items():
+            if list(names) != against:
                 gain = paired_gain(others, values, higher_is_better=headline.higher_is_better, confidence=confidence)
                 entry |= _said(key, gain)
         return entry
 
     shared = [name for name in draws[0].test if all(name in draw.test for draw in draws)]
-    arms = {
-        name: row([draw.test[name] for draw in draws], [draw.val[name] for draw in draws], is_real=name == "real")
-        | {"uses_bank": draws[0].uses_bank[name]}
-        for name in shared
-    }
+    arms = {name: row([name] * len(draws)) | {"uses_bank": draws[0].uses_bank[name]} for name in shared}
     picks = {"best_real": [draw.best_real for draw in draws], "ships": [draw.chosen for draw in draws]}
     banks = [draw.best_bank for draw in draws]
     if all(bank is not None for bank in banks):
         picks["best_bank"] = [str(bank) for bank in banks]
-    chosen = {
-        key: row(
-            [draw.test[name] for draw, name in zip(draws, names, strict=True)],
-            [draw.val[name] for draw, name in zip(draws, names, strict=True)],
-            is_real=set(names) == {"real"},
-        )
-        | {"arms": names}
-        for key, names in picks.items()
-    }
+    chosen = {key: row(names) | {"arms": names} for key, names in picks.items()}
     mean, low, high = mean_interval([draw.teacher for draw in draws], confidence)
     return {
         "num_draws": len(draws),

@@ -101,3 +101,13 @@ def test_without_arms_with_fakes_the_verdict_says_so() -> None:
     draws = [draw(i, {"real": 1.0 + i, "real_kd": 1.5 + i}, "real", None, "real") for i in range(3)]
     found = over_draws(draws, ERROR, 0.95)
     assert "best_bank" not in found["chosen"] and "No arm" in draws_verdict(found, ERROR, 0.95)
+
+
+def test_an_arm_of_equal_scores_gains_nothing_and_is_said() -> None:
+    """As with a few dozen test images; only an arm itself has no gain over itself."""
+    draws = [draw(seed, {"real": 10.0 + seed, "raw": 10.0 + seed}, "real", "raw", "raw") for seed in range(3)]
+    found = over_draws(draws, ERROR, 0.95)
+    for row in (found["arms"]["raw"], found["chosen"]["best_bank"]):
+        assert shown(row, "gain") == shown(row, "rival_gain") == "+0.00 [+0.00, +0.00]"
+    assert not {"gain", "rival_gain"} & (found["arms"]["real"].keys() | found["chosen"]["best_real"].keys())
+    assert draws_verdict(found, ERROR, 0.95).startswith("Over draws the bank is not shown to help: ")
