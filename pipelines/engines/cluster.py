@@ -16,6 +16,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from pipelines.engines.card import CODE
+from pipelines.runtime.malloc import SWITCH, missing_settings
 from pipelines.tracking.masks import masked
 
 QUIET = {
@@ -184,14 +185,14 @@ def _silence() -> None:
 def _of_this_machine() -> dict[str, Any]:
     from pipelines.runtime.machine import available_cores  # imports torch
 
-    environment = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     return {
         "address": "local",
         "num_cpus": available_cores(),
         "include_dashboard": False,
         "log_to_driver": False,
         "logging_level": "error",
-        "runtime_env": {"env_vars": environment},
+        "runtime_env": {"env_vars": allocator() | {"PYTHONPATH": path}},
     }
 
 
@@ -201,8 +202,14 @@ def _joined(address: str) -> dict[str, Any]:
         "address": address,
         "log_to_driver": False,
         "logging_level": "error",
-        "runtime_env": {"working_dir": str(ROOT), "excludes": list(ALL_BUT_CODE)},
+        "runtime_env": {"working_dir": str(ROOT), "excludes": list(ALL_BUT_CODE), "env_vars": allocator()},
     }
+
+
+def allocator() -> dict[str, str]:
+    """The settings of glibc's allocator for workers: they are read when a process starts, so local ones inherit them."""
+    wanted = missing_settings({name: os.environ[name] for name in (SWITCH,) if os.environ.get(name) == "off"}, "glibc")
+    return {name: os.environ.get(name, value) for name, value in wanted.items() if name != SWITCH}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from cgankd.config import ConfigError
 from pipelines.engines import cluster
 from pipelines.engines.cluster import TOKENS, with_token
+from pipelines.runtime.malloc import SETTINGS, SWITCH
 
 
 def test_a_token_that_this_machine_has_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +89,18 @@ def test_a_token_is_used_only_where_the_head_asks_for_one(
         ConfigError, match=rf"no Ray cluster answers at RAY_ADDRESS 127\.0\.0\.1:{port} within 0\.5 s; start"
     ):
         with_token(f"127.0.0.1:{port}")
+
+
+def test_workers_get_the_allocator_of_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As processes of this machine inherit it; glibc reads it when a process starts."""
+    monkeypatch.delenv(SWITCH, raising=False)
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    assert cluster.allocator() == SETTINGS
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "0")
+    assert cluster.allocator() == SETTINGS | {"MALLOC_TOP_PAD_": "0"}
+    for known in ("_of_this_machine", "_joined"):
+        words = () if known == "_of_this_machine" else ("127.0.0.1:6379",)
+        assert cluster.allocator().items() <= getattr(cluster, known)(*words)["runtime_env"]["env_vars"].items()
+    monkeypatch.setenv(SWITCH, "off")
+    assert cluster.allocator() == {}
