@@ -208,7 +208,7 @@ def _joined(address: str) -> dict[str, Any]:
 
 def allocator() -> dict[str, str]:
     """The settings of glibc's allocator for workers: they are read when a process starts, so local ones inherit them."""
-    wanted = missing_settings({name: os.environ[name] for name in (SWITCH,) if os.environ.get(name) == "off"}, "glibc")
+    wanted = missing_settings({SWITCH: "off"} if os.environ.get(SWITCH) == "off" else {}, "glibc")
     return {name: os.environ.get(name, value) for name, value in wanted.items() if name != SWITCH}
 
 

@@ -47,12 +47,12 @@ class OnRay:
             flight.fly()
         except cluster.HeadLost:  # who would cancel anything?
             raise
-        except ConnectionError as error:  # of Ray's client, to which the head is at the other end of a connection
-            raise ConfigError(
-                f"the connection to the Ray cluster is lost ({' '.join(str(error).split())[:200]}); what is finished is kept, and"
-                " the same command goes on"
-            ) from error
         except BaseException as error:
+            if isinstance(error, ConnectionError) and not flight.watch.address:  # Ray's client has lost the head
+                raise ConfigError(
+                    f"the connection to the Ray cluster is lost ({' '.join(str(error).split())[:200]}); what is finished is kept,"
+                    " and the same command goes on"
+                ) from error
             if isinstance(error, KeyboardInterrupt):
                 hear.say("stopping: finished runs are kept, the jobs on the cluster are cancelled")
             flight.cancel()

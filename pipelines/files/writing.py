@@ -127,9 +127,7 @@ def _room(error: OSError, path: Path) -> str:
         cure = "the quota of this user is used up; make room in it"
     elif (free := free_bytes(path)) is None:
         cure = "make room"
-    elif needed and (
-        free >= needed or size_text(free) == size_text(needed)
-    ):  # two numbers that would contradict the error
+    elif needed and (free >= needed or size_text(free) == size_text(needed)):  # the numbers would contradict the error
         return f"{needs}, and other files need room there too; make room"
     else:
         cure = f"{size_text(free)} are free there; make room"

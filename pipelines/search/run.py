@@ -110,8 +110,8 @@ def _run(search: Search, workers: int, console: Console) -> None:
     study = studies.load(storage, cfg.study)
     with FileLock(studies.ask_lock(search.workdir)):
         done, again = studies.counted(study), studies.repair(study)
-    begun = f"{'new' if is_new else 'resumed'} study {cfg.study!r} in {shown(search.url)}"
-    say(console, f"{begun}: {done} of {cfg.num_trials} trials done")
+    how, where = "new" if is_new else "resumed", shown(search.url)
+    say(console, f"{how} study {cfg.study!r} in {where}: {done} of {cfg.num_trials} trials done")
     if again:
         say(console, f"{again} trials of killed processes are tried again")
     if cfg.against:
@@ -145,8 +145,8 @@ def run_workers(search: Search, study: optuna.Study, workers: int, console: Cons
         say(console, f"{again} trials of a lost worker or node are tried again")
         dead = executor().loops(do_worker, jobs, crew, hear)
     if dead:
-        how = "; ".join(sorted(set(dead)))
-        say(console, f"{len(dead)} of {workers} workers failed or were killed: each {how}; {what_is_left()}")
+        each = f"each {'; '.join(sorted(set(dead)))}; {what_is_left()}"
+        say(console, f"{len(dead)} of {workers} workers failed or were killed: {each}")
         clean(search.workdir)
         if studies.counted(study) < search.cfg.search.num_trials:
             raise ConfigError("the search ended before its last trial; the same command resumes it")
@@ -179,8 +179,9 @@ class Worker:
 
     @property
     def record(self) -> str | None:
-        """The name of its records where they go home from a node with a folder of its own; None in the work folder."""
-        return None if str(self.search.workdir) == self.home else f"search-{self.crew[:8]}-{self.number}"
+        """The name of its records where they go home from a node with a folder of its own, another for each; else None."""
+        node = uuid.uuid5(uuid.NAMESPACE_URL, folder := str(self.search.workdir)).hex[:8]
+        return None if folder == self.home else f"search-{self.crew[:8]}-{self.number}-{node}"
 
     def reads(self) -> list[Path]:
         """The artifacts that every trial builds on, and the files that settings name."""
@@ -210,7 +211,7 @@ def work(search: Search, parent: int | None, console: Console, worker: Worker | 
     """Take trials from the study until there are enough. `parent` is the process to end with, None without one."""
     record, crew = (worker.record, worker.crew) if worker is not None else (None, "")
     set_threads()
-    folder = search.workdir / "artifacts" / "resume"
+    status, folder = "FAILED", search.workdir / "artifacts" / "resume"
     slot, lock = free_slot(folder)
     try:
         clean(search.workdir, lock)
@@ -225,7 +226,6 @@ def work(search: Search, parent: int | None, console: Console, worker: Worker | 
             say=lambda text: say(console, text),
         )
         tracker.params(flatten(to_dict(search.cfg)))
-        status = "FAILED"
         try:
             while (trial := next_trial(search, study, crew)) is not None:
                 one_trial(search, study, trial, tracker, lambda: check_parent(parent), console)
@@ -291,7 +291,7 @@ def one_trial(
 
 def score_text(search: Search, scores: Sequence[float]) -> str:
     """A trial's scores in words."""
-    size = f", {search.cfg.search.against} {scores[1]:.0f}" if scores[1:] else ""
+    size = f", {search.cfg.search.against} {scores[1]:.0f}" if len(scores) > 1 else ""
     return f"validation {scores[0]:.2f} {search.headline.unit}{size}"
 
 

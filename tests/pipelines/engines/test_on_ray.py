@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,20 @@ def test_a_result_that_was_damaged_on_its_way_gets_no_name(tmp_path: Path) -> No
     assert (tmp_path / "b").read_bytes() == b"right"
 
 
+@contextmanager
+def stopped_by(interrupt: Callable[[], None]) -> Iterator[None]:
+    """What is done here ends by Ctrl-C, which a thread gives by `interrupt`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt, daemon=True)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    thread.join()
+
+
 def test_ctrl_c_ends_the_jobs_on_the_cluster(on_ray: None, tmp_path: Path) -> None:
     jobs = small(tmp_path / "work", 6, how="hang")
     jobs = [replace(one, how="hang") for one in jobs]
@@ -223,15 +238,8 @@ def test_ctrl_c_ends_the_jobs_on_the_cluster(on_ray: None, tmp_path: Path) -> No
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.Thread(target=interrupt, daemon=True)
-    try:
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            executor().map(copy, jobs, Crew(2, "copies"), Hear(said.append))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    thread.join()
+    with stopped_by(interrupt):
+        executor().map(copy, jobs, Crew(2, "copies"), Hear(said.append))
     began = {path.name.split("-")[1]: int(path.read_text().split()[0]) for path in notes.glob("began-*")}
     assert until(lambda: all((notes / f"ended-{n}").exists() or not start_ticks(pid) for n, pid in began.items()))
     assert {path.name for path in notes.glob("began-*")} == {f"began-{n}" for n in began}, (
@@ -257,15 +265,8 @@ def test_records_come_home_before_a_job_ends_and_when_it_is_cancelled(
         until((note / "began-all").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.Thread(target=interrupt, daemon=True)
-    try:
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            executor().map(record, [one], Crew(1, "records"), Hear(lambda line: None))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    thread.join()
+    with stopped_by(interrupt):
+        executor().map(record, [one], Crew(1, "records"), Hear(lambda line: None))
     assert seen == ["first\n"] and home.read_text() == "first\nsecond\n"
 
 

@@ -60,3 +60,15 @@ def test_a_trial_that_nobody_named_has_nobody_after_a_while(monkeypatch: pytest.
     monkeypatch.setattr(studies, "NAMED_S", -1.0)
     assert studies.abandoned(study, "mine") == 1
     assert [trial.state for trial in study.trials[:2]] == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_each_node_has_a_record_of_its_own_and_a_worker_that_begins_again_there_the_same() -> None:
+    """Else the record of a worker that begins anew elsewhere would take the place of what the lost node sent home."""
+
+    def record(folder: str) -> str | None:
+        search: Any = SimpleNamespace(workdir=Path(folder))
+        return run_module.Worker(search, None, 1, Path("out"), "/home/project", "0123456789").record
+
+    first, other = record("/tmp/a/home/project"), record("/tmp/b/home/project")
+    assert first != other and first == record("/tmp/a/home/project") and record("/home/project") is None
+    assert all(str(name).startswith("search-01234567-1-") for name in (first, other))
