@@ -41,12 +41,10 @@ def stop_when_asked() -> None:
 
 def run_stage(stage: str, settings: list[str] | None) -> None:
     """Open the context of a stage in this folder and run it; a mistake in `search`, which it does not read, is said too."""
-    from pipelines.engines.choice import check_engine
     from pipelines.runtime.memory import naming
     from pipelines.runtime.opening import open_stage
     from pipelines.search.config import load_searched
 
-    check_engine()
     load_searched(Path("params.yaml").resolve(), settings or ())
     with naming(LOWER[stage]), open_stage(stage, settings or ()) as ctx:
         importlib.import_module(f"pipelines.stages.{stage}").run(ctx)

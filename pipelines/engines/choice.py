@@ -23,14 +23,6 @@ def engine_name() -> str:
     return value
 
 
-def check_engine() -> None:
-    """Raise ConfigError on environment variables that no engine takes, before anything begins."""
-    if engine_name() == "ray":
-        from pipelines.engines.carrier import carrier
-
-        carrier()
-
-
 def executor() -> Executor:
     """The engine that CGANKD_ENGINE names. Raises ConfigError."""
     if engine_name() == "local":
