@@ -19,6 +19,8 @@ from cgankd.rng import derive
 from pipelines.files.params import changed_meanwhile, flatten
 from pipelines.search.config import Knob, SearchConfig, SearchedConfig, load_searched, searched_config
 
+RETRY_OF = "retry_of"
+"""The attribute of a trial that has the values of a stopped one, which it names."""
 SECTIONS = ("teacher", "cgan", "ratio", "bank", "student")
 """Sections a search may turn; another split of the data would make scores that cannot be compared."""
 SWITCHES = ("subsample", "filter", "replace")
@@ -241,7 +243,7 @@ def distributions(search: SearchConfig) -> dict[str, BaseDistribution]:
 
 
 class SamplerByTrial(BaseSampler):
-    """Optuna's TPE whose draws are a function of the seed, the trial's number and the trials before it.
+    """Optuna's TPE whose draws are a function of the seed, the trial's place and the trials before it.
 
     So no two workers draw the same values, on whatever machine, and a search with one worker that was stopped goes on as if
     it had not been.
@@ -252,14 +254,16 @@ class SamplerByTrial(BaseSampler):
         self.seed, self.startup_trials = seed, startup_trials
         self.inner = self.sampler(0)
 
-    def sampler(self, number: int) -> TPESampler:
-        """That of the trial of this number."""
-        seed = derive(self.seed, "search", "trial", number) % 2**32
+    def sampler(self, place: int) -> TPESampler:
+        """That of the trial in this place."""
+        seed = derive(self.seed, "search", "trial", place) % 2**32
         return TPESampler(seed=seed, n_startup_trials=self.startup_trials)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Begin the draws of this trial."""
-        self.inner = self.sampler(trial.number)
+        earlier = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+        # What a stopped trial drew is queued again under a new number, which is no draw.
+        self.inner = self.sampler(sum(RETRY_OF not in other.user_attrs for other in earlier))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As TPE."""

@@ -21,7 +21,7 @@ from cgankd.config import ConfigError
 from cgankd.types import Headline
 from pipelines.runtime.bonds import lives, start_ticks
 from pipelines.search.config import SearchConfig, SearchedConfig
-from pipelines.search.space import SamplerByTrial, defaults, distributions, first_difference, in_range
+from pipelines.search.space import RETRY_OF, SamplerByTrial, defaults, distributions, first_difference, in_range
 from pipelines.search.storage import (
     COUNTED,
     HEARTBEAT_S,
@@ -204,7 +204,7 @@ def repair(study: optuna.Study) -> int:
     for trial in dead:
         give_up(study, trial)
     trials = study.get_trials(deepcopy=False)
-    followed = {t.user_attrs.get("retry_of") for t in trials}
+    followed = {t.user_attrs.get(RETRY_OF) for t in trials}
     lost = [t for t in trials if t.state == TrialState.FAIL and t.number not in followed and is_forgotten(t)]
     for trial in lost:
         requeue(study, trial)
@@ -251,7 +251,7 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
     tries = int(attrs.get("tries", 0)) + 1
     if values and tries <= RETRIES:
         kept = {name: attrs[name] for name in ("role",) if name in attrs}
-        extra = {"values": values, "retry_of": trial.number, "tries": tries}
+        extra = {"values": values, RETRY_OF: trial.number, "tries": tries}
         study.enqueue_trial(values, user_attrs=kept | extra)
 
 

@@ -6,6 +6,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from pipelines.search.space import SamplerByTrial
+from pipelines.search.study import give_up
 
 SPACE = {"bank.rho": FloatDistribution(0.3, 1.0), "bank.filter": CategoricalDistribution((True, False))}
 
@@ -16,6 +17,14 @@ def search(study: optuna.Study, num_trials: int, seed: int = 0) -> None:
     for _ in range(num_trials):
         trial = study.ask(SPACE)
         study.tell(trial, (trial.params["bank.rho"] - 0.7) ** 2)
+
+
+def begin_and_stop(study: optuna.Study) -> None:
+    """A worker that is stopped inside of a trial, whose values are queued again."""
+    study.sampler = SamplerByTrial(0, startup_trials=4)
+    trial = study.ask(SPACE)
+    trial.set_user_attr("values", trial.params)
+    give_up(study, study.get_trials(deepcopy=False)[trial.number])
 
 
 def values(study: optuna.Study) -> list[dict[str, object]]:
@@ -32,6 +41,18 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_been() -> None:
     search(other, 12, seed=1)
     assert values(stopped) == values(whole)
     assert not any(a["bank.rho"] == b["bank.rho"] for a, b in zip(values(whole), values(other), strict=True))
+
+
+def test_a_search_that_was_stopped_inside_of_a_trial_goes_on_too() -> None:
+    """The values of the stopped trial have another number when they are tried again, and those after them stay what they are."""
+    whole, stopped = (optuna.create_study() for _ in range(2))
+    search(whole, 12)
+    for num_trials in (2, 0, 5):  # twice in the same trial, and once among those that follow the scores
+        search(stopped, num_trials)
+        begin_and_stop(stopped)
+    search(stopped, 5)
+    done = [trial.params for trial in stopped.trials if trial.state == optuna.trial.TrialState.COMPLETE]
+    assert done == values(whole) and len(stopped.trials) == 15
 
 
 def test_workers_that_begin_at_once_draw_different_values() -> None:
