@@ -30,7 +30,9 @@ def main() -> int:
     parser.add_argument(
         "--short", action="store_true", help="scalar labels on the smallest settings alone, as in `make test`"
     )
-    parser.add_argument("--fills", type=int, default=0, help="no kills: so many times the disk fills up under a stage")
+    parser.add_argument(
+        "--fills", type=int, default=0, help="no kills: so many times the disk fills up under a stage or a search"
+    )
     parser.add_argument("--report", action="store_true", help="only say what was found so far")
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
@@ -47,13 +49,13 @@ def main() -> int:
 
 
 def fill(folder: Path, number: int, seed: int) -> int:
-    """Fill a small disk under each stage in turn, and say what came of it; exit code 1 where something was wrong."""
+    """Fill a small disk under each stage and a search in turn, and say what came of it; exit code 1 where something was wrong."""
     full.in_own_mounts()
     load(projects.code(folder / state.CODE))
     begin_s, found = time.monotonic(), list[full.Filled]()
     with full.disk(folder) as small:
         for turn in range(number):
-            found.append(full.play(small, STAGES[turn % len(STAGES)], seed + turn))
+            found.append(full.play(small, full.COMMANDS[turn % len(full.COMMANDS)], seed + turn))
             one = found[-1]
             say(f"{turn} {one.stage}, {one.moment}: exit code {one.code}, files {one.ended}, {one.seconds:.0f} s")
             for fault in one.faults:

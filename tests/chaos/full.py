@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import optuna
+
 from pipelines.files.layout import STAGES
 from tests.chaos import state
 from tests.chaos.kills import LOOK_S, half_written, start, tail
@@ -23,6 +25,9 @@ INSIDE = "CHAOS_OWN_MOUNTS"
 SIZE = "256m"
 OTHER = dict.fromkeys(STAGES, "seed=1") | {"evaluate": "evaluate.confidence=0.9"}
 """A setting under which a stage leaves other files than those that are there."""
+SEARCH = "search"
+COMMANDS = (*STAGES, SEARCH)
+STUDY, NUM_TRIALS = "filled", 3
 LIMIT_S = 300.0
 RECORDS = ("artifacts/cache", "artifacts/logs", "artifacts/resume")
 
@@ -35,7 +40,7 @@ class Filled:
     moment: str
     code: int
     ended: str
-    """The files afterwards: "former" or "new"."""
+    """The files afterwards: "former" or "new"; "part" is a search with some of its trials."""
     seconds: float
     compared: int = 0
     faults: list[str] = field(default_factory=list)
@@ -49,6 +54,38 @@ def in_own_mounts() -> None:
         raise SystemExit("this system gives no mount namespace (unshare -rm): a small disk cannot be made")
     command = ["unshare", "-rm", sys.executable, "-P", "-m", "tests.chaos", *sys.argv[1:]]
     os.execvpe(command[0], command, os.environ | {INSIDE: "1"})
+
+
+@dataclass
+class Undisturbed:
+    """What a command leaves on a disk with room, its seconds, the temporary files that come and go, and the bytes it takes."""
+
+    files: dict[str, str]
+    seconds: float
+    writes: int
+    grown: int
+
+
+@dataclass
+class Moment:
+    """When the disk fills up, and the bytes that are left for one more write: after seconds ("any"), temporary files ("write") or
+    bytes that the command has taken ("bytes")."""
+
+    kind: str
+    at: float
+    left: int
+
+    @property
+    def words(self) -> str:
+        """As it is counted."""
+        return f"{self.kind}, {'some room' if self.left else 'no room'} left"
+
+    @classmethod
+    def drawn(cls, dice: random.Random, good: Undisturbed) -> Moment:
+        """Half of them leave nothing, the others less than the command needs, so that a file is cut off in its middle."""
+        kind = dice.choice(("any", "write", "bytes"))
+        at = {"any": good.seconds, "write": good.writes + 1.0, "bytes": float(good.grown)}[kind] * dice.random()
+        return cls(kind, at, dice.choice((0, dice.randrange(max(1, good.grown)))))
 
 
 class Disk:
@@ -69,42 +106,60 @@ class Disk:
             found, said, _ = self.run(["cgankd", "run"], None)
             assert found == 0, said[-3000:]
             copy(self.work, self.made)
-        self.good: dict[str, tuple[dict[str, str], float, int]] = {}
+        self.good: dict[str, Undisturbed] = {}
+        self.grown = 0
 
     def fresh(self) -> None:
         """The project as it was made."""
         self.filler.unlink(missing_ok=True)
         copy(self.made, self.work)
 
-    def wanted(self, stage: str) -> tuple[dict[str, str], float, int]:
-        """What the stage leaves on a disk with room, the seconds that it takes, and the temporary files that come and go."""
+    def wanted(self, stage: str) -> Undisturbed:
+        """What the command does on a disk with room."""
         if stage not in self.good:
             self.fresh()
             begin_s = time.monotonic()
             code, said, count = self.run(command(stage), None)
             assert code == 0, said[-3000:]
-            self.good[stage] = state.files_of(self.work), time.monotonic() - begin_s, count
+            self.good[stage] = Undisturbed(self.files(), time.monotonic() - begin_s, count, self.grown)
         return self.good[stage]
 
-    def run(self, words: list[str], fill: tuple[str, float] | None) -> tuple[int, str, int]:
-        """Exit code, what was said, and how many temporary files were seen; the disk is filled after seconds or such files."""
-        begin_at = self.log.stat().st_size if self.log.exists() else 0
+    def files(self) -> dict[str, str]:
+        """Files by their digests, and in place of the search's database, whose bytes hold times, its finished trials."""
+        found = state.files_of(self.work)
+        if found.pop("artifacts/search.db", None) is None:
+            return found
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self.work}/artifacts/search.db")
+        studies = [one.study_name for one in optuna.get_all_study_summaries(storage)]
+        trials = optuna.load_study(study_name=STUDY, storage=storage).get_trials() if STUDY in studies else []
+        storage.remove_session()
+        done = [(t.params, t.user_attrs["val"]) for t in trials if t.state == optuna.trial.TrialState.COMPLETE]
+        return found | {f"trial {params}": f"{done.count((params, val))} x {val}" for params, val in done}
+
+    def used(self) -> int:
+        """Bytes that are taken."""
+        return shutil.disk_usage(self.top).used
+
+    def run(self, words: list[str], moment: Moment | None) -> tuple[int, str, int]:
+        """Exit code, what was said, and how many temporary files were seen; the disk is filled at the moment."""
+        begin_at, begin, self.grown = self.log.stat().st_size if self.log.exists() else 0, self.used(), 0
         process, begin_s = start(words, self.work, self.log), time.monotonic()
         seen, count = set[str](), 0
         while process.poll() is None:
             time.sleep(LOOK_S)
             there = half_written(self.work)
             count, seen = count + len(there - seen), there
-            spent_s = time.monotonic() - begin_s
-            if fill is not None and (spent_s if fill[0] == "any" else count) >= fill[1]:
-                self.fill()
-                fill = None
+            spent_s, self.grown = time.monotonic() - begin_s, max(self.grown, self.used() - begin)
+            reached = {"any": spent_s, "write": count, "bytes": self.grown}
+            if moment is not None and reached[moment.kind] > moment.at:
+                self.fill(moment.left)
+                moment = None
             assert spent_s < LIMIT_S, f"{' '.join(words)} took longer than {LIMIT_S:.0f} s"
         process.wait()
         return process.returncode if process.returncode is not None else -1, tail(self.log, begin_at), count
 
-    def fill(self) -> None:
-        """Take all that is left, to the last byte."""
+    def fill(self, left: int) -> None:
+        """Take all that there is but so many bytes."""
         with suppress(OSError), self.filler.open("wb", buffering=0) as file:
             size = 2**20
             while size:
@@ -112,10 +167,13 @@ class Disk:
                     file.write(bytes(size))
                 except OSError:
                     size //= 2
+        os.truncate(self.filler, max(0, self.filler.stat().st_size - left))
 
 
 def command(stage: str) -> list[str]:
-    """The stage under its other setting."""
+    """The stage under its other setting, or a search."""
+    if stage == SEARCH:
+        return ["cgankd", SEARCH, "--trials", str(NUM_TRIALS), "--study", STUDY]
     return ["cgankd", stage, "--set", OTHER[stage]]
 
 
@@ -131,14 +189,14 @@ def disk(folder: Path) -> Iterator[Disk]:
 
 def play(small: Disk, stage: str, seed: int) -> Filled:
     """Fill the disk while the stage runs, make room, and give the same command again."""
-    good, seconds, writes = small.wanted(stage)
-    dice = random.Random(seed)
-    moment = dice.choice(("any", "write"))
-    at = dice.uniform(0.0, seconds) if moment == "any" else float(dice.randint(1, max(1, writes)))
+    wanted = small.wanted(stage)
+    good, moment = wanted.files, Moment.drawn(random.Random(seed), wanted)
     small.fresh()
-    before, begin_s = state.files_of(small.work), time.monotonic()
-    code, said, _ = small.run(command(stage), (moment, at))
-    after = comparable(state.files_of(small.work))
+    before, begin_s = small.files(), time.monotonic()
+    code, said, _ = small.run(command(stage), moment)
+    full = small.filler.exists()
+    small.filler.unlink(missing_ok=True)  # SQLite wants room to be read where a write was cut off
+    after = comparable(small.files())
     faults = [] if code in (0, 2) else [f"exit code {code}"]
     if "Traceback" in said:
         faults.append("a traceback")
@@ -147,13 +205,13 @@ def play(small: Disk, stage: str, seed: int) -> Filled:
         faults.append(f"no single sentence of room: {errors}")
     if code == 2 and errors and str(small.work) not in errors[-1]:
         faults.append(f"a sentence without a path: {errors[-1]}")
-    full = small.filler.exists()
-    small.filler.unlink(missing_ok=True)
     ended = "new" if after == comparable(good) else "former" if after == comparable(before) else "mixed"
+    if ended == "mixed" and stage == SEARCH and before.items() <= after.items() <= good.items():
+        ended = "part"
     code_again, said_again, _ = small.run(command(stage), None)
     if code_again or "Traceback" in said_again:
         faults.append(f"the same command ends with {code_again} when there is room: {said_again[-300:]}")
-    faults += state.differences(*(comparable(files, pictures=True) for files in (state.files_of(small.work), good)))
+    faults += state.differences(*(comparable(files, pictures=True) for files in (small.files(), good)))
     if ended == "mixed":
         faults += [f"neither former nor new: {line}" for line in state.differences(after, comparable(before))]
     if left := state.temporary(small.work):
@@ -161,7 +219,7 @@ def play(small: Disk, stage: str, seed: int) -> Filled:
     if faults:
         faults.append(said[-1500:])
     found = Filled(
-        stage, moment if full else "ended before", code, ended, time.monotonic() - begin_s, len(good), faults
+        stage, moment.words if full else "ended before", code, ended, time.monotonic() - begin_s, len(good), faults
     )
     return found
 
