@@ -206,7 +206,7 @@ def play(small: Disk, stage: str, seed: int) -> Filled:
     if code == 2 and errors and str(small.work) not in errors[-1]:
         faults.append(f"a sentence without a path: {errors[-1]}")
     ended = "new" if after == comparable(good) else "former" if after == comparable(before) else "mixed"
-    if ended == "mixed" and stage == SEARCH and before.items() <= after.items() <= good.items():
+    if ended == "mixed" and stage == SEARCH and comparable(before).items() <= after.items() <= good.items():
         ended = "part"
     code_again, said_again, _ = small.run(command(stage), None)
     if code_again or "Traceback" in said_again:
