@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 from cgankd.config import ConfigError
 
@@ -44,29 +42,6 @@ def card_of(device: str) -> Card:
     import torch
 
     from pipelines.files.digests import source_digest
+    from pipelines.runtime.machine import arithmetic
 
     return Card(source_digest(*CODE), torch.__version__, arithmetic(device))
-
-
-def arithmetic(device: str) -> str:
-    """The class of precision in words: "x86_64 GenuineIntel AVX512 amx bf16"."""
-    import torch
-
-    from cgankd.fit.device import has_bf16_units
-
-    words = [platform.machine(), vendor(), torch.backends.cpu.get_cpu_capability()]
-    words += [
-        name for name, there in (("amx", torch.cpu._is_amx_tile_supported()), ("bf16", has_bf16_units())) if there
-    ]
-    if device == "cuda":
-        words.append(torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device")
-    return " ".join(filter(None, words))
-
-
-def vendor(root: Path = Path("/")) -> str:
-    """Who made the processor, which libraries choose their loops by; empty where the system does not say."""
-    try:
-        lines = (root / "proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,9 @@ class Carrier(Protocol):
     def send(self, item: Item, path: Path) -> Sent:
         """Send a result, which lies at `path`, to the machine that sent the job."""
 
+    def cure(self, digest: str) -> str:
+        """What to do where the file of a digest arrived with other bytes, before the same command is given again."""
+
 
 @dataclass
 class ByRay:
@@ -70,6 +73,10 @@ class ByRay:
     def send(self, item: Item, path: Path) -> Sent:
         """With the answer of the task."""
         return Sent(item, path.read_bytes())
+
+    def cure(self, digest: str) -> str:
+        """Nothing stays in the store when the command ends."""
+        return "look at the network, the memory and the disks of both machines"
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class ByAddress:
         try:
             if fs.exists(target) and fs.size(target) == path.stat().st_size:
                 return
-            if "file" not in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+            if "file" not in protocols(fs):
                 fs.put_file(str(path), target)  # object stores show a file when it is whole
                 return
             fs.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -122,6 +129,17 @@ class ByAddress:
         self.put({item.digest: path})
         return Sent(item)
 
+    def cure(self, digest: str) -> str:
+        """A file there that is damaged has its size still, and is not sent again before it is deleted."""
+        fs, top = self._open()
+        place = top if "file" in protocols(fs) else masked(self.url.rstrip("/"))
+        return f"delete {place}/{digest}, which is damaged"
+
+
+def protocols(fs: Any) -> tuple[str, ...]:
+    """The names of a file system of fsspec, which has one or several."""
+    return tuple(fs.protocol) if isinstance(fs.protocol, tuple | list) else (fs.protocol,)
+
 
 def carrier() -> tuple[Carrier, bool]:
     """The carrier that CGANKD_SHARED asks for, and whether nodes that see this machine's folder need none. Raises ConfigError."""
@@ -141,7 +159,7 @@ def fetched(item: Item, by: Carrier, cache: Path, node: str) -> Path:
     target = cache / item.digest
     if not target.exists() or file_digest(target) != item.digest:
         try:
-            arrive(item, target, lambda path: by.write(item.digest, path), node)
+            arrive(item, target, by, node)
         except Refused:
             raise
         except ConfigError as error:
@@ -149,15 +167,18 @@ def fetched(item: Item, by: Carrier, cache: Path, node: str) -> Path:
     return target
 
 
-def arrive(item: Item, target: Path, write: Callable[[Path], None], node: str) -> None:
-    """Give what `write` writes its name, whole and checked. Raises Refused on other bytes."""
+def arrive(item: Item, target: Path, by: Carrier, node: str, data: bytes | None = None) -> None:
+    """Give what comes by a carrier, or with `data`, its name, whole and checked. Raises Refused on other bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target, item.size, synced=False) as temporary:
-        write(temporary)
+        if data is None:
+            by.write(item.digest, temporary)
+        else:
+            temporary.write_bytes(data)
         if not same(temporary, item):
             raise Refused(
                 f"{item.path.name} reached {node} with other bytes than were sent: their SHA-256 is not {item.digest[:12]};"
-                " look at the network, the disk and the store between the machines, then give the same command"
+                f" {by.cure(item.digest)}, then give the same command"
             )
 
 

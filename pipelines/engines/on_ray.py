@@ -254,11 +254,4 @@ class _Flight:
 
 def place(sent: Sent, by: Carrier) -> None:
     """Put a result under its name, whole and checked. Raises Refused on other bytes than were sent."""
-
-    def write(path: Path) -> None:
-        if sent.data is None:
-            by.write(sent.item.digest, path)
-        else:
-            path.write_bytes(sent.data)
-
-    arrive(sent.item, sent.item.path, write, "this machine")
+    arrive(sent.item, sent.item.path, by, "this machine", sent.data)

@@ -51,7 +51,7 @@ def look_here(mark: Mark, item: Item, by: Carrier) -> tuple[str, Card, bool, str
     node, error = node_name(), ""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            arrive(item, Path(folder) / "mark", lambda path: by.write(item.digest, path), node)
+            arrive(item, Path(folder) / "mark", by, node)
     except Exception as failed:  # whatever a store raises is what the user has to read
         error = " ".join(str(failed).split())[:300]
     return node, card_of("cpu"), mark.seen(), error, platform.python_version()

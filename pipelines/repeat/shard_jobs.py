@@ -16,7 +16,7 @@ from pipelines.engines.lines import told_console
 from pipelines.engines.local import Crew
 from pipelines.files.layout import INPUTS, missing
 from pipelines.files.params import load_config
-from pipelines.rounds.shards import MANIFEST, folder_of
+from pipelines.rounds.shards import MANIFEST, check_beside, folder_of
 from pipelines.runtime.machine import available_cores, make_plan, set_threads
 from pipelines.runtime.opening import open_shard
 from pipelines.stages.bank import run_shard
@@ -65,6 +65,7 @@ def draw_shards(workdir: Path, shards: int, settings: Sequence[str], console: Co
     for name in INPUTS["bank"]:
         if not (top / name).exists():
             raise missing(top / name)
+    check_beside(top / "shards", shards)
     params, inputs = workdir / "params.yaml", tuple(top / name for name in INPUTS["bank"])
     jobs = [
         ShardJob(n, shards, params, inputs, tuple(settings), threads, folder_of(top / "shards", Part(n, shards)))

@@ -61,6 +61,8 @@ class Context:
         self.stage, self.cfg, self.seed, self.workdir = stage, cfg, cfg.seed, workdir
         self.tracker, self.console = tracker, console
         self.digests: dict[str, str] = {}
+        self.overrides: tuple[str, ...] = ()
+        """The settings of --set, as they were given."""
         self._read: dict[Path, str] = {}
         self.changed: Callable[[], str | None] = lambda: None
         """Says what of params.yaml changed since the run began."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,7 +12,7 @@ import torch
 
 from cgankd.config import ConfigError, DataConfig
 from cgankd.data.store.stream import MemoryBudget
-from cgankd.fit.device import CompileMode, Plan, ignore, is_bf16, processor, this_machine
+from cgankd.fit.device import CompileMode, Plan, has_bf16_units, ignore, is_bf16, processor, this_machine
 from pipelines.runtime import malloc, memory
 
 ON_ONE_DEVICE = 4
@@ -83,6 +84,26 @@ def plan_line(plan: Plan) -> str:
         f"computing on {facts['device']}, precision auto is {facts['auto_precision']}, channels last, spectral norms folded for "
         f"sampling, compile {facts['compile']}, {facts['threads']} threads, malloc {facts['malloc']}"
     )
+
+
+def arithmetic(device: str) -> str:
+    """The class of precision in words: "x86_64 GenuineIntel AVX512 amx bf16"; with the CUDA device where that is used."""
+    words = [platform.machine(), vendor(), torch.backends.cpu.get_cpu_capability()]
+    words += [
+        name for name, there in (("amx", torch.cpu._is_amx_tile_supported()), ("bf16", has_bf16_units())) if there
+    ]
+    if device == "cuda":
+        words.append(torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device")
+    return " ".join(filter(None, words))
+
+
+def vendor(root: Path = Path("/")) -> str:
+    """Who made the processor, which libraries choose their loops by; empty where the system does not say."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def free_memory_gb() -> float | None:

@@ -83,7 +83,7 @@ def open_context(
         release(lock)
         raise
     context = Context(stage, cfg, workdir, tracker, console)
-    context._lock = lock
+    context._lock, context.overrides = lock, tuple(overrides)
     context.changed = lambda: params_changed(stage, cfg, workdir, overrides)
     if stage in STAGES:
         tracker.tags(plan_facts(context.plan))
@@ -139,6 +139,7 @@ def open_shard(
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     console = console or Console()
     context = Context(stage, cfg, workdir, untracked(stage), console)
+    context.overrides = tuple(overrides)
     take(lock, f"{stage} --shards {shard[1]} --shard {shard[0]}", context.say)
     try:
         context.say(plan_line(context.plan))

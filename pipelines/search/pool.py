@@ -28,6 +28,7 @@ from cgankd.rng import derive
 from pipelines.files.artifacts import file_digest, fingerprint, source_digest
 from pipelines.files.kept_runs import keep_tensors, kept_tensors
 from pipelines.runtime.context import Context
+from pipelines.runtime.machine import arithmetic
 from pipelines.stages import bank
 
 
@@ -65,13 +66,14 @@ class Remembered:
 
 
 def pool_name(inputs: bank.Inputs, plan: Plan, expected: int) -> str:
-    """The name of the blocks drawn by these networks; the bits also depend on code, thread count and compilation."""
+    """The name of the blocks drawn by these networks; the bits also depend on code, threads, compilation and processor."""
     facts: dict[str, str | int] = {
         "code": source_digest(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
     facts |= {"device": plan.device, "compile": plan.compile, "expected": expected}
+    facts |= {"arithmetic": arithmetic(plan.device)}
     return fingerprint(facts, inputs.digests())
 
 

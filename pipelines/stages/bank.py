@@ -71,7 +71,7 @@ class Bench:
         """All that the fakes of a shard depend on."""
         settings = {name: value for name, value in kept_settings(ctx.cfg.bank).items() if name not in BESIDE_FAKES}
         settings |= {"selections": ", ".join(self.selections)}
-        return facts_of(settings, self.seed, ctx.plan, ctx.digests)
+        return facts_of(settings, ctx.seed, ctx.plan, ctx.digests)
 
     def scorer(self, ctx: Context, kept: Kept) -> build.Scorer:
         """What draws and scores. Raises ConfigError where the filter looks at members that there are not."""
@@ -121,7 +121,7 @@ def run(ctx: Context) -> None:
     val = read_split(inputs.dataset, "val", memory)
     mark = burn_in_mark(cfg, ctx.plan, seed, ctx.digests)
     own = KeptBlocks(ctx.path("resume/bank/blocks"), mark, ctx.say)
-    kept = with_shards(ctx.path("shards"), bench.facts(ctx), own)
+    kept = with_shards(ctx.path("shards"), bench.facts(ctx), own, ctx.overrides)
     ctx.until_done(kept if isinstance(kept, Shards) else own)
     scorer = bench.scorer(ctx, kept)
     source = build.Source(scorer, conditions, cfg, seed)

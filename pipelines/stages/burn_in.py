@@ -14,6 +14,7 @@ from cgankd.fit.device import Plan
 from pipelines.files.artifacts import fingerprint, load_tensors, source_digest, write_tensors
 from pipelines.files.kept_runs import read_sealed, write_sealed
 from pipelines.files.writing import DiskError
+from pipelines.runtime.machine import arithmetic
 
 NAMES = [field.name for field in dataclasses.fields(Columns)]
 
@@ -24,7 +25,8 @@ def burn_in_mark(cfg: BankConfig, plan: Plan, seed: int, digests: dict[str, str]
         name: getattr(cfg, name) for name in ("burn_in", "batch_size", "label_bin", "num_conditions", "bound_scope")
     }
     facts |= {"seed": seed, "torch": torch.__version__, "threads": torch.get_num_threads()}
-    return fingerprint(facts | {"device": plan.device, "compile": plan.compile}, digests | {"code": source_digest()})
+    facts |= {"device": plan.device, "compile": plan.compile, "arithmetic": arithmetic(plan.device)}
+    return fingerprint(facts, digests | {"code": source_digest()})
 
 
 def kept_burn_in(path: Path, mark: str, draw: Callable[[], Columns], say: Callable[[str], None]) -> Columns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,10 @@ from cgankd.bank.shards import Part
 from cgankd.config import ConfigError
 from cgankd.data.store.banks import read_pool_images, read_pool_scores
 from pipelines.commands.app import app
+from pipelines.locks import holding
+from pipelines.repeat.shard_jobs import draw_shards
 from pipelines.rounds import kept_blocks
+from pipelines.rounds.shards import check_beside, command
 from pipelines.runtime.opening import open_context, open_shard
 from pipelines.stages.bank import run_shard
 from tests.pipelines.rounds.test_kept_blocks import AtOnce, flip
@@ -170,6 +174,11 @@ def add_file(top: Path) -> None:
     shutil.copy(next((top / "0-of-3").glob("*.safetensors")), top / "1-of-3/000777.safetensors")
 
 
+def fold(top: Path) -> None:
+    (top / "1-of-3/manifest.json").unlink()
+    (top / "1-of-3/manifest.json").mkdir()
+
+
 def garble(top: Path) -> None:
     (top / "1-of-3/manifest.json").write_text("{")
 
@@ -181,17 +190,24 @@ def stray(top: Path) -> None:
 BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (
         lose,
-        r"shard 1 of 3 of the bank is missing; run `cgankd bank --shards 3 --shard 1`, or delete artifacts/shards to",
+        r"shard 1 of 3 of the bank is missing; run `cgankd bank --shards 3 --shard 1 --set .*`, or delete artifacts/shards to",
     ),
     (double, r"shard 1 of 3 is there twice, in artifacts/shards/1-of-3 and artifacts/shards/9-of-10; delete one"),
-    (unfinished, r"shard 1 of 3 of the bank is not finished; run `cgankd bank --shards 3 --shard 1`"),
+    (unfinished, r"shard 1 of 3 of the bank is not finished; run `cgankd bank --shards 3 --shard 1 --set tracking"),
     (
         damage,
         r"1-of-3 is damaged \(000001.safetensors has other bytes than were written\); run `cgankd bank --shards 3 --sh",
     ),
-    (lose_file, r"1-of-3 is damaged \(000001.safetensors is missing\); run `cgankd bank --shards 3 --shard 1` again"),
+    (
+        lose_file,
+        r"1-of-3 is damaged \(000001.safetensors is missing\); run `cgankd bank --shards 3 --shard 1 --set .*=false` again",
+    ),
     (add_file, r"1-of-3 is damaged \(000777.safetensors is not of this shard\); run"),
-    (garble, r"1-of-3 is damaged \(manifest.json cannot be read\); run `cgankd bank --shards 3 --shard 1` again"),
+    (
+        garble,
+        r"1-of-3 is damaged \(manifest.json cannot be read\); run `cgankd bank --shards 3 --shard 1 --set .*=false` again",
+    ),
+    (fold, r"^artifacts/shards/1-of-3/manifest.json is a folder; delete it, then give the same command$"),
     (stray, r"artifacts/shards/notes is no shard of a bank"),
 ]
 
@@ -221,8 +237,8 @@ def test_a_shard_that_does_not_fit_is_named(
 @pytest.mark.parametrize(
     ("variable", "sets", "said"),
     [
-        (None, ("bank.rho=0.6",), "bank.rho 0.9, here 0.6"),
-        (None, ("seed=5",), "seed [0-9]+, here [0-9]+"),
+        (None, ("bank.rho=0.6",), r"bank.rho 0.9, here 0.6\); join with the settings it was made with, run "),
+        (None, ("seed=5",), r"seed 0, here 5"),
         ("CGANKD_THREADS", (), "CGANKD_THREADS 1, here 2"),
     ],
 )
@@ -232,10 +248,122 @@ def test_a_foreign_shard_is_named_with_what_differs(
     folder = copied(three, tmp_path)
     if variable is not None:
         monkeypatch.setenv(variable, "2")
+    named = "".join(f" --set {setting}" for setting in sets)
     with pytest.raises(
-        ConfigError, match=rf"0-of-3 was made with other things \(.*{said}.*--shards 3 --shard 0` again"
+        ConfigError,
+        match=rf"0-of-3 was made with other things \(.*{said}.*--shards 3 --shard 0 --set tracking.mlflow=false{named}` again",
     ):
         run(folder, "bank", sets=sets)
+
+
+def test_a_setting_is_quoted_in_the_command_that_is_named() -> None:
+    assert command(Part(1, 3), ["data.root='/a b'"]).endswith("""--shard 1 --set 'data.root='"'"'/a b'"'"''""")
+
+
+def other_processor(patch: pytest.MonkeyPatch) -> None:
+    """One with the same vector units, and AMX or not, as this one has not or has."""
+    there = torch.cpu._is_amx_tile_supported()
+    patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not there)
+
+
+def test_a_shard_of_another_kind_of_processor_is_named(
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(three, tmp_path)
+    (folder / "artifacts/shards/0-of-3/manifest.json").unlink()
+    with monkeypatch.context() as patch:
+        other_processor(patch)
+        assert "used again" not in shard(folder, 0, 3), "nor are blocks of a shard that was cut short"
+    with pytest.raises(
+        ConfigError,
+        match=r"0-of-3 was made with other things \(the kind of processor .* amx.*; run `cgankd bank --shards 3",
+    ):
+        run(folder, "bank")
+
+
+def test_the_command_that_is_named_heals_a_shard_with_a_file_too_many(three: Path, tmp_path: Path) -> None:
+    folder = copied(three, tmp_path)
+    add_file(folder / "artifacts/shards")
+    said = " ".join(shard(folder, 1, 3).split())
+    assert "artifacts/shards/1-of-3: 000777.safetensors is not of this shard and was deleted" in said
+    assert "is there already" in said
+    run(folder, "bank")
+    assert (folder / "artifacts/bank.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("0-of-3/manifest.json", "0-of-3/manifest.json is a folder"),
+        ("0-of-3/000009.safetensors", "0-of-3/000009.safetensors is a folder"),
+        ("0-of-3", "0-of-3 is no folder"),
+        ("", "artifacts/shards is no folder"),
+    ],
+)
+def test_what_stands_in_the_way_of_a_shard_is_named(three: Path, tmp_path: Path, name: str, said: str) -> None:
+    folder = copied(three, tmp_path)
+    path = folder / "artifacts/shards" / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.touch()
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    with pytest.raises(ConfigError, match=f"{said}; delete it, then give the same command$"):
+        shard(folder, 0, 3)
+
+
+def renamed(top: Path) -> None:
+    (top / "1-of-3").rename(top / "9-of-10")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "total", "said"),
+    [
+        (
+            None,
+            2,
+            r"holds shards of another number than 2 \(artifacts/shards/0-of-3, .*/1-of-3, .*/2-of-3\); delete them,",
+        ),
+        (None, 9, r"holds shards of another number than 9 \("),
+        (unfinished, 3, None),
+        (stray, 3, "artifacts/shards/notes is no shard of a bank"),
+        (double, 3, "9-of-10 holds shard 1 of 3, whose place is artifacts/shards/1-of-3; delete one of them, then"),
+        (
+            renamed,
+            3,
+            "9-of-10 holds shard 1 of 3, whose place is artifacts/shards/1-of-3; rename the one to the other,",
+        ),
+    ],
+)
+def test_what_no_join_takes_is_refused_before_a_shard_is_drawn(
+    three: Path, tmp_path: Path, breaks: Callable[[Path], None] | None, total: int, said: str | None
+) -> None:
+    top = copied(three, tmp_path) / "artifacts/shards"
+    if breaks is not None:
+        breaks(top)
+    if said is None:
+        check_beside(top, total)
+        return
+    with pytest.raises(ConfigError, match=said):
+        draw_shards(top.parents[1], total, (), Console(quiet=True))
+    assert total == 3 or not list(top.glob(f"*-of-{total}"))
+
+
+def test_the_same_shard_begun_twice_waits_and_is_drawn_once(
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, text = copied(three, tmp_path), io.StringIO()
+    shutil.rmtree(folder / "artifacts/shards/0-of-3")
+    monkeypatch.setattr(holding, "WAIT_S", 0.0)
+    with (
+        open_shard("bank", (0, 3), (), folder, console=Console(file=text)),
+        pytest.raises(
+            ConfigError, match=rf"another `cgankd bank --shards 3 --shard 0` \(process {os.getpid()}\) is running"
+        ),
+    ):
+        shard(folder, 0, 3)
+    assert not (folder / "artifacts/shards/0-of-3").exists()
 
 
 def test_shards_of_other_nets_are_named(three: Path, tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ def test_the_mark_ignores_how_the_bank_is_cut(change: dict[str, object]) -> None
     assert burn_in_mark(dataclasses.replace(cfg, **change), PLAIN, 1, {"cgan": "a"}) == mark  # type: ignore[arg-type]
 
 
+def test_the_mark_follows_the_kind_of_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of fakes that survive a kill go by the same mark."""
+    cfg, there = bank_config(), torch.cpu._is_amx_tile_supported()
+    mark = burn_in_mark(cfg, PLAIN, 1, {"cgan": "a"})
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not there)
+    assert burn_in_mark(cfg, PLAIN, 1, {"cgan": "a"}) != mark
+
+
 def test_the_mark_follows_what_the_draws_depend_on() -> None:
     cfg = bank_config()
     marks = {
