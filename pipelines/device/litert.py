@@ -21,6 +21,8 @@ FLOAT = Signature("uint8", "NHWC", "answer")
 CLASSES_INT8 = Signature("int8", "NHWC", "answer")
 OUTPUTS_INT8 = Signature("int8", "NHWC", "outputs")
 """Of scalars: in 256 steps the net's own outputs say more than the label would, and an angle needs no operator for it."""
+NO_RANGE = 1e-9
+"""Outputs so small have steps that the runtimes refuse."""
 
 
 class ImageBytes(nn.Module):
@@ -75,6 +77,7 @@ def whole_int8(levels_file: bytes, images_NCHW: Tensor) -> bytes:
     """All of a file with float32 pixels in int8, its input (pixel - 128) and its output too.
 
     The ranges of activations are those seen on the images; the input's is 0 to 255.
+    Raises ConfigError where the outputs are 0 on all of them.
     """
     return _quantized(levels_file, images_NCHW)
 
@@ -107,6 +110,12 @@ def _ranges(levels_file: bytes, work: Any, images_NCHW: Tensor) -> dict[str, Any
     graph = model.subgraphs[signature.subgraphIndex]
     entry = found[graph.tensors[graph.inputs[0]].name.decode()]
     entry["min"], entry["max"] = np.zeros_like(entry["min"]), np.full_like(entry["max"], 255)
+    given = found[graph.tensors[graph.outputs[0]].name.decode()]
+    if max(float(np.abs(given["min"]).max()), float(np.abs(given["max"]).max())) < NO_RANGE:
+        raise ConfigError(
+            f"the student's output is 0 for each of {len(feed)} training images, so that int8 has no range for it; look at its"
+            " training"
+        )
     return found
 
 

@@ -119,6 +119,17 @@ def test_an_operator_that_a_board_lacks_is_named(tmp_path: Path) -> None:
     assert not micro.runs and "ATAN2" in micro.missing and "ATAN2" in micro.operators and micro.error
 
 
+def test_a_student_whose_output_is_always_zero_is_named(tmp_path: Path) -> None:
+    """As of a net that ends with a ReLU and whose training failed; the runtime would refuse the file without a reason."""
+    info = INFOS["scalar"]
+    source = source_of(info)
+    last = [module for module in source.model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    last.weight.data.zero_()
+    last.bias.data.zero_()
+    with pytest.raises(ConfigError, match="output is 0 for each of 4 training images"):
+        make_forms(source, ["litert"], Held(images_of(info, 4), split_of(info), 0.8), tmp_path)
+
+
 def test_a_file_for_images_of_another_size_is_refused(made: Made, tmp_path: Path) -> None:
     from dataclasses import replace
 
