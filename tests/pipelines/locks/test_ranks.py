@@ -163,7 +163,7 @@ def test_a_rank_that_dies_ends_all_and_any_number_of_ranks_goes_on(alone: Path, 
         (("bank",), "`cgankd bank` does not run under torchrun, which is for teacher, cgan, ratio, student; give it"),
         (("search", "--trials", "1"), "`cgankd search` does not run under torchrun, which is for teacher, cgan,"),
         (("teachr",), "there is no command 'teachr'; did you mean 'teacher'? (under torchrun: teacher, cgan, ratio,"),
-        (("teacher", "--set", "teacher.num_step=1"), "teacher.num_step"),
+        (("teacher", "--set", "teacher.num_step=1"), "teacher.num_step is not a known setting"),
         (("teacher", "--sett", "teacher.num_steps=1"), "No such option"),
     ],
 )
