@@ -1,4 +1,4 @@
-"""Commands that torchrun starts several times: no training is refused, and a mistake that all ranks find is said once."""
+"""Commands that torchrun starts several times: what is no training is refused, and a mistake that all ranks find is said once."""
 
 from __future__ import annotations
 
