@@ -43,6 +43,7 @@ WINGS: dict[str, Part] = {
             "stages",
             "runtime",
             "files",
+            "locks",
             "tracking",
         ),
         ("typer",),

@@ -14,6 +14,7 @@ import typer
 
 from pipelines.commands import bank, distill, project, repeat, report, search, ship, sizes
 from pipelines.commands.errors import Root, Settings, console, plain_errors, with_root
+from pipelines.commands.ranks import called, check_command
 from pipelines.commands.running import check_stage, one_stage, run_from, stop_when_asked
 from pipelines.files.layout import STAGES
 from pipelines.runtime.malloc import restart
@@ -218,13 +219,16 @@ for part in (search, bank, repeat, sizes, ship, project, report, distill):
 
 def main(argv: list[str] | None = None) -> Any:
     """The console script; a command line of its own is started again once for the allocator (pipelines/runtime/malloc.py)."""
-    if argv is None:
-        mask_streams()
-        try:
-            with plain_errors():
-                restart((*STAGES, "run"), sys.argv[1:])
-                if not {"--help", "use", "init"} & {*sys.argv[1:]}:
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        with plain_errors():
+            if argv is None:
+                mask_streams()
+            check_command(words, app)
+            if argv is None:
+                restart((*STAGES, "run"), words)
+                if not {"--help", "use", "init"} & {*words}:
                     check_start()
-        except typer.Exit as ended:  # no app is there yet to make an exit code of it
-            raise SystemExit(ended.exit_code) from None
-    return app(args=argv, prog_name="cgankd")
+    except typer.Exit as ended:  # no app is there yet to make an exit code of it
+        raise SystemExit(ended.exit_code) from None
+    return called(app, argv)

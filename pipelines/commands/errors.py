@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.commands.ranks import beside_the_first, leave_it_to_the_first, of_rank
 from pipelines.tracking.masks import masked
 
 if TYPE_CHECKING:
@@ -44,19 +45,18 @@ def plain_errors(stopped: str = "stopped") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(stopped, err=True)
+        if not beside_the_first():
+            typer.echo(stopped, err=True)
         raise typer.Exit(130) from None
     except Exception as error:
         if debugging() or (text := told(error)) is None:
             raise
+        try:
+            leave_it_to_the_first()
+        except KeyboardInterrupt:  # that one has spoken
+            raise typer.Exit(2) from None
         typer.echo(f"error{of_rank()}: {masked(text)}", err=True)
         raise typer.Exit(2) from None
-
-
-def of_rank() -> str:
-    """Which of several ranks says it, where it is not the first."""
-    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
-    return "" if rank == "0" else f" (rank {rank})"
 
 
 def told(error: Exception) -> str | None:

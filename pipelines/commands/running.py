@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import signal
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from pipelines.commands.errors import RESUMES, console, plain_errors
 from pipelines.files.layout import STAGES
@@ -23,18 +20,11 @@ LOWER = {
 """The settings of each stage that its memory grows with."""
 
 
-def stop_on_terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Treat SIGTERM like Ctrl-C, so that the run is ended as FAILED and progress is kept."""
-    raise KeyboardInterrupt
-
-
 def stop_when_asked() -> None:
     """Take SIGTERM and the end of the terminal like Ctrl-C, so that workers are ended too, and end with a DVC that runs this."""
-    from pipelines.runtime.bonds import dvc_process, end_with
+    from pipelines.runtime.bonds import dvc_process, end_with, like_ctrl_c
 
-    signal.signal(signal.SIGTERM, stop_on_terminate)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup stays nohup
-        signal.signal(signal.SIGHUP, stop_on_terminate)
+    like_ctrl_c()
     if (dvc := dvc_process()) is not None:
         end_with(dvc)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +14,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from pipelines.engines.card import CODE
+from pipelines.engines.heads import LOOPBACK, on_loopback, with_token
 from pipelines.runtime.malloc import SWITCH, missing_settings
 from pipelines.tracking.masks import masked
 
@@ -24,19 +23,45 @@ QUIET = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first error of a job is raised; those of the others would follow it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning in every worker without a device
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray's own switch, named after where it is the default, for servers that listen on 127.0.0.1 alone."""
-TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""Where Ray looks for the token of a cluster, before the file in the home folder."""
 ALL_BUT_CODE = ("/[!.]*", "/.?*", *(f"!/{name}{rest}" for name in CODE for rest in ("", "/**")), "__pycache__")
 """Patterns as in .gitignore; a plain `/*` is the folder itself to Ray, which then sends nothing."""
-ASK_S = 20.0
-"""How long a head may take to say whether it asks for a token."""
-ASKS, OPEN, SILENT, UNKNOWN = "asks for a token", "open", "silent", "unknown"
-"""What is known of a head before it is joined."""
-LOOK_S, LOST_S = 5.0, 30.0
-"""How often a run looks whether the head still answers, and after how long without an answer it is lost; Ray itself ends the
-program after 60 seconds, without a word that a user understands."""
+RAYLET = {"LocalRayletDiedError"}
+FAILURES = (
+    (
+        {"RuntimeEnvSetupError"},
+        (
+            "a node of the Ray cluster could not make the code of the jobs ready",
+            "look at the disk and the network of that node (files runtime_env*.log in /tmp/ray/session_latest/logs)",
+        ),
+    ),
+    (
+        {"ObjectStoreFullError", "OutOfDiskError"},
+        (
+            "Ray's object store has no room for the files of the jobs",
+            "give `ray start` more --object-store-memory or its disk more room, or name a folder in CGANKD_SHARED",
+        ),
+    ),
+    (
+        {"AuthenticationError"},
+        (
+            "the Ray cluster refuses the token of this machine",
+            "put the head's ~/.ray/auth_token here",
+        ),
+    ),
+    (
+        {"RayActorError", "ActorUnschedulableError"},
+        (
+            "the process on this machine that hears of progress has ended",
+            "look whether memory ran out on this machine (`ray status` shows its nodes)",
+        ),
+    ),
+    (
+        {"TaskUnschedulableError"},
+        ("no node of the Ray cluster can take a job", "add a node with what the jobs need (`ray status` shows all)"),
+    ),
+)
+"""Kinds of Ray's errors, what they come to and the cure."""
+OTHER_FAILURE = ("the Ray cluster failed", "look at its nodes (`ray status`), start it again where one does not answer")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -46,7 +71,7 @@ def connected(say: Callable[[str], None]) -> Any:
         raise ConfigError("CGANKD_ENGINE is ray, but Ray is not installed; run pip install 'cgankd[ray]'")
     address = os.environ.get("RAY_ADDRESS", "")
     alone = address in ("", "local")
-    for name, value in (QUIET | (LOOPBACK if alone else with_token(address))).items():
+    for name, value in (QUIET | (LOOPBACK if alone else with_token(address) | on_loopback(address))).items():
         os.environ.setdefault(name, value)
     ray: Any = import_module("ray")
     if ray.is_initialized():
@@ -62,117 +87,37 @@ def connected(say: Callable[[str], None]) -> Any:
                 f"no Ray cluster answers {where} ({why}); start it{token}, or unset CGANKD_ENGINE"
             ) from error
     _silence()
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    with in_words(ray):
+        nodes = [node for node in ray.nodes() if node["Alive"]]
     cores = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
     where = "started on this machine, on loopback, until the command ends" if alone else f"at {masked(address)}"
     say(f"jobs run on Ray {ray.__version__} {where}: {len(nodes)} nodes, {cores:g} cores")
     return ray
 
 
-def with_token(address: str) -> dict[str, str]:
-    """What `ray start` does by itself, and `ray.init` of a given address does not: use the token that this machine has.
-
-    Only where the cluster asks for one: a program with a token turns away nodes without, and each file it sends is then
-    lost. Ray leaves a token in the home folder of whoever once started a cluster, so that having one says nothing.
-    Raises ConfigError where nobody answers at the address, or a token is asked for and there is none or another.
-    """
-    token, source = own_token()
-    found = head_says(address)
-    if found == SILENT:
-        raise ConfigError(
-            f"no Ray cluster answers at RAY_ADDRESS {masked(address)} within {ASK_S:g} s; start it, or unset CGANKD_ENGINE"
-        )
-    if found == ASKS and not token:
-        raise ConfigError(
-            f"the Ray cluster at RAY_ADDRESS {masked(address)} asks for a token, and this machine has none; copy the head's"
-            " ~/.ray/auth_token here, or name it in RAY_AUTH_TOKEN_PATH"
-        )
-    if found == ASKS and head_says(address, token) == ASKS:
-        raise ConfigError(
-            f"the Ray cluster at RAY_ADDRESS {masked(address)} refuses the token of {source}; put the head's ~/.ray/auth_token"
-            " in its place"
-        )
-    return {"RAY_AUTH_MODE": "token"} if token and found != OPEN else {}
-
-
-def own_token() -> tuple[str, str]:
-    """The token of this machine, empty where it has none, and where it is from. Raises ConfigError on a file that is no token."""
-    value, path = (os.environ.get(name, "") for name in TOKENS)
-    if value:
-        return value.strip(), TOKENS[0]
-    home = Path.home() / ".ray" / "auth_token"
-    if not path and not home.is_file():
-        return "", ""
-    source = f"{TOKENS[1]} {path}" if path else str(home)
+@contextmanager
+def in_words(ray: Any) -> Iterator[None]:
+    """Raise ConfigError for an error of the cluster itself; that of a job is raised as it is."""
     try:
-        token = Path(path or home).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigError(f"{source} cannot be read ({why}); name the file of the cluster's token") from error
-    if not token:
-        raise ConfigError(f"{source} is empty; name the file of the cluster's token")
-    return token, source
+        yield
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise ConfigError(sentence_of(error)) from error
 
 
-def head_says(address: str, token: str = "", wait_s: float | None = None) -> str:
-    """Whether the head at `host:port` asks for a token, is open, or is silent; UNKNOWN for an address of another form.
-
-    With a token: OPEN where it is the right one. `auto` is the cluster that was last started on this machine.
-    """
-    if address == "auto":
-        address = _last_started()
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:
-        return UNKNOWN
-    import grpc  # comes with Ray
-
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        alive = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
-        known = (("authorization", f"Bearer {token}"),) if token else None
-        try:
-            alive(b"", timeout=ASK_S if wait_s is None else wait_s, wait_for_ready=True, metadata=known)
-        except grpc.RpcError as error:
-            silent = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            if error.code() in silent:
-                return SILENT
-            return ASKS if error.code() == grpc.StatusCode.UNAUTHENTICATED else OPEN
-    return OPEN
-
-
-def _last_started() -> str:
-    """The address that `ray start` leaves on a machine, empty without one."""
-    try:
-        top = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-        return (top / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return ""
-
-
-class HeadLost(ConfigError):
-    """The head of the cluster no longer answers; nothing more can be asked of it."""
-
-
-class Watch:
-    """Looks now and then whether the head of this process's cluster still answers."""
-
-    def __init__(self, ray: Any) -> None:
-        client = os.environ.get("RAY_ADDRESS", "").startswith("ray://")  # behind it the head itself is not reached
-        self.address = "" if client else str(ray.get_runtime_context().gcs_address)
-        self.looked_s = self.answered_s = time.monotonic()
-
-    def look(self) -> None:
-        """Raise HeadLost where it has been silent for LOST_S; most calls do nothing."""
-        if not self.address or time.monotonic() - self.looked_s < LOOK_S:
-            return
-        begun_s = time.monotonic()
-        if head_says(self.address, wait_s=LOOK_S) != SILENT:
-            self.answered_s = time.monotonic()
-        elif begun_s - self.answered_s >= LOST_S:
-            raise HeadLost(
-                f"the head of the Ray cluster at {self.address} has not answered for {LOST_S:g} s; what is finished is kept:"
-                " start the cluster again and give the same command"
-            )
-        self.looked_s = time.monotonic()
+def sentence_of(error: BaseException) -> str:
+    """What failed on the cluster, what is kept, and what to do about it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & RAYLET:
+        alone = os.environ.get("RAY_ADDRESS", "") in ("", "local")
+        return (
+            "the raylet of this machine, the program by which it takes part in the Ray cluster, has ended; what is finished is"
+            f" kept: {'' if alone else 'start Ray here again (`ray start`) and '}give the same command{' again' if alone else ''}"
+        )
+    what, cure = next((words for kinds, words in FAILURES if kinds & names), OTHER_FAILURE)
+    why = " ".join(masked(str(error)).split())[:300].strip(" .")
+    return f"{what} ({type(error).__name__}: {why}); what is finished is kept: {cure}, then give the same command"
 
 
 def _silence() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from pipelines.engines.local import Crew, run_side_by_side, telling
+from rich.console import Console
+
+from pipelines.engines.local import Crew, run_side_by_side, tell, telling
 from pipelines.engines.loops import beside_each_other
 from pipelines.runtime.memory import death_in_words
 
 Job = TypeVar("Job")
+WIDE = 200
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,21 @@ class _Direct:
     def put(self, found: Any) -> None:
         """Hand it on."""
         self.told(*found)
+
+
+class _Lines(io.StringIO):
+    def __init__(self, number: int, kind: str | None) -> None:
+        super().__init__()
+        self.number, self.kind, self.rest = number, kind, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in map(str.rstrip, lines):
+            if line:
+                tell(self.number, line if self.kind is None else (self.kind, line))
+        return len(text)
+
+
+def told_console(number: int, kind: str | None = None) -> Console:
+    """A console that tells each whole line as one of job `number`, after a word of its kind where there is one."""
+    return Console(file=_Lines(number, kind), width=WIDE, force_terminal=False)

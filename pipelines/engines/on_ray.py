@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipelines.engines.card import card_of
 from pipelines.engines.carrier import Carrier, Sent, arrive, carrier
 from pipelines.engines.executor import Hear, Job
 from pipelines.engines.freight import folder_of, item_of, reads
+from pipelines.engines.heads import HeadLost, Watch
 from pipelines.engines.local import Crew
 from pipelines.engines.remote import BEGAN, Delivered, Mark, Parcel, Unseen, run_parcel
 from pipelines.runtime.memory import in_words
@@ -42,10 +44,14 @@ class OnRay:
         if not jobs:
             return
         ray = cluster.connected(hear.say)
-        flight = _Flight(ray, do, jobs, crew, hear)
+        with cluster.in_words(ray):
+            self._fly(ray, _Flight(ray, do, jobs, crew, hear))
+
+    def _fly(self, ray: Any, flight: _Flight) -> None:
+        """Fly, and leave nothing behind."""
         try:
             flight.fly()
-        except cluster.HeadLost:  # who would cancel anything?
+        except (HeadLost, ray.exceptions.LocalRayletDiedError):  # who would cancel anything?
             raise
         except BaseException as error:
             if isinstance(error, ConnectionError) and not flight.watch.address:  # Ray's client has lost the head
@@ -54,8 +60,9 @@ class OnRay:
                     " and the same command goes on"
                 ) from error
             if isinstance(error, KeyboardInterrupt):
-                hear.say("stopping: finished runs are kept, the jobs on the cluster are cancelled")
-            flight.cancel()
+                flight.hear.say("stopping: finished runs are kept, the jobs on the cluster are cancelled")
+            with suppress(ray.exceptions.RayError):  # the error under way is what is told
+                flight.cancel()
             raise
         finally:
             flight.land()
@@ -94,7 +101,7 @@ class _Flight:
         self.lines = set[str]()
         self.task = ray.remote(run_parcel)  # one for all jobs, as each is sent to the cluster whole
         self.call, self.ear = uuid.uuid4().hex, cluster.ear(ray)
-        self.watch = cluster.Watch(ray)
+        self.watch = Watch(ray)
 
     def check_fits(self) -> None:
         """Raise ConfigError where Ray would wait for ever."""

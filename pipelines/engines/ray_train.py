@@ -31,7 +31,7 @@ from pipelines.engines import cluster
 from pipelines.engines.on_ray import LOOK_EVERY_S, SETTINGS
 from pipelines.engines.remote import Teller, node_name
 from pipelines.locks.ranks import SHARED
-from pipelines.runtime.bonds import ask_system
+from pipelines.runtime.bonds import ask_system, like_ctrl_c
 from pipelines.runtime.machine import make_plan, set_threads
 
 ENDED_S = 20.0
@@ -94,12 +94,13 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
             why = next((str(one) for _, one in sorted(failed.items())), "") or str(error) or type(error).__name__
             raise ConfigError(" ".join(why.split())[:400]) from error
         finally:
+            like_ctrl_c()
             done.set()
             hearing.join()
 
 
 def _stop_by(register: Callable[[Any], None], stopped: list[int], controller: Any) -> None:
-    """Let Ray end the ranks at Ctrl-C as it does, and note that they were asked to."""
+    """Let Ray end the ranks at Ctrl-C as it does, at SIGTERM likewise, and note that they were asked to."""
     register(controller)
     theirs = signal.getsignal(signal.SIGINT)
     assert callable(theirs)
@@ -109,6 +110,7 @@ def _stop_by(register: Callable[[Any], None], stopped: list[int], controller: An
         theirs(number, frame)
 
     signal.signal(signal.SIGINT, handler)
+    like_ctrl_c(handler)
 
 
 def _hear(ray: Any, ear: Any, call: str, say: Any, done: threading.Event) -> None:
@@ -196,6 +198,7 @@ def main() -> None:
     asked, rest = parser.parse_known_args()
     if asked.ranks < 1:
         parser.error(f"RANKS must be 1 or more, but is {asked.ranks}")
+    like_ctrl_c()
     try:
         train(Path.cwd(), [asked.stage, *rest], asked.ranks, Console())
     except ConfigError as error:

@@ -34,16 +34,17 @@ class Look:
 def survey(mark: Mark, by: Carrier, say: Callable[[str], None]) -> list[Look]:
     """All nodes that live; each looks for the mark, and fetches it by the carrier too. Raises ConfigError."""
     ray = cluster.connected(say)
-    digest = hashlib.sha256(mark.words.encode()).hexdigest()
-    by.put({digest: mark.path})
-    item = Item(mark.path, digest, len(mark.words))
-    asked = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(look_here).options(num_cpus=0, scheduling_strategy=place, max_retries=0)
-            asked.append((node, task.remote(mark, item, by)))
-    return [_answer(ray, node, ref) for node, ref in asked]
+    with cluster.in_words(ray):
+        digest = hashlib.sha256(mark.words.encode()).hexdigest()
+        by.put({digest: mark.path})
+        item = Item(mark.path, digest, len(mark.words))
+        asked = []
+        for node in ray.nodes():
+            if node["Alive"]:
+                place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = ray.remote(look_here).options(num_cpus=0, scheduling_strategy=place, max_retries=0)
+                asked.append((node, task.remote(mark, item, by)))
+        return [_answer(ray, node, ref) for node, ref in asked]
 
 
 def look_here(mark: Mark, item: Item, by: Carrier) -> tuple[str, Card, bool, str, str]:

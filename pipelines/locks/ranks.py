@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 from cgankd.config import ConfigError
 
@@ -21,6 +22,8 @@ WAIT_S = 600.0
 """How long a rank waits for another one that neither answers nor ends; one that ends is seen at once."""
 OWN = ("artifacts", "metrics", "plots")
 """Folders that every rank has for itself."""
+MET = Event()
+"""Set once this process sets out to meet the other ranks."""
 LOST = ("Connection closed by peer", "Connection reset", "Timed out waiting", "gloo", "NCCL", "Broken pipe", "Socket")
 """Words of an error of the group."""
 
@@ -36,17 +39,23 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
     return named and size.isdigit() and int(size) > 1
 
 
+def check_shared(command: str) -> None:
+    """Raise ConfigError where a command's work is not shared by ranks."""
+    if command not in SHARED:
+        cure = "; its fakes can be shared by `cgankd bank --shards`" if command == "bank" else ""
+        raise ConfigError(
+            f"`cgankd {command}` does not run under torchrun, which is for {', '.join(SHARED)}; give it without{cure}"
+        )
+
+
 @contextmanager
 def among_ranks(stage: str, workdir: Path, device: str) -> Iterator[Path]:
     """Meet the other ranks; the folder that this one works in.
 
     Raises ConfigError where the stage is not shared, RankLost where another rank ended.
     """
-    if stage not in SHARED:
-        cure = "; its fakes can be shared by `cgankd bank --shards`" if stage == "bank" else ""
-        raise ConfigError(
-            f"`cgankd {stage}` does not run under torchrun, which is for {', '.join(SHARED)}; give it without{cure}"
-        )
+    check_shared(stage)
+    MET.set()
     import torch
     from torch import distributed as dist
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cgankd.config import ConfigError
-from pipelines.engines.lines import told_console
+from pipelines.engines.executor import told_console
 from pipelines.engines.local import tell
 from pipelines.files.layout import STAGES
 from pipelines.repeat.one_draw import Draw, is_done, key_of, own_files, result_of, run_draw

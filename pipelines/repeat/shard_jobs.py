@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cgankd.bank.shards import Part
 from pipelines.engines.choice import engine_name, run_jobs, share_of
-from pipelines.engines.lines import told_console
+from pipelines.engines.executor import told_console
 from pipelines.engines.local import Crew
 from pipelines.files.layout import INPUTS, missing
 from pipelines.files.params import load_config

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 LOOK_EVERY_S, GRACE_S = 1.0, 10.0
 """Seconds between two looks at the parent, and from the word to end until the process is ended."""
@@ -75,6 +76,17 @@ def _watch(pid: int, ticks: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def like_ctrl_c(handler: Callable[[int, FrameType | None], object] | None = None) -> None:
+    """Take SIGTERM and the end of the terminal like Ctrl-C, or by another handler, so that progress is kept."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, handler or stop)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup stays nohup
+        signal.signal(signal.SIGHUP, handler or stop)
 
 
 def dvc_process() -> int | None:

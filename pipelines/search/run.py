@@ -25,8 +25,7 @@ from cgankd.data.store.datasets import read_info
 from cgankd.labels.task import make_task
 from cgankd.types import Headline
 from pipelines.engines.choice import engine_name, executor, share_of
-from pipelines.engines.executor import Hear
-from pipelines.engines.lines import told_console
+from pipelines.engines.executor import Hear, told_console
 from pipelines.engines.local import Crew, hand_over
 from pipelines.files.artifacts import file_digest
 from pipelines.files.params import flatten
@@ -99,6 +98,7 @@ def open_search(
 
 def run(search: Search, workers: int, console: Console) -> None:
     """Work on the study until search.num_trials trials are finished, in this process or in several."""
+    engine_name()  # a wrong one is refused before a study is made
     with answering(search.url):
         _run(search, workers, console)
 

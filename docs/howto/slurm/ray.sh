@@ -9,6 +9,9 @@
 #SBATCH --requeue
 set -euo pipefail
 
+# srun takes no cores over from sbatch since SLURM 22.05, and a step would get one.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=$(srun --nodes=1 --ntasks=1 --nodelist="${hosts[0]}" hostname -I | awk '{print $1}')
 port=$((20000 + SLURM_JOB_ID % 20000))

@@ -9,6 +9,9 @@
 #SBATCH --requeue
 set -euo pipefail
 
+# srun takes no cores over from sbatch since SLURM 22.05, and a step would get one.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
 stage=${1:?name a stage: teacher, cgan, ratio or student}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))

@@ -16,14 +16,14 @@ import pytest
 
 from cgankd.config import ConfigError
 from cgankd.fit.room import NoRoom
-from pipelines.engines import cluster
+from pipelines.engines import heads
 from pipelines.engines import on_ray as on_ray_module
 from pipelines.engines.card import card_of
 from pipelines.engines.carrier import ByRay, Sent
 from pipelines.engines.choice import executor
-from pipelines.engines.cluster import LOOPBACK
 from pipelines.engines.executor import Hear
 from pipelines.engines.freight import item_of
+from pipelines.engines.heads import LOOPBACK
 from pipelines.engines.local import Crew
 from pipelines.engines.on_ray import place
 from pipelines.runtime.bonds import start_ticks
@@ -275,17 +275,52 @@ def test_a_head_that_is_gone_ends_the_run_with_a_sentence(
 ) -> None:
     """Ray itself ends the program after a minute."""
     jobs = [replace(one, how="wait", times=9) for one in small(tmp_path / "work", 2)]
-    monkeypatch.setattr(cluster, "LOOK_S", 0.0)
-    monkeypatch.setattr(cluster, "LOST_S", 0.0)
-    monkeypatch.setattr(cluster, "head_says", lambda address, wait_s: cluster.SILENT)
+    monkeypatch.setattr(heads, "LOOK_S", 0.0)
+    monkeypatch.setattr(heads, "LOST_S", 0.0)
+    monkeypatch.setattr(heads, "head_says", lambda address, wait_s: heads.SILENT)
     try:
-        with pytest.raises(cluster.HeadLost, match=r"the head .* has not answered for 0 s; what is finished is kept"):
+        with pytest.raises(heads.HeadLost, match=r"the head .* has not answered for 0 s; what is finished is kept"):
             copied(jobs)
         assert not list((tmp_path / "work").glob(".seen-*"))
     finally:
         (tmp_path / "work" / "notes" / "release").touch()
-    monkeypatch.setattr(cluster, "head_says", lambda address, wait_s: cluster.OPEN)
+    monkeypatch.setattr(heads, "head_says", lambda address, wait_s: heads.OPEN)
     copied(small(tmp_path / "again"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            "LocalRayletDiedError",
+            "^the raylet of this machine, .* has ended; what is finished is kept: give the same",
+        ),
+        ("RuntimeEnvSetupError", r"^a node of the Ray cluster could not make the code of the jobs ready \(.*it broke"),
+        (
+            "ActorDiedError",
+            "^the process on this machine that hears of progress has ended .*; what is finished is kept: look",
+        ),
+        ("ObjectStoreFullError", "^Ray's object store has no room .*; what is finished is kept: give `ray start` more"),
+        (
+            "RaySystemError",
+            r"^the Ray cluster failed \(RaySystemError: .*it broke\); what is finished is kept: look",
+        ),
+    ],
+)
+def test_an_error_of_the_cluster_itself_is_a_sentence(
+    on_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
+) -> None:
+    """Also where all that is asked of Ray fails, while jobs are cancelled."""
+    copied(small(tmp_path / "before", 1))  # joins the cluster
+    what = {"LocalRayletDiedError": (), "ActorDiedError": ()}.get(kind, ("it broke",))
+
+    def broken(*asked: Any, **options: Any) -> None:
+        raise getattr(ray.exceptions, kind)(*what)
+
+    monkeypatch.setattr(ray, "get", broken)
+    with pytest.raises(ConfigError, match=words):
+        copied(small(tmp_path / "work"))
+    assert not list((tmp_path / "work").glob(".seen-*"))
 
 
 def test_what_no_node_has_is_refused_at_once(on_ray: None, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def on_ray(folder: Path, *words: str) -> tuple[int, str]:
     return process.returncode, said
 
 
-def test_two_ranks_train_as_one_process_and_errors_and_ctrl_c_are_sentences(tmp_path: Path) -> None:
+def test_two_ranks_train_as_one_process_and_errors_and_ends_are_sentences(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     values = tiny("digits")
@@ -58,17 +58,18 @@ def test_two_ranks_train_as_one_process_and_errors_and_ctrl_c_are_sentences(tmp_
     assert said.count("2 ranks train together") == 1 and said.count("teacher done in") == 1
     near(work, alone, "teacher", "teacher", "loss")
     assert (work / "artifacts/teacher.safetensors").exists() and not (work / "artifacts/resume/ranks/1").exists()
-    process = begun(work, "2", "teacher", "--set", "teacher.num_steps=4000")
-    assert process.stdout is not None
-    before = list[str]()
-    while not (before and before[-1].startswith("teacher ")):
-        before.append(process.stdout.readline())
-        assert before[-1], "".join(before)
-    process.send_signal(signal.SIGINT)
-    after, _ = process.communicate()
-    assert process.returncode == 130 and "Traceback" not in after
-    assert after.splitlines()[-1] == "stopped; progress is kept, the same command goes on"
-    assert until(lambda: not processes(work))
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        process = begun(work, "2", "teacher", "--set", "teacher.num_steps=4000")
+        assert process.stdout is not None
+        before = list[str]()
+        while not (before and before[-1].startswith("teacher ")):
+            before.append(process.stdout.readline())
+            assert before[-1], "".join(before)
+        process.send_signal(sign)
+        after, _ = process.communicate()
+        assert process.returncode == 130 and "Traceback" not in after
+        assert after.splitlines()[-1] == "stopped; progress is kept, the same command goes on"
+        assert until(lambda: not processes(work))
 
 
 def test_how_a_rank_ended_in_words() -> None:

@@ -21,8 +21,9 @@ from rich.console import Console
 from cgankd.config import ConfigError
 from pipelines.engines import cluster
 from pipelines.engines.choice import executor
-from pipelines.engines.cluster import LOOPBACK, QUIET
+from pipelines.engines.cluster import QUIET
 from pipelines.engines.executor import Hear
+from pipelines.engines.heads import LOOPBACK
 from pipelines.engines.local import Crew
 from pipelines.files.digests import file_digest
 from pipelines.project.doctor_room import look_at_cluster

@@ -157,10 +157,21 @@ def test_a_rank_that_dies_ends_all_and_any_number_of_ranks_goes_on(alone: Path, 
     near(third, alone, "teacher", "teacher", "loss")
 
 
-def test_a_stage_that_is_not_shared_says_so(work: Path) -> None:
-    said = cgankd(work, "-m", "cgankd", "bank", size=2, code=1)
-    assert ": `cgankd bank` does not run under torchrun, which is for teacher, cgan, ratio, student; give it" in said
-    assert "--shards" in said
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("bank",), "`cgankd bank` does not run under torchrun, which is for teacher, cgan, ratio, student; give it"),
+        (("search", "--trials", "1"), "`cgankd search` does not run under torchrun, which is for teacher, cgan,"),
+        (("teachr",), "there is no command 'teachr'; did you mean 'teacher'? (under torchrun: teacher, cgan, ratio,"),
+        (("teacher", "--set", "teacher.num_step=1"), "teacher.num_step is not a known setting"),
+        (("teacher", "--sett", "teacher.num_steps=1"), "No such option"),
+    ],
+)
+def test_what_every_rank_refuses_is_said_once(work: Path, words: tuple[str, ...], said: str) -> None:
+    found = cgankd(work, "-m", "cgankd", *words, size=2, code=1)
+    assert found.count(said) == 1 and "error (rank" not in found and "stopped" not in found, found
+    assert not (work / "artifacts/search.db").exists()
+    assert words != ("bank",) or "--shards" in found
 
 
 def test_only_torchrun_makes_ranks() -> None:

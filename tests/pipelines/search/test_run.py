@@ -331,6 +331,13 @@ def test_a_cluster_finishes_one_study_although_a_worker_is_killed(work: Path, mo
     assert "as SQLite is a file" in refused.communicate()[0] and refused.returncode == 2
 
 
+def test_a_wrong_engine_is_refused_before_a_study_is_there(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CGANKD_ENGINE", "rai")
+    with pytest.raises(ConfigError, match="CGANKD_ENGINE must be one of local, ray, but is 'rai'"):
+        search.run(begin(work), 1, QUIET)
+    assert not (work / "artifacts/search.db").exists()
+
+
 def test_two_objectives_give_a_front_and_no_single_winner(work: Path) -> None:
     found = begin(work, "search.against=bank_size", "search.num_trials=4")
     search.run(found, 1, QUIET)
