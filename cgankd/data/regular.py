@@ -41,10 +41,19 @@ KINDS = {
 SHOWN = 200
 
 
+class NotPlain(ConfigError):
+    """What lies at a path is no plain file: the path, what is there in words, and the cure for who named it."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{shown(path)} {what}; name a plain file")
+        self.path, self.what = path, what
+
+
 def open_regular(path: Path, most: int = MAX_WEIGHTS) -> BufferedReader:
     """A file open for reading, if it is a regular one of at most so many bytes.
 
-    Raises FileNotFoundError or PermissionError as `open` does, and ConfigError naming the path where it is something else.
+    Raises FileNotFoundError or PermissionError as `open` does, and NotPlain or ConfigError naming the path where it is
+    something else.
     """
     try:
         # Opening a pipe would wait for a writer; this does not, and means nothing to a regular file.
@@ -57,7 +66,7 @@ def open_regular(path: Path, most: int = MAX_WEIGHTS) -> BufferedReader:
     if not stat.S_ISREG(found.st_mode):
         os.close(handle)
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise ConfigError(f"{shown(path)} is {kind}, not a file; name a plain file")
+        raise NotPlain(path, f"is {kind}, not a file")
     size = found.st_size
     if size > most or _is_hollow(handle, size):
         os.close(handle)
@@ -70,9 +79,7 @@ def _refuse(path: Path, problem: OSError | ValueError) -> NoReturn:
     """Raise ConfigError for a path that the system will not open."""
     if isinstance(problem, OSError):
         words = {errno.ELOOP: "is a link that leads back to itself", errno.ENXIO: "is a socket, not a file"}
-        raise ConfigError(
-            f"{shown(path)} {words.get(problem.errno or 0, f'cannot be opened ({problem.strerror})')}; name a plain file"
-        ) from None
+        raise NotPlain(path, words.get(problem.errno or 0, f"cannot be opened ({problem.strerror})")) from None
     raise ConfigError(f"{shown(path)} is no path ({problem}); correct it") from None
 
 
@@ -92,6 +99,21 @@ def _is_hollow(handle: int, size: int) -> bool:
         return False
     finally:
         os.lseek(handle, 0, os.SEEK_SET)
+
+
+def check_folders(path: Path) -> None:
+    """Raise ConfigError where a file, or a link to nothing, lies in the place of a folder above the path.
+
+    Without this the path would only seem to be missing.
+    """
+    for above in path.parents:
+        if above.is_dir():
+            return
+        if os.path.lexists(above):
+            kind = "a link to nothing" if above.is_symlink() and not above.exists() else "a file"
+            raise ConfigError(
+                f"{shown(above)} is {kind}, where a folder is needed; move it away, then give the same command"
+            )
 
 
 def check_regular(path: Path, most: int = MAX_WEIGHTS) -> None:

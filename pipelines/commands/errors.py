@@ -95,6 +95,12 @@ def sentence(error: BaseException) -> str:
 
 
 def _sentence(error: BaseException) -> str:
+    from cgankd.data.regular import NotPlain
+
+    if isinstance(error, NotPlain):
+        from pipelines.files.layout import in_its_place
+
+        return in_its_place(error)
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         from pipelines.files.writing import disk_sentence, of_disk
 

@@ -106,15 +106,15 @@ def export(
 
 def _folders(formats: list[str], out: Path, level: float, runtime: Path | None) -> list[Path]:
     """The page and the C header, where asked for; their folders as the user named them."""
-    from pipelines.ship import c_header, page
+    from pipelines.ship import folders
 
     made = []
     if "web" in formats:
-        page.write_page(Path.cwd(), out.resolve(), level=level, runtime=runtime)
-        made.append(out / page.FOLDER)
+        folders.write_page(Path.cwd(), out.resolve(), level=level, runtime=runtime)
+        made.append(out / folders.PAGE)
     if "c" in formats:
-        c_header.write_header(Path.cwd(), out.resolve())
-        made.append(out / c_header.FOLDER)
+        folders.write_header(Path.cwd(), out.resolve())
+        made.append(out / folders.HEADER)
     return made
 
 

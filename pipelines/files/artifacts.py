@@ -20,15 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cgankd.data.regular import check_regular, read_json
+from cgankd.data.regular import NotPlain, check_folders, check_regular, read_json
 from cgankd.data.store.writing import sync
 from cgankd.fit.watch import named, not_finite
 from cgankd.types import Diverged
 from pipelines.files.digests import file_digest as file_digest
 from pipelines.files.digests import fingerprint as fingerprint
 from pipelines.files.digests import source_digest as source_digest
-from pipelines.files.layout import damaged, missing
-from pipelines.files.made import check_made, seal, unsealed
+from pipelines.files.layout import missing
+from pipelines.files.made import check_made, damaged, seal, unsealed
 from pipelines.files.writing import SHORT_S, DiskError
 from pipelines.files.writing import replacing as replacing
 
@@ -118,13 +118,12 @@ def read_record(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     Raises ConfigError that names the file and the command that makes it, where it is missing, damaged or of other make.
     """
     if not path.exists():
+        check_folders(path)
         raise missing(path)
     try:
         found = read_json(path)
     except ValueError as error:
-        raise damaged(path, str(error)) from error
-    except IsADirectoryError as error:
-        raise damaged(path, "it is a folder") from error
+        raise damaged(path, error) from error
     lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
     if lacking or not isinstance(found, dict):
         raise damaged(path, f"it has no {lacking[0]!r}" if lacking else "it is no mapping")
@@ -140,12 +139,13 @@ def load_weights(path: Path, keys: Collection[str] = ()) -> tuple[dict[str, Tens
     Raises ConfigError when one is missing or damaged.
     """
     if not path.exists():
+        check_folders(path)
         raise missing(path)
     config = read_record(config_path(path), keys)
     try:
         tensors = load_tensors(path)
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from error
+    except (SafetensorError, NotPlain, OSError) as error:
+        raise damaged(path, error) from error
     check_made(path)
     return tensors, config
 

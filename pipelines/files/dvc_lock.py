@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
+import subprocess
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import read_text
+from cgankd.data.regular import NotPlain, read_text
 from pipelines.files.params import parse
 
 LOCK, STAGES = "dvc.lock", "dvc.yaml"
-CURE = "bring it back with `git checkout dvc.lock`, or delete it and run `dvc repro`"
 
 
 def read_lock(workdir: Path) -> str:
-    """The text of dvc.lock; empty where there is none. Raises ConfigError where it is no plain file of text."""
+    """The text of dvc.lock; empty where there is none. Raises ConfigError, with the cure, where it is no lock of DVC."""
     path = workdir / LOCK
     try:
-        return read_text(path) if path.exists() else ""
+        text = read_text(path) if path.exists() else ""
+        _stages(text)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{LOCK} is damaged (not UTF-8 text); {CURE}") from error
+        raise ConfigError(f"{LOCK} is damaged (not UTF-8 text); {lock_cure(workdir)}") from error
+    except NotPlain as error:
+        raise ConfigError(f"{LOCK} {error.what}; {lock_cure(workdir)}") from error
     except ConfigError as error:
-        raise ConfigError(f"{LOCK} is not used ({error}); {CURE}") from error
+        raise ConfigError(f"{error}; {lock_cure(workdir)}") from error
     except OSError as error:
-        raise ConfigError(f"{LOCK} cannot be read ({error.strerror}); {CURE}") from error
+        raise ConfigError(f"{LOCK} cannot be read ({error.strerror}); {lock_cure(workdir)}") from error
+    return text
+
+
+def lock_cure(workdir: Path) -> str:
+    """What brings dvc.lock back: git where its last commit has a whole one, and DVC in any case."""
+    anew = f"delete {LOCK} and run `dvc repro`"
+    try:
+        done = subprocess.run(["git", "show", f":./{LOCK}"], cwd=workdir, capture_output=True, check=False)
+        held = done.returncode == 0 and lacks(done.stdout.decode(), whole=True) is None
+    except (OSError, UnicodeDecodeError, ConfigError):  # no git, or a damaged one was committed
+        held = False
+    return f"bring it back with `git checkout -- {LOCK}`, or {anew}" if held else anew
+
+
+def lacks(text: str, *, whole: bool) -> str | None:
+    """Why a text is no lock as DVC writes them; None where it is one. Raises ConfigError where it is not even YAML.
+
+    `whole`: it has the end of its last line, without which it was cut.
+    """
+    stages = _stages(text)
+    if not stages and not text.strip():
+        return "it is empty"
+    for name, own in stages.items():
+        if not isinstance(own, dict) or "cmd" not in own:
+            return f"stage {name} has no command"
+        for kind in ("deps", "outs"):
+            entries = own.get(kind, [])
+            if not isinstance(entries, list) or not all(isinstance(one, dict) and "path" in one for one in entries):
+                return f"stage {name} has {kind} without a path"
+    return "its last line is cut off" if whole and not text.endswith("\n") else None
 
 
 def made_md5(text: str) -> dict[str, str]:
@@ -60,9 +94,10 @@ def _files(own: object, kind: str) -> list[dict[str, Any]]:
     ]
 
 
+@lru_cache(maxsize=8)
 def _stages(text: str) -> dict[str, Any]:
     found = parse(text, LOCK) or {}
     stages = (found.get("stages") or {}) if isinstance(found, dict) else None
     if not isinstance(stages, dict):
-        raise ConfigError(f"{LOCK} is damaged (it lists no stages); {CURE}")
+        raise ConfigError(f"{LOCK} is damaged (it lists no stages)")
     return stages

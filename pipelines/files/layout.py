@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cgankd.config import Config, ConfigError
+from cgankd.data.regular import NotPlain, shown
 
 STAGES = ("prepare", "teacher", "cgan", "ratio", "bank", "student", "evaluate")
 MAKERS = {
@@ -110,10 +111,26 @@ def missing(path: Path) -> ConfigError:
     return ConfigError(f"{Path('artifacts', inside(path))} is missing; run `{maker(str(inside(path)))}` first")
 
 
-def damaged(path: Path, what: str) -> ConfigError:
-    """The error for an artifact that cannot be read, naming the stage that makes it."""
-    what = " ".join(what.split())[:200]
-    return ConfigError(f"{path} is damaged ({what}); delete it and run `{maker(str(inside(path)))}` again")
+def made_again(path: Path) -> str | None:
+    """What puts a file of a work folder in its place again, in words; None for any other file."""
+    parent = path.absolute().parent.name
+    if path.name == "params.yaml":
+        return "bring the file back or run `cgankd use PRESET`"
+    if parent == "metrics" and path.suffix == ".json":
+        return f"run `cgankd {'bank audit' if path.stem == 'audit' else path.stem}`"
+    if "artifacts" not in path.absolute().parts:
+        return None
+    name = inside(path.absolute())
+    return f"run `{maker(str(name))}`" if name.name in EXPORTED or name.parts[0].split(".")[0] in MAKERS else AGAIN
+
+
+AGAIN = "give the same command"
+
+
+def in_its_place(error: NotPlain) -> str:
+    """What is said where something else lies in the place of a file; whoever named a file of no work folder names another."""
+    cure = made_again(error.path)
+    return str(error) if cure is None else f"{shown(error.path)} {error.what}; move it away, then {cure}"
 
 
 @contextmanager

@@ -16,10 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import parse_json, read_text
+from cgankd.data.regular import NotPlain, check_folders, parse_json, read_text
 from pipelines.files.digests import digests_in, file_digest, hashed
 from pipelines.files.dvc_lock import LOCK, is_cached, made_md5, read_lock
-from pipelines.files.layout import BESIDE_STAGES, MAKERS, OUTPUTS, STAGES, WEIGHTS, unplaced
+from pipelines.files.layout import (
+    BESIDE_STAGES,
+    MAKERS,
+    OUTPUTS,
+    STAGES,
+    WEIGHTS,
+    in_its_place,
+    inside,
+    maker,
+    unplaced,
+)
 from pipelines.files.writing import replacing
 
 FOLDER = "digests"
@@ -40,6 +50,7 @@ def note_made(workdir: Path, stage: str, new: Path | None = None) -> None:
     `new` is a folder with the files that are to take the places of those in the work folder; the record is written there.
     """
     path = _record(new or workdir, stage)
+    check_folders(_record(workdir, stage))
     try:
         known = _read(_record(workdir, stage))
     except ConfigError:  # damaged, and made anew by this
@@ -95,11 +106,32 @@ def unsealed(values: dict[str, Any]) -> bool:
     return mark is None or mark == seal(values)
 
 
+def damaged(path: Path, what: str | Exception) -> ConfigError:
+    """The error for an artifact that cannot be read: the stage that makes it, and what brings it back."""
+    if isinstance(what, NotPlain):
+        return ConfigError(in_its_place(what))
+    what = " ".join(str(what).split())[:200]
+    again = f"delete it and run `{maker(str(inside(path)))}` again"
+    return ConfigError(f"{path} is damaged ({what}); {again}{way_back(path)}")
+
+
+def way_back(path: Path) -> str:
+    """The words with which git or DVC bring a file or folder back as its stage left it; empty where neither does."""
+    place = _place(path)
+    if place is None:
+        return ""
+    workdir, file, stage = place
+    try:
+        tool = "git checkout --" if _in_git(workdir, file, stage) else None
+        if tool is None and is_cached(workdir, file):
+            tool = "dvc checkout --force"  # without it DVC asks first, or refuses where there is nobody to ask
+    except ConfigError:  # the records of git's or DVC's files are damaged too
+        return ""
+    return f", or bring it back with `{tool} {file}`" if tool else ""
+
+
 def _other(workdir: Path, file: str, who: str, stage: str) -> ConfigError:
-    tool = "git checkout --" if _in_git(workdir, file, stage) else None
-    if tool is None and is_cached(workdir, file):
-        tool = "dvc checkout --force"  # without it DVC asks first, or refuses where there is nobody to ask
-    back = f", or bring it back with `{tool} {file}`" if tool else ""
+    back = way_back(workdir / file)
     return ConfigError(
         f"{file} is damaged or of elsewhere: it is not the file that {who}; run `cgankd {stage}` again{back}"
     )
@@ -125,6 +157,7 @@ def _record(workdir: Path, stage: str) -> Path:
 
 def _read(path: Path) -> dict[str, list[str]]:
     """File -> digests known to be good, newest last. Raises ConfigError where the record is damaged."""
+    check_folders(path)  # a file there would turn all of this off
     if not path.exists():
         return {}
     where = f"artifacts/{FOLDER}/{path.name}"

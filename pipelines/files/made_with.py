@@ -13,8 +13,8 @@ from typing import Any
 from cgankd.config import BANK_UNSAID, Config, to_dict
 from cgankd.data.store.banks import read_attributes
 from pipelines.files.artifacts import config_path, read_record
-from pipelines.files.layout import SECTIONS, STAGES, damaged, within
-from pipelines.files.made import check_made
+from pipelines.files.layout import SECTIONS, STAGES, within
+from pipelines.files.made import check_made, damaged
 from pipelines.files.params import flatten, load_config
 from pipelines.files.runs import read_metrics, run_behind
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import read_json
-from pipelines.files.layout import SECTIONS, within
-from pipelines.files.made import check_made, unsealed
+from cgankd.data.regular import NotPlain, check_folders, read_json
+from pipelines.files.layout import SECTIONS, in_its_place, within
+from pipelines.files.made import check_made, unsealed, way_back
 from pipelines.files.params import flatten, read_params
 from pipelines.tracking.journal import Event, read_roots
 from pipelines.tracking.names import result_name
@@ -23,20 +23,26 @@ def read_metrics(path: Path, command: str) -> dict[str, Any] | None:
     Raises ConfigError where it is damaged, or is not as its stage left it.
     """
     if not path.exists():
+        check_folders(path)
         return None
-    shown = f"{path.parent.name}/{path.name}"
     try:
         values = read_json(path)
-    except (ValueError, IsADirectoryError) as error:
-        raise ConfigError(
-            f"{shown} is damaged ({' '.join(str(error).split())[:200]}); run `{command}` again"
-        ) from error
+    except ValueError as error:
+        raise _damaged(path, error, command) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{shown} is damaged (it is no mapping); run `{command}` again")
+        raise _damaged(path, "it is no mapping", command)
     if not unsealed(values):
-        raise ConfigError(f"{shown} is damaged (it is not as it was written); run `{command}` again")
+        raise _damaged(path, "it is not as it was written", command)
     check_made(path)
     return values
+
+
+def _damaged(path: Path, what: str | Exception, command: str) -> ConfigError:
+    if isinstance(what, NotPlain):
+        return ConfigError(in_its_place(what))
+    back = way_back(path)
+    what = " ".join(str(what).split())[:200]
+    return ConfigError(f"{path.parent.name}/{path.name} is damaged ({what}); run `{command}` again{back}")
 
 
 def run_behind(workdir: Path, stage: str, metrics: Mapping[str, Any]) -> list[Event]:

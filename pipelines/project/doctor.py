@@ -17,6 +17,7 @@ from cgankd.config.data import MADE_HERE
 from cgankd.data.regular import read_json
 from pipelines.files.params import read_params
 from pipelines.project.finding import Finding
+from pipelines.project.repository import look_at_lock
 from pipelines.search.config import load_searched
 from pipelines.tracking.masks import masked
 from pipelines.tracking.moved import StoreMoved, check_place, check_readable
@@ -35,6 +36,7 @@ def examine(workdir: Path, *, only_repository: bool = False) -> list[Finding]:
     looks: list[Callable[[Path], list[Finding]]] = [
         look_at_git,
         look_at_dvc,
+        look_at_lock,
         look_at_params,
         look_at_generator,
         look_at_code,

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cgankd.config import ConfigError
+from pipelines.files.dvc_lock import LOCK, lacks, lock_cure, read_lock
 from pipelines.files.params import write_text
+from pipelines.project.finding import Finding
 
 WHO = {"user.name": "cgankd", "user.email": "cgankd@localhost"}
 """The author of the first commit where the user has given git no name of theirs."""
@@ -69,6 +71,20 @@ def make_repository(folder: Path, data: str | None, message: str, say: Callable[
         say(f"{folder} is a git and DVC repository, its first commit is left to you: {error}")
         return
     say(f"{folder} is a git and DVC repository with a first commit")
+
+
+def look_at_lock(workdir: Path) -> list[Finding]:
+    """What the doctor finds of dvc.lock, which must be as DVC writes it; nothing where there is none yet."""
+    if not os.path.lexists(workdir / LOCK):
+        return []
+    try:
+        why = lacks(read_lock(workdir), whole=True)
+    except ConfigError as error:
+        text, _, cure = str(error).rpartition("; ")
+        return [Finding(LOCK, "problem", text, cure)]
+    if why is not None:
+        return [Finding(LOCK, "problem", f"{LOCK} is damaged ({why})", lock_cure(workdir))]
+    return [Finding(LOCK, "ok", "what DVC knows of the stages")]
 
 
 def known(folder: Path, key: str) -> bool:

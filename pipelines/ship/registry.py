@@ -26,7 +26,6 @@ from pipelines.ship.trust import FLAG, digests_of, remember
 from pipelines.tracking.answers import check_answers, environment, first_patience, reason, sign_in
 from pipelines.tracking.masks import masked
 from pipelines.tracking.mlflow_sink import PARAMS_A_CALL, MlflowSink, key_text
-from pipelines.tracking.moved import StoreMoved
 from pipelines.tracking.names import git_state
 from pipelines.tracking.places import is_server
 
@@ -81,7 +80,7 @@ def register(
     """
     try:
         sink = MlflowSink(workdir, experiment)
-    except StoreMoved:
+    except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(f"MLflow does not answer ({reason(error)}); nothing was registered, try again") from error

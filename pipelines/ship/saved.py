@@ -19,7 +19,7 @@ from cgankd.measure.conformal import conformal_margin
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import load_weights
 from pipelines.files.layout import missing
-from pipelines.files.made import check_made
+from pipelines.files.made import check_made, way_back
 from pipelines.files.runs import read_metrics
 from pipelines.networks.distilled import restore_student
 
@@ -151,7 +151,8 @@ def evaluation(workdir: Path, package: Package) -> dict[str, Any]:
     entry = arms.get(arm) if isinstance(arms, dict) else None
     values = entry.get("values") if isinstance(entry, dict) else None
     if not isinstance(values, list) or not isinstance(result.get("headline"), dict):
-        raise ConfigError("metrics/evaluate.json is damaged (it has other entries); run `cgankd evaluate` again")
+        back = way_back(workdir / "metrics" / "evaluate.json")
+        raise ConfigError(f"metrics/evaluate.json is damaged (it has other entries); run `cgankd evaluate` again{back}")
     if arm != chosen or package.config.get("test") not in values:
         raise ConfigError(
             f"artifacts/student.safetensors (arm {arm}) is not the student of metrics/evaluate.json (arm {chosen});"

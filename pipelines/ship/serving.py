@@ -27,8 +27,6 @@ WAITING = 512
 """Connections that wait to be accepted."""
 OPEN = 1000
 """Connections that are held at a time; further ones are answered 503."""
-HEAD_WAIT_S = 10.0
-"""Seconds within which a connection must have sent the head of a request, its first and each further one."""
 DEATHS, SPAN_S = 5, 60.0
 """So many deaths within so many seconds end the server."""
 LEAVE_S = 15.0
@@ -182,10 +180,11 @@ def _server(computer: Computer, hosts: Sequence[str]) -> Any:
     import uvicorn
 
     from pipelines.ship.door import Door
+    from pipelines.ship.speech import Strict
 
     options = uvicorn.Config(
         Door(computer.compute, computer.version, hosts),
-        http=impatient(),
+        http=Strict,
         ws="none",
         lifespan="off",
         log_level="warning",
@@ -226,49 +225,6 @@ def compute(handle: int, ended: int, model: Sequence[str]) -> None:
         link.send_bytes(status.to_bytes(STATUS, "big") + said)
 
 
-def impatient() -> Any:
-    """HTTP as uvicorn speaks it, where a connection whose request does not begin in time is closed.
-
-    Uvicorn keeps those that send nothing, or a letter now and then, and they count among the OPEN that it holds.
-    """
-    import asyncio
-
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-
-    class Impatient(H11Protocol):
-        _limit: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            """Begin to wait for the first request."""
-            super().connection_made(transport)
-            self._wait()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            """Wait no more."""
-            self._forget()
-            super().connection_lost(exc)
-
-        def on_response_complete(self) -> None:
-            """Begin to wait for the next request: a few letters of it end uvicorn's own waiting."""
-            super().on_response_complete()
-            self._wait()
-
-        def _wait(self) -> None:
-            self._forget()
-            self._limit = self.loop.call_later(HEAD_WAIT_S, self._late)
-
-        def _forget(self) -> None:
-            if self._limit is not None:
-                self._limit.cancel()
-
-        def _late(self) -> None:
-            cycle: Any = self.cycle
-            if cycle is None or cycle.response_complete:
-                self.transport.close()
-
-    return Impatient
-
-
 def _end_with(pipe: int) -> None:
     """End this process when the other end of a pipe is gone."""
     os.read(pipe, 1)
@@ -283,6 +239,7 @@ def _say(text: str) -> None:
 def main(words: Sequence[str]) -> int:
     """Be one of the two processes."""
     if words[0] == "compute":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the first process, which is the one to stop
         compute(int(words[1]), int(words[2]), words[3:])
         return 0
     return keep(int(words[0]), words[1:])

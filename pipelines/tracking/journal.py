@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cgankd.data.regular import read_text
+from cgankd.data.regular import check_folders, read_text
 from pipelines.tracking.masks import masked_values
 from pipelines.tracking.names import NOTE_TAG, child_name
 
@@ -167,6 +167,7 @@ def is_sound(event: Any) -> bool:
 def read_lines(path: Path) -> Iterator[Event | None]:
     """Every line of a file in order, None for one that is cut short or damaged; nothing where there is no file."""
     if not path.exists():
+        check_folders(path)
         return
     for line in read_text(path, MOST, errors="replace").split("\n"):
         if not line.strip():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import read_text
+from cgankd.data.regular import check_folders, read_text
 from pipelines.tracking.journal import MOST
 from pipelines.tracking.places import FILE, home, log_folder, store_uri
 
@@ -59,6 +59,7 @@ def check_place(workdir: Path, experiment: str | None = None) -> None:
 
     `experiment` is the one that is to get a run.
     """
+    check_kinds(workdir)
     top, file = home(workdir), database(workdir)
     if file is None:
         return
@@ -76,8 +77,23 @@ def check_place(workdir: Path, experiment: str | None = None) -> None:
                 )
 
 
+def check_kinds(workdir: Path) -> None:
+    """Raise ConfigError where the SQLite store is no file, or the folder that has the files of its runs is none."""
+    path = _named(workdir)
+    if path is None:
+        return
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no plain file"
+        raise ConfigError(
+            f"{path} is {kind}, where the store of runs is to lie; move it away and run `cgankd sync`, which adds all runs"
+            " of artifacts/logs to a new one"
+        )
+    check_folders(home(workdir) / RUNS / "any")
+
+
 def check_readable(workdir: Path) -> None:
     """Raise ConfigError where the SQLite store is no whole database, by a look at its tables."""
+    check_kinds(workdir)
     file = database(workdir)
     if file is None:
         return
@@ -114,9 +130,14 @@ def check_experiment(name: str, location: str | None, top: Path) -> None:
 
 def database(workdir: Path) -> Path | None:
     """The file of an SQLite store; None where runs are kept otherwise, and where there is none yet."""
+    path = _named(workdir)
+    return path if path is not None and path.is_file() and path.stat().st_size else None
+
+
+def _named(workdir: Path) -> Path | None:
+    """Where the file of an SQLite store is to lie; None where runs are kept otherwise."""
     kind, mark, name = store_uri(workdir).partition(":///")
-    path = Path(name.partition("?")[0]).absolute()
-    return path if mark and kind.startswith("sqlite") and path.is_file() and path.stat().st_size else None
+    return Path(name.partition("?")[0]).absolute() if mark and kind.startswith("sqlite") and name else None
 
 
 def experiments(store: sqlite3.Connection) -> Iterator[tuple[str, Path | None, list[str]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cgankd.config import ConfigError
+from cgankd.data.regular import check_folders
 from pipelines.tracking.journal import Event, JsonLines, is_closed, read_lines, read_roots
 from pipelines.tracking.mlflow_sink import MlflowSink, end, found_again, replay
 from pipelines.tracking.places import home, log_folder
@@ -71,6 +72,7 @@ def add_missing(workdir: Path) -> SyncReport:
     """`sync`, its lock held."""
     sinks: dict[str, tuple[MlflowSink, dict[str, list[Stored]]]] = {}
     added = there = alive = damaged = 0
+    check_folders(log_folder(home(workdir)) / "any")
     for path in sorted(log_folder(home(workdir)).rglob("*.jsonl")):
         lines = JsonLines(path)
         damaged += sum(event is None for event in read_lines(path))

@@ -40,5 +40,5 @@ def test_a_lock_that_does_not_tell_gives_nothing(text: str) -> None:
 def test_a_lock_that_is_a_folder_is_a_sentence(tmp_path: Path) -> None:
     assert read_lock(tmp_path) == ""
     (tmp_path / "dvc.lock").mkdir()
-    with pytest.raises(ConfigError, match=r"dvc\.lock is a folder, not a file; .*bring it back"):
+    with pytest.raises(ConfigError, match=r"dvc\.lock is a folder, not a file; delete dvc.lock and run `dvc repro`$"):
         read_lock(tmp_path)

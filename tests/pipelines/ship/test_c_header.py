@@ -10,7 +10,7 @@ import pytest
 
 from cgankd.config import ConfigError
 from pipelines.files.artifacts import file_digest
-from pipelines.ship import c_header
+from pipelines.ship import folders
 
 
 @pytest.fixture()
@@ -34,10 +34,8 @@ def record(work: Path, **row: Any) -> None:
 def test_arena_and_operators_are_those_measured(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record(work)
     asked: list[Any] = []
-    monkeypatch.setattr(
-        c_header, "write_c", lambda path, out, **given: asked.append((path.name, out.name, given)) or []
-    )
-    c_header.write_header(work, work / "artifacts" / "export")
+    monkeypatch.setattr(folders, "write_c", lambda path, out, **given: asked.append((path.name, out.name, given)) or [])
+    folders.write_header(work, work / "artifacts" / "export")
     assert asked == [("student-int8.tflite", "c", {"arena": 4000, "operators": ["CONV_2D", "SOFTMAX"]})]
 
 
@@ -54,10 +52,10 @@ def test_arena_and_operators_are_those_measured(work: Path, monkeypatch: pytest.
 def test_a_file_that_is_not_fit_is_refused_with_the_cure(work: Path, row: dict[str, Any], words: str) -> None:
     record(work, **row)
     with pytest.raises(ConfigError, match=words):
-        c_header.write_header(work, work / "artifacts" / "export")
+        folders.write_header(work, work / "artifacts" / "export")
     assert not (work / "artifacts" / "export" / "c").exists()
 
 
 def test_without_the_file_the_command_that_makes_it_is_named(work: Path) -> None:
     with pytest.raises(ConfigError, match=r"run `cgankd export --to litert,c`"):
-        c_header.write_header(work, work / "artifacts" / "export")
+        folders.write_header(work, work / "artifacts" / "export")

@@ -185,3 +185,17 @@ def test_a_request_is_computed_once_more_where_the_process_was_ended(
         with pytest.raises(Refused, match="send it again") as refused:
             computer.compute(ONE)
         assert refused.value.status == 503
+
+
+def test_ctrl_c_is_not_for_the_process_that_computes() -> None:
+    code = (
+        "import os, signal, time; from pipelines.ship import serving\n"
+        "def compute(*given): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.2); print('lives')\n"
+        "serving.compute = compute; raise SystemExit(serving.main(['compute', '0', '0']))"
+    )
+    root = Path(__file__).parents[3]
+    path = {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | path, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "lives\n", "")

@@ -10,7 +10,7 @@ import pytest
 from cgankd.config import ConfigError
 from pipelines.files.artifacts import read_record
 from pipelines.ship.export import export
-from pipelines.ship.page import write_page
+from pipelines.ship.folders import write_page
 from tests.pipelines.device.pages import fake_runtime, model_of
 from tests.pipelines.finished import finished
 

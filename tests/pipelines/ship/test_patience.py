@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from pipelines.ship import door as module
 from pipelines.ship.door import Door, answer
-from pipelines.ship.serving import HEAD_WAIT_S, impatient
+from pipelines.ship.speech import HEAD_WAIT_S, Strict
 
 HEAD = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -61,7 +61,7 @@ def spoken(*parts: bytes) -> tuple[bytes, bool, bool]:
     """What was answered to these parts, and whether the line is closed then and at the end of the waiting."""
 
     async def talk() -> tuple[bytes, bool, bool]:
-        config = uvicorn.Config(door(), lifespan="off", log_level="critical", http=impatient())
+        config = uvicorn.Config(door(), lifespan="off", log_level="critical", http=Strict)
         config.load()
         clock = Clock(asyncio.get_running_loop())
         protocol, line = config.http_protocol_class(config, ServerState(), {}, clock), Line()  # type: ignore[arg-type]
@@ -145,3 +145,27 @@ def test_slow_bodies_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     got, begun = asyncio.run(all_of_them(large=True))
     assert got[0]["status"] == 200
     assert {told[0]["status"] for told in begun if told} == {408}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "status"),
+    [
+        ("Content-Length: 23", 200),
+        ("Content-Length: 23\r\nContent-Length: 23", 400),
+        ("Content-Length: 23\r\nX: 1\r\ncontent-length: 23", 400),
+        ("Content-Length: 23, 23", 400),
+        ("Content-Length: 23,\r\n 23", 400),
+        ("Content-Length: 23\r\nTransfer-Encoding: chunked", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 23", 400),
+        ("Transfer-Encoding: chunked", 200),
+        ("X: 1\r\nX: Content-Length: 2, 2\r\nContent-Length: 23", 200),
+    ],
+)
+@pytest.mark.parametrize("cut", [0, 40, 85], ids="cut at {}".format)
+@pytest.mark.parametrize("after", [b"", HEAD], ids=["first", "after another"])
+def test_a_length_that_is_said_twice_is_refused(lengths: str, status: int, cut: int, after: bytes) -> None:
+    head = f"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{lengths}\r\n\r\n"
+    body = b'{"inputs": [[[[7.5]]]]}'
+    raw = after + head.encode() + (b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if "chunked" in lengths else body)
+    sent, closed, _ = spoken(*(part for part in (raw[:cut], raw[cut:]) if part))
+    assert sent.rpartition(b"HTTP/1.1 ")[2].startswith(b"%d" % status) and closed == (status == 400)
