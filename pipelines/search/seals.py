@@ -113,9 +113,10 @@ def check_seals(study: optuna.Study, url: str) -> None:
         mark = attrs.get(SEAL)
         if mark is None and noted:
             raise changed(url, what, "its seal is missing")
-        begun = mark is not None and (mark["names"][-1] in attrs or trials)  # else it is being begun at this moment
-        if begun and mark[SEAL] != _study_seal(study, mark, {name: attrs.get(name) for name in mark["names"]}):
-            raise changed(url, what, "its goals or the settings that it began with")
+        if mark is not None and (mark["names"][-1] in attrs or trials):  # else it is being begun at this moment
+            known = {name: attrs.get(name) for name in mark["names"]}
+            if mark[SEAL] != _study_seal(study, mark, known):
+                raise changed(url, what, "its goals or the settings that it began with")
         if gone := sorted(noted.keys() - {trial.number for trial in trials}):
             raise changed(url, f"trial {gone[0]} of {what}", "it is gone")
         for place, trial in enumerate(trials):
