@@ -19,9 +19,9 @@ from cgankd.measure.verdict import describe
 from pipelines.files.made import unsealed
 from pipelines.runtime.machine import set_threads
 from pipelines.search.config import SearchedConfig
+from pipelines.search.pool import inputs_of
 from pipelines.search.run import Search, say
 from pipelines.search.space import with_values
-from pipelines.search.stages import inputs_of
 from pipelines.search.students import quiet_context, students_of, train_seeds
 
 

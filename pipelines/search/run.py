@@ -37,16 +37,15 @@ from pipelines.runtime.room import check_places
 from pipelines.search import hopeless
 from pipelines.search import study as studies
 from pipelines.search.config import SearchedConfig, load_searched
+from pipelines.search.pool import base_files, read_files
+from pipelines.search.seals import check_seals, seal_trial
 from pipelines.search.space import check_space, identity, overruled, values_text, with_searched_arm
-from pipelines.search.stages import base_files, read_files
 from pipelines.search.storage import (
     BROKEN,
     COUNTED,
     answering,
     check_begun,
-    check_seals,
     heartbeat,
-    seal_trial,
     shown,
     sqlite_file,
     storage_url,

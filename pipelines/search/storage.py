@@ -1,26 +1,23 @@
-"""The database of a search by its URL: checked, shown without its password, its errors in words, its trials under seals."""
+"""The database of a search by its URL: checked, shown without its password, its errors in words."""
 
 from __future__ import annotations
 
-import json
+import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from cgankd.config import ConfigError
 from cgankd.data.regular import check_regular
 from cgankd.data.store.writing import size_limit
-from pipelines.files.made import seal
 from pipelines.files.writing import AGAIN, free_bytes, raised, size_text
 from pipelines.search.config import SearchConfig
 from pipelines.tracking.masks import masked, remember
@@ -30,14 +27,15 @@ BUSY_S = 60.0
 """Seconds to wait for a file that another process writes."""
 BROKEN = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 """What Optuna raises where its database fails."""
-UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError)
+UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError)
 """What it raises where the database answers with what no search wrote."""
-SEAL = "seal"
-"""The user attribute of a trial, and of a study, by which it is known to be as it was written."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 HEARTBEAT_S = 60
 MUCH = 2**24
 """Bytes of room with which a disk is not full for a database."""
+TABLES = {"studies", "study_directions", "study_user_attributes", "trials", "trial_user_attributes"}
+TABLES |= {"trial_system_attributes", "trial_params", "trial_values", "trial_intermediate_values"}
+"""What a database of Optuna has at the least, of whatever version."""
 ANEW = (
     "move it away and run `cgankd search` again, which begins the study anew and takes the students that are finished"
 )
@@ -96,14 +94,44 @@ def check_whole(url: str) -> None:
     anew = f"bring it back, or {ANEW}"
     try:
         check_regular(path)
+        if path.stat().st_size == 0:
+            raise ConfigError(f"{path} is empty, so its study is gone; {anew}")
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database:
+            database.text_factory = lambda text: text.decode(errors="replace")
             (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            said = said if said != "ok" else _foreign(database)
     except sqlite3.OperationalError:
         return  # in use, or not to be opened, which connecting says
-    except (sqlite3.DatabaseError, ConfigError) as error:
+    except sqlite3.DatabaseError as error:
         raise ConfigError(f"{path} is no whole database ({error}); {anew}") from error
-    if said != "ok":
+    if said is not None:
         raise ConfigError(f"{path} is damaged ({' '.join(str(said).split())[:120]}); {anew}")
+
+
+def _foreign(database: sqlite3.Connection) -> str | None:
+    """Which tables of a search a database lacks; None where it has all, or was being made when its process was killed."""
+    found = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not (lacking := sorted(TABLES - found)):
+        return None
+    used = any(database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in TABLES & found)
+    if found and not TABLES & found - {"trials"} and "version_info" not in found:
+        return "it is one of another program"
+    return f"it has no table {lacking[0]}" if used else None
+
+
+def make_whole(url: str, make: Callable[[str], None]) -> None:
+    """Give a new SQLite file its name when its tables are made, so that an empty one is damage and no killed start."""
+    path, parts = sqlite_file(url), sqlalchemy.make_url(url)
+    if path is None or path.exists() or parts.query or str(path).startswith((":", "file:")):
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with suppress(OSError, *BROKEN):  # what fails here fails in its own place too, which is told
+        try:
+            make(parts.set(database=str(temporary)).render_as_string(hide_password=False))
+            with suppress(FileExistsError):  # a search in another folder was faster
+                os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def shown(url: str) -> str:
@@ -166,62 +194,13 @@ def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
         thread.join()
 
 
-# Seals
-
-
-def seal_of(trial: FrozenTrial, state: TrialState, scores: Sequence[float] = ()) -> dict[str, Any]:
-    """What is known of a trial that ends in this state with these scores, with a digest over that and its attributes.
-
-    Not its number: a study may be copied. Kept as JSON, which changes no float, as a column of some databases does.
-    """
-    steps = {str(step): value for step, value in trial.intermediate_values.items()}
-    found = {"state": state.name, "scores": list(scores), "params": dict(trial.params), "steps": steps}
-    return found | {SEAL: seal(_whole(found, trial))}
-
-
-def _whole(found: Mapping[str, Any], trial: FrozenTrial) -> dict[str, Any]:
-    """What the digest of a trial is taken of."""
-    limits = {name: json.loads(distribution_to_json(knob)) for name, knob in trial.distributions.items()}
-    attrs = {name: value for name, value in trial.user_attrs.items() if name != SEAL}
-    return {"trial": found, "limits": limits, "attrs": attrs}
-
-
-def seal_trial(study: optuna.Study, trial: optuna.Trial, state: TrialState, scores: Sequence[float] = ()) -> None:
-    """Put a seal on a trial; call it just before the study is told, as a finished trial takes no attributes."""
-    trial.set_user_attr(SEAL, seal_of(study.get_trials(deepcopy=False)[trial.number], state, scores))
-
-
-def seal_study(study: optuna.Study, attrs: Mapping[str, Any]) -> None:
-    """Write the attributes of a new study, a seal over them before the last."""
-    *first, last = attrs
-    for name in first:
-        study.set_user_attr(name, attrs[name])
-    study.set_user_attr(SEAL, {"names": list(attrs), SEAL: _study_seal(study, attrs)})
-    study.set_user_attr(last, attrs[last])
-
-
-def _study_seal(study: optuna.Study, attrs: Mapping[str, Any]) -> str:
-    return seal({"attrs": dict(attrs), "directions": [direction.name for direction in study.directions]})
+# What it says
 
 
 def names_of(storage: RDBStorage) -> list[str]:
     """The studies of a database. Raises ConfigError where they cannot be read."""
     with readable(storage.url, "what it says of its studies"):
         return optuna.get_all_study_names(storage)
-
-
-def check_seals(study: optuna.Study, url: str) -> None:
-    """Raise ConfigError that names the database and the trial where a finished one is not as it was written."""
-    with readable(url, f"the study {study.study_name!r}"):
-        attrs, trials = study.user_attrs, study.get_trials(deepcopy=False, states=COUNTED)
-        mark = attrs.get(SEAL)
-        if mark is not None and mark["names"][-1] in attrs:  # else it is being begun at this moment
-            known = {name: attrs.get(name) for name in mark["names"]}
-            if mark[SEAL] != _study_seal(study, known):
-                raise changed(url, f"the study {study.study_name!r}", "its goals or the settings that it began with")
-        for trial in trials:
-            if (what := _change(trial, must=mark is not None)) is not None:
-                raise changed(url, f"trial {trial.number} of the study {study.study_name!r}", what)
 
 
 @contextmanager
@@ -241,48 +220,3 @@ def changed(url: str, what: str, why: str) -> ConfigError:
     return ConfigError(
         f"the database {shown(url)} is damaged: {what} is not as it was written ({why}); bring it back, or {cure}"
     )
-
-
-def _change(trial: FrozenTrial, *, must: bool) -> str | None:
-    """What of a finished trial is not as it was written; None where all is. Without `must` it may have no seal."""
-    record = trial.user_attrs.get(SEAL)
-    if record is None:
-        return "its seal is missing" if must else _change_of_former(trial)
-    record = dict(record)
-    mark = record.pop(SEAL)
-    if mark != seal(_whole(record, trial)):
-        return "its seal does not fit"
-    steps = {int(step): value for step, value in record["steps"].items()}
-    scores = record["scores"]
-    if not scores and steps:  # Optuna gives a pruned trial its last intermediate value
-        scores = [steps[max(steps)]] if trial.values else []
-    if trial.state.name != record["state"]:
-        return f"it was {record['state'].lower()}"
-    if not _same(trial.params, record["params"]):
-        return f"its values were {record['params']}"
-    if not _same(dict(enumerate(trial.values or ())), dict(enumerate(scores))):
-        return f"its scores were {scores}"
-    return None if _same(trial.intermediate_values, steps) else f"its scores on the way were {steps}"
-
-
-def _change_of_former(trial: FrozenTrial) -> str | None:
-    """The same of a trial that another version wrote without a seal, as far as its attributes tell."""
-    attrs = trial.user_attrs
-    if "values" in attrs and not _same(trial.params, attrs["values"]):
-        return f"its values were {attrs['values']}"
-    if trial.state == TrialState.COMPLETE and "val" in attrs:
-        score = sum(attrs["val"]) / len(attrs["val"])
-        if not trial.values or abs(trial.values[0] - score) > 1e-9 * max(1.0, abs(score)):
-            return f"its score was {score}"
-    return None
-
-
-def _same(found: Mapping[Any, Any], kept: Mapping[Any, Any]) -> bool:
-    """Equal values; a float may come back from a database with 15 digits of its 17."""
-
-    def equal(one: Any, other: Any) -> bool:
-        if isinstance(one, bool) != isinstance(other, bool) or isinstance(one, str) != isinstance(other, str):
-            return False
-        return bool(one == other or (isinstance(other, float) and one == float(f"{other:.15g}")))
-
-    return found.keys() == kept.keys() and all(equal(found[name], kept[name]) for name in found)

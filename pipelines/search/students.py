@@ -20,9 +20,8 @@ from cgankd.types import Diverged
 from pipelines.files.artifacts import load_weights
 from pipelines.runtime.context import Context
 from pipelines.search.config import SearchedConfig
-from pipelines.search.pool import cut
+from pipelines.search.pool import cut, inputs_of
 from pipelines.search.space import with_values
-from pipelines.search.stages import inputs_of
 from pipelines.stages.bank import Inputs
 from pipelines.stages.student import Runner
 from pipelines.students.run_arm import Job, score_key, train_job

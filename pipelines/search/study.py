@@ -7,6 +7,7 @@ import socket
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import optuna
 import sqlalchemy
 from filelock import FileLock
 from optuna.storages import RDBStorage
+from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -21,18 +23,21 @@ from cgankd.config import ConfigError
 from cgankd.types import Headline
 from pipelines.runtime.bonds import lives, start_ticks
 from pipelines.search.config import SearchConfig, SearchedConfig
+from pipelines.search.seals import GIVEN_UP, check_seals, end_by_seal, seal_study
 from pipelines.search.space import RETRY_OF, SamplerByTrial, defaults, distributions, first_difference, in_range
 from pipelines.search.storage import (
     COUNTED,
     HEARTBEAT_S,
-    check_seals,
+    UNREADABLE,
+    changed,
     check_whole,
     failed,
+    make_whole,
     names_of,
     readable,
-    seal_study,
     shown,
 )
+from pipelines.tracking.places import line
 
 CREW = "crew"
 """The attribute of a trial that names the command whose worker took it."""
@@ -59,6 +64,7 @@ def connect(workdir: Path, url: str) -> RDBStorage:
     with FileLock(folder / "storage.lock"), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
         check_whole(url)
+        make_whole(url, lambda made: RDBStorage(made).engine.dispose())
         for last in (False, False, True):
             try:
                 return RDBStorage(
@@ -66,7 +72,6 @@ def connect(workdir: Path, url: str) -> RDBStorage:
                     engine_kwargs=options,
                     heartbeat_interval=HEARTBEAT_S,
                     grace_period=GRACE_S,
-                    heartbeat_stale_trial_callback=requeue,
                 )
             except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
                 # Another machine is making the tables at this very moment.
@@ -78,6 +83,8 @@ def connect(workdir: Path, url: str) -> RDBStorage:
                 raise ConfigError(f"the database {shown(url)} needs a driver that is not installed: {cure}") from None
             except sqlalchemy.exc.SQLAlchemyError as error:
                 raise failed(url, error) from None
+            except UNREADABLE as error:  # also tables of another version, or of another program
+                raise changed(url, "what it says of its version", line(error)) from None
     raise AssertionError
 
 
@@ -163,11 +170,11 @@ def ask(study: optuna.Study, search: SearchConfig, lock: Path, crew: str = "") -
     """The next trial, marked as this process's; None when finished and running trials make up search.num_trials."""
     with FileLock(lock), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna expects heartbeats from Study.optimize alone
-        optuna.storages.fail_stale_trials(study)
         repair(study)
         if counted(study, running=True) >= search.num_trials:
             return None
-        trial = study.ask(distributions(search))
+        with _reading(study):
+            trial = study.ask(distributions(search))
         trial.set_user_attr(CREW, crew)
         trial.set_user_attr("owner", owner())
         trial.set_user_attr("values", trial.params)
@@ -199,16 +206,25 @@ def counted(study: optuna.Study, *, running: bool = False) -> int:
 
 def repair(study: optuna.Study) -> int:
     """Fail the trials of dead processes of this machine and queue their values again, also of those that were killed between
-    the two; returns how many. Call it under the lock of `ask`."""
-    dead = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_dead(t)]
-    for trial in dead:
-        give_up(study, trial)
-    trials = study.get_trials(deepcopy=False)
-    followed = {t.user_attrs.get(RETRY_OF) for t in trials}
-    lost = [t for t in trials if t.state == TrialState.FAIL and t.number not in followed and is_forgotten(t)]
-    for trial in lost:
-        requeue(study, trial)
-    return len(dead) + len(lost)
+    the two; the same of other machines without a heartbeat. Returns how many. Call it under the lock of `ask`."""
+    with _reading(study):
+        storage, silent = study._storage, list[int]()
+        if isinstance(storage, BaseHeartbeat) and is_heartbeat_enabled(storage):
+            silent = storage._get_stale_trial_ids(study._study_id)
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        dead = [t for t in running if is_dead(t) or t._trial_id in silent]
+        again = sum(give_up(study, trial) for trial in dead)
+        trials = study.get_trials(deepcopy=False)
+        followed = {t.user_attrs.get(RETRY_OF) for t in trials}
+        lost = [t for t in trials if t.state == TrialState.FAIL and t.number not in followed and is_forgotten(t)]
+        for trial in lost:
+            requeue(study, trial)
+        return again + len(lost)
+
+
+def _reading(study: optuna.Study) -> AbstractContextManager[None]:
+    backend = getattr(study._storage, "_backend", study._storage)
+    return readable(getattr(backend, "url", "sqlite://"), f"the study {study.study_name!r}")
 
 
 def is_forgotten(trial: FrozenTrial) -> bool:
@@ -224,9 +240,7 @@ def abandoned(study: optuna.Study, crew: str) -> int:
     """Give up the trials that workers of this crew, all of which have ended, left running; returns how many."""
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     left = [trial for trial in left if trial.user_attrs.get(CREW) == crew or _unnamed(trial)]
-    for trial in left:
-        give_up(study, trial)
-    return len(left)
+    return sum(give_up(study, trial) for trial in left)
 
 
 def _unnamed(trial: FrozenTrial) -> bool:
@@ -235,13 +249,17 @@ def _unnamed(trial: FrozenTrial) -> bool:
     return CREW not in trial.user_attrs and started is not None and time.time() - started.timestamp() > NAMED_S
 
 
-def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Fail a trial and queue its values again."""
+def give_up(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Fail a trial and queue its values again; False where it was sealed, and so ends as its process found it."""
+    if end_by_seal(study, trial):
+        return False
     try:
+        study._storage.set_trial_user_attr(trial._trial_id, GIVEN_UP, True)
         study.tell(trial.number, state=TrialState.FAIL)
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):  # somebody else did
-        return
+    except (ValueError, RuntimeError):  # somebody else did
+        return True
     requeue(study, trial)
+    return True
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -18,14 +18,17 @@ from pipelines.files.artifacts import fingerprint
 from pipelines.files.params import flatten
 from pipelines.runtime.context import Context
 from pipelines.search import hopeless, study
+from pipelines.search.seals import SEAL, check_seals, end_by_seal, note_seal, seal_of, seal_study, seal_trial
 from pipelines.search.space import identity
-from pipelines.search.storage import BROKEN, SEAL, answering, check_seals, seal_of, seal_trial, storage_url
+from pipelines.search.storage import BROKEN, answering, readable, storage_url
 from pipelines.sizes.plan import Size, Sizes
 
 Goals = tuple[float, float]
 """Mean validation score, and bytes of the weights in float32."""
 LISTED = "listed"
 """User attribute of the trials that stand for sizes of the list."""
+MADE = "settings"
+"""User attribute of the study: the settings that its scores share."""
 
 
 def distributions(nets: Mapping[str, Sequence[int]]) -> dict[str, BaseDistribution]:
@@ -101,18 +104,23 @@ def begin(ctx: Context, plan: Sizes, headline: Headline) -> optuna.Study:
     fixed = {k: v for k, v in fixed.items() if not k.startswith(("search.", "student.net", "student.width"))}
     nets = {net: list(widths) for net, widths in plan.cfg.sizes.nets.items()}
     key = fingerprint({"settings": fixed | flatten(parts), "nets": nets, "inputs": dict(ctx.digests)})
-    storage = study.connect(ctx.workdir, storage_url(ctx.workdir, plan.cfg.search, None))
+    url = storage_url(ctx.workdir, plan.cfg.search, None)
+    storage = study.connect(ctx.workdir, url)
     goal = optuna.study.StudyDirection.MAXIMIZE if headline.higher_is_better else optuna.study.StudyDirection.MINIMIZE
-    opened = optuna.create_study(
-        storage=storage,
-        study_name=f"sizes-{key[:12]}",
-        directions=[goal, optuna.study.StudyDirection.MINIMIZE],
-        load_if_exists=True,
-    )
-    for left in opened.get_trials(
-        deepcopy=False, states=(TrialState.RUNNING,)
-    ):  # of a killed run: this one has the lock
-        opened.tell(left.number, state=TrialState.FAIL)
+    with readable(url, name := f"sizes-{key[:12]}"):
+        opened = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=[goal, optuna.study.StudyDirection.MINIMIZE],
+            load_if_exists=True,
+        )
+    check_seals(opened, url)
+    if MADE not in opened.user_attrs and not opened.get_trials(deepcopy=False):
+        seal_study(opened, {MADE: key})
+    # Of a killed run, as this one has the lock.
+    for left in opened.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not end_by_seal(opened, left):
+            opened.tell(left.number, state=TrialState.FAIL)
     return opened
 
 
@@ -150,5 +158,8 @@ def _add_known(opened: optuna.Study, knobs: Mapping[str, BaseDistribution], size
         values=list(goals),
         user_attrs={LISTED: True},
     )
-    trial.set_user_attr(SEAL, seal_of(trial, TrialState.COMPLETE, goals))
+    number = len(opened.get_trials(deepcopy=False))  # this process alone writes here
+    record = seal_of(opened, number, trial, TrialState.COMPLETE, goals)
+    trial.set_user_attr(SEAL, record)
     opened.add_trial(trial)
+    note_seal(opened, number, record)

@@ -54,9 +54,6 @@ from pipelines.search import (
     run as search,
 )
 from pipelines.search import (
-    stages as search_stages,
-)
-from pipelines.search import (
     students as search_students,
 )
 from pipelines.search import (
@@ -170,7 +167,7 @@ def test_a_cut_is_the_stage_banks_own_bit_for_bit(work: Path, changes: dict[str,
     own = read_pool_scores(work / "artifacts/pool.h5")
     rows = own["in_filter"].bool().nonzero()[:, 0]
     ctx = quiet_context(with_values(cfg, changes), work)
-    with search_pool.cut(ctx, search_stages.inputs_of(ctx, cfg), "filter") as (path, drawn):
+    with search_pool.cut(ctx, search_pool.inputs_of(ctx, cfg), "filter") as (path, drawn):
         found, images = read_pool_scores(path), read_pool_images(path, torch.arange(len(rows)))
         size = changes.get("bank.num_fakes", 60)
         assert drawn > 0 and (len(found["asked"]) == size or ("bank.refill" in changes and 0 < len(rows) < size))
@@ -186,7 +183,7 @@ def test_a_pool_serves_every_rho_scope_and_size_without_drawing_again(work: Path
 
     def drawn(**changes: Any) -> int:
         ctx = quiet_context(with_values(cfg, {f"bank.{key}": value for key, value in changes.items()}), work)
-        with search_pool.cut(ctx, search_stages.inputs_of(ctx, cfg), "filter") as (_, count):
+        with search_pool.cut(ctx, search_pool.inputs_of(ctx, cfg), "filter") as (_, count):
             return count
 
     assert drawn(rho=0.4, num_fakes=150) > 0
@@ -204,16 +201,16 @@ def test_a_stage_of_other_settings_runs_once_and_is_the_stages_own(work: Path) -
     events: list[Event] = []
     tracker = Tracker(Lines(events), "digits/cgankd/trial-3", {"tags": {"stage": "search", "level": "child"}})
     ctx = quiet_context(with_values(cfg, {"ratio.ratio_penalty": 0.7}), work, tracker)
-    inputs = search_stages.inputs_of(ctx, cfg)
+    inputs = search_pool.inputs_of(ctx, cfg)
     assert inputs.cgan == work / "artifacts/cgan.safetensors" and "stages" in inputs.ratio.parts
     runs = [event for event in events if event["kind"] == "run"]
     assert [(run["name"], run["tags"]["level"]) for run in runs[1:]] == [("digits/cgankd/ratio", "part")]
     before = inputs.ratio.stat().st_mtime_ns
-    assert search_stages.inputs_of(ctx, cfg) == inputs and inputs.ratio.stat().st_mtime_ns == before
+    assert search_pool.inputs_of(ctx, cfg) == inputs and inputs.ratio.stat().st_mtime_ns == before
     run_stage(work, "ratio", "ratio.ratio_penalty=0.7")
     assert inputs.ratio.read_bytes() == (work / "artifacts/ratio.safetensors").read_bytes()
     with pytest.raises(ConfigError, match=r"ratio\.ratio_penalty = 0\.7, but params\.yaml has 0\.1; run `dvc repro`"):
-        search_stages.inputs_of(ctx, cfg)
+        search_pool.inputs_of(ctx, cfg)
 
 
 # The study

@@ -30,7 +30,7 @@ from pipelines.networks.distilled import load_student
 from pipelines.networks.predictor import load_predictor, restore_predictor
 from pipelines.runtime.curves import Curves
 from pipelines.runtime.opening import open_context
-from pipelines.search.stages import base_files
+from pipelines.search.pool import base_files
 from pipelines.ship.saved import load_package, net_words
 from pipelines.stages import bank, teacher
 from pipelines.students.arm_rows import soft_weights
