@@ -78,7 +78,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "cut": (lambda file: file.write_bytes(file.read_bytes()[:20000]), "the store is damaged"),
     "torn": (torn, "the store is damaged"),
     "newer": (newer, "the store is of another version of MLflow"),
-    "a folder": (as_folder, "the file of the store cannot be opened"),
+    "a folder": (as_folder, "mlflow.db is a folder"),
 }
 
 
@@ -91,7 +91,7 @@ def test_a_spoilt_store_stops_nothing_and_sync_says_why(how: str, store: Path, e
     with pytest.raises(Exception) as raised:
         sync(store)
     assert words in answers.reason(raised.value)
-    with pytest.raises(ConfigError, match="cannot be read|is damaged .*`cgankd sync`"):
+    with pytest.raises(ConfigError, match="cannot be read|is a folder, .*`cgankd sync`|is damaged .*`cgankd sync`"):
         find_run(store, "cgankd", "digits/evaluate")
     if (store / "mlflow.db").is_dir():
         (store / "mlflow.db").rmdir()
