@@ -16,7 +16,7 @@ from pipelines.runtime.bonds import dvc_process, lives, run_bonded, start_ticks
 from tests.conftest import ROOT
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 """A hang is told from slowness; no test depends on how much shorter it takes."""
 
 
