@@ -164,10 +164,8 @@ def _read(path: Path) -> dict[str, list[str]]:
     try:
         found = parse_json(read_text(path))
         whole = isinstance(found, dict) and found.pop("seal", None) == seal(found)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{where} is no plain file ({error}); delete it and run `cgankd {path.stem}` again"
-        ) from error
+    except NotPlain as error:
+        raise ConfigError(f"{where} {error.what}; delete it and run `cgankd {path.stem}` again") from error
     except (OSError, ValueError):
         whole = False
     if not whole:
