@@ -348,21 +348,24 @@ stages:
 """
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of git and DVC with the files of two stages, as `cgankd init` and `dvc repro` leave them."""
-    folder = tmp_path_factory.mktemp("kept")
+def repository_of(folder: Path, dvc_yaml: str, stages: tuple[str, ...]) -> Path:
+    """A repository of git and DVC with the files of stages, all committed, as `cgankd init` and `dvc repro` leave them."""
     for name in ("artifacts", "metrics"):
         (folder / name).mkdir()
-    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "dvc.yaml").write_text(dvc_yaml)
     (folder / ".gitignore").write_text("/artifacts/\n")
     make_repository(folder, None, "first", print)
     dvc(folder, "repro")
-    for stage in ("teacher", "student"):
+    for stage in stages:
         note_made(folder, stage)
     git(folder, WHO, "add", "--all")
     git(folder, WHO, "commit", "--quiet", "--message", "second")
     return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repository_of(tmp_path_factory.mktemp("kept"), DVC_YAML, ("teacher", "student"))
 
 
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "in dvc.lock alone"])

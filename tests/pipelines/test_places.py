@@ -17,11 +17,12 @@ from cgankd.data.regular import check_regular
 from pipelines.commands.app import app
 from pipelines.files.artifacts import load_weights, read_record
 from pipelines.files.dvc_lock import read_lock
-from pipelines.files.made import check_made, note_made
+from pipelines.files.made import check_made
 from pipelines.files.runs import read_metrics
 from pipelines.project.doctor import examine
-from pipelines.project.repository import WHO, dvc, environment, git, make_repository
+from pipelines.project.repository import WHO, environment, git
 from pipelines.tracking.moved import check_place, check_readable
+from tests.pipelines.test_damage import repository_of
 from tests.tiny import tiny, write_params
 
 DVC_YAML = """\
@@ -38,19 +39,8 @@ stages:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of git and DVC with records of two stages, all committed."""
-    folder = tmp_path_factory.mktemp("kept")
-    for name in ("artifacts", "metrics"):
-        (folder / name).mkdir()
-    (folder / "dvc.yaml").write_text(DVC_YAML)
-    (folder / ".gitignore").write_text("/artifacts/\n")
-    make_repository(folder, None, "first", print)
-    dvc(folder, "repro")
-    for stage in ("teacher", "evaluate"):
-        note_made(folder, stage)
-    git(folder, WHO, "add", "--all")
-    git(folder, WHO, "commit", "--quiet", "--message", "second")
-    return folder
+    """A repository with records of two stages."""
+    return repository_of(tmp_path_factory.mktemp("kept"), DVC_YAML, ("teacher", "evaluate"))
 
 
 @pytest.fixture()
