@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-MARK = b"GCOL\x01\x00\x00\x00"
-"""How a heap begins: signature, version, three bytes that are zero; then its size."""
+MARK = b"GCOL\x01"
+"""How a heap begins: signature and version; then three bytes that are zero, but that HDF5 passes over, and its size."""
 HEADER = 16
 """Bytes of the header of a heap, and of that of each object: index, references, 4 zero bytes, size."""
 VLEN, FIXED_POINT = 9, 0
@@ -73,20 +73,27 @@ def _whole(path: str, size: int, mtime_ns: int) -> bool:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         start = data.find(MARK)
         while start >= 0:
-            if not _fills(data, start):
+            # The five bytes may be pixels by chance; eight, or five and a size that the file has room for, are not.
+            is_heap = data[start + len(MARK) : start + 8] == bytes(3) or _end(data, start) is not None
+            if is_heap and not _fills(data, start):
                 return False
             start = data.find(MARK, start + 1)
     return True
 
 
+def _end(data: mmap.mmap, start: int) -> int | None:
+    """Where a heap ends by its size; None where that is not in the file."""
+    if start + HEADER > len(data):
+        return None
+    end: int = start + struct.unpack_from("<Q", data, start + 8)[0]
+    return end if start + HEADER <= end <= len(data) else None
+
+
 def _fills(data: mmap.mmap, start: int) -> bool:
     """Whether the sizes of a heap's objects lead from its header to its end; less than a header may be left over."""
-    if start + HEADER > len(data):
+    if (end := _end(data, start)) is None:
         return False
-    end = start + struct.unpack_from("<Q", data, start + 8)[0]
     place = start + HEADER
-    if not place <= end <= len(data):
-        return False
     while end - place >= HEADER:
         index, length = struct.unpack_from("<H6xQ", data, place)
         step = length if index == 0 else HEADER + (length + 7) // 8 * 8  # the free room counts its own header

@@ -68,14 +68,23 @@ def test_a_size_that_leads_nowhere_is_refused(path: Path) -> None:
     assert tried > 15
 
 
-def test_free_room_of_no_size_does_not_hang(path: Path) -> None:
-    """HDF5 goes round for ever on such a file, so that it is read in a process of its own."""
-    data = bytearray(path.read_bytes())
-    place = objects(bytes(data))[2][0]
+@pytest.mark.parametrize("passed_over", [bytes(3), b"\0\0?"])
+def test_free_room_of_no_size_does_not_hang(passed_over: bytes, path: Path) -> None:
+    """HDF5 goes round for ever on such a file, also where three bytes of the heap's header are not zero as they should be, so
+    that it is read in a process of its own."""
+    good = path.read_bytes()
+    data = bytearray(good.replace(b"GCOL\x01\0\0\0", b"GCOL\x01" + passed_over))
+    place = objects(good)[2][0]
     data[place : place + HEADER] = bytes(HEADER)
     path.write_bytes(data)
     done = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "a heap of texts is damaged" in done.stdout, done.stderr
+
+
+def test_pixels_that_begin_as_a_heap_does_are_no_heap(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["images"] = np.frombuffer(b"1234" + MARK + b"\xff" * 27, np.uint8)
+    check_heaps(path)
 
 
 def test_a_type_that_hdf5_itself_crashes_on_is_refused_unread(tmp_path: Path) -> None:
