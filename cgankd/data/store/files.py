@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ MAX_BYTES = 2**38
 """Largest declared size of one dataset that is read (256 GiB)."""
 MAX_PACKED, PACKED_BYTES = 100, 2**26
 """Packed datasets above PACKED_BYTES may unpack to MAX_PACKED times what they take: images pack some 2 to 20 times."""
-READING = re.compile(r"(?i)read|object|decode|decompress|filter|inflate|header|checksum|attribute")
-"""Words of HDF5's own errors where what it reads is broken."""
 HEADER_BYTES = 2**12
 """Most bytes that a dataset or attribute of ours takes beside its values."""
 RUN_AGAIN = "run the stage that writes it again"
@@ -85,12 +83,18 @@ def opening(path: Path, *, names: Sequence[str] | None = None, cure: str = RUN_A
             raise ValueError(f"{path} is no whole HDF5 file ({str(problem)[:200]}); {cure}") from None
         try:
             yield file
-        except (OSError, RuntimeError) as problem:
-            if isinstance(problem, OSError) and problem.filename is not None:
-                raise  # of another file
-            if not READING.search(str(problem)):
+        except (OSError, RuntimeError, LookupError, TypeError, ValueError) as problem:
+            if not _of_h5py(problem):
                 raise
             raise ValueError(f"{path} cannot be read ({str(problem)[:200]}); {cure}") from None
+
+
+def _of_h5py(problem: Exception) -> bool:
+    """Whether h5py raised it about a file that it has open, and none of the code around it."""
+    if isinstance(problem, OSError) and problem.filename is not None:
+        return False  # about another file
+    *_, (frame, _) = traceback.walk_tb(problem.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] == "h5py" or frame.f_code.co_filename.startswith("h5py")
 
 
 def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, *, cure: str = RUN_AGAIN) -> None:

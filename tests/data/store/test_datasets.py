@@ -258,6 +258,29 @@ def test_hostile_files_are_refused_before_reading(tmp_path: Path, attack: object
     with pytest.raises(ValueError, match=f"dataset.h5: dataset 'extra'.*{words}"):
         read_info(path)
 
+def test_a_damaged_list_of_names_is_named_where_a_name_is_looked_up(tmp_path: Path) -> None:
+    """The names lie in a tree, which says that it has none, and a heap, whose free room has no size."""
+    path = tmp_path / "pool.h5"
+    with h5py.File(path, "w") as file:
+        file["images"] = np.zeros((3, 1, 8, 8), np.uint8)
+    data = bytearray(path.read_bytes())
+    data[(tree := data.index(b"TREE")) + 6 : tree + 8] = bytes(2)
+    heap = data.index(b"HEAP") + 8
+    _, free, place = (int.from_bytes(data[heap + 8 * i : heap + 8 * i + 8], "little") for i in range(3))
+    data[place + free : place + free + 16] = bytes(16)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"pool.h5 cannot be read \(.*\); run the stage that writes it again"):
+        read_pool_scores(path)
+
+
+def test_an_error_of_the_code_around_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.h5"
+    write_dataset(path, class_data())
+    for error in (RuntimeError("cannot read an object"), KeyError("images"), OSError(5, "cannot read", "other.h5")):
+        with pytest.raises(type(error)) as raised, store_files.opening(path):
+            raise error
+        assert raised.value is error
+
 
 def test_whole_packed_and_empty_datasets_are_read(tmp_path: Path) -> None:
     path = tmp_path / "dataset.h5"
