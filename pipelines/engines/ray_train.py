@@ -55,14 +55,16 @@ def train(folder: Path, words: list[str], ranks: int, console: Console) -> None:
     except ImportError as error:
         raise ConfigError(f"Ray Train cannot be loaded ({error}); run pip install 'ray[train]'") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    room = cluster.largest(ray)
-    total = sum(node["Resources"].get("GPU" if gpu else "CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    with cluster.in_words(ray):
+        room, nodes = cluster.largest(ray), ray.nodes()
+    total = sum(node["Resources"].get("GPU" if gpu else "CPU", 0.0) for node in nodes if node["Alive"])
     if cores > room.get("CPU", 0.0) or total < ranks * (1 if gpu else cores):
         what = "CUDA devices" if gpu else f"cores (CGANKD_THREADS is {cores})"
         raise ConfigError(
             f"{ranks} ranks need {ranks * (1 if gpu else cores)} {what}, and the cluster has {total:g}; lower RANKS"
         )
-    ear, call = cluster.ear(ray), uuid.uuid4().hex
+    with cluster.in_words(ray):
+        ear, call = cluster.ear(ray), uuid.uuid4().hex
     sent = {name: value for name in SETTINGS if (value := os.environ.get(name))}
     config = {
         "folder": str(folder),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
 import subprocess
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import NotPlain, read_text
+from cgankd.data.regular import NotPlain, parse_json, read_text
 from pipelines.files.params import parse
 
 LOCK, STAGES = "dvc.lock", "dvc.yaml"
@@ -70,18 +71,42 @@ def read_md5(text: str, stage: str, path: str) -> str | None:
     return next((str(dep["md5"]) for dep in _files(_stages(text).get(stage), "deps") if dep["path"] == path), None)
 
 
-def is_cached(workdir: Path, path: str) -> bool:
-    """Whether `dvc checkout` can bring a file back: dvc.lock names it or its folder, and dvc.yaml leaves it to DVC's cache."""
-    if not any((folder / ".dvc").is_dir() for folder in (workdir.resolve(), *workdir.resolve().parents)):
-        return False
-    named = {path, *map(str, PurePosixPath(path).parents)} & made_md5(read_lock(workdir)).keys()
+def in_cache(workdir: Path, path: str) -> dict[str, Path]:
+    """What `dvc checkout` brings back of a file or folder: names below the work folder -> the files in DVC's cache.
+
+    Empty unless dvc.lock names it or its folder, dvc.yaml leaves it to DVC's cache, and all is there.
+    """
+    root = next((one for one in (workdir.resolve(), *workdir.resolve().parents) if (one / ".dvc").is_dir()), None)
+    known = made_md5(read_lock(workdir))
+    named = [name for name in (path, *map(str, PurePosixPath(path).parents)) if name in known]
+    if root is None or not named:
+        return {}
     try:
         stages = (parse(read_text(workdir / STAGES), STAGES) or {})["stages"].values()
         outs = [out for own in stages for kind in ("outs", "metrics", "plots") for out in own.get(kind, ())]
         options = {name: told for out in outs if isinstance(out, dict) for name, told in out.items()}
-        return bool(named) and all((options.get(name) or {}).get("cache", True) for name in named)
-    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):  # DVC cannot read it either
-        return False
+        if not all((options.get(name) or {}).get("cache", True) for name in named):
+            return {}
+        found = _cached(_cache_of(root), named[0], known[named[0]])
+    except (ConfigError, OSError, ValueError, LookupError, TypeError, AttributeError, configparser.Error):
+        return {}  # DVC cannot read it either
+    of_path = {name: file for name, file in found.items() if name == path or name.startswith(f"{path}/")}
+    return of_path if all(file.is_file() for file in found.values()) else {}
+
+
+def _cache_of(root: Path) -> Path:
+    """The folder of DVC's cache: .dvc/cache, or as the repository's settings say."""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read([root / ".dvc/config", root / ".dvc/config.local"], encoding="utf-8")
+    return root / ".dvc" / settings.get("cache", "dir", fallback="cache") / "files/md5"
+
+
+def _cached(cache: Path, name: str, md5: str) -> dict[str, Path]:
+    place = cache / md5[:2] / md5[2:]
+    if not md5.endswith(".dir"):
+        return {name: place}
+    listed = parse_json(read_text(place))
+    return {f"{name}/{one['relpath']}": cache / one["md5"][:2] / one["md5"][2:] for one in listed}
 
 
 def _files(own: object, kind: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,8 +86,9 @@ def maker(name: str) -> str:
 
 
 def inside(path: Path) -> Path:
-    """The path below artifacts/, or the name alone of a file elsewhere."""
-    return Path(*path.parts[path.parts.index("artifacts") + 1 :]) if "artifacts" in path.parts else Path(path.name)
+    """The path below artifacts/, the innermost where there are several, or the name alone of a file elsewhere."""
+    tops = [number for number, part in enumerate(path.parts) if part == "artifacts"]
+    return Path(*path.parts[tops[-1] + 1 :]) if tops else Path(path.name)
 
 
 UNPLACED = ("artifacts", "resume", "made")
@@ -113,15 +115,22 @@ def missing(path: Path) -> ConfigError:
 
 def made_again(path: Path) -> str | None:
     """What puts a file of a work folder in its place again, in words; None for any other file."""
-    parent = path.absolute().parent.name
     if path.name == "params.yaml":
         return "bring the file back or run `cgankd use PRESET`"
-    if parent == "metrics" and path.suffix == ".json":
-        return f"run `cgankd {'bank audit' if path.stem == 'audit' else path.stem}`"
-    if "artifacts" not in path.absolute().parts:
+    folder, name = next(
+        ((f, path.absolute().relative_to(f)) for f in path.absolute().parents if _is_work(f)), (None, path)
+    )
+    if folder is None or name.parts[0] not in ("artifacts", "metrics") or len(name.parts) == 1:
         return None
-    name = inside(path.absolute())
+    if name.parts[0] == "metrics":
+        known = len(name.parts) == 2 and name.suffix == ".json" and name.stem in (*STAGES, *BESIDE_STAGES)
+        return f"run `cgankd {'bank audit' if name.stem == 'audit' else name.stem}`" if known else None
+    name = Path(*name.parts[1:])
     return f"run `{maker(str(name))}`" if name.name in EXPORTED or name.parts[0].split(".")[0] in MAKERS else AGAIN
+
+
+def _is_work(folder: Path) -> bool:
+    return os.path.lexists(folder / "params.yaml")
 
 
 AGAIN = "give the same command"

@@ -18,7 +18,7 @@ from typing import Any
 from cgankd.config import ConfigError
 from cgankd.data.regular import NotPlain, check_folders, parse_json, read_text
 from pipelines.files.digests import digests_in, file_digest, hashed
-from pipelines.files.dvc_lock import LOCK, is_cached, made_md5, read_lock
+from pipelines.files.dvc_lock import LOCK, in_cache, made_md5, read_lock
 from pipelines.files.layout import (
     BESIDE_STAGES,
     MAKERS,
@@ -123,7 +123,7 @@ def way_back(path: Path) -> str:
     workdir, file, stage = place
     try:
         tool = "git checkout --" if _in_git(workdir, file, stage) else None
-        if tool is None and is_cached(workdir, file):
+        if tool is None and _in_dvc(workdir, file, stage):
             tool = "dvc checkout --force"  # without it DVC asks first, or refuses where there is nobody to ask
     except ConfigError:  # the records of git's or DVC's files are damaged too
         return ""
@@ -149,6 +149,12 @@ def _in_git(workdir: Path, file: str, stage: str) -> bool:
         return done.returncode == 0 and hashlib.sha256(done.stdout).hexdigest() == noted[-1]
     md5 = hashlib.md5(done.stdout, usedforsecurity=False).hexdigest()
     return done.returncode == 0 and md5 == _parsed(read_lock(workdir)).get(file)
+
+
+def _in_dvc(workdir: Path, file: str, stage: str) -> bool:
+    """Whether `dvc checkout` brings the file back as its stage made it last, and not as an earlier run did."""
+    noted, found = _read(_record(workdir, stage)), in_cache(workdir, file)
+    return bool(found) and all(file_digest(kept) == noted[name][-1] for name, kept in found.items() if name in noted)
 
 
 def _record(workdir: Path, stage: str) -> Path:

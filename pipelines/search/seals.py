@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeGuard
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -33,6 +33,8 @@ RUNG = "completed_rung_"
 OWNER = re.compile(r"[^|]*\|\d+\|[^|]*")
 FORMS: dict[str, type] = {"tries": int, RETRY_OF: int, "values": dict}
 """What other attributes are, where they are there."""
+PARTS: dict[str, type] = {SEAL: str, "state": str, "scores": list, "params": dict, "steps": dict}
+"""What a trial's seal has, of whatever version."""
 
 
 def seal_of(
@@ -51,7 +53,8 @@ def seal_of(
 def _whole(found: Mapping[str, Any], trial: FrozenTrial) -> dict[str, Any]:
     """What the digest of a trial is taken of."""
     limits = {name: json.loads(optuna.distributions.distribution_to_json(d)) for name, d in trial.distributions.items()}
-    attrs = {name: value for name, value in trial.user_attrs.items() if name != SEAL}
+    # Another machine may give a trial up at the very moment at which it ends by its seal.
+    attrs = {name: value for name, value in trial.user_attrs.items() if name not in (SEAL, GIVEN_UP)}
     system = {"system": dict(trial.system_attrs)} if "version" in found else {}
     return {"trial": found, "limits": limits, "attrs": attrs} | system
 
@@ -72,7 +75,7 @@ def note_seal(study: optuna.Study, number: int, record: Mapping[str, Any]) -> No
 def end_by_seal(study: optuna.Study, trial: FrozenTrial) -> bool:
     """End a trial whose process was killed between its seal and its end as the seal says; False where it has none that fits."""
     record = trial.user_attrs.get(SEAL)
-    if record is None or _misfit(record, trial):
+    if not _is_seal(record) or _misfit(record, trial):
         return False
     note_seal(study, trial.number, record)
     with suppress(ValueError, UpdateFinishedTrialError):  # somebody else did
@@ -139,9 +142,16 @@ def check_seals(study: optuna.Study, url: str) -> None:
                 raise changed(url, f"trial {trial.number} of {what}", why)
 
 
+def _is_seal(record: object) -> TypeGuard[dict[str, Any]]:
+    """Whether an attribute has the form of a trial's seal."""
+    return isinstance(record, dict) and all(isinstance(record.get(name), form) for name, form in PARTS.items())
+
+
 def _misshapen(trial: FrozenTrial) -> str | None:
     """Which attribute of a trial no search wrote; None where all have their form."""
     attrs, system = trial.user_attrs, trial.system_attrs
+    if SEAL in attrs and not _is_seal(attrs[SEAL]):
+        return "its seal has another form"
     for name, form in FORMS.items():
         if name in attrs and (not isinstance(attrs[name], form) or isinstance(attrs[name], bool)):
             return f"its attribute {name} is {attrs[name]!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -39,6 +40,10 @@ TABLES |= {"trial_system_attributes", "trial_params", "trial_values", "trial_int
 ANEW = (
     "move it away and run `cgankd search` again, which begins the study anew and takes the students that are finished"
 )
+VERSION, STUDIES = "what it says of its version", "what it says of its studies"
+"""What is said to be damaged where that is no single study."""
+OTHER_OPTUNA = re.compile(r"version (\S+) is no longer compatible with the table schema \(set up by optuna (?!\1\))")
+"""What Optuna's own error says of tables of another version; it says so of its own too where their mark is damaged."""
 EXAMPLES = "sqlite:///search.db or postgresql://user@host/database"
 
 
@@ -199,7 +204,7 @@ def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
 
 def names_of(storage: RDBStorage) -> list[str]:
     """The studies of a database. Raises ConfigError where they cannot be read."""
-    with readable(storage.url, "what it says of its studies"):
+    with readable(storage.url, STUDIES):
         return optuna.get_all_study_names(storage)
 
 
@@ -217,6 +222,16 @@ def readable(url: str, what: str) -> Iterator[None]:
 def changed(url: str, what: str, why: str) -> ConfigError:
     """The error for a trial or study that is not as it was written."""
     cure = ANEW if sqlite_file(url) is not None else "begin another study by search.study"
+    if what in (VERSION, STUDIES) and sqlite_file(url) is None:  # no study there can be read, whatever its name
+        cure = "name another database by --storage (or search.storage)"
     return ConfigError(
         f"the database {shown(url)} is damaged: {what} is not as it was written ({why}); bring it back, or {cure}"
+    )
+
+
+def outdated(url: str, error: Exception) -> ConfigError:
+    """The error for a database whose tables are those of another version of Optuna."""
+    return ConfigError(
+        f"the database {shown(url)} is of another version of Optuna ({line(error)}); use that version here, or, where no other"
+        " machine uses it, do as it says, or name another database by --storage (or search.storage)"
     )

@@ -28,12 +28,15 @@ from pipelines.search.space import RETRY_OF, SamplerByTrial, defaults, distribut
 from pipelines.search.storage import (
     COUNTED,
     HEARTBEAT_S,
+    OTHER_OPTUNA,
     UNREADABLE,
+    VERSION,
     changed,
     check_whole,
     failed,
     make_whole,
     names_of,
+    outdated,
     readable,
     shown,
 )
@@ -84,7 +87,9 @@ def connect(workdir: Path, url: str) -> RDBStorage:
             except sqlalchemy.exc.SQLAlchemyError as error:
                 raise failed(url, error) from None
             except UNREADABLE as error:  # also tables of another version, or of another program
-                raise changed(url, "what it says of its version", line(error)) from None
+                if OTHER_OPTUNA.search(str(error)):
+                    raise outdated(url, error) from None
+                raise changed(url, VERSION, line(error)) from None
     raise AssertionError
 
 
@@ -251,7 +256,8 @@ def _unnamed(trial: FrozenTrial) -> bool:
 
 def give_up(study: optuna.Study, trial: FrozenTrial) -> bool:
     """Fail a trial and queue its values again; False where it was sealed, and so ends as its process found it."""
-    if end_by_seal(study, trial):
+    trial = study._storage.get_trial(trial._trial_id)  # as it is now: its process may have gone on
+    if trial.state.is_finished() or end_by_seal(study, trial):
         return False
     try:
         study._storage.set_trial_user_attr(trial._trial_id, GIVEN_UP, True)

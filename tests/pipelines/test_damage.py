@@ -393,6 +393,31 @@ def test_the_named_way_back_works(kept: Path, tmp_path: Path, name: str, way: st
     check_made(folder / part)
 
 
+@pytest.mark.parametrize("name", ["artifacts/teacher.safetensors", "artifacts/students/a.json"])
+def test_a_way_back_to_an_earlier_run_is_not_named(kept: Path, tmp_path: Path, name: str) -> None:
+    """A stage was run by itself after `dvc repro`: what DVC has does not go with the other files of that stage."""
+    folder = shutil.copytree(kept, tmp_path / "copy", symlinks=True)
+    stage = "teacher" if "teacher" in name else "student"
+    (folder / name).unlink()  # a link into DVC's cache, or a copy
+    (folder / name).write_text("later\n")
+    note_made(folder, stage)
+    (folder / name).write_text("other\n")
+    with pytest.raises(ConfigError, match=f"is damaged or of elsewhere.* run `cgankd {stage}` again$"):
+        check_made(folder / name)
+
+
+def test_a_way_back_whose_file_left_the_cache_is_not_named(kept: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(kept, tmp_path / "copy", symlinks=True)
+    (folder / "artifacts/students/a.json").write_text("other\n")
+    other = tmp_path / "store"
+    shutil.move(folder / ".dvc/cache", other)
+    with pytest.raises(ConfigError, match="run `cgankd student` again$"):
+        check_made(folder / "artifacts/students")
+    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {other}\n")
+    with pytest.raises(ConfigError, match="bring it back with `dvc checkout --force artifacts/students/a.json`$"):
+        check_made(folder / "artifacts/students")
+
+
 @pytest.mark.parametrize(
     ("name", "gone"),
     [

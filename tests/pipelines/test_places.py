@@ -13,10 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
-from cgankd.data.regular import check_regular
+from cgankd.data.regular import NotPlain, check_regular
 from pipelines.commands.app import app
 from pipelines.files.artifacts import load_weights, read_record
 from pipelines.files.dvc_lock import read_lock
+from pipelines.files.layout import in_its_place
 from pipelines.files.made import check_made
 from pipelines.files.runs import read_metrics
 from pipelines.project.doctor import examine
@@ -183,6 +184,26 @@ def test_a_folder_in_the_place_of_a_file_is_to_be_moved(work: Path, name: str, w
         (work / "metrics/evaluate.json").write_text("{}")
     text = refused(*words)
     assert Path(name).name in text and "is a folder" in text and text.endswith(cure), text
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("artifacts/dataset.h5", "; move it away, then run `cgankd prepare`"),
+        ("metrics/teacher.json", "; move it away, then run `cgankd teacher`"),
+        ("metrics/own.json", "; name a plain file"),
+        ("labels.csv", "; name a plain file"),
+        ("../metrics/teacher.json", "; name a plain file"),
+    ],
+)
+def test_a_project_below_a_folder_called_artifacts(tmp_path: Path, name: str, cure: str) -> None:
+    project = tmp_path / "artifacts" / "project"
+    project.mkdir(parents=True)
+    write_params(project, tiny("digits"))
+    (project / name).mkdir(parents=True)
+    with pytest.raises(NotPlain) as raised:
+        check_regular(project / name)
+    assert in_its_place(raised.value).endswith(cure)
 
 
 def test_weights_and_records_that_are_folders(work: Path) -> None:

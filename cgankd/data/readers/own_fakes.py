@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,7 +84,9 @@ def _rows_of(path: Path, info: DatasetInfo, room: Room, order: Order) -> tuple[T
         order_N, out = order(len(images)), room(images.shape)
         for places, part in slabs(images, order_N.numpy()):
             out[torch.from_numpy(places)] = torch.from_numpy(part)
-        return out, torch.from_numpy(all_rows(labels))[order_N]
+        # torch compares few of HDF5's types with another; a whole number past int64 turns negative, which is no label either.
+        kind = np.int64 if labels.dtype.kind in "iu" else np.float64
+        return out, torch.from_numpy(all_rows(labels).astype(kind))[order_N]
 
 
 def _numbers(label_N: Tensor, info: DatasetInfo, path: Path) -> Tensor:

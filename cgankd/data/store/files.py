@@ -94,7 +94,9 @@ def _of_h5py(problem: Exception) -> bool:
     if isinstance(problem, OSError) and problem.filename is not None:
         return False  # about another file
     *_, (frame, _) = traceback.walk_tb(problem.__traceback__)
-    return frame.f_globals.get("__name__", "").partition(".")[0] == "h5py" or frame.f_code.co_filename.startswith("h5py")
+    return frame.f_globals.get("__name__", "").partition(".")[0] == "h5py" or frame.f_code.co_filename.startswith(
+        "h5py"
+    )
 
 
 def check_file(path: Path, file: h5py.File, names: Sequence[str] | None = None, *, cure: str = RUN_AGAIN) -> None:
@@ -158,10 +160,15 @@ def same_length(path: Path, *items: h5py.Dataset) -> None:
 
 def read_rows(images: h5py.Dataset, rows: Array) -> Tensor:
     """Rows in the order asked. Raises ValueError where packed bytes are broken."""
-    out = np.empty((len(rows), *images.shape[1:]), images.dtype)
-    for places, part in slabs(images, rows):
+    return torch.from_numpy(_rows(images, rows))
+
+
+def _rows(item: h5py.Dataset, rows: Array) -> Array:
+    """In this machine's order of bytes, whatever that of the file."""
+    out = np.empty((len(rows), *item.shape[1:]), item.dtype.newbyteorder("="))
+    for places, part in slabs(item, rows):
         out[places] = part
-    return torch.from_numpy(out)
+    return out
 
 
 def slabs(images: h5py.Dataset, rows: Array) -> Iterator[tuple[Array, Array]]:
@@ -192,8 +199,7 @@ def slab_rows(images: h5py.Dataset) -> int:
 
 def all_rows(item: h5py.Dataset) -> Array:
     """A whole dataset. Raises ValueError where packed bytes are broken."""
-    found: Array = read_rows(item, np.arange(len(item))).numpy()
-    return found
+    return _rows(item, np.arange(len(item)))
 
 
 def put_attributes(file: h5py.File, room: Reserved, attributes: Attributes) -> None:

@@ -60,6 +60,21 @@ def test_scalars_from_a_list_and_from_hdf5(tmp_path: Path) -> None:
         assert fakes.images[:, 0, 0, 0].tolist() == LEVELS
 
 
+@pytest.mark.parametrize("kind", ["u1", "<u2", "<u4", "<u8", ">u2", ">i8", ">f4", "<f2"])
+def test_numbers_of_every_type_are_labels(kind: str, tmp_path: Path) -> None:
+    path = hdf5(tmp_path / "f.h5", np.array([0, 1, 1, 0], kind))
+    assert load_own_fakes(path, CLASSES).labels.tolist() == [0, 1, 1, 0]
+    assert load_own_fakes(path, SCALARS).labels.tolist() == [0.0, 1.0, 1.0, 0.0]
+    path = hdf5(tmp_path / "g.h5", np.array([0, 1, 3, 0], kind))
+    with pytest.raises(ConfigError, match="they must be the numbers 0 to 1 of the classes"):
+        load_own_fakes(path, CLASSES)
+
+
+def test_a_number_past_all_labels_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="they must be the numbers 0 to 1 of the classes"):
+        load_own_fakes(hdf5(tmp_path / "f.h5", np.array([0, 1, 2**63, 0], "<u8")), CLASSES)
+
+
 def test_lists_of_other_programs(tmp_path: Path) -> None:
     names = ["left", "right", "left", "right"]
     listed(tmp_path, names)

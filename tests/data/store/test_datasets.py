@@ -258,6 +258,7 @@ def test_hostile_files_are_refused_before_reading(tmp_path: Path, attack: object
     with pytest.raises(ValueError, match=f"dataset.h5: dataset 'extra'.*{words}"):
         read_info(path)
 
+
 def test_a_damaged_list_of_names_is_named_where_a_name_is_looked_up(tmp_path: Path) -> None:
     """The names lie in a tree, which says that it has none, and a heap, whose free room has no size."""
     path = tmp_path / "pool.h5"

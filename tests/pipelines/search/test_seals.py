@@ -126,7 +126,7 @@ def test_what_was_written_is_taken(tmp_path: Path, goals: int) -> None:
         ("update trial_params set distribution_json=replace(distribution_json,'0.3','0.2')", "trial 0 .*its seal"),
         ("update trial_intermediate_values set intermediate_value=9 where trial_id=2 and step=1", "trial 1 .*on the way"),
         ("update trial_user_attributes set value_json='[1.0]' where key='val'", "trial 0 .*its seal does not fit"),
-        ("update trial_user_attributes set value_json=replace(value_json,'seal','sebl') where key='seal'", "cannot be read"),
+        ("update trial_user_attributes set value_json=replace(value_json,'seal','sebl') where key='seal'", "another form"),
         ("update trial_user_attributes set value_json=replace(value_json,'0.3','0.4') where key='seal'", "trial 0 .*its seal"),
         ("update trial_user_attributes set key='sebl' where key='seal'", "trial 0 .*its seal is missing"),
         ("update trials set state='PRUNED' where trial_id=1", "trial 0 .*it was complete"),
@@ -286,6 +286,51 @@ def test_a_sealed_trial_that_was_given_up_is_no_damage(
     assert load(tmp_path).trials[3].state == TrialState.FAIL
 
 
+def test_a_trial_that_ends_in_the_moment_in_which_it_is_given_up_is_no_damage(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was taken for dead, went on, and told the study before the other machine did."""
+    study = load(damaged(template, tmp_path))
+    trial = optuna.Trial(study, 4)
+    study_of_other = load(tmp_path)
+    tell = type(study).tell
+
+    def tells_late(self: optuna.Study, *given: Any, **words: Any) -> Any:
+        monkeypatch.undo()
+        tell(study, trial, 1.0)
+        return tell(self, *given, **words)
+
+    monkeypatch.setattr(studies, "end_by_seal", lambda *given: False)
+    monkeypatch.setattr(type(study), "tell", tells_late)
+    seals.seal_trial(study, trial, TrialState.COMPLETE, (1.0,))
+    studies.give_up(study_of_other, study_of_other.get_trials(deepcopy=False)[3])
+    found = load(tmp_path).trials[3]
+    assert found.state == TrialState.COMPLETE and seals.GIVEN_UP in found.user_attrs
+
+
+def test_a_trial_that_ended_meanwhile_is_not_given_up(template: Path, tmp_path: Path) -> None:
+    study = load(damaged(template, tmp_path))
+    stale = study.get_trials(deepcopy=False)[3]
+    assert stale.state == TrialState.RUNNING
+    other = load(tmp_path)
+    seals.seal_trial(other, optuna.Trial(other, 4), TrialState.COMPLETE, (1.0,))
+    other.tell(3, 1.0)
+    assert not studies.give_up(study, stale)
+    assert seals.GIVEN_UP not in load(tmp_path).trials[3].user_attrs
+
+
+@pytest.mark.parametrize("mark", ['"abc"', "7", "{}", '{"seal": 3}', "null"])
+def test_a_seal_of_another_form_is_named(template: Path, tmp_path: Path, mark: str) -> None:
+    study = load(damaged(template, tmp_path))
+    change(tmp_path, MINE.format(f'"{studies.owner()}"', "owner", 4))
+    with closing(sqlite3.connect(tmp_path / "search.db")) as database:
+        database.execute("insert into trial_user_attributes (trial_id, key, value_json) values (4, 'seal', ?)", (mark,))
+        database.commit()
+    with pytest.raises(ConfigError, match="trial 3 .*its seal has another form"):
+        load(tmp_path)
+    assert not seals.end_by_seal(study, study._storage.get_trial(4))
+
+
 @pytest.mark.parametrize("where", ["repair", "ask"])
 def test_what_the_checks_did_not_see_is_one_sentence_too(template: Path, tmp_path: Path, where: str) -> None:
     study = load(damaged(template, tmp_path))
@@ -314,6 +359,16 @@ def test_a_file_of_another_program_or_without_bytes_is_no_new_study(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"search\.db is damaged \(it is one of another program\)"):
         studies.connect(tmp_path, f"sqlite:///{path}")
     assert path.read_bytes() == before
+
+
+def test_tables_of_another_version_of_optuna_are_no_damage(template: Path, tmp_path: Path) -> None:
+    path = damaged(template, tmp_path) / "search.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("update version_info set library_version = '9.9.9'")
+        database.execute("update alembic_version set version_num = 'v2.6.0.a'")
+        database.commit()
+    with pytest.raises(ConfigError, match=r"search\.db is of another version of Optuna \(.*9\.9\.9.*--storage"):
+        studies.connect(tmp_path, f"sqlite:///{path}")
 
 
 def test_a_database_that_was_being_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +423,8 @@ def test_trials_without_a_seal_are_checked_against_their_attributes(tmp_path: Pa
 def test_a_server_has_no_file_to_move_away() -> None:
     text = str(storage.changed("postgresql+psycopg2://me:hush@host/x", "trial 3", "its seal does not fit"))
     assert "hush" not in text and text.endswith("bring it back, or begin another study by search.study")
+    text = str(storage.changed("postgresql+psycopg2://me:hush@host/x", storage.STUDIES, "it cannot be read"))
+    assert "hush" not in text and text.endswith("name another database by --storage (or search.storage)")
 
 
 def broken(said: str) -> Exception:
