@@ -26,12 +26,12 @@ from pipelines.files.artifacts import file_digest, replacing, write_sealed_json
 from pipelines.files.layout import understood
 from pipelines.files.made import check_made
 from pipelines.files.params import load_config
-from pipelines.ship.exported import check_listed, record_of
+from pipelines.ship.exported import FOLDERS, check_listed, record_of
 from pipelines.ship.saved import Finished, load_finished, net_words
 
 RECORD = "device.json"
-SERVER, DEVICE, FOLDERS = ("onnx", "torch"), ("litert", "executorch"), ("web", "c")
-"""Formats of `cgankd export`: those for a server, those for a device, and those made of student.onnx or student-int8.tflite."""
+SERVER, DEVICE = ("onnx", "torch"), ("litert", "executorch")
+"""Formats of `cgankd export`: those for a server, and those for a device."""
 CALIBRATION_IMAGES = 300
 """Training images that set the ranges of int8."""
 SERVER_FILES = ("student.onnx", "student-int8.onnx", "student.pt2")

@@ -27,7 +27,7 @@ from pipelines.files.artifacts import file_digest, write_sealed_json
 from pipelines.files.made import note_made
 from pipelines.files.params import load_config
 from pipelines.ship.devices import Asked, export_devices, formats_of, lessons_of
-from pipelines.ship.exported import device_section, exported_of, record_of
+from pipelines.ship.exported import device_section, exported_of, note_folder, record_of
 from pipelines.ship.predict import label_files, open_predictor
 from pipelines.ship.release import ship
 from pipelines.ship.saved import load_finished, load_package
@@ -116,6 +116,50 @@ def test_ship_takes_what_holds_and_says_what_does_not(
     assert [path.read_bytes() for path in Path(place).rglob("*.tflite")] == [b"good"]
     card = done.card.read_text()
     assert "| student-int8.tflite | 6,776 | 3,904 |" in card and "does not hold, left out" in card
+
+
+def test_ship_takes_the_folders_too_and_names_what_no_record_knows(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = finished(tmp_path / "project")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    out, weights = folder / "artifacts/export", file_digest(folder / "artifacts/student.safetensors")
+    digest = stored(folder, "student-int8.tflite", b"good")
+    device_json(folder, weights, [row(None), row("student-int8.tflite", sha256=digest)])
+    stored(folder, "student.onnx", b"graph")
+    for name, inner in (("web", "index.html"), ("web", "onnxruntime-web/ort.js"), ("c", "student.h")):
+        (out / name / inner).parent.mkdir(parents=True, exist_ok=True)
+        (out / name / inner).write_text(inner)
+    note_folder(out, weights, "web", [out / "web/index.html", out / "web/onnxruntime-web/ort.js"], out / "student.onnx")
+    note_folder(out, weights, "c", [out / "c/student.h"], out / "student-int8.tflite")
+    monkeypatch.chdir(folder)
+    done = INVOKE.invoke(app, ["ship"])
+    assert done.exit_code == 0 and "registered beside it: student-int8.tflite, web/, c/\n" in done.output
+    assert "export/student.onnx is in no record of this student's exports" in done.output
+    with environment({"MLFLOW_TRACKING_URI": store_uri(folder)}):
+        place = Path(mlflow.artifacts.download_artifacts("models:/digits-student/1", dst_path=str(tmp_path / "got")))
+    (page,) = place.rglob("web")
+    assert (page / "onnxruntime-web/ort.js").read_text() == "onnxruntime-web/ort.js"
+    assert [path.parent.name for path in place.rglob("student.h")] == ["c"]
+    (out / "web/index.html").write_text("changed")
+    with pytest.raises(ConfigError, match=r"web/index\.html is missing or not the file that its record tells of"):
+        exported_of(folder, weights)
+    (out / "web/index.html").write_text("index.html")
+    device_json(folder, weights, [row(None), row("student-int8.tflite", sha256=digest, holds=False)])
+    assert exported_of(folder, weights).left_out == ("student-int8.tflite", "c/"), "nor what was made of it"
+    found = exported_of(folder, "f" * 64)
+    assert found.files == {} and found.unlisted == ("student-int8.tflite", "student.onnx", "c/", "web/")
+
+
+def test_a_record_that_names_a_file_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    weights = file_digest(folder / "artifacts/student.safetensors")
+    digest = stored(folder, "student.onnx", b"graph")
+    entry = {"of": {"student.onnx": digest}, "files": {"../../student.config.json": "0" * 64}}
+    write_sealed_json(folder / "artifacts/export/folders.json", {"weights": weights, "folders": {"web": entry}})
+    with pytest.raises(ConfigError, match="has a record of a file elsewhere"):
+        exported_of(folder, weights)
 
 
 def test_files_of_another_student_or_another_export_are_not_taken(tmp_path: Path) -> None:
