@@ -71,11 +71,12 @@ def export(
         from pipelines.device.boards import board_of
         from pipelines.runtime.machine import set_threads
         from pipelines.ship.devices import DEVICE, SERVER, Asked, export_devices, formats_of
+        from pipelines.ship.export import check_numbers, remarks, sizes_table
         from pipelines.ship.export import export as write_exports
-        from pipelines.ship.export import remarks, sizes_table
         from pipelines.ship.folders import check_folders
 
         formats, boards = formats_of(to), [board_of(name) for name in board or ()]
+        check_numbers(int8_tolerance, repeats)
         check_folders(out.resolve(), formats)
         set_threads()
         warn_if_changed()

@@ -92,6 +92,67 @@ def record_of(path: Path, weights: str) -> dict[str, Any] | None:
     return values if values["weights"] == weights else None
 
 
+@dataclass(frozen=True)
+class Former:
+    """A device.json that lay there: its values (None where it is of another student or damaged), the rows of it whose files
+    are still there as they were, and lines that name the files of the others.
+    """
+
+    values: dict[str, Any] | None
+    rows: tuple[dict[str, Any], ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+def former_rows(out: Path, weights: str, made: Collection[str] = (), same: Mapping[str, Any] | None = None) -> Former:
+    """What device.json in `out` tells of files that are not among `made`; nothing is written.
+
+    Rows measured under other values than those of `same` by key are not taken.
+    """
+    path = out / EXPORTED[1]
+    if not path.exists():
+        return Former(None)
+    try:
+        values = read_record(path, ("weights", "forms"))
+        with understood(str(path), "cgankd export"):
+            rows = [dict(row) for row in values["forms"] if row["file"] is not None and row["file"] not in made]
+            names = {row["file"]: row["sha256"] for row in rows}
+    except ConfigError as error:
+        return Former(None, lines=(f"no file in {EXPORTED[1]} is taken: {error}",))
+    there = {name for name, digest in names.items() if (out / name).is_file() and file_digest(out / name) == digest}
+    own = values["weights"] == weights
+    if own and same is not None and any(values.get(key) != value for key, value in same.items()):
+        return Former(None, lines=_dropped("was measured on other images or otherwise", there))
+    if not own:
+        return Former(None, lines=_dropped("is of another student", [name for name in names if (out / name).exists()]))
+    kept = tuple(
+        row | {"tolerance": row.get("tolerance", values.get("tolerance"))} for row in rows if row["file"] in there
+    )
+    return Former(values, kept, _dropped("is gone or was changed since", [name for name in names if name not in there]))
+
+
+def _dropped(why: str, names: Collection[str]) -> tuple[str, ...]:
+    return tuple(f"{name} in {EXPORTED[1]} {why}, so it is not taken" for name in sorted(names))
+
+
+def brought_in_line(out: Path, weights: str) -> tuple[str, ...]:
+    """Take what is gone or changed out of device.json in `out`; returns lines that name it.
+
+    One of another student, or a damaged one, stays as it is, for no reader takes it.
+    """
+    former, path = former_rows(out, weights), out / EXPORTED[1]
+    if former.values is not None and former.lines:
+        twins = [row for row in former.values["forms"] if row["file"] is None]
+        names = {row["file"] for row in former.rows}
+        values = dict(former.values) | {"forms": [*twins, *former.rows]}
+        for key in ("inputs", "margins"):
+            values[key] = {name: value for name, value in values.get(key, {}).items() if name in names}
+        if names:
+            write_sealed_json(path, values)
+        else:
+            path.unlink()
+    return former.lines
+
+
 def note_folder(out: Path, weights: str, name: str, files: Sequence[Path], of: Path) -> None:
     """Tell folders.json of the files of the folder `name` in `out`, made of the file `of` of the student with these weights.
 
@@ -113,8 +174,12 @@ def check_unchanged(out: Path, name: str) -> None:
     path = out / EXPORTED[2]
     if not path.exists():
         return
+    try:
+        with understood(str(path), "cgankd export"):
+            entry = dict(read_record(path, ("folders",))["folders"].get(name, {"files": {}}))
+    except ConfigError as error:
+        raise ConfigError(f"{path} is damaged; delete it, then give the same command") from error
     with understood(str(path), "cgankd export"):
-        entry = read_record(path, ("folders",))["folders"].get(name, {"files": {}})
         for inner, digest in entry["files"].items():
             file = out / name / inner
             if file.is_file() and file_digest(file) != digest:

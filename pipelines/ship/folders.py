@@ -89,6 +89,11 @@ def write_header(workdir: Path, out: Path) -> list[Path]:
     if row is None or row.get("sha256") != file_digest(path):
         why = f"is not in the {RECORD} beside it" if row is None else f"is not the file that its {RECORD} tells of"
         raise ConfigError(f"{path} {why}; run `cgankd export --to litert,c`")
+    if not (row.get("micro") or {}).get("agrees", True):
+        raise ConfigError(
+            f"{path} answers otherwise under the interpreter for microcontrollers than under LiteRT, so no header is written for"
+            " it; train another net, or take another format than c"
+        )
     if not row.get("holds"):
         raise ConfigError(
             f"{path} loses more than was allowed at its export, so no header is written for it; --recover of `cgankd export` may"

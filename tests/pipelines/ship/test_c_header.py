@@ -48,6 +48,7 @@ def test_arena_and_operators_are_those_measured(work: Path, monkeypatch: pytest.
         ({"sha256": "0" * 64}, r"is not the file that its device\.json tells of"),
         ({"file": "other.tflite"}, r"is not in the device\.json beside it"),
         ({"holds": False}, "loses more than was allowed at its export"),
+        ({"micro": {"agrees": False}, "holds": False}, "answers otherwise under the interpreter for microcontrollers"),
         ({"micro": None}, "was not run by the interpreter for microcontrollers"),
     ],
 )
@@ -71,3 +72,9 @@ def test_other_files_beside_the_header_are_said(work: Path, monkeypatch: pytest.
     (folder / "main.cc").write_text("mine")
     with pytest.raises(ConfigError, match=r"c holds main\.cc, which no export has written"):
         folders.write_header(work, folder.parent)
+
+
+def test_a_damaged_record_of_folders_is_said_with_the_cure(work: Path) -> None:
+    (work / "artifacts/export/folders.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"folders\.json is damaged; delete it, then give the same command"):
+        folders.check_folders(work / "artifacts/export", ["c"])
