@@ -207,7 +207,12 @@ def predict(
     ] = None,
     server: Annotated[str | None, typer.Option("--server", help="Let the model served at this address answer.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all to a CSV file ('-': to the terminal).")] = None,
-    level: LevelOption = 0.9,
+    level: Annotated[
+        float | None,
+        typer.Option(
+            "--level", help="Level of the interval or label set around an answer; 0.9, or that of an exported file."
+        ),
+    ] = None,
     square: Annotated[
         str | None, typer.Option("--square", help="crop, pad or stretch, in place of what the model was made with.")
     ] = None,

@@ -386,7 +386,7 @@ def test_device_json_holds_what_was_measured(exported: tuple[Path, dict[str, Any
     assert twin["test_high"] - twin["test"] == pytest.approx(half, rel=1e-3)
     for form in values["forms"][1:]:
         path = folder / "out" / form["file"]
-        run = open_predictor(folder, path, 0.9).run
+        run = open_predictor(folder, path, None).run
         own = student.answer.score(run(val.images[:]), val.labels).double().numpy()
         assert form["validation"] == pytest.approx(own.mean(), rel=1e-4)
         assert form["holds"] is bool(own.mean() <= 1.1 * scores[0].mean())
@@ -425,10 +425,17 @@ def test_predict_refuses_a_file_of_another_project(exported: tuple[Path, dict[st
     elsewhere = finished(tmp_path / "other", scalar=not scalar)
     path = folder / "out/student-int8.tflite"
     with pytest.raises(ConfigError, match="is of another project"):
-        open_predictor(elsewhere, path, 0.9)
-    assert open_predictor(tmp_path, path, 0.9).margin is not None, (
+        open_predictor(elsewhere, path, None)
+    assert open_predictor(tmp_path, path, None).margin is not None, (
         "outside of a project the file says all that is needed"
     )
+    with pytest.raises(
+        ConfigError, match=r"--level 0\.5 is not in .*int8\.tflite, which holds regions at a level of 0\.8"
+    ):
+        open_predictor(folder, path, 0.5)
+    (tmp_path / "a.pte").write_bytes(path.read_bytes())
+    with pytest.raises(ConfigError, match=r"a\.pte is a file of LiteRT, not of ExecuTorch.*end in \.tflite"):
+        open_predictor(folder, tmp_path / "a.pte", None)
     (tmp_path / "a.tflite").write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ConfigError, match="damaged"):
-        open_predictor(folder, tmp_path / "a.tflite", 0.9)
+        open_predictor(folder, tmp_path / "a.tflite", None)
