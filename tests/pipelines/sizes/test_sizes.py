@@ -18,6 +18,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.measure.front import front
 from pipelines.commands.app import app
 from pipelines.files.params import load_config
 from pipelines.pictures.sizes import error_against
@@ -31,7 +32,7 @@ from pipelines.sizes.costs import OnDevice, axes_of
 from pipelines.sizes.plan import Size, plan_of
 from pipelines.sizes.run import Asked, run
 from pipelines.sizes.table import render
-from pipelines.sizes.words import answer, fitting
+from pipelines.sizes.words import answer, candidates_of, fitting
 from pipelines.stages import student
 from tests.pipelines.finished import finished
 from tests.pipelines.pages import check_page
@@ -276,6 +277,14 @@ def test_a_size_without_an_int8_file_is_shown_and_never_chosen_by_one() -> None:
     (axes,) = error_against(result, "bytes").axes
     lines = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
     assert [float(line.get_xydata()[0][0]) for line in lines] == [2.5, 2.5]
+
+
+def test_the_front_has_no_size_without_the_cost() -> None:
+    candidates = candidates_of(in_int8(made([SMALL, LARGE]), [0.5, None])["sizes"])
+    assert front(candidates, "int8_bytes", higher_is_better=False) == ["ds-cnn 8"], (
+        "the other is better, and is no file"
+    )
+    assert front(candidates, "onnx_bytes", higher_is_better=False) == ["ds-cnn 8", "convnet 16"]
 
 
 def test_one_size_that_is_not_converted_costs_no_other_its_row(trained: tuple[Path, str, dict[str, Any]]) -> None:
