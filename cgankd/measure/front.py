@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,9 +24,10 @@ class Candidate:
 
 
 def front(candidates: Sequence[Candidate], cost: str, *, higher_is_better: bool) -> list[str]:
-    """Names of those that none is at least as good and as cheap as and better in one, cheapest first."""
+    """Names of those that none is at least as good and as cheap as and better in one, cheapest first; a cost without end is
+    none."""
     sign = -1.0 if higher_is_better else 1.0
-    points = [(c.costs[cost], sign * c.mean, c.name) for c in candidates]
+    points = [(c.costs[cost], sign * c.mean, c.name) for c in candidates if math.isfinite(c.costs[cost])]
     free = [
         (price, score, name)
         for price, score, name in points

@@ -71,10 +71,13 @@ def export(
         from pipelines.device.boards import board_of
         from pipelines.runtime.machine import set_threads
         from pipelines.ship.devices import DEVICE, SERVER, Asked, export_devices, formats_of
+        from pipelines.ship.export import check_numbers, remarks, sizes_table
         from pipelines.ship.export import export as write_exports
-        from pipelines.ship.export import remarks, sizes_table
+        from pipelines.ship.folders import check_folders
 
         formats, boards = formats_of(to), [board_of(name) for name in board or ()]
+        check_numbers(int8_tolerance, repeats)
+        check_folders(out.resolve(), formats)
         set_threads()
         warn_if_changed()
         server = [name for name in formats if name in SERVER]
@@ -146,8 +149,14 @@ def ship(
             typer.echo(f"registered beside it: {', '.join(done.files)}")
         for file in done.left_out:
             typer.echo(
-                f"warning: {file} loses more than was allowed at its export, so it is not registered; --recover of"
-                " `cgankd export` may help, or a larger --tolerance",
+                f"warning: {file} loses more than was allowed at its export, or answers otherwise on a microcontroller, so it is"
+                " not registered; --recover of `cgankd export` may help, or a larger --tolerance",
+                err=True,
+            )
+        for file in done.unlisted:
+            typer.echo(
+                f"warning: artifacts/export/{file} is in no record of this student's exports, so it is not registered; export it"
+                " again",
                 err=True,
             )
         if made.champion:
@@ -198,7 +207,12 @@ def predict(
     ] = None,
     server: Annotated[str | None, typer.Option("--server", help="Let the model served at this address answer.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all to a CSV file ('-': to the terminal).")] = None,
-    level: LevelOption = 0.9,
+    level: Annotated[
+        float | None,
+        typer.Option(
+            "--level", help="Level of the interval or label set around an answer; 0.9, or that of an exported file."
+        ),
+    ] = None,
     square: Annotated[
         str | None, typer.Option("--square", help="crop, pad or stretch, in place of what the model was made with.")
     ] = None,

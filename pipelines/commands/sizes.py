@@ -55,6 +55,6 @@ def sizes(
         limits = {"bytes": max_bytes, "ram": max_ram, "ms": max_ms}
         asked = Asked(trials, {axis: float(most) for axis, most in limits.items() if most is not None})
         with open_context("sizes", settings or ()) as ctx:
-            if (flash := flash_of(ctx.path("dataset.h5"))) is None:
+            if (flash := flash_of(ctx.path("dataset.h5"), plan.cfg)) is None:
                 ctx.say("without the packages for boards (pip install 'cgankd[device]') sizes are those of ONNX files")
             run(ctx, plan, asked, flash)

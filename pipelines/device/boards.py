@@ -9,6 +9,13 @@ from cgankd.config import ConfigError
 from cgankd.config.settings import nearest
 
 KB = 1024
+RUNTIME_BYTES = 16 * KB
+RUNTIME_SOURCE = (
+    "its makers' figure for the core of the runtime on a Cortex-M3, without operators"
+    " (https://www.tensorflow.org/lite/microcontrollers)"
+)
+TIGHT_FLASH, TIGHT_RAM = 32 * KB, 8 * KB
+"""With less left it is tight: operators and program take flash, stack and buffers RAM. A choice of ours, not a measurement."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +114,28 @@ def board_of(text: str) -> Board:
 
 
 def verdict(board: Board, size: int, arena: int | None, missing: tuple[str, ...]) -> str:
-    """Whether a file of so many bytes with so large an arena fits, or what is missing; without the program's own code."""
+    """Whether a file of so many bytes with so large an arena fits, and the sums: `fits`, `tight`, or `does not fit` and why.
+
+    Flash is the file and the core of the runtime, RAM the arena; operators, stack and program must go into what is left.
+    """
     lacks = []
     if missing:
         lacks.append(f"no operator {', '.join(missing)}")
-    if size > board.flash:
-        lacks.append(f"{size - board.flash:,} bytes of flash too little")
-    if arena is None and not missing:
+    flash, ram = board.flash - size - RUNTIME_BYTES, None if arena is None else board.ram - arena
+    if flash < 0:
+        lacks.append(f"{-flash:,} bytes of flash too little")
+    if ram is None and not missing:
         lacks.append("the arena is not known")
-    elif arena is not None and arena > board.ram:
-        lacks.append(f"{arena - board.ram:,} bytes of RAM too little")
-    return "; ".join(lacks) if lacks else "fits"
+    elif ram is not None and ram < 0:
+        lacks.append(f"{-ram:,} bytes of RAM too little")
+    sums = f"flash {size:,} + {RUNTIME_BYTES:,} of {board.flash:,} bytes"
+    sums += "" if arena is None else f", RAM {arena:,} of {board.ram:,} bytes"
+    if lacks:
+        return f"does not fit: {'; '.join(lacks)} ({sums})"
+    assert ram is not None, "an arena that is not known does not fit"
+    narrow = [
+        f"{left:,} bytes of {what}"
+        for what, left, least in (("flash", flash, TIGHT_FLASH), ("RAM", ram, TIGHT_RAM))
+        if left < least
+    ]
+    return f"tight: {' and '.join(narrow)} left ({sums})" if narrow else f"fits ({sums})"

@@ -49,14 +49,15 @@ def write_c(tflite: Path, out: Path, *, arena: int, operators: Sequence[str], na
     record, data = read_record(tflite)
     given, gives = _ends(tflite, data)
     word = c_name(name)
+    head, program = c_names(name)
     texts = {
-        f"{word}.h": header(word, data, record, given, gives, -(-arena // ARENA_STEP) * ARENA_STEP),
-        f"{word}_example.cc": example(word, operators, classes=bool(record.info.class_names)),
+        head: header(word, data, record, given, gives, -(-arena // ARENA_STEP) * ARENA_STEP),
+        program: example(word, operators, classes=bool(record.info.class_names)),
     }
-    if bytes_of(texts[f"{word}.h"]) != data:
+    if bytes_of(texts[head]) != data:
         raise AssertionError("the header holds other bytes than the file")
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".c-") as place:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".c-") as place:
         for file, text in texts.items():
             (Path(place) / file).write_text(text, encoding="ascii")
         for file in texts:
@@ -87,6 +88,11 @@ def c_name(text: str) -> str:
     """A name as C takes it: ASCII letters, digits and strokes, with a letter first."""
     word = re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")
     return word if re.match(r"[A-Za-z]", word) else f"model_{word}".rstrip("_")
+
+
+def c_names(name: str = "student") -> tuple[str, str]:
+    """Names of the header and of the program."""
+    return f"{c_name(name)}.h", f"{c_name(name)}_example.cc"
 
 
 def c_string(text: str) -> str:

@@ -69,7 +69,10 @@ def convert(source: Source, *, bare: bool, levels: bool) -> bytes:
 
 
 def dynamic_int8(float_file: bytes) -> bytes:
-    """Weights in int8 a channel; activations stay float32, and are rounded anew for each image."""
+    """Weights in int8 a channel; activations stay float32, and are rounded anew for each image.
+
+    Raises ConfigError where the quantizer does not take the file, such as one of zeros alone.
+    """
     return _quantized(float_file, None)
 
 
@@ -77,7 +80,7 @@ def whole_int8(levels_file: bytes, images_NCHW: Tensor) -> bytes:
     """All of a file with float32 pixels in int8, its input (pixel - 128) and its output too.
 
     The ranges of activations are those seen on the images; the input's is 0 to 255.
-    Raises ConfigError where the outputs are 0 on all of them.
+    Raises ConfigError where the outputs are 0 on all of them, or the quantizer does not take the file.
     """
     return _quantized(levels_file, images_NCHW)
 
@@ -88,9 +91,20 @@ def _quantized(float_file: bytes, images_NCHW: Tensor | None) -> bytes:
         from ai_edge_quantizer import quantizer, recipe
 
         chosen = recipe.dynamic_wi8_afp32() if images_NCHW is None else recipe.static_wi8_ai8()
-        work = quantizer.Quantizer(float_file, chosen)
-        ranges = None if images_NCHW is None else _ranges(float_file, work, images_NCHW)
-        return bytes(work.quantize(ranges).quantized_model)
+        try:
+            work = quantizer.Quantizer(float_file, chosen)
+            ranges = None if images_NCHW is None else _ranges(float_file, work, images_NCHW)
+            return bytes(work.quantize(ranges).quantized_model)
+        except ConfigError:
+            raise
+        except (
+            Exception
+        ) as error:  # of the quantizer, such as a KeyError for a layer of zeros, which the file has not any more
+            said = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"the student has no int8 form: the quantizer says {type(error).__name__}: {said}; look at the student's"
+                " training, for weights that are all 0 do that, or leave litert out of --to"
+            ) from error
 
 
 def _ranges(levels_file: bytes, work: Any, images_NCHW: Tensor) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from pipelines.device.forms import Form
 from pipelines.device.making import MICRO_IMAGES
 from pipelines.device.running import as_json, micro_of, run_apart
 
+MICRO_SHARE = 0.02
+"""Of labels, or of the range of scalars: by more a file may not answer otherwise on a board than under LiteRT."""
 FLOAT = "student"
 """The row of the student itself."""
 
@@ -83,20 +85,26 @@ def measured(bench: Bench, twin: Twin, form: str, path: Path, decode: Callable[[
     row |= _scores(bench, answers)
     row |= _loss(bench, answers, twin.answers)
     allowed = twin.row["validation"] * (1 + bench.tolerance)
-    return row | {"holds": bool(row["validation"] <= allowed)}  # NaN fails
+    return row | {"tolerance": bench.tolerance, "holds": bool(row["validation"] <= allowed)}  # NaN fails
 
 
-def on_board(bench: Bench, form: Form) -> dict[str, Any]:
-    """A LiteRT file under the interpreter for microcontrollers, compared with LiteRT's own on validation images."""
+def on_board(bench: Bench, form: Form, decode: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """A LiteRT file under the interpreter for microcontrollers, its answers compared with LiteRT's own on validation images.
+
+    `agrees` is false where more than MICRO_SHARE of the labels, or of the scale of scalars, lies between the two.
+    """
     images = bench.val.images[:MICRO_IMAGES]
     micro = micro_of(form.path, images)
     found = as_json(micro)
     if micro.outputs is not None:
-        other = run_apart(form.path, images, repeats=1).outputs
-        found["difference"] = float((micro.outputs - other).abs().max())
+        own, other = decode(micro.outputs), decode(run_apart(form.path, images, repeats=1).outputs)
+        found["difference"] = worst_difference(own, other, bench.info.label_period)
         found["images"] = len(images)
+        share = found["difference"] / bench.answer.scale
         if bench.info.class_names:
-            found["agreement"] = 100 * float((micro.outputs.argmax(1) == other.argmax(1)).double().mean())
+            alike = int((own.argmax(1) == other.argmax(1)).sum())
+            found["agreement"], share = 100 * alike / len(images), 1 - alike / len(images)
+        found["agrees"] = bool(share <= MICRO_SHARE + 1e-9 and own.isfinite().all())
     return found
 
 

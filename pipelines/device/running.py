@@ -24,6 +24,7 @@ from pipelines.device.quiet import need, quiet
 
 ARENA = re.compile(r"Arena allocation total (\d+) bytes")
 ABSENT = re.compile(r"Didn't find op for builtin opcode '(\w+)'")
+TITLES = {"litert": "LiteRT", "executorch": "ExecuTorch"}
 KIND_OF = {".tflite": "litert", ".pte": "executorch", ".onnx": "onnx", ".pt2": "torch"}
 
 
@@ -136,6 +137,12 @@ def open_form(path: Path) -> Form:
     Raises ConfigError where it is missing, damaged, of another program, or its runtime is missing or refuses it.
     """
     record, data = read_record(path)
+    own, kind = record.form.split("-")[0], KIND_OF[path.suffix]
+    if own != kind and own in TITLES:
+        suffix = next(end for end, name in KIND_OF.items() if name == own)
+        raise ConfigError(
+            f"{path} is a file of {TITLES[own]}, not of {TITLES.get(kind, kind)} as its name says; let its name end in {suffix}"
+        )
     need(OPENED_BY[path.suffix])
     with quiet():
         try:

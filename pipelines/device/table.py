@@ -9,13 +9,7 @@ from rich import box
 from rich.table import Table
 
 from cgankd.measure.places import places
-from pipelines.device.boards import Board, verdict
-
-RUNTIME_BYTES = 16 * 1024
-RUNTIME_SOURCE = (
-    "its makers' figure for the core of the runtime on a Cortex-M3, without operators"
-    " (https://www.tensorflow.org/lite/microcontrollers)"
-)
+from pipelines.device.boards import KB, RUNTIME_BYTES, RUNTIME_SOURCE, TIGHT_FLASH, TIGHT_RAM, Board, verdict
 
 
 def device_table(values: dict[str, Any]) -> Table:
@@ -65,7 +59,7 @@ def device_remarks(values: dict[str, Any], shown: Path) -> list[str]:
     if any("micro" in row for row in rows):
         lines.append(
             "arena: RAM by the interpreter of TensorFlow Lite Micro, with the pointers of a 64-bit machine; flash is the"
-            f" file plus the program's code ({RUNTIME_BYTES // 1024} KB is {RUNTIME_SOURCE})"
+            f" file plus the program's code ({RUNTIME_BYTES // KB} KB is {RUNTIME_SOURCE})"
         )
     for row in rows:
         micro = row.get("micro")
@@ -74,6 +68,7 @@ def device_remarks(values: dict[str, Any], shown: Path) -> list[str]:
             why = f"it has no operator {', '.join(absent)}" if absent else micro["error"]
             lines.append(f"{row['file']} does not run on a microcontroller: {why}")
         elif micro:
+            lines += _board_lines(row, micro)
             lines.append(f"operators of {row['file']}, all there on a microcontroller: {', '.join(micro['operators'])}")
     if "recover" in values:
         lines.append(recover_line(values))
@@ -82,8 +77,27 @@ def device_remarks(values: dict[str, Any], shown: Path) -> list[str]:
     if good:
         best = min(good, key=lambda row: row["bytes"])
         lines.append(f"the smallest file that holds: {shown / best['file']} ({best['bytes']:,} bytes)")
-    lines.append("written: " + ", ".join(str(shown / row["file"]) for row in rows) + f", {shown / 'device.json'}")
-    return lines
+    other = {
+        row["file"]: row["tolerance"]
+        for row in rows
+        if row.get("tolerance", values["tolerance"]) != values["tolerance"]
+    }
+    lines += [f"{name} was exported before, with --tolerance {share:g}" for name, share in other.items()]
+    lines.append("there: " + ", ".join(str(shown / row["file"]) for row in rows) + f", {shown / 'device.json'}")
+    return [*lines, *values.get("dropped", ())]
+
+
+def _board_lines(row: dict[str, Any], micro: dict[str, Any]) -> list[str]:
+    """How far the answers on a board are from those under LiteRT."""
+    if "difference" not in micro:
+        return []
+    if "agreement" in micro:
+        said = f"gives the labels of LiteRT on {micro['agreement']:g} % of {micro['images']} images"
+    else:
+        said = f"differs from LiteRT by at most {micro['difference']:.2g} on {micro['images']} images"
+    arena = f" in {micro['arena']:,} bytes of RAM" if micro["arena"] else ""
+    so = "" if micro.get("agrees", True) else ", which is too far, so it does not hold"
+    return [f"{row['file']} on a microcontroller{arena} {said}{so}"]
 
 
 def recover_line(values: dict[str, Any]) -> str:
@@ -114,7 +128,10 @@ def board_lines(values: dict[str, Any], boards: list[Board]) -> list[str]:
             if micro is None:
                 continue
             missing = tuple(name for name, there in micro["operators"].items() if not there)
-            said = verdict(board, row["bytes"], micro["arena"], missing)
-            arena = f", arena {micro['arena']:,}" if micro["arena"] else ""
-            lines.append(f"  {row['file']}: {said} ({row['bytes']:,} bytes{arena}; without the program's code)")
+            lines.append(f"  {row['file']}: {verdict(board, row['bytes'], micro['arena'], missing)}")
+    if boards:
+        lines.append(
+            f"flash: the file and {RUNTIME_BYTES // KB} KB, {RUNTIME_SOURCE}; RAM: the arena. Operators, program and"
+            f" stack go into what is left: tight is less than {TIGHT_FLASH // KB} KB of flash or {TIGHT_RAM // KB} KB of RAM"
+        )
     return lines

@@ -14,7 +14,7 @@ import json
 import string
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,9 @@ def write_web(onnx: Path, out: Path, page: Page, *, workdir: Path, runtime: Path
     """Write a page for `onnx`, the student.onnx of `cgankd export`, to the folder `out`; returns its files, index.html first.
 
     `runtime` is the .tgz of `npm pack` or an unpacked onnxruntime-web; without it `find_runtime` looks in `workdir` and in
-    `out`. A folder that is no page is left as it is. Raises ConfigError, having written nothing.
+    `out`. A folder that holds anything but an earlier page is left as it is. Raises ConfigError, having written nothing.
     """
-    _check_out(out)
+    check_page(out, onnx.name)
     data = read_bytes(onnx, MAX_ONNX)
     _check_fits(onnx, page.info)
     read = find_runtime(workdir, out, runtime)
@@ -113,14 +113,35 @@ def write_web(onnx: Path, out: Path, page: Page, *, workdir: Path, runtime: Path
     return sorted((path for path in out.rglob("*") if path.is_file()), key=lambda path: path.name != "index.html")
 
 
-def _check_out(out: Path) -> None:
+def page_names(onnx: str = "student.onnx") -> set[str]:
+    """Every file of a page by its path in the folder, with strokes between; `onnx` is the name of the model's file."""
+    own = {
+        entry.name for entry in (importlib.resources.files("pipelines.device") / "page").iterdir() if entry.is_file()
+    }
+    return own | {onnx} | {f"{RUNTIME}/{name}" for name in (*LICENCES, *(pinned.name for pinned in PINNED))}
+
+
+def check_page(out: Path, onnx: str = "student.onnx") -> None:
     """Raise ConfigError where `out` holds what an earlier page does not: it would be lost."""
-    if not out.exists():
-        return
+    if out.is_symlink():
+        raise ConfigError(f"{out} is a link, whose place the page would take; name another folder with --out")
+    check_own_files(out, page_names(onnx))
     index = out / "index.html"
-    ours = index.is_file() and MARK.encode() in read_bytes(index, MAX_PACKED)
-    if not out.is_dir() or not (ours or not any(out.iterdir())):
-        raise ConfigError(f"{out} holds other files, which the page would replace; name another folder")
+    if out.exists() and any(out.iterdir()) and not (index.is_file() and MARK.encode() in read_bytes(index, MAX_PACKED)):
+        raise ConfigError(f"{out} holds no page of an earlier export; move it away, or name another folder with --out")
+
+
+def check_own_files(out: Path, names: Collection[str]) -> None:
+    """Raise ConfigError that names a file in `out`, or `out` itself, which an export that writes `names` did not write."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is no folder; move it away, or name another folder with --out")
+    for path in sorted(out.rglob("*")) if out.exists() else ():
+        name = path.relative_to(out).as_posix()
+        if name not in names and (path.is_symlink() or not path.is_dir()):
+            raise ConfigError(
+                f"{out} holds {name}, which no export has written and a new one would lose; move that file away, or name"
+                " another folder with --out"
+            )
 
 
 def _check_fits(onnx: Path, info: DatasetInfo) -> None:

@@ -22,7 +22,7 @@ MAKERS = {
     "students": "student",
     "student": "evaluate",
 }
-EXPORTED = ("export.json", "device.json")
+EXPORTED = ("export.json", "device.json", "folders.json")
 """What `cgankd export` writes beside its files, wherever they lie."""
 OUTPUTS = {
     "prepare": ("dataset.h5", "unlabelled.h5", "unlabelled.csv"),

@@ -22,14 +22,17 @@ TEACHER: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
 
 
 def error_against(result: Mapping[str, Any], axis: str) -> Figure:
-    """Mean and sd over seeds of every size: filled by the first arm, hollow and dashed by the one beside it."""
+    """Mean and sd over seeds of every size of which this cost is known: filled by the first arm, hollow and dashed by the one
+    beside it.
+    """
     key, headline = result["costs"][axis], result["headline"]
     per, unit = SCALE[axis]
-    nets = list(dict.fromkeys(row["net"] for row in result["sizes"]))
+    known = [row for row in result["sizes"] if key in row["costs"]]
+    nets = list(dict.fromkeys(row["net"] for row in known))
     with rc_context(STYLE):
         figure, axes = one_axes(7.5, 5.2)
         for place, net in enumerate(nets):
-            rows = sorted((row for row in result["sizes"] if row["net"] == net), key=lambda row: row["costs"][key])
+            rows = sorted((row for row in known if row["net"] == net), key=lambda row: row["costs"][key])
             colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
             for number, arm in enumerate(result["arms"]):
                 xs = [row["costs"][key] / per for row in rows]
@@ -47,7 +50,7 @@ def error_against(result: Mapping[str, Any], axis: str) -> Figure:
                     capsize=2,
                     alpha=(1.0, 0.7)[number],
                 )
-        by_name = {row["name"]: row for row in result["sizes"]}
+        by_name = {row["name"]: row for row in known}
         best = [by_name[name] for name in result["fronts"][axis]]
         points = [(row["costs"][key] / per, row["val"]) for row in best]
         axes.plot([p[0] for p in points], [p[1] for p in points], **FRONT)
@@ -55,7 +58,7 @@ def error_against(result: Mapping[str, Any], axis: str) -> Figure:
             axes.annotate(row["name"], (x, y), textcoords="offset points", xytext=(3, -12), fontsize=8)
         axes.axhline(result["teacher"]["val"], **TEACHER)
         axes.set_xscale("log")
-        ticks = sorted({row["costs"][key] / per for row in result["sizes"]})
+        ticks = sorted({row["costs"][key] / per for row in known})
         axes.set_xticks(_apart(ticks), [f"{x:.3g}" for x in _apart(ticks)])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()

@@ -26,12 +26,13 @@ from pipelines.files.artifacts import file_digest, replacing, write_sealed_json
 from pipelines.files.layout import understood
 from pipelines.files.made import check_made
 from pipelines.files.params import load_config
-from pipelines.ship.exported import check_listed, record_of
+from pipelines.ship.export import check_numbers
+from pipelines.ship.exported import FOLDERS, check_listed, former_rows, record_of
 from pipelines.ship.saved import Finished, load_finished, net_words
 
 RECORD = "device.json"
-SERVER, DEVICE, FOLDERS = ("onnx", "torch"), ("litert", "executorch"), ("web", "c")
-"""Formats of `cgankd export`: those for a server, those for a device, and those made of student.onnx or student-int8.tflite."""
+SERVER, DEVICE = ("onnx", "torch"), ("litert", "executorch")
+"""Formats of `cgankd export`: those for a server, and those for a device."""
 CALIBRATION_IMAGES = 300
 """Training images that set the ranges of int8."""
 SERVER_FILES = ("student.onnx", "student-int8.onnx", "student.pt2")
@@ -63,13 +64,14 @@ class Asked:
 
 
 def export_devices(workdir: Path, out: Path, asked: Asked) -> dict[str, Any]:
-    """Write the files of the device formats and device.json into `out`; returns what the last holds.
+    """Write the files of the device formats and device.json into `out`; returns what the last holds, and in `dropped` lines on
+    files that it held before and does not now.
 
-    Files for a server that are there from the same student are measured beside them. Raises ConfigError where a package
+    Files for a server that are there from the same student are measured beside them, and files of formats that are not named
+    keep their entries while they are as they were. Raises ConfigError where a package
     or an artifact is missing, or a converter does not know an operator; then nothing is written.
     """
-    if asked.tolerance < 0 or asked.repeats < 1:
-        raise ConfigError("--tolerance must be zero or more, and --repeats at least 1")
+    check_numbers(asked.tolerance, asked.repeats)
     cfg = load_config(workdir / "params.yaml")
     finished = load_finished(workdir, asked.level)
     student, path = finished.student, workdir / "artifacts" / "student.safetensors"
@@ -112,15 +114,39 @@ def export_devices(workdir: Path, out: Path, asked: Asked) -> dict[str, Any]:
     for name in FILES.values():
         if name not in made and (out / name).suffix in {SHARED[f] for f in asked.formats if f in SHARED}:
             (out / name).unlink(missing_ok=True)  # of an earlier export
-    return write_sealed_json(out / RECORD, values)
+    values, lines = _merged(out, values)
+    values = write_sealed_json(out / RECORD, values)
+    return values | {"dropped": list(lines)} if lines else values
+
+
+def _merged(out: Path, values: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The record with what the former one tells of files that were not made now, and lines on what it no longer tells of."""
+    same = {key: values[key] for key in ("headline", "confidence", "num_val", "num_test")}
+    former = former_rows(out, values["weights"], {row["file"] for row in values["forms"]}, same)
+    if former.values is None:
+        return values, former.lines
+    twin, *rows = values["forms"]
+    order = [*SERVER_FILES, *FILES.values()]
+    rows = sorted(
+        [*rows, *former.rows], key=lambda row: order.index(row["file"]) if row["file"] in order else len(order)
+    )
+    names = {row["file"] for row in former.rows}
+    whole = values | {"forms": [twin, *rows]}
+    for key in ("inputs", "margins"):
+        whole[key] = {n: v for n, v in former.values.get(key, {}).items() if n in names} | values[key]
+    if FILES[INT8] in names and "recover" in former.values:
+        whole["recover"] = former.values["recover"]
+    return whole, former.lines
 
 
 def _rows(bench: Bench, twin: Twin, forms: Sequence[Form]) -> list[dict[str, Any]]:
     rows = []
     for form in forms:
-        row = measured(bench, twin, form.name, form.path, reader(form.record, lambda outputs: outputs))
+        decode = reader(form.record, lambda outputs: outputs)
+        row = measured(bench, twin, form.name, form.path, decode)
         if form.name.startswith(INT8):  # a board has no use for floats
-            row["micro"] = on_board(bench, form)
+            row["micro"] = on_board(bench, form, decode)
+            row["holds"] = row["holds"] and row["micro"].get("agrees", True)
         rows.append(row | {"sha256": file_digest(form.path)})
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from cgankd.export import (
 )
 from cgankd.types import Split
 from pipelines.files.artifacts import file_digest, replacing, write_sealed_json
+from pipelines.ship.exported import brought_in_line
 from pipelines.ship.saved import PARITY, Package, dataset_of, load_finished, parity_images
 from pipelines.ship.trust import remember
 
@@ -75,15 +77,15 @@ def export(
     repeats: int,
     formats: Sequence[str] = ("onnx", "torch"),
 ) -> dict[str, Any]:
-    """Write student.onnx, student.pt2, student-int8.onnx where int8 holds, and export.json; returns what the last holds.
+    """Write student.onnx, student.pt2, student-int8.onnx where int8 holds, and export.json; returns what the last holds, and in
+    `dropped` lines on files of an earlier export that are gone.
 
-    Files of formats that are not named are compared and not kept. int8 holds where its validation headline is at most
-    `int8_tolerance` (a share) worse than that of fp32. Raises ConfigError where a file is missing or a format disagrees
-    with the student by more than PARITY.
+    Files of formats that are not named are compared and not kept, and device.json no longer tells of them. int8 holds where its
+    validation headline is at most `int8_tolerance` (a share) worse than that of fp32. Raises ConfigError where a file is missing
+    or a format disagrees with the student by more than PARITY.
     """
     need_onnx()
-    if int8_tolerance < 0 or repeats < 1:
-        raise ConfigError("--int8-tolerance must be zero or more, and --repeats at least 1")
+    check_numbers(int8_tolerance, repeats)
     finished = load_finished(workdir, level)
     student, teacher, dataset = finished.student, finished.teacher, finished.dataset
     dataset_of(workdir, teacher.info)
@@ -113,8 +115,16 @@ def export(
         if next(f for f in forms if f.network == "student" and f.arithmetic == "int8").holds:
             kept.append("student-int8.onnx")
         kept = [name for name in kept if FORMAT_OF[Path(name).suffix] in formats]
+        gone = []
         for name in ("student.onnx", "student.pt2", "student-int8.onnx"):
-            (out / name).unlink(missing_ok=True)  # an int8 file of an earlier export that no longer holds
+            if (out / name).exists() and name not in kept:
+                why = (
+                    "does not hold"
+                    if FORMAT_OF[Path(name).suffix] in formats
+                    else "is of a format that --to does not name"
+                )
+                gone.append(f"deleted: {name} of an earlier export, which {why}")
+            (out / name).unlink(missing_ok=True)
         for name in kept:
             with replacing(out / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
@@ -139,7 +149,16 @@ def export(
     values = write_sealed_json(out / "export.json", values)
     if "student.pt2" in kept:
         remember(workdir, file_digest(out / "student.pt2"), "student.pt2")
-    return values
+    lines = [*gone, *brought_in_line(out, values["weights"])]
+    return values | {"dropped": lines} if lines else values
+
+
+def check_numbers(tolerance: float, repeats: int) -> None:
+    """Raise ConfigError where --tolerance is no finite share of zero or more, or --repeats is less than 1."""
+    if not 0 <= tolerance < math.inf:
+        raise ConfigError(f"--tolerance must be a finite number of zero or more, but is {tolerance:g}")
+    if repeats < 1:
+        raise ConfigError(f"--repeats must be at least 1, but is {repeats}")
 
 
 def _write(package: Package, path: Path, images: Tensor) -> dict[str, float]:
@@ -234,4 +253,5 @@ def remarks(values: dict[str, Any], shown: Path) -> list[str]:
         f"input: {values['input']['type']} [{', '.join(map(str, values['input']['shape']))}] at pixel levels 0 to 255;"
         f" output: {few}",
         "written: " + ", ".join(str(shown / name) for name in [*values["files"], "export.json"]),
+        *values.get("dropped", ()),
     ]

@@ -38,6 +38,8 @@ from pipelines.ship.saved import dataset_of, load_package, validation_margin
 from pipelines.ship.trust import check_own, is_program
 
 BATCH = 256
+LEVEL = 0.9
+"""Of regions, where none is asked for."""
 SERVER_WAIT_S = 60.0
 NO_MARGIN = "no regions: when this file was exported there were too few validation images for its --level"
 MAX_REPLY = 2**26
@@ -70,20 +72,22 @@ class Labelled:
 
 
 def open_predictor(
-    workdir: Path, model: Path | None, level: float, server: str | None = None, *, trust: bool = False
+    workdir: Path, model: Path | None, level: float | None, server: str | None = None, *, trust: bool = False
 ) -> Predictor:
     """The student of this folder, or any other .safetensors, .onnx, .pt2, .tflite or .pte file; `server` answers in its place.
 
-    The margin of an exported file is the one inside it or in the export.json beside it; else it is taken from the validation
-    images of this folder, and there is none where they are not at hand. Raises ConfigError where a file is missing or no
-    good, or is a program of somebody else's, unless `trust`.
+    The margin of an exported file is the one inside it or in the export.json beside it, whose level is the only one that
+    `level` may be; else it is taken from the validation images of this folder, at LEVEL where `level` is None, and there is
+    none where they are not at hand. Raises ConfigError where a file is missing or no good, or is a program of somebody
+    else's, unless `trust`.
     """
     path = model or workdir / "artifacts" / "student.safetensors"
     if path.suffix in OPENERS:
-        found = _open_exported(workdir, path, trust)
+        found = _at_level(_open_exported(workdir, path, trust), path, level)
     elif path.suffix in OPENED_BY:
-        found = _open_device(workdir, path)
+        found = _at_level(_open_device(workdir, path), path, level)
     else:
+        level = LEVEL if level is None else level
         if model is not None:
             _check_named(model)
         if is_program(read_record(config_path(path)) if path.is_file() else {}):
@@ -100,6 +104,18 @@ def open_predictor(
                 )
         found = Predictor(package.model.run, package.info, package.answer, margin, why)
     return found if server is None else replace(found, run=lambda images: ask_server(server, images))
+
+
+def _at_level(found: Predictor, path: Path, level: float | None) -> Predictor:
+    """Raise ConfigError where an exported file has regions of another level than asked for; it holds no scores to make some."""
+    held = None if found.margin is None else found.margin.level
+    if level is not None and level != held:
+        regions = "no regions" if held is None else f"regions at a level of {held:g} and no other"
+        raise ConfigError(
+            f"--level {level:g} is not in {path}, which holds {regions}; leave --level out, or export the student again with"
+            f" --level {level:g}"
+        )
+    return found
 
 
 def with_rules(predictor: Predictor, square: str | None, enlarge: bool) -> Predictor:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ DESCRIPTION_LETTERS = 5000
 @dataclass(frozen=True)
 class Release:
     """What to register: a name, the card, tags of the version, a fingerprint that makes a repeat harmless, the settings
-    that the student was made with, and exported files to keep beside it.
+    that the student was made with, and exported files to keep beside it, by their path there with strokes between.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Release:
     validation: float
     higher_is_better: bool
     settings: Mapping[str, str]
-    files: tuple[Path, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,10 @@ def _log(sink: MlflowSink, workdir: Path, student: Package, release: Release, ex
         "source": info.source,
     }
     tags = {"stage": "ship", **git_state(workdir), **release.tags}
-    with mlflow.start_run(experiment_id=sink.experiment_id, run_name="ship", tags=tags):
+    with (
+        tempfile.TemporaryDirectory() as beside,
+        mlflow.start_run(experiment_id=sink.experiment_id, run_name="ship", tags=tags),
+    ):
         mlflow.log_artifact(str(release.card))
         mlflow.log_metrics(dict(release.metrics))
         settings = [(key_text(key), value[:6000]) for key, value in release.settings.items()]
@@ -149,7 +153,7 @@ def _log(sink: MlflowSink, workdir: Path, student: Package, release: Release, ex
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
             registered_model_name=release.name,
             metadata=facts,
-            extra_files=[str(path) for path in release.files] or None,
+            extra_files=_laid(release.files, Path(beside)) or None,
         )
     version = int(logged.registered_model_version)
     text = release.card.read_text(encoding="utf-8")
@@ -161,6 +165,14 @@ def _log(sink: MlflowSink, workdir: Path, student: Package, release: Release, ex
     # Last, for it says that all the rest is there.
     client.set_model_version_tag(release.name, str(version), FINGERPRINT, release.fingerprint)
     return version
+
+
+def _laid(files: Mapping[str, Path], folder: Path) -> list[str]:
+    """Copies of files by their path in `folder`, as MLflow takes a folder whole; returns what lies at its top."""
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+    return sorted(str(path) for path in folder.iterdir())
 
 
 class Broken(ConfigError):

@@ -12,7 +12,7 @@ from pipelines.files.artifacts import file_digest, fingerprint
 from pipelines.files.made_with import settings_behind
 from pipelines.files.params import load_config, write_text
 from pipelines.ship.card import lineage, model_card
-from pipelines.ship.exported import exported_of
+from pipelines.ship.exported import FOLDER, exported_of
 from pipelines.ship.registry import Registered, Release, register
 from pipelines.ship.saved import PARITY_IMAGES, load_finished, parity_images
 from pipelines.tracking.moved import check_place
@@ -23,7 +23,7 @@ CARD = "model_card.md"
 @dataclass(frozen=True)
 class Shipped:
     """What `ship` did: the model's name, where its card is, the version in the registry, the exported files that went with it,
-    and those left out as they lose too much.
+    those left out as they do not hold, and those that no record of this student tells of.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Shipped:
     registered: Registered
     files: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    unlisted: tuple[str, ...] = ()
 
 
 def model_name(preset: str, name: str | None) -> str:
@@ -56,8 +57,10 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
     card = workdir / "artifacts" / CARD
     write_text(card, model_card(name, finished, origin, exported))
     identity: dict[str, Any] = {"digests": origin.digests, "licence": origin.licence, "level": level, "name": name}
-    if exported.files:
-        identity["files"] = {path.name: digest for path, digest in exported.files.items()}
+    root = workdir / "artifacts" / FOLDER
+    files = {path.relative_to(root).as_posix(): path for path in exported.files}
+    if files:
+        identity["files"] = {name: exported.files[path] for name, path in files.items()}
     release = Release(
         name=name,
         card=card,
@@ -69,8 +72,9 @@ def ship(workdir: Path, *, name: str | None, licence: str | None, level: float, 
         fingerprint=fingerprint(identity, {"evaluate": file_digest(workdir / "metrics" / "evaluate.json")}),
         validation=student.config["val"],
         higher_is_better=finished.result["headline"]["higher_is_better"],
-        files=tuple(exported.files),
+        files=files,
     )
     images = parity_images(finished.dataset)[:PARITY_IMAGES]
     made = register(workdir, cfg.tracking.experiment, student, release, images, promote=promote)
-    return Shipped(name, card, made, tuple(path.name for path in exported.files), exported.left_out)
+    shown = dict.fromkeys(f"{name.split('/')[0]}/" if "/" in name else name for name in files)
+    return Shipped(name, card, made, tuple(shown), exported.left_out, exported.unlisted)

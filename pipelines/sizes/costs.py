@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cgankd.config import ConfigError
 from cgankd.export import median_ms, open_onnx, program, write_onnx
 from cgankd.measure.cost import cost_of
-from pipelines.ship.saved import Package, load_package
+from pipelines.ship.saved import load_package
 
 REPEATS = 200
 """Timed answers; the median counts."""
@@ -20,14 +21,19 @@ REPEATS = 200
 
 @dataclass(frozen=True)
 class OnDevice:
-    """A student as it is flashed: bytes of its file, and of the arena that its interpreter needs (None where unknown)."""
+    """A student as it is flashed: bytes of its whole-int8 file and of the arena that its interpreter needs (None where there is
+    none), the file's own headline on validation and by how much that is above the float student's, and why something is missing.
+    """
 
-    bytes: int
+    bytes: int | None
     arena: int | None
+    validation: float | None = None
+    loss: float | None = None
+    remark: str = ""
 
 
-Flash = Callable[[Package, Tensor], OnDevice]
-"""A student, and training images [N, C, H, W] that set the ranges of its int8, to what it takes on a device."""
+Flash = Callable[[Path, Tensor], OnDevice]
+"""Weights of a student, and training images [N, C, H, W] that set the ranges of its int8, to what it is on a device."""
 
 UNITS = {
     "int8_bytes": "whole int8 LiteRT file",
@@ -39,11 +45,21 @@ UNITS = {
 }
 """Costs by their key in metrics/sizes.json, and what each is exactly."""
 SIZE, ROOM = ("int8_bytes", "onnx_bytes"), ("arena", "held_bytes")
-"""Costs that --max-bytes and --max-ram speak of: the first that is known of every size."""
+"""Costs that --max-bytes and --max-ram speak of: the first that is known of any size."""
+ON_DEVICE = {SIZE[0], ROOM[0]}
+"""Costs of the whole-int8 file, whose own error then counts."""
 
 
-def costs_of(weights: Path, images: Tensor, flash: Flash | None = None) -> dict[str, float]:
-    """Every cost that is known of a student, by its key; `images` are training images [N, C, H, W].
+@dataclass(frozen=True)
+class Measured:
+    """Every cost that is known of a student, by its key, and what it is on a device (None where that is not measured)."""
+
+    costs: dict[str, float]
+    device: OnDevice | None = None
+
+
+def costs_of(weights: Path, images: Tensor, flash: Flash | None = None) -> Measured:
+    """What a student costs; `images` are training images [N, C, H, W]. One that is not converted for a device says why.
 
     Raises ConfigError where the ONNX packages are missing.
     """
@@ -57,15 +73,23 @@ def costs_of(weights: Path, images: Tensor, flash: Flash | None = None) -> dict[
         write_onnx(program(package.model, images[:2]), path)
         found["onnx_bytes"] = path.stat().st_size
         found["ms"] = median_ms(open_onnx(path), images[:1], repeats=REPEATS)
-    if flash is not None:
-        device = flash(package, images)
+    if flash is None:
+        return Measured(found)
+    try:
+        device = flash(weights, images)
+    except ConfigError as error:  # of one size; the others are measured, after hours of training
+        device = OnDevice(None, None, remark=str(error))
+    if device.bytes is not None:
         found["int8_bytes"] = device.bytes
-        if device.arena is not None:
-            found["arena"] = device.arena
-    return found
+    if device.arena is not None:
+        found["arena"] = device.arena
+    return Measured(found, device)
 
 
 def axes_of(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """The costs that sizes are compared by, as size -> key: bytes, multiplications, ram and ms."""
-    size, room = (next(key for key in keys if all(key in row for row in rows)) for keys in (SIZE, ROOM))
+    """The costs that sizes are compared by, as size -> key: bytes, multiplications, ram and ms.
+
+    One that is known of any size is taken: a size that cannot be made for a device must not hide what the others are there.
+    """
+    size, room = (next(key for key in keys if any(key in row for row in rows)) for keys in (SIZE, ROOM))
     return {"bytes": size, "multiplications": "multiplications", "ram": room, "ms": "ms"}

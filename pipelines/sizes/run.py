@@ -17,16 +17,14 @@ from cgankd.types import Headline
 from pipelines.pictures.sizes import error_against
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import image_memory
+from pipelines.ship.devices import CALIBRATION_IMAGES
 from pipelines.ship.saved import load_package, net_words
-from pipelines.sizes.costs import UNITS, Flash, axes_of, costs_of
+from pipelines.sizes.costs import UNITS, Flash, Measured, axes_of, costs_of
 from pipelines.sizes.plan import Size, Sizes, record_of, settings_of
 from pipelines.sizes.students import Trained, Trainer
 from pipelines.sizes.table import render
 from pipelines.sizes.words import answer, candidates_of, fitting
 from pipelines.tracking.names import child_name
-
-IMAGES = 256
-"""Training images that a device's int8 ranges are set on."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,12 @@ def run(ctx: Context, plan: Sizes, asked: Asked, flash: Flash | None = None) -> 
     if asked.trials:
         found = searched(ctx, plan, trainer, trained, asked.trials)
         trained += trainer.train([size for size in found if size not in plan.sizes])
-    images = read_split(trainer.runner.dataset, "train", image_memory(plan.cfg.data)).images[:IMAGES]
-    rows = [row_of(one, plan, headline, costs_of(_judged(one, headline)[1], images, flash)) for one in trained]
+    images = read_split(trainer.runner.dataset, "train", image_memory(plan.cfg.data)).images[:CALIBRATION_IMAGES]
+    rows = []
+    for one in trained:
+        rows.append(row_of(one, plan, headline, costs_of(_judged(one, headline)[1], images, flash)))
+        if "remark" in rows[-1]:
+            ctx.say(f"warning: {one.size}: {rows[-1]['remark']}")
     result = summary(plan, rows, headline)
     result["teacher"] = teacher_of(trainer, plan)
     result["dataset"] = ctx.digests["dataset.h5"]
@@ -96,7 +98,7 @@ def _judged(one: Trained, headline: Headline) -> tuple[str, Any]:
     return name, one.weights[name][0]
 
 
-def row_of(one: Trained, plan: Sizes, headline: Headline, costs: Mapping[str, float]) -> dict[str, Any]:
+def row_of(one: Trained, plan: Sizes, headline: Headline, measured: Measured) -> dict[str, Any]:
     """One size as it stands in metrics/sizes.json."""
     arms = {}
     for name, values in one.values.items():
@@ -104,7 +106,14 @@ def row_of(one: Trained, plan: Sizes, headline: Headline, costs: Mapping[str, fl
         arms[name] = {"val_mean": mean, "val_sd": sd, "val_values": values}
     judged, _ = _judged(one, headline)
     row: dict[str, Any] = {"name": str(one.size), "net": one.size.net, "width": one.size.width}
-    row |= {"costs": dict(costs), "arms": arms, "best_arm": judged, "val": arms[judged]["val_mean"]}
+    row |= {"costs": dict(measured.costs), "arms": arms, "best_arm": judged, "val": arms[judged]["val_mean"]}
+    device = measured.device
+    if device is not None and device.loss is not None:
+        # The file is of one seed; what it loses to that seed's student says more of the others than its own error does.
+        row["int8"] = {"seed": plan.seeds[0], "val": device.validation, "loss": device.loss}
+        row["int8_val"] = row["val"] + device.loss
+    if device is not None and device.remark:
+        row["remark"] = device.remark
     if len(plan.arms) == 2:
         first, rival = (one.values[name] for name in plan.arms)
         confidence = plan.cfg.evaluate.confidence
@@ -158,6 +167,8 @@ def _track(ctx: Context, result: Mapping[str, Any]) -> None:
         child.metrics(
             {f"cost/{name}": float(value) for name, value in row["costs"].items()} | {"result/val": row["val"]}
         )
+        if "int8_val" in row:
+            child.metrics({"result/int8_val": row["int8_val"]})
         child.close("FINISHED")
     ctx.tracker.metrics({"val/teacher": result["teacher"]["val"], "result/sizes": float(len(result["sizes"]))})
     ctx.tracker.verdict(result["verdict"])

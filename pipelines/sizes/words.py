@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cgankd.measure.front import Candidate, best, within
 from cgankd.measure.places import places
 from cgankd.measure.verdict import LEAST_SEEDS
+from pipelines.sizes.costs import ON_DEVICE
 from pipelines.sizes.plan import Size
 
 OPTIONS = {"bytes": "--max-bytes", "ram": "--max-ram", "ms": "--max-ms"}
@@ -30,9 +32,10 @@ def cost_text(axis: str, value: float) -> str:
 
 def sized(result: Mapping[str, Any], name: str) -> str:
     """A size with its bytes and score: "ds-cnn 16 (8.1 kB, 12.30 % by filter_kd)"."""
-    row = row_named(result, name)
-    cost = cost_text("bytes", row["costs"][result["costs"]["bytes"]])
-    return f"{name} ({cost}, {score_text(result, row['val'])} by {row['best_arm']})"
+    row, key = row_named(result, name), result["costs"]["bytes"]
+    cost = cost_text("bytes", row["costs"][key]) if key in row["costs"] else "no int8 file"
+    int8 = f", {score_text(result, row['int8_val'])} in int8" if "int8_val" in row else ""
+    return f"{name} ({cost}, {score_text(result, row['val'])} by {row['best_arm']}{int8})"
 
 
 def row_named(result: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -40,9 +43,18 @@ def row_named(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in result["sizes"] if row["name"] == name)
 
 
-def candidates_of(rows: Sequence[Mapping[str, Any]]) -> list[Candidate]:
-    """Sizes as they are compared: by the values of their better arm."""
-    return [Candidate(r["name"], tuple(r["arms"][r["best_arm"]]["val_values"]), r["costs"]) for r in rows]
+def candidates_of(rows: Sequence[Mapping[str, Any]], *, int8: bool = False) -> list[Candidate]:
+    """Sizes as they are compared: by the values of their better arm, in int8 with what the int8 file loses added to each.
+
+    A cost that is not known of a size is infinite, so that no limit lets it in.
+    """
+    unknown = {key: math.inf for row in rows for key in row["costs"]}
+    found = []
+    for row in rows:
+        loss = row["int8"]["loss"] if int8 and "int8" in row else 0.0
+        values = tuple(value + loss for value in row["arms"][row["best_arm"]]["val_values"])
+        found.append(Candidate(row["name"], values, unknown | row["costs"]))
+    return found
 
 
 def answer(result: Mapping[str, Any]) -> str:
@@ -74,9 +86,13 @@ def _arms(result: Mapping[str, Any]) -> str:
 
 
 def fitting(result: Mapping[str, Any], limits: Mapping[str, float]) -> tuple[str | None, str]:
-    """The best size on validation within limits by axis, None where none fits, and the sentence that says so."""
+    """The best size on validation within limits by axis, None where none fits, and the sentence that says so.
+
+    Where a limit is on the int8 file, sizes are compared by its error.
+    """
     keys = {axis: result["costs"][axis] for axis in limits}
-    candidates = candidates_of(result["sizes"])
+    int8 = bool(ON_DEVICE & set(keys.values()))
+    candidates = candidates_of(result["sizes"], int8=int8)
     kept = within(candidates, {keys[axis]: most for axis, most in limits.items()})
     size, higher = result["costs"]["bytes"], bool(result["headline"]["higher_is_better"])
     asked = " and ".join(
@@ -95,6 +111,6 @@ def fitting(result: Mapping[str, Any], limits: Mapping[str, float]) -> tuple[str
     options = Size(row["net"], row["width"]).settings()
     said = (
         f"Of {len(candidates)} sizes {len(kept)} fit {asked}: {sized(result, chosen.name)} is the best of them on"
-        f" validation; ship it by `cgankd run --from student {options}`."
+        f" validation{' in int8' if int8 else ''}; ship it by `cgankd run --from student {options}`."
     )
     return chosen.name, said

@@ -48,16 +48,25 @@ def test_a_board_that_is_none_is_refused(text: str, said: str) -> None:
         board_of(text)
 
 
+CORE = 16384
+"""Bytes of the runtime's core, which lie in flash beside the file."""
+
+
 @pytest.mark.parametrize(
     ("size", "arena", "missing", "said"),
     [
-        (100, 50, (), "fits"),
-        (101, 50, (), "1 bytes of flash too little"),
-        (100, 51, (), "1 bytes of RAM too little"),
-        (1100, 1050, (), "1,000 bytes of flash too little; 1,000 bytes of RAM too little"),
-        (100, None, ("ATAN2",), "no operator ATAN2"),
-        (100, None, (), "the arena is not known"),
+        (100_000 - CORE - 32768, 50_000 - 8192, (), "fits ("),
+        (100_001 - CORE - 32768, 50_000 - 8192, (), "tight: 32,767 bytes of flash left ("),
+        (100_000 - CORE, 50_000, (), "tight: 0 bytes of flash and 0 bytes of RAM left ("),
+        (100_001 - CORE, 50_000, (), "does not fit: 1 bytes of flash too little ("),
+        (100, 41_809, (), "tight: 8,191 bytes of RAM left ("),
+        (100, 50_001, (), "does not fit: 1 bytes of RAM too little ("),
+        (101_000, 51_000, (), "does not fit: 17,384 bytes of flash too little; 1,000 bytes of RAM too little ("),
+        (100, None, ("ATAN2",), "does not fit: no operator ATAN2 ("),
+        (100, None, (), "does not fit: the arena is not known ("),
     ],
 )
 def test_what_is_missing_is_said(size: int, arena: int | None, missing: tuple[str, ...], said: str) -> None:
-    assert verdict(Board("b", "", 100, 50, ""), size, arena, missing) == said
+    text = verdict(Board("b", "", 100_000, 50_000, ""), size, arena, missing)
+    assert text.startswith(said) and f"flash {size:,} + 16,384 of 100,000 bytes" in text
+    assert "RAM" not in text if arena is None else f"RAM {arena:,} of 50,000 bytes" in text

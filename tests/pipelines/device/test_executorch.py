@@ -9,8 +9,9 @@ import torch
 
 pytest.importorskip("executorch", reason="the extra device is not installed")
 
+from cgankd.config import ConfigError
 from pipelines.device.making import Held, make_forms
-from pipelines.device.running import run_apart
+from pipelines.device.running import open_form, run_apart
 from tests.pipelines.device.samples import INFOS, images_of, source_of, split_of
 
 
@@ -28,6 +29,11 @@ def test_both_forms_answer_as_the_student(kind: str, tmp_path: Path) -> None:
         assert form.record.info == info and form.record.margin is not None
     apart = run_apart(forms[0].path, images, repeats=1)
     torch.testing.assert_close(apart.outputs, forms[0].run(images))
+
+    other = tmp_path / "student.tflite"
+    other.write_bytes(forms[0].path.read_bytes())
+    with pytest.raises(ConfigError, match=r"is a file of ExecuTorch, not of LiteRT .* let its name end in \.pte"):
+        open_form(other)
 
     from executorch.runtime import Runtime
 

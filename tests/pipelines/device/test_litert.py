@@ -130,6 +130,25 @@ def test_a_student_whose_output_is_always_zero_is_named(tmp_path: Path) -> None:
         make_forms(source, ["litert"], Held(images_of(info, 4), split_of(info), 0.8), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["circle", "scalar"])
+def test_a_student_of_zeros_is_one_sentence(name: str, tmp_path: Path) -> None:
+    info = INFOS[name]
+    source = source_of(info)
+    for parameter in source.model.parameters():
+        parameter.data.zero_()
+    with pytest.raises(ConfigError, match="the student has no int8 form.* KeyError.*training") as problem:
+        make_forms(source, ["litert"], Held(images_of(info, 4), split_of(info), 0.8), tmp_path)
+    assert "\n" not in str(problem.value)
+
+
+def test_a_file_of_another_format_than_its_name_says_is_named(made: Made, tmp_path: Path) -> None:
+    _, _, forms = made
+    path = tmp_path / "student.pte"
+    path.write_bytes(forms["litert-int8"].path.read_bytes())
+    with pytest.raises(ConfigError, match=r"is a file of LiteRT, not of ExecuTorch .* let its name end in \.tflite"):
+        open_form(path)
+
+
 def test_a_file_for_images_of_another_size_is_refused(made: Made, tmp_path: Path) -> None:
     from dataclasses import replace
 

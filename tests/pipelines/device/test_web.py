@@ -133,10 +133,9 @@ def test_every_control_has_a_name_that_a_reader_says(place: Path) -> None:
 
 def test_second_export_takes_the_place_of_the_first_and_its_runtime(place: Path) -> None:
     folder = made(place)
-    (folder / "of-the-first").write_text("")
     (place / web.PACKED).unlink()
     made(place, Page("Again", info_of(), None))
-    assert "Again" in (folder / "index.html").read_text() and not (folder / "of-the-first").exists()
+    assert "Again" in (folder / "index.html").read_text()
     (folder / "onnxruntime-web" / "ort.wasm.min.js").write_text("changed")
     with pytest.raises(ConfigError, match="SHA-256 differs"):
         made(place)
@@ -149,13 +148,32 @@ def test_folder_of_others_is_left_alone(place: Path) -> None:
     shutil.rmtree(place / "web")
     (place / "web").mkdir()
     (place / "web" / "index.html").write_text("<p>mine")
-    with pytest.raises(ConfigError, match="holds other files"):
+    with pytest.raises(ConfigError, match="holds no page of an earlier export"):
         made(place)
     assert [path.name for path in (place / "web").iterdir()] == ["index.html"]
     shutil.rmtree(place / "web")
     (place / "web").write_text("a file")
-    with pytest.raises(ConfigError, match="holds other files"):
+    with pytest.raises(ConfigError, match="is no folder"):
         made(place)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "onnxruntime-web/mine.js", "photos/a/b.png", ".hidden"])
+def test_a_file_that_no_export_wrote_keeps_the_folder(place: Path, name: str) -> None:
+    folder = made(place)
+    before = (folder / "index.html").read_bytes()
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"web holds {name}, which no export has written"):
+        made(place, Page("Again", info_of(), None))
+    assert (folder / name).read_text() == "mine" and (folder / "index.html").read_bytes() == before
+
+
+def test_a_link_in_the_place_of_the_page_is_kept(place: Path) -> None:
+    (place / "elsewhere").mkdir()
+    (place / "web").symlink_to("elsewhere")
+    with pytest.raises(ConfigError, match="is a link"):
+        made(place)
+    assert (place / "web").is_symlink()
 
 
 def test_runtime_that_is_not_here_is_one_sentence_with_the_command(place: Path) -> None:

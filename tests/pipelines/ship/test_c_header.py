@@ -36,6 +36,8 @@ def test_arena_and_operators_are_those_measured(work: Path, monkeypatch: pytest.
     asked: list[Any] = []
     monkeypatch.setattr(folders, "write_c", lambda path, out, **given: asked.append((path.name, out.name, given)) or [])
     folders.write_header(work, work / "artifacts" / "export")
+    told = json.loads((work / "artifacts/export/folders.json").read_text())
+    assert list(told["folders"]["c"]["of"]) == ["student-int8.tflite"]
     assert asked == [("student-int8.tflite", "c", {"arena": 4000, "operators": ["CONV_2D", "SOFTMAX"]})]
 
 
@@ -43,9 +45,10 @@ def test_arena_and_operators_are_those_measured(work: Path, monkeypatch: pytest.
     ("row", "words"),
     [
         ({"weights": "0" * 64}, "is of another student than artifacts/ holds"),
-        ({"sha256": "0" * 64}, "is of another student than artifacts/ holds"),
-        ({"file": "other.tflite"}, "is of another student than artifacts/ holds"),
+        ({"sha256": "0" * 64}, r"is not the file that its device\.json tells of"),
+        ({"file": "other.tflite"}, r"is not in the device\.json beside it"),
         ({"holds": False}, "loses more than was allowed at its export"),
+        ({"micro": {"agrees": False}, "holds": False}, "answers otherwise under the interpreter for microcontrollers"),
         ({"micro": None}, "was not run by the interpreter for microcontrollers"),
     ],
 )
@@ -59,3 +62,19 @@ def test_a_file_that_is_not_fit_is_refused_with_the_cure(work: Path, row: dict[s
 def test_without_the_file_the_command_that_makes_it_is_named(work: Path) -> None:
     with pytest.raises(ConfigError, match=r"run `cgankd export --to litert,c`"):
         folders.write_header(work, work / "artifacts" / "export")
+
+
+def test_other_files_beside_the_header_are_said(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(work)
+    folder = work / "artifacts" / "export" / "c"
+    folder.mkdir()
+    monkeypatch.setattr(folders, "write_c", lambda *given, **more: pytest.fail("nothing may be written"))
+    (folder / "main.cc").write_text("mine")
+    with pytest.raises(ConfigError, match=r"c holds main\.cc, which no export has written"):
+        folders.write_header(work, folder.parent)
+
+
+def test_a_damaged_record_of_folders_is_said_with_the_cure(work: Path) -> None:
+    (work / "artifacts/export/folders.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"folders\.json is damaged; delete it, then give the same command"):
+        folders.check_folders(work / "artifacts/export", ["c"])

@@ -7,12 +7,14 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow.artifacts
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -20,14 +22,20 @@ from typer.testing import CliRunner
 from cgankd.config import ConfigError
 from cgankd.data.store.datasets import read_split
 from cgankd.labels.task import make_task
+from cgankd.types import Split
 from pipelines.commands.app import app
+from pipelines.device import measuring
 from pipelines.device.boards import board_of
+from pipelines.device.forms import Form
+from pipelines.device.running import Micro, Ran
 from pipelines.device.table import board_lines, device_remarks, device_table
 from pipelines.files.artifacts import file_digest, write_sealed_json
 from pipelines.files.made import note_made
 from pipelines.files.params import load_config
+from pipelines.ship import devices
 from pipelines.ship.devices import Asked, export_devices, formats_of, lessons_of
-from pipelines.ship.exported import device_section, exported_of, record_of
+from pipelines.ship.export import export
+from pipelines.ship.exported import device_section, exported_of, note_folder, record_of
 from pipelines.ship.predict import label_files, open_predictor
 from pipelines.ship.release import ship
 from pipelines.ship.saved import load_finished, load_package
@@ -118,6 +126,177 @@ def test_ship_takes_what_holds_and_says_what_does_not(
     assert "| student-int8.tflite | 6,776 | 3,904 |" in card and "does not hold, left out" in card
 
 
+def test_ship_takes_the_folders_too_and_names_what_no_record_knows(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = finished(tmp_path / "project")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    out, weights = folder / "artifacts/export", file_digest(folder / "artifacts/student.safetensors")
+    digest = stored(folder, "student-int8.tflite", b"good")
+    device_json(folder, weights, [row(None), row("student-int8.tflite", sha256=digest)])
+    stored(folder, "student.onnx", b"graph")
+    for name, inner in (("web", "index.html"), ("web", "onnxruntime-web/ort.js"), ("c", "student.h")):
+        (out / name / inner).parent.mkdir(parents=True, exist_ok=True)
+        (out / name / inner).write_text(inner)
+    note_folder(out, weights, "web", [out / "web/index.html", out / "web/onnxruntime-web/ort.js"], out / "student.onnx")
+    note_folder(out, weights, "c", [out / "c/student.h"], out / "student-int8.tflite")
+    monkeypatch.chdir(folder)
+    done = INVOKE.invoke(app, ["ship"])
+    assert done.exit_code == 0 and "registered beside it: student-int8.tflite, web/, c/\n" in done.output
+    assert "export/student.onnx is in no record of this student's exports" in done.output
+    with environment({"MLFLOW_TRACKING_URI": store_uri(folder)}):
+        place = Path(mlflow.artifacts.download_artifacts("models:/digits-student/1", dst_path=str(tmp_path / "got")))
+    (page,) = place.rglob("web")
+    assert (page / "onnxruntime-web/ort.js").read_text() == "onnxruntime-web/ort.js"
+    assert [path.parent.name for path in place.rglob("student.h")] == ["c"]
+    (out / "web/index.html").write_text("changed")
+    with pytest.raises(ConfigError, match=r"web/index\.html is missing or not the file that its record tells of"):
+        exported_of(folder, weights)
+    (out / "web/index.html").write_text("index.html")
+    device_json(folder, weights, [row(None), row("student-int8.tflite", sha256=digest, holds=False)])
+    assert exported_of(folder, weights).left_out == ("student-int8.tflite", "c/"), "nor what was made of it"
+    found = exported_of(folder, "f" * 64)
+    assert found.files == {} and found.unlisted == ("student-int8.tflite", "student.onnx", "c/", "web/")
+
+
+def merged(folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """A second device export, of a format whose files are not made here, after `change` of what the first has left."""
+    monkeypatch.setattr(devices, "make_forms", lambda *given: [])
+    out = folder / "out"
+    first = export_devices(folder, out, Asked(["executorch"], 0.9, 0.1, 1))
+    names = ("student-float32.tflite", "student-int8.tflite")
+    for name in names:
+        (out / name).write_bytes(name.encode())
+    first["forms"] += [row(name, sha256=file_digest(out / name)) for name in names]
+    first["inputs"] = first["margins"] = dict.fromkeys(names, {"a": 1})
+    change(first)
+    write_sealed_json(out / "device.json", {key: value for key, value in first.items() if key != "seal"})
+    return export_devices(folder, out, Asked(["executorch"], 0.9, 0.5, 1))
+
+
+def test_a_second_device_export_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished(tmp_path)
+    values = merged(folder, monkeypatch, lambda first: None)
+    assert "dropped" not in values and values == json.loads((folder / "out/device.json").read_text())
+    kept = {form["file"]: form for form in values["forms"]}
+    assert list(kept) == [None, "student-float32.tflite", "student-int8.tflite"]
+    assert kept["student-int8.tflite"]["tolerance"] == 0.1, "with which it was found to hold"
+    assert set(values["inputs"]) == set(values["margins"]) == set(kept) - {None}
+    lines = device_remarks(values, Path("out"))
+    assert "student-int8.tflite was exported before, with --tolerance 0.1" in lines
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda first: first.update(weights="f" * 64), "is of another student"),
+        (lambda first: first.update(num_val=39), "was measured on other images or otherwise"),
+        (lambda first: [form.update(sha256="0" * 64) for form in first["forms"][1:]], "is gone or was changed since"),
+    ],
+)
+def test_entries_that_no_longer_hold_are_dropped_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    values = merged(finished(tmp_path), monkeypatch, change)
+    assert [form["file"] for form in values["forms"]] == [None]
+    assert values["dropped"] == [
+        f"{name} in device.json {words}, so it is not taken"
+        for name in ("student-float32.tflite", "student-int8.tflite")
+    ]
+
+
+def test_a_damaged_record_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished(tmp_path)
+    monkeypatch.setattr(devices, "make_forms", lambda *given: [])
+    (folder / "out").mkdir()
+    (folder / "out/device.json").write_text("[")
+    values = export_devices(folder, folder / "out", Asked(["executorch"], 0.9, 0.1, 1))
+    assert "device.json is damaged" in values["dropped"][0] and len(values["forms"]) == 1
+
+
+def test_after_a_narrower_server_export_ship_takes_what_is_there(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    folder = finished(tmp_path)
+    weights = file_digest(folder / "artifacts/student.safetensors")
+    digests = {name: stored(folder, name, name.encode()) for name in ("student.pt2", "student-int8.tflite")}
+    device_json(folder, weights, [row(None), *(row(name, sha256=digest) for name, digest in digests.items())])
+    values = export(folder, folder / "artifacts/export", level=0.9, int8_tolerance=0.1, repeats=1, formats=("onnx",))
+    assert values["dropped"] == [
+        "deleted: student.pt2 of an earlier export, which is of a format that --to does not name",
+        "student.pt2 in device.json is gone or was changed since, so it is not taken",
+    ]
+    found = exported_of(folder, weights)
+    assert {"student.onnx", "student-int8.tflite"} <= {path.name for path in found.files} and found.unlisted == ()
+    (folder / "artifacts/export/student-int8.tflite").unlink()
+    export(folder, folder / "artifacts/export", level=0.9, int8_tolerance=0.1, repeats=1, formats=("onnx",))
+    assert not (folder / "artifacts/export/device.json").exists(), "a record of nothing"
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "inf", "-0.1"])
+def test_a_tolerance_that_is_no_share_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tolerance: str
+) -> None:
+    folder = finished(tmp_path)
+    monkeypatch.chdir(folder)
+    done = INVOKE.invoke(app, ["export", "--to", "onnx,litert", f"--tolerance={tolerance}"])
+    assert (
+        done.exit_code == 2
+        and f"--tolerance must be a finite number of zero or more, but is {tolerance}" in done.output
+    )
+    assert not (folder / "artifacts/export").exists()
+
+
+def test_a_file_that_answers_otherwise_on_a_microcontroller_is_said(tmp_path: Path) -> None:
+    micro = {"runs": True, "arena": 3904, "operators": {"CONV_2D": True}, "error": "", "images": 50, "difference": 0.5}
+    rows = [row(None), row("a.tflite", holds=False, micro=micro | {"agreement": 90.0, "agrees": False})]
+    rows += [row("b.tflite", micro=micro | {"agreement": 98.0, "agrees": True}), row("c.tflite", micro=micro)]
+    lines = device_remarks(device_json(finished(tmp_path), "x", rows), Path("out"))
+    start = "on a microcontroller in 3,904 bytes of RAM"
+    assert (
+        f"a.tflite {start} gives the labels of LiteRT on 90 % of 50 images, which is too far, so it does not hold"
+        in lines
+    )
+    assert f"b.tflite {start} gives the labels of LiteRT on 98 % of 50 images" in lines
+    assert f"c.tflite {start} differs from LiteRT by at most 0.5 on 50 images" in lines
+
+
+@pytest.mark.parametrize(
+    ("scalar", "off", "agrees"), [(False, 1, True), (False, 2, False), (True, 1, True), (True, 3, False)]
+)
+def test_the_interpreter_for_boards_is_held_against_litert(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scalar: bool, off: int, agrees: bool
+) -> None:
+    """Of 50 labels one may differ; of a scalar 2 % of its range."""
+    folder = finished(tmp_path, scalar=scalar)
+    student = load_package(folder / "artifacts/student.safetensors")
+    images = read_split(folder / "artifacts/dataset.h5", "val").images[:1].repeat(50, 1, 1, 1)
+    split = Split(images, torch.zeros(50))
+    own = torch.tensor([[4.0]] if scalar else [[1.0, 0.0, 0.0]]).repeat(50, 1)
+    other = own.clone()
+    if scalar:
+        other += off / 100 * student.answer.scale
+    else:
+        other[:off] = torch.tensor([0.0, 1.0, 0.0])
+    monkeypatch.setattr(measuring, "micro_of", lambda *given: Micro(100, ("CONV_2D",), (), other))
+    monkeypatch.setattr(measuring, "run_apart", lambda *given, **more: Ran(own, 1.0, None, None, ""))
+    task = make_task(student.info, load_config(folder / "params.yaml"))
+    bench = measuring.Bench(student.model, student.info, task, split, split, 0.95, 0.1, 1)
+    form = Form("litert-int8", tmp_path / "a.tflite", lambda given: own, None)  # type: ignore[arg-type]
+    found = measuring.on_board(bench, form, lambda outputs: outputs)
+    assert found["agrees"] is agrees and found["images"] == 50
+
+
+def test_a_record_that_names_a_file_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    weights = file_digest(folder / "artifacts/student.safetensors")
+    digest = stored(folder, "student.onnx", b"graph")
+    entry = {"of": {"student.onnx": digest}, "files": {"../../student.config.json": "0" * 64}}
+    write_sealed_json(folder / "artifacts/export/folders.json", {"weights": weights, "folders": {"web": entry}})
+    with pytest.raises(ConfigError, match="has a record of a file elsewhere"):
+        exported_of(folder, weights)
+
+
 def test_files_of_another_student_or_another_export_are_not_taken(tmp_path: Path) -> None:
     folder = finished(tmp_path)
     digest = stored(folder, "student-int8.tflite", b"good")
@@ -178,7 +357,7 @@ def test_the_table_says_what_does_not_hold(tmp_path: Path) -> None:
     assert "a.tflite does not hold; `cgankd ship` leaves it out" in lines
     assert "the smallest file that holds: out/b.pte (9,000 bytes)" in lines
     said = board_lines(values, [board_of("flash=6k,ram=1M")])
-    assert len(said) == 2 and "632 bytes of flash too little" in said[1]
+    assert len(said) == 3 and "does not fit: 17,016 bytes of flash too little" in said[1]
     assert device_section(values).count("\n|") == 5
 
 
@@ -207,7 +386,7 @@ def test_device_json_holds_what_was_measured(exported: tuple[Path, dict[str, Any
     assert twin["test_high"] - twin["test"] == pytest.approx(half, rel=1e-3)
     for form in values["forms"][1:]:
         path = folder / "out" / form["file"]
-        run = open_predictor(folder, path, 0.9).run
+        run = open_predictor(folder, path, None).run
         own = student.answer.score(run(val.images[:]), val.labels).double().numpy()
         assert form["validation"] == pytest.approx(own.mean(), rel=1e-4)
         assert form["holds"] is bool(own.mean() <= 1.1 * scores[0].mean())
@@ -246,10 +425,17 @@ def test_predict_refuses_a_file_of_another_project(exported: tuple[Path, dict[st
     elsewhere = finished(tmp_path / "other", scalar=not scalar)
     path = folder / "out/student-int8.tflite"
     with pytest.raises(ConfigError, match="is of another project"):
-        open_predictor(elsewhere, path, 0.9)
-    assert open_predictor(tmp_path, path, 0.9).margin is not None, (
+        open_predictor(elsewhere, path, None)
+    assert open_predictor(tmp_path, path, None).margin is not None, (
         "outside of a project the file says all that is needed"
     )
+    with pytest.raises(
+        ConfigError, match=r"--level 0\.5 is not in .*int8\.tflite, which holds regions at a level of 0\.8"
+    ):
+        open_predictor(folder, path, 0.5)
+    (tmp_path / "a.pte").write_bytes(path.read_bytes())
+    with pytest.raises(ConfigError, match=r"a\.pte is a file of LiteRT, not of ExecuTorch.*end in \.tflite"):
+        open_predictor(folder, tmp_path / "a.pte", None)
     (tmp_path / "a.tflite").write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ConfigError, match="damaged"):
-        open_predictor(folder, tmp_path / "a.tflite", 0.9)
+        open_predictor(folder, tmp_path / "a.tflite", None)

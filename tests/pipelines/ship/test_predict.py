@@ -125,6 +125,19 @@ def test_student_and_its_exports_label_alike(exported: Path) -> None:
             assert left.reading.region == pytest.approx(right.reading.region, abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_level_that_an_exported_file_has_not_is_refused(exported: Path, kind: str) -> None:
+    path = exported / f"out/student.{kind}"
+    for level in (None, 0.8):
+        found = open_predictor(exported, path, level, trust=True).margin
+        assert found is not None and found.level == 0.8
+    done = INVOKE.invoke(app, ["predict", str(exported / "png"), "--model", str(path), "--level", "0.5", "--trust"])
+    assert done.exit_code == 2 and "--level 0.5 is not in " in done.output
+    assert "which holds regions at a level of 0.8 and no other" in " ".join(done.output.split())
+    own = open_predictor(exported, None, None).margin
+    assert own is not None and own.level == 0.9
+
+
 def test_regions_hold_the_share_of_validation_labels_they_promise(exported: Path) -> None:
     val = read_split(exported / "artifacts/dataset.h5", "val")
     package = load_package(exported / "artifacts/student.safetensors")

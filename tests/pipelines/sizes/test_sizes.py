@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from cgankd.config import ConfigError
+from cgankd.measure.front import front
 from pipelines.commands.app import app
 from pipelines.files.params import load_config
 from pipelines.pictures.sizes import error_against
@@ -25,11 +27,12 @@ from pipelines.report.page import render_page
 from pipelines.runtime.opening import open_context
 from pipelines.search.config import load_searched
 from pipelines.search.students import one_thread
+from pipelines.ship.saved import load_package
 from pipelines.sizes.costs import OnDevice, axes_of
 from pipelines.sizes.plan import Size, plan_of
 from pipelines.sizes.run import Asked, run
 from pipelines.sizes.table import render
-from pipelines.sizes.words import answer, fitting
+from pipelines.sizes.words import answer, candidates_of, fitting
 from pipelines.stages import student
 from tests.pipelines.finished import finished
 from tests.pipelines.pages import check_page
@@ -231,8 +234,77 @@ def test_a_device_measures_what_it_can() -> None:
     assert (
         axes_of([device | {"arena": 3}])["bytes"] == "int8_bytes" and axes_of([device | {"arena": 3}])["ram"] == "arena"
     )
-    assert axes_of([device, plain]) == axes_of([plain])
+    assert axes_of([device, plain])["bytes"] == "int8_bytes", "one size without a file hides no other"
+    assert axes_of([plain])["bytes"] == "onnx_bytes"
     assert OnDevice(1, None).arena is None
+
+
+def in_int8(result: dict[str, Any], losses: Sequence[float | None]) -> dict[str, Any]:
+    """A result whose sizes have int8 files of a quarter of the bytes with these losses; None: it was not converted."""
+    for row, loss in zip(result["sizes"], losses, strict=True):
+        if loss is None:
+            row["remark"] = "LiteRT cannot take the net"
+            continue
+        row["costs"] |= {"int8_bytes": row["costs"]["onnx_bytes"] // 4, "arena": 4000}
+        row |= {"int8": {"seed": 0, "val": row["val"] + loss + 0.25, "loss": loss}, "int8_val": row["val"] + loss}
+    axes = axes_of([row["costs"] for row in result["sizes"]])
+    return result | {"costs": axes, "costs_are": {key: f"the {key}" for key in axes.values()}}
+
+
+def test_under_a_limit_on_the_int8_file_its_own_error_decides() -> None:
+    result = in_int8(made([SMALL, LARGE]), [0.0, 80.0])
+    assert fitting(result, {"bytes": 50_000}) == (
+        "ds-cnn 8",
+        "Of 2 sizes 2 fit --max-bytes 50,000 (the int8_bytes): ds-cnn 8 (2.5 kB, 12.50 % by filter, 12.50 % in int8) is the best"
+        " of them on validation in int8; ship it by `cgankd run --from student --set student.net=ds-cnn --set"
+        " student.width=8`.",
+    )
+    assert fitting(result, {"ram": 5000})[0] == "ds-cnn 8"
+    assert fitting(result, {"ms": 1.0})[0] == "convnet 16", "which is of the float student"
+
+
+def test_a_size_without_an_int8_file_is_shown_and_never_chosen_by_one() -> None:
+    result = in_int8(made([SMALL, LARGE]), [0.5, None]) | {"verdict": "said"}
+    assert fitting(result, {"bytes": 10**9})[0] == fitting(result, {"ram": 10**9})[0] == "ds-cnn 8"
+    assert fitting(result, {"ms": 10.0})[0] == "convnet 16"
+    assert answer(result).startswith("You need ds-cnn 8 (2.5 kB") and "convnet 16 (no int8 file, 9.25 %" in answer(
+        result
+    )
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(render(result))
+    text = console.export_text()
+    assert "convnet 16: LiteRT cannot take the net" in text and "int8 val" in text and "13.00" in text
+    (axes,) = error_against(result, "bytes").axes
+    lines = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
+    assert [float(line.get_xydata()[0][0]) for line in lines] == [2.5, 2.5]
+
+
+def test_the_front_has_no_size_without_the_cost() -> None:
+    candidates = candidates_of(in_int8(made([SMALL, LARGE]), [0.5, None])["sizes"])
+    assert front(candidates, "int8_bytes", higher_is_better=False) == ["ds-cnn 8"], (
+        "the other is better, and is no file"
+    )
+    assert front(candidates, "onnx_bytes", higher_is_better=False) == ["ds-cnn 8", "convnet 16"]
+
+
+def test_one_size_that_is_not_converted_costs_no_other_its_row(trained: tuple[Path, str, dict[str, Any]]) -> None:
+    folder, _, _ = trained
+
+    def flash(weights: Path, images: Any) -> OnDevice:
+        if load_package(weights).config["width"] == 8:
+            raise ConfigError("LiteRT cannot take the net ds-cnn")
+        return OnDevice(100, 50, 70.0, 2.0)
+
+    said = call(folder, "sizes", *NETS, limits={"bytes": 1000.0}, flash=flash)
+    assert "12 of 12 runs were finished before" in said, "what is trained stays as it is"
+    assert "warning: ds-cnn 8: LiteRT cannot take the net ds-cnn" in said and "Of 3 sizes 2 fit" in said
+    found = sizes_of(folder)
+    whole, bad = found["sizes"][1:]
+    assert whole["int8"] == {"seed": 0, "val": 70.0, "loss": 2.0} and whole["int8_val"] == whole["val"] + 2.0
+    assert bad["remark"] == "LiteRT cannot take the net ds-cnn" and "int8_bytes" not in bad["costs"]
+    assert found["fronts"]["bytes"] and "ds-cnn 8" not in found["fronts"]["bytes"] and found["costs"]["ram"] == "arena"
+    page = sizes_section(folder, load_config(folder / "params.yaml"))
+    assert page is not None and page["rows"][-1]["name"] == "ds-cnn 8"
 
 
 def test_the_tables_and_the_picture_hold_every_size() -> None:
@@ -253,7 +325,9 @@ def test_the_report_escapes_and_tells_what_changed(trained: tuple[Path, str, dic
     folder = finished(tmp_path / "shown")
     assert sizes_section(folder, load_config(folder / "params.yaml")) is None
     words = "<script>alert(1)</script>"
-    (folder / "metrics/sizes.json").write_text(json.dumps(trained[2] | {"verdict": words}))
+    result = copy.deepcopy(trained[2]) | {"verdict": words}
+    del result["sizes"][-1]["costs"]["onnx_bytes"]  # as of one that is not converted
+    (folder / "metrics/sizes.json").write_text(json.dumps(result))
     section = sizes_section(folder, load_config(folder / "params.yaml"))
     assert section is not None and section["changed"] == ["student.num_steps"] and section["picture"] is None
     from pipelines.report.facts import gather
