@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engines.ray_train import ended
+from pipelines.engines.ray_train import _stop_by, ended
 from tests.chaos.state import processes
 from tests.conftest import ROOT
 from tests.pipelines.locks.test_ranks import cgankd, copied, near
@@ -58,18 +58,33 @@ def test_two_ranks_train_as_one_process_and_errors_and_ends_are_sentences(tmp_pa
     assert said.count("2 ranks train together") == 1 and said.count("teacher done in") == 1
     near(work, alone, "teacher", "teacher", "loss")
     assert (work / "artifacts/teacher.safetensors").exists() and not (work / "artifacts/resume/ranks/1").exists()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        process = begun(work, "2", "teacher", "--set", "teacher.num_steps=4000")
-        assert process.stdout is not None
-        before = list[str]()
-        while not (before and before[-1].startswith("teacher ")):
-            before.append(process.stdout.readline())
-            assert before[-1], "".join(before)
-        process.send_signal(sign)
-        after, _ = process.communicate()
-        assert process.returncode == 130 and "Traceback" not in after
-        assert after.splitlines()[-1] == "stopped; progress is kept, the same command goes on"
-        assert until(lambda: not processes(work))
+    process = begun(work, "2", "teacher", "--set", "teacher.num_steps=4000")
+    assert process.stdout is not None
+    before = list[str]()
+    while not (before and before[-1].startswith("teacher ")):
+        before.append(process.stdout.readline())
+        assert before[-1], "".join(before)
+    process.send_signal(signal.SIGTERM)
+    after, _ = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in after
+    assert after.splitlines()[-1] == "stopped; progress is kept, the same command goes on"
+    assert until(lambda: not processes(work))
+
+
+def test_ctrl_c_and_sigterm_end_the_ranks_as_ray_does() -> None:
+    """Ray registers a handler for Ctrl-C alone."""
+    heard, stopped = list[object](), list[int]()
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _stop_by(
+            lambda controller: signal.signal(signal.SIGINT, lambda number, _: heard.append(controller)), stopped, 7
+        )
+        for sign in before:
+            signal.raise_signal(sign)
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+    assert stopped == [signal.SIGINT, signal.SIGTERM] and heard == [7, 7]
 
 
 def test_how_a_rank_ended_in_words() -> None:
