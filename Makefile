@@ -43,7 +43,7 @@ repro: $(STAMP)
 	@$(IN_VENV) cgankd show evaluate
 
 test: $(STAMP)
-	$(IN_VENV) python -m pytest -q -n auto
+	$(IN_VENV) python -m pytest -q -n auto --dist worksteal
 
 # atheris has wheels for Linux and macOS; it is no part of the other extras, as nothing but this needs it.
 fuzz: $(STAMP)

@@ -20,6 +20,10 @@ from cgankd.config import BankConfig
 
 NAMED = 3
 """Labels that are named one by one, the emptiest first; of the others the number is said."""
+RULE = (
+    "labels that lack fakes keep what passed; the others keep their quotas, and with student.sampling: balanced all labels"
+    " come equally often in training"
+)
 DRAWS, SOURCE, RATIO = "draws", "source", "ratio"
 """Why: the cap on draws was reached, a finite source ended, or M1 can accept nothing."""
 
@@ -63,8 +67,14 @@ class Short:
     def _by_step(self) -> str:
         subsample, use_filter = SELECTIONS[self.selection]
         if subsample and use_filter:
-            return f"M1 accepts {100 * self.accepted:.2g} % of them, M1 and M2 {100 * self.passed:.2g} %"
-        return f"{100 * self.passed:.2g} % of them pass"
+            return f"M1 accepts {percent(self.accepted)} of them, M1 and M2 {percent(self.passed)}"
+        return f"{percent(self.passed)} of them pass"
+
+
+def percent(share: float) -> str:
+    """A share as words, small ones with two digits: 0.004 is 0.4 %, 1 is 100 %."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.95 else f"{value:.2g} %"
 
 
 def shortages(
@@ -95,7 +105,7 @@ def short_lines(found: Sequence[Short], cfg: BankConfig) -> list[str]:
     lines = [one.says(cfg) for one in found[:NAMED]]
     if len(found) > NAMED:
         lines.append(f"and {len(found) - NAMED} more labels or selections lack fakes")
-    return [*lines, "labels that lack fakes keep what passed; the others keep their quotas"]
+    return [*lines, RULE]
 
 
 def short_report(found: Sequence[Short]) -> dict[str, float]:

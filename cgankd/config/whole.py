@@ -82,7 +82,8 @@ class StudentConfig(FitConfig, StudentMixConfig):
 
     spread_weight: float = field(default=0.0, metadata={"left_out": True})
     """s of the weight exp(-s d / median d) of each fake's soft label in `distiller: kd`, with a mean of 1 over the arm's fakes; d
-    is how far the members of the teacher disagree (teacher.members). 0 = all alike."""
+    is how far the members of the teacher disagree (teacher.members). Arms of mixtures or stored views learn without it. 0 = all
+    alike."""
 
     def balances(self, arm: ArmConfig) -> bool:
         """Whether an arm draws each class or label range equally often."""
@@ -157,14 +158,15 @@ class StudentConfig(FitConfig, StudentMixConfig):
 
     def _check_rows(self, name: str, arm: ArmConfig) -> None:
         """Raise ConfigError where an arm shows mixtures to what goes by single images."""
-        mixes = (self.mix if arm.mix is None else arm.mix) != "none"
-        stores = bool(self.num_views if arm.views is None else arm.views)
-        if not (mixes or stores):
+        if self.shows_single(arm):
             return
         rule = f"all, as student.arms.{name} is shown mixtures or stored views"
         require(self.tune != "head" or arm.kd, "student.tune", rule, self.tune)
-        rule = f"0, as student.arms.{name} is shown mixtures or stored views, which have no disagreement of their own"
-        require(not (arm.kd and arm.bank) or self.spread_weight == 0, "student.spread_weight", rule, self.spread_weight)
+
+    def shows_single(self, arm: ArmConfig) -> bool:
+        """Whether an arm learns from single images alone, neither mixtures nor stored views."""
+        mixes = (self.mix if arm.mix is None else arm.mix) != "none"
+        return not (mixes or (self.num_views if arm.views is None else arm.views))
 
 
 @dataclass(frozen=True, kw_only=True)

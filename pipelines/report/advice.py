@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cgankd.bank.short import percent
 from cgankd.measure.places import places, places_of, with_ends
 from pipelines.files.layout import STAGES
 from pipelines.report.facts import Facts
@@ -130,15 +131,15 @@ def fakes_ran_out(facts: Facts) -> Iterator[Advice]:
     factor = facts.cfg.bank.max_draws_factor
     why = f"{labels:.0f} label{'s lack' if labels > 1 else ' lacks'} fakes, the emptiest has {have:.0f} of {quota:.0f}"
     if ended:
-        why += f": the source of fakes had {draws:.0f} images for it, of which {100 * passed:.2g} % pass."
+        why += f": the source of fakes had {draws:.0f} images for it, of which {percent(passed)} pass."
         yield Advice("More images in the source of fakes", why, "cgankd show bank", "problem")
     elif accepted < M1_TO_BLAME:
-        why += f" after {draws:.0f} draws: M1 accepts only {100 * accepted:.2g} % of them, so the GAN is far from the data there."
+        why += f" after {draws:.0f} draws: M1 accepts only {percent(accepted)} of them, so the GAN is far from the data there."
         yield Advice("A better GAN", why, f"dvc exp run -S cgan.num_steps={2 * facts.cfg.cgan.num_steps}", "problem")
     else:
         why += (
-            f" after {draws:.0f} draws: M1 accepts {100 * accepted:.2g} % of them, but the teacher sees the label in few, as"
-            f" {100 * passed:.2g} % pass the filter too."
+            f" after {draws:.0f} draws: M1 accepts {percent(accepted)} of them, but the teacher sees the label in few, as"
+            f" {percent(passed)} pass the filter too."
         )
         yield Advice(
             "More draws, or a looser filter", why, f"dvc exp run -S bank.max_draws_factor={2 * factor:g}", "problem"

@@ -42,8 +42,11 @@ def bank_split(pool: Path, arm: ArmConfig, memory: MemoryBudget | None = None) -
 
 
 def soft_weights(pool: Path, arm: ArmConfig, cfg: StudentConfig) -> Tensor | None:
-    """How much the teacher's answer counts on each fake of an arm [M], by student.spread_weight; None where all count alike."""
-    if not arm.uses_pool or cfg.spread_weight == 0:
+    """How much the teacher's answer counts on each fake of an arm [M], by student.spread_weight; None where all count alike.
+
+    So they do in arms of mixtures or stored views, which have no disagreement of their own.
+    """
+    if not arm.uses_pool or cfg.spread_weight == 0 or not cfg.shows_single(arm):
         return None
     spread = read_pool_scores(pool, but=("teacher_output",)).get("teacher_spread")
     if spread is None:

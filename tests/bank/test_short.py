@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cgankd.bank.build import Conditions, EmptyBankError, Limits, Scorer, Scores, Source, arrange, burn_in, grow_pool
 from cgankd.bank.selections import Columns, select
-from cgankd.bank.short import NAMED, Short, short_lines, short_report, shortages
+from cgankd.bank.short import NAMED, Short, percent, short_lines, short_report, shortages
 from cgankd.config import BankConfig
 from cgankd.gan.own_images import ImageDraw
 from cgankd.rng import generator
@@ -147,3 +147,9 @@ def test_only_the_emptiest_are_named() -> None:
     lines = short_lines(many, cfg)
     assert len(lines) == NAMED + 2 and lines[0].startswith("0 of 30 fakes for label 0")
     assert lines[NAMED] == "and 4 more labels or selections lack fakes"
+
+
+def test_shares_are_written_as_people_read_them() -> None:
+    assert [percent(x) for x in (1.0, 0.1234, 0.0996, 0.0994, 0.01, 0.0004, 0.0)] == [
+        *("100 %", "12 %", "10 %", "9.9 %", "1 %", "0.04 %", "0 %")
+    ]

@@ -241,6 +241,9 @@ def test_advice_names_its_numbers_and_a_command(workdir: Path) -> None:
     assert "bank.num_fakes changed in params.yaml since bank ran" in found["Run bank again"][0]
 
 
+PRETRAINED = {"net": "timm:tf_efficientnet_lite0", "width": None, "weights": "package:efficientnet-lite0"}
+
+
 @pytest.mark.parametrize(
     ("there", "channels", "given", "command"),
     [
@@ -254,6 +257,10 @@ def test_advice_names_its_numbers_and_a_command(workdir: Path) -> None:
         (False, 1, {"members": "auto"}, "dvc exp run -S teacher.num_steps=600"),
         (True, 3, {"members": 2, "weights": "a.pt"}, "dvc exp run -S ++teacher.input_size=32"),
         (True, 3, {"members": 2, "weights": "a.pt", "input_size": 64}, "dvc exp run -S teacher.num_steps=600"),
+        (True, 3, {"members": [{}, PRETRAINED]}, "dvc exp run -S ++teacher.input_size=32"),
+        (True, 3, {"members": [{}, PRETRAINED | {"input_size": 64}]}, "dvc exp run -S teacher.num_steps=600"),
+        (True, 3, {"members": [{}, {"augment": "none"}]}, "dvc exp run -S ++teacher.members=auto"),
+        (True, 3, {"weights": "a.pt"}, "dvc exp run -S ++teacher.members=3"),
         (True, 3, {"file": "mine.pt"}, "dvc exp run -S teacher.file=null"),
     ],
 )

@@ -310,9 +310,25 @@ def test_soft_labels_weigh_less_where_members_disagree(tmp_path: Path, scalar: b
     got = soft_weights(folder / "pool.h5", jobs[2].arm, jobs[2].config.student)
     assert got is not None and torch.equal(got, spread_weights(torch.arange(1.0, 13.0), 1.0))
     assert soft_weights(folder / "pool.h5", jobs[1].arm, jobs[1].config.student) is None
+    for shown in ({"mix": "mixup"}, {"views": 20}):  # mixtures and stored views have no disagreement of their own
+        other = dataclasses.replace(jobs[2].arm, **shown)
+        assert soft_weights(folder / "pool.h5", other, jobs[2].config.student) is None
     old = workplace(tmp_path / "old", scalar) if (tmp_path / "old").mkdir() is None else folder
     with pytest.raises(ConfigError, match="set student.spread_weight to 0"):
         soft_weights(old / "pool.h5", jobs[2].arm, jobs[2].config.student)
+
+
+def test_weights_by_disagreement_leave_arms_of_mixtures_in_the_same_table() -> None:
+    values = {name: section for name, section in tiny("digits").items() if name != "search"}
+    values["teacher"]["members"] = 2
+    values["student"] |= {"spread_weight": 1.0, "best_with_kd": False}
+    values["student"]["arms"] = {
+        "real": {},
+        "raw_kd": {"bank": True, "kd": True},
+        "raw_mix_kd": {"bank": True, "kd": True, "mix": "mixup", "mix_pairs": "real"},
+    }
+    cfg = config_from_dict(values).student
+    assert [cfg.shows_single(arm) for arm in cfg.arms.values()] == [True, True, False]
 
 
 def test_losses_that_cannot_weigh_rows_refuse(digits: dict[str, Any]) -> None:
