@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, FitConfig
 from cgankd.config.nets import from_library
 from cgankd.config.weights import PACKAGE, PACKAGED, Packaged
-from cgankd.fit.tuning import head_name
-from cgankd.nets.predictors.external import keeps_head, library_pixels
+from cgankd.fit.tuning import head_name, stuck
+from cgankd.nets.predictors.external import left_fresh, library_pixels
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
@@ -123,16 +123,19 @@ def start(
     net = build_predictor(config, info, num_outputs, pretrained=found is None)
     config["weights"] = source
     if found is None:
-        said = "loaded, but for a last layer of another size"
-        if not keeps_head(cfg.net, num_outputs):
-            draw_head(net.body)
+        taken = of_library(net.body, left_fresh(cfg.net, num_outputs, head_name(net.body)))
     else:
         config["weights_digest"] = found.digest
         if packaged is not None:
             state = in_order(name, state, net.body)
-        said = take(name, net.body, state, f"{section}.net {cfg.net}")
+        taken = take(name, net.body, state, f"{section}.net {cfg.net}")
+    if still := stuck(net.body, taken.fresh, cfg.tune):
+        raise ConfigError(
+            f"{name} leaves {listed(still)} fresh, which {section}.tune {cfg.tune} would not train; set {section}.tune to all,"
+            f" or {section}.net, width and input_size to those of the weights"
+        )
     mean, std = ([f"{value:.3g}" for value in part.flatten().tolist()] for part in (net.mean, net.std))
-    say(f"{name}: {said}; pixels are normalised by mean {', '.join(mean)} and sd {', '.join(std)}")
+    say(f"{name}: {taken.words}; pixels are normalised by mean {', '.join(mean)} and sd {', '.join(std)}")
     return net, config
 
 
@@ -178,8 +181,34 @@ def fitted_stem(value: Tensor, channels: int) -> Tensor:
     return value.repeat(1, channels, 1, 1) / channels if value.shape[1] == 1 else value
 
 
-def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> str:
-    """Put the tensors of a state dict that fit into a net; what was and was not loaded in words.
+@dataclass(frozen=True)
+class Taken:
+    """What became of trained weights: tensors of the net that were and were not loaded, and those of the file left over."""
+
+    loaded: int
+    of: int
+    fresh: list[str]
+    idle: list[str] | None
+    """None where the library did the loading and does not say."""
+
+    @property
+    def words(self) -> str:
+        """For the log."""
+        rest = "" if self.idle is None else f", in the file and not used: {listed(self.idle)}"
+        return f"{self.loaded} of {self.of} tensors loaded, fresh: {listed(self.fresh)}{rest}"
+
+
+def of_library(body: nn.Module, left: tuple[str, ...]) -> Taken:
+    """What a library loaded into a net: all but the layers `left`; a last layer among them is drawn anew."""
+    wanted = body.state_dict()
+    fresh = [key for key in wanted if key.rpartition(".")[0] in left]
+    if head_name(body) in left:
+        draw_head(body)
+    return Taken(len(wanted) - len(fresh), len(wanted), fresh, None)
+
+
+def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> Taken:
+    """Put the tensors of a state dict that fit into a net.
 
     Raises ConfigError where they fill less than LEAST_SHARE of it, the last layer not counted, or are not finite.
     """
@@ -206,7 +235,7 @@ def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> str:
         draw_head(body)
     fresh = [key for key in wanted if key not in taken and not key.endswith(COUNTERS)]
     idle = [key for key in given if key not in taken and key not in fresh and not key.endswith(COUNTERS)]
-    return f"{len(taken)} of {len(wanted)} tensors loaded, fresh: {listed(fresh)}, in the file and not used: {listed(idle)}"
+    return Taken(len(taken), len(wanted), fresh, idle)
 
 
 def listed(keys: list[str]) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError, TeacherConfig, config_from_dict
 from cgankd.config.weights import PACKAGED, Packaged
-from cgankd.nets.predictors.external import library_pixels
+from cgankd.nets.predictors.external import left_fresh, library_pixels
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
 from pipelines.networks import weights as module
@@ -227,6 +227,45 @@ def test_files_that_are_no_good(save: Callable[[Path], None], words: str, tmp_pa
     assert "teacher.weights" in str(error.value) and "\n" not in str(error.value)
 
 
+VGG = {"net": "plain-vgg", "width": 8}
+
+
+def saved_vgg(folder: Path, num_outputs: int = 2) -> None:
+    torch.manual_seed(4)
+    net = build_predictor(VGG | {"mean": [0.5] * 3, "std": [0.5] * 3}, COLOUR, num_outputs)
+    torch.save(net.state_dict(), folder / "w.pt")
+
+
+@pytest.mark.parametrize("tune", ["head", "norms"])
+def test_fresh_layers_are_not_frozen(tune: str, tmp_path: Path) -> None:
+    """At another input_size a plain-vgg has one block more, whose random weights would never move."""
+    saved_vgg(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        begun(settings(**VGG, weights="w.pt", input_size=48, tune=tune), tmp_path)
+    said = str(error.value)
+    first = "body.18.weight, " + ("body.19.weight, " if tune == "head" else "body.21.weight, ")
+    assert said.startswith(f"teacher.weights w.pt leaves {first}") and "\n" not in said
+    assert f"fresh, which teacher.tune {tune} would not train; set teacher.tune to all, or teacher.net, width" in said
+    assert "37 of 57 tensors loaded" in begun(settings(**VGG, weights="w.pt", input_size=48), tmp_path)[2]
+
+
+@pytest.mark.parametrize("tune", ["head", "norms"])
+@pytest.mark.parametrize("num_outputs", [2, 5])
+def test_weights_that_fill_all_below_the_last_layer_may_be_frozen(tune: str, num_outputs: int, tmp_path: Path) -> None:
+    saved_vgg(tmp_path, num_outputs)
+    _, _, said = begun(settings(**VGG, weights="w.pt", tune=tune), tmp_path)
+    assert f"fresh: {'none' if num_outputs == 2 else 'body.22.weight, body.22.bias'}, in" in said
+
+
+def test_fresh_norm_layers_are_what_norms_trains(tmp_path: Path) -> None:
+    """Under head their scale and statistics would stay those of no images."""
+    layer = next(name for name, module in source().named_modules() if "norm" in type(module).__name__.lower())
+    torch.save({k: v for k, v in source().state_dict().items() if k.rpartition(".")[0] != layer}, tmp_path / "w.pt")
+    assert f"fresh: {layer}.weight" in begun(settings(weights="w.pt", tune="norms"), tmp_path)[2]
+    with pytest.raises(ConfigError, match=f"leaves {layer}.weight, {layer}.bias, .*teacher.tune head would not train"):
+        begun(settings(weights="w.pt", tune="head"), tmp_path)
+
+
 def test_another_file_than_that_of_the_digest_is_refused(tmp_path: Path) -> None:
     torch.save(source().state_dict(), tmp_path / "w.pt")
     digest = file_digest(tmp_path / "w.pt")
@@ -248,9 +287,25 @@ def test_weights_of_a_library_bring_its_pixels(tmp_path: Path, monkeypatch: pyte
         assert config["mean"] == pytest.approx([0.485, 0.456, 0.406]) and config["std"] == pytest.approx(
             [0.229, 0.224, 0.225]
         )
-        assert config["weights"] == "library" and said.startswith(
-            "teacher.weights library: loaded, but for a last layer"
-        )
+        num = len(wanted)
+        loaded = f"{num - 2} of {num} tensors loaded, fresh: fc.weight, fc.bias; pixels"
+        assert config["weights"] == "library" and said.startswith(f"teacher.weights library: {loaded}")
+        assert float(net.get_parameter("body.net.fc.weight").detach().std()) < 0.02
+    many, said = dataclasses.replace(COLOUR, class_names=tuple(map(str, range(1000)))), list[str]()
+    net, _ = start(
+        "teacher", settings(net="torchvision:shufflenet_v2_x0_5", weights="library"), many, 1000, None, said.append
+    )
+    assert loaded in said[0], "torchvision's last layer is left out at equal size too"
+    assert not torch.equal(net.get_parameter("body.net.fc.weight"), wanted["fc.weight"])
+
+
+def test_layers_that_timm_leaves_fresh() -> None:
+    """Its own classifiers where their size is another, of which a distilled net has two."""
+    assert left_fresh(SMALL, 1000, "net.classifier") == () and left_fresh(SMALL, 2, "net.classifier") == (
+        "net.classifier",
+    )
+    distilled = left_fresh("timm:deit_tiny_distilled_patch16_224", 2, "net.head_dist")
+    assert set(distilled) == {"net.head", "net.head_dist"}
 
 
 def test_fresh_weights_leave_the_config_as_it_was(tmp_path: Path) -> None:
