@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cgankd.config import Config, FitConfig
-from cgankd.config.members import overrides, sections_of
+from cgankd.config.members import member_name, overrides, sections_of
 from cgankd.config.weights import file_in
 
 
@@ -18,7 +18,7 @@ def starting(cfg: Config) -> dict[str, FitConfig]:
     given = overrides(cfg.teacher.members or [])
     for number, (own, section) in enumerate(zip(given, sections_of(cfg.teacher, given), strict=True)):
         if own.keys() & {"weights", "weights_digest", "pretrained"}:
-            found[f"teacher.members[{number}]"] = section
+            found[member_name(cfg.teacher.members, number)] = section
     return found if cfg.bank.probe is None else found | {"bank.probe": cfg.bank.probe}
 
 

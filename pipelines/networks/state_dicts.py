@@ -33,8 +33,8 @@ WRAPPERS = (
     "teacher.",
 )
 """Prefixes that parallel training, compiling, training frameworks and this package put before the names of a net."""
-INSIDE = ("state_dict", "model_state_dict", "model", "net")
-"""Where a checkpoint keeps the state dict, beside epochs and optimisers."""
+INSIDE = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
+"""Where a checkpoint keeps the state dict, beside epochs and optimisers; a running mean counts where it is the only one."""
 CURE = "give a .safetensors file or a state dict saved by torch.save"
 
 
@@ -62,8 +62,10 @@ def read_state(name: str, path: Path, cure: str = CURE) -> dict[str, Tensor]:
     for key in INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping):
         raise ConfigError(f"{name} holds no state dict; {cure}")
+    if other := ", ".join(str(key) for key, value in found.items() if not isinstance(value, Tensor)):
+        raise ConfigError(f"{name} holds no state dict, but {shortened(other, 100)}; {cure}")
     for key, value in found.items():
         if not _is_whole(value):
             raise ConfigError(

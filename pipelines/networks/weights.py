@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def start(
     name, pixels, state = f"{section}.weights {source}", None, dict[str, Tensor]()
     if found is not None:
         state = read_state(name, found.path)
+        check_one_net(name, state)
         pixels = own_pixels(state)
     packaged = next((p for p in PACKAGED.values() if found and (p.sha256, p.net) == (found.digest, cfg.net)), None)
     if packaged is not None:  # by its path it is the same file
@@ -137,6 +138,16 @@ def start(
     mean, std = ([f"{value:.3g}" for value in part.flatten().tolist()] for part in (net.mean, net.std))
     say(f"{name}: {taken.words}; pixels are normalised by mean {', '.join(mean)} and sd {', '.join(std)}")
     return net, config
+
+
+def check_one_net(name: str, state: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError where a file holds all members of a teacher, as the stage `teacher` saves them."""
+    parts = {key.split(".")[1] if key.startswith("members.") else None for key in state}
+    if parts and None not in parts:
+        raise ConfigError(
+            f"{name} is a teacher of {len(parts)} members, and a training starts from one net; give the file of one of"
+            " them, as artifacts/resume/members has them, or of a teacher without members"
+        )
 
 
 def on_channels(values: list[float] | tuple[float, ...], channels: int) -> list[float]:

@@ -139,6 +139,12 @@ def files(given: dict[str, Tensor]) -> dict[str, tuple[str, Callable[[Path], Non
         "safetensors": ("w.safetensors", lambda p: save_file(given, p)),
         "parallel": ("w.pth", lambda p: torch.save(named("module."), p)),
         "compiled inside": ("w.pt", lambda p: torch.save({"epoch": 3, "state_dict": named("model._orig_mod.")}, p)),
+        "averaged": ("w.pt", lambda p: torch.save({"epoch": 3, "model_ema": named("module.")}, p)),
+        "averaged by timm": ("w.pt", lambda p: torch.save({"epoch": 3, "state_dict_ema": given}, p)),
+        "beside an average": (
+            "w.pt",
+            lambda p: torch.save({"model": given, "model_ema": {k: v * 0 for k, v in given.items()}}, p),
+        ),
         "of a larger net": ("w.pt", lambda p: torch.save(named("backbone.") | {"neck.weight": torch.zeros(3)}, p)),
     }
 
@@ -209,7 +215,13 @@ def test_pixels_that_are_set_count_before_those_of_the_weights(tmp_path: Path) -
     [
         (lambda p: None, "there is no such file; correct the path, or write null, library or package:NAME"),
         (lambda p: p.write_bytes(b"nothing"), "cannot be read as weights"),
-        (lambda p: torch.save({"a": 1}, p), "holds no state dict; give a .safetensors file or a state dict"),
+        (lambda p: torch.save({"a": 1}, p), "holds no state dict, but a; give a .safetensors file or a state dict"),
+        (lambda p: torch.save([1], p), "holds no state dict; give a .safetensors file or a state dict"),
+        (lambda p: torch.save({"epoch": 1, "optimizer": {"lr": 0.1}}, p), "no state dict, but epoch, optimizer; give"),
+        (
+            lambda p: torch.save({f"members.{k}.net.weight": torch.ones(2) for k in range(2)}, p),
+            r"w\.pt is a teacher of 2 members, and a training starts from one net; give the file of one of them",
+        ),
         (
             lambda p: torch.save(timm.create_model("test_resnet").state_dict(), p),
             r"of the \d+ tensors of teacher.net timm:test_efficientnet below its last layer .*name the net and the width",
