@@ -20,12 +20,14 @@ from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
 from pipelines.networks.predictor import build_predictor, check_channels, config_of
-from pipelines.networks.state_dicts import check_finite, own_pixels, read_state, renamed
+from pipelines.networks.state_dicts import check_finite, fitted_names, own_pixels, read_state
 
 LEAST_SHARE = 0.5
 """Of the net's tensors without its last layer: weights that fill fewer are those of another net."""
 HEAD_SD = 0.01
 """Of the numbers that a fresh last layer on trained features is drawn from."""
+PLACES = "pos_embed"
+"""Tensors of vision transformers that have a row for each patch, so that another size of images has others."""
 COUNTERS = "num_batches_tracked"
 """Tensors that only an average without momentum reads; older files lack them."""
 
@@ -221,10 +223,11 @@ def of_library(body: nn.Module, left: tuple[str, ...]) -> Taken:
 def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> Taken:
     """Put the tensors of a state dict that fit into a net.
 
-    Raises ConfigError where they fill less than LEAST_SHARE of it, the last layer not counted, or are not finite.
+    Raises ConfigError where they fill less than LEAST_SHARE of it, the last layer not counted, are of other shapes below it
+    (first convolution and places of patches aside), or are not finite.
     """
     wanted, head = body.state_dict(), head_name(body)
-    given = {renamed(key, wanted, body): value for key, value in state.items()}
+    given = fitted_names(name, state, body)
     stem = next((f"{n}.weight" for n, m in body.named_modules() if isinstance(m, nn.Conv2d)), "")
     taken: dict[str, Tensor] = {}
     for key, value in given.items():
@@ -240,6 +243,12 @@ def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> Take
             f"{name} fits {len(fitting)} of the {len(below)} tensors of {net} below its last layer (first that does not:"
             f" {next(key for key in below if key not in taken)}; first in the file: {next(iter(state), 'none')}); name the"
             " net and the width that the weights were saved from, or weights of this net"
+        )
+    if odd := next((key for key in below if key in given and key not in (*taken, stem) and PLACES not in key), None):
+        has, there = (tuple(each[odd].shape) for each in (wanted, given))
+        raise ConfigError(
+            f"{name} has {there} in {odd.removeprefix('net.')} where {net} has {has}, so it is of another net; name the net,"
+            " width and input_size that the weights were saved from, or weights of this net"
         )
     body.load_state_dict({**wanted, **taken})
     if f"{head}.weight" not in taken:

@@ -52,6 +52,13 @@ def source(num_outputs: int = 7, name: str = SMALL, channels: int = 3) -> nn.Mod
     return net.eval()
 
 
+def source_state() -> dict[str, Tensor]:
+    return dict(source().state_dict())
+
+
+POINTWISE = "blocks.1.0.conv_pwl.weight"
+
+
 @pytest.fixture()
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package with the weights of a small net under other names, known as package:small; its file."""
@@ -145,6 +152,8 @@ def files(given: dict[str, Tensor]) -> dict[str, tuple[str, Callable[[Path], Non
             "w.pt",
             lambda p: torch.save({"model": given, "model_ema": {k: v * 0 for k, v in given.items()}}, p),
         ),
+        "twice inside": ("w.pt", lambda p: torch.save({"model": {"state_dict": given}, "args": {"lr": 0.1}}, p)),
+        "beside an epoch": ("w.pt", lambda p: torch.save(given | {"epoch": 3, "version": "1.2"}, p)),
         "of a larger net": ("w.pt", lambda p: torch.save(named("backbone.") | {"neck.weight": torch.zeros(3)}, p)),
     }
 
@@ -230,6 +239,28 @@ def test_pixels_that_are_set_count_before_those_of_the_weights(tmp_path: Path) -
             lambda p: torch.save({k: v * float("nan") if v.ndim else v for k, v in source().state_dict().items()}, p),
             "holds numbers that are not finite, first in",
         ),
+        (
+            lambda p: torch.save(
+                {f"{who}.{k}": v for who in ("teacher", "student") for k, v in source_state().items()}, p
+            ),
+            r"holds two nets, as teacher\.conv_stem\.weight and student\.conv_stem\.weight are both net\.conv_stem",
+        ),
+        (
+            lambda p: torch.save({k: (v * 127).to(torch.int8) for k, v in source_state().items()}, p),
+            r"has numbers of type int8 in conv_stem\.weight; give weights that are not quantised",
+        ),
+        (
+            lambda p: torch.save(
+                {k: v.to(torch.complex64) if v.ndim == 4 else v for k, v in source_state().items()}, p
+            ),
+            r"has numbers of type complex64 in conv_stem\.weight",
+        ),
+        (
+            lambda p: torch.save(
+                {k: v.repeat(2, 1, 1, 1) if k == POINTWISE else v for k, v in source_state().items()}, p
+            ),
+            r"in blocks\S+ where teacher.net timm:test_efficientnet has .*, so it is of another net; name the net",
+        ),
     ],
 )
 def test_files_that_are_no_good(save: Callable[[Path], None], words: str, tmp_path: Path) -> None:
@@ -250,15 +281,24 @@ def saved_vgg(folder: Path, num_outputs: int = 2) -> None:
 
 @pytest.mark.parametrize("tune", ["head", "norms"])
 def test_fresh_layers_are_not_frozen(tune: str, tmp_path: Path) -> None:
-    """At another input_size a plain-vgg has one block more, whose random weights would never move."""
     saved_vgg(tmp_path)
+    whole = torch.load(tmp_path / "w.pt", weights_only=True)
+    torch.save({k: v for k, v in whole.items() if ".19." not in k}, tmp_path / "w.pt")
     with pytest.raises(ConfigError) as error:
-        begun(settings(**VGG, weights="w.pt", input_size=48, tune=tune), tmp_path)
+        begun(settings(**VGG, weights="w.pt", tune=tune), tmp_path)
     said = str(error.value)
-    first = "body.18.weight, " + ("body.19.weight, " if tune == "head" else "body.21.weight, ")
-    assert said.startswith(f"teacher.weights w.pt leaves {first}") and "\n" not in said
+    assert said.startswith("teacher.weights w.pt leaves body.19.") and "\n" not in said
     assert f"fresh, which teacher.tune {tune} would not train; set teacher.tune to all, or teacher.net, width" in said
-    assert "37 of 57 tensors loaded" in begun(settings(**VGG, weights="w.pt", input_size=48), tmp_path)[2]
+    assert "fresh: body.19." in begun(settings(**VGG, weights="w.pt"), tmp_path)[2]
+
+
+def test_a_net_that_grows_with_its_input_size_is_another_one(tmp_path: Path) -> None:
+    """At 48 pixels a plain-vgg has one block more, and its later layers other shapes under the same names."""
+    saved_vgg(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"in body\S+ where teacher.net plain-vgg has .*; name the net, width and input_size"
+    ):
+        begun(settings(**VGG, weights="w.pt", input_size=48), tmp_path)
 
 
 @pytest.mark.parametrize("tune", ["head", "norms"])
