@@ -55,7 +55,7 @@ WINGS: dict[str, Part] = {
     ),
     "repeat": Part(
         "one thing many times: the whole pipeline over draws and what holds over them, all shards of a bank",
-        ("project", "stages", "rounds", "engines", "runtime", "files", "pictures", "tracking"),
+        ("project", "stages", "rounds", "networks", "engines", "runtime", "files", "pictures", "tracking"),
     ),
     "sizes": Part(
         "students of other nets and widths: what each costs and answers, which one fits",
@@ -68,7 +68,7 @@ WINGS: dict[str, Part] = {
     ),
     "search": Part(
         "the study: trials, pool, best, curves",
-        ("stages", "students", "engines", "runtime", "files", "locks", "pictures", "tracking"),
+        ("stages", "students", "networks", "engines", "runtime", "files", "locks", "pictures", "tracking"),
         ("optuna", "optuna_dashboard", "sqlalchemy"),
     ),
     "audit": Part("is the bank any good", ("networks", "runtime", "files", "pictures")),

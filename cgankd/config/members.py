@@ -67,6 +67,11 @@ def overrides(members: Any) -> list[Override]:
     return [{} for _ in range(members)] if isinstance(members, int) else [dict(override) for override in members]
 
 
+def member_name(members: Any, number: int) -> str:
+    """What leads to the settings of a member in params.yaml: its mapping in a list, else the section."""
+    return f"teacher.members[{number}]" if isinstance(members, list | tuple) else "teacher"
+
+
 def sections_of(section: T, given: list[Override]) -> list[T]:
     """The section `teacher` of each member: the whole one with the settings of its mapping in place. Raises ConfigError."""
     shared = {name: value for name, value in to_dict(section).items() if name != "members"}

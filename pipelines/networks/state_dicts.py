@@ -33,8 +33,8 @@ WRAPPERS = (
     "teacher.",
 )
 """Prefixes that parallel training, compiling, training frameworks and this package put before the names of a net."""
-INSIDE = ("state_dict", "model_state_dict", "model", "net")
-"""Where a checkpoint keeps the state dict, beside epochs and optimisers."""
+INSIDE = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
+"""Where a checkpoint keeps the state dict, beside epochs and optimisers; a running mean counts where it is the only one."""
 CURE = "give a .safetensors file or a state dict saved by torch.save"
 
 
@@ -59,11 +59,14 @@ def read_state(name: str, path: Path, cure: str = CURE) -> dict[str, Tensor]:
         raise ConfigError(
             f"{name} cannot be read as weights, or holds more than tensors and numbers; {cure}"
         ) from error
-    for key in INSIDE:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    while isinstance(found, Mapping) and (key := next((k for k in INSIDE if isinstance(found.get(k), Mapping)), None)):
+        found = found[key]
+    if not isinstance(found, Mapping):
         raise ConfigError(f"{name} holds no state dict; {cure}")
+    if any(isinstance(value, Tensor) for value in found.values()):  # an epoch or a version beside the tensors
+        found = {key: value for key, value in found.items() if not isinstance(value, int | float | str)}
+    if other := ", ".join(str(key) for key, value in found.items() if not isinstance(value, Tensor)):
+        raise ConfigError(f"{name} holds no state dict, but {shortened(other, 100)}; {cure}")
     for key, value in found.items():
         if not _is_whole(value):
             raise ConfigError(
@@ -108,16 +111,38 @@ def check_finite(name: str, key: str, value: Tensor) -> None:
         raise ConfigError(f"{name} holds numbers that are not finite, first in {key}; give a file of a sound run")
 
 
+def fitted_names(name: str, state: Mapping[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a state dict by the names that they have in a net; those it does not know keep their own.
+
+    Raises ConfigError where two of them become one name, or are not of the kind of numbers that the net has there.
+    """
+    wanted = body.state_dict()
+    found: dict[str, Tensor] = {}
+    came: dict[str, str] = {}
+    for key, value in state.items():
+        new = renamed(key, wanted, body)
+        if new in found:
+            raise ConfigError(
+                f"{name} holds two nets, as {came[new]} and {key} are both {new} here; give a file of the one that is meant"
+            )
+        if new in wanted and value.is_floating_point() != wanted[new].is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ConfigError(f"{name} has numbers of type {kind} in {key}; give weights that are not quantised")
+        found[new], came[new] = value, key
+    return found
+
+
 def renamed(key: str, wanted: Mapping[str, Tensor], body: nn.Module) -> str:
-    """The name that a tensor of the file has in the net."""
+    """The name that a tensor of the file has in the net; the same where the net has none like it."""
     inner = "net." if isinstance(body, External) else ""
+    given = key
 
     def known(key: str) -> bool:
         return key in wanted or f"{inner}{key}" in wanted
 
     while any(key.startswith(wrapper) for wrapper in WRAPPERS) and not known(key):
         key = key[key.index(".") + 1 :]
-    if key not in wanted and inner:
-        return f"{inner}{key}"
+    if known(key):
+        return key if key in wanted else f"{inner}{key}"
     layer, _, leaf = key.rpartition(".")
-    return f"head.{leaf}" if key not in wanted and layer in HEADS and f"head.{leaf}" in wanted else key
+    return f"head.{leaf}" if layer in HEADS and f"head.{leaf}" in wanted else given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,20 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, FitConfig
 from cgankd.config.nets import from_library
 from cgankd.config.weights import PACKAGE, PACKAGED, Packaged
-from cgankd.fit.tuning import head_name
-from cgankd.nets.predictors.external import keeps_head, library_pixels
+from cgankd.fit.tuning import head_name, stuck
+from cgankd.nets.predictors.external import left_fresh, library_pixels
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
 from pipelines.networks.predictor import build_predictor, check_channels, config_of
-from pipelines.networks.state_dicts import check_finite, own_pixels, read_state, renamed
+from pipelines.networks.state_dicts import check_finite, fitted_names, own_pixels, read_state
 
 LEAST_SHARE = 0.5
 """Of the net's tensors without its last layer: weights that fill fewer are those of another net."""
 HEAD_SD = 0.01
 """Of the numbers that a fresh last layer on trained features is drawn from."""
+PLACES = "pos_embed"
+"""Tensors of vision transformers that have a row for each patch, so that another size of images has others."""
 COUNTERS = "num_batches_tracked"
 """Tensors that only an average without momentum reads; older files lack them."""
 
@@ -112,6 +114,7 @@ def start(
     name, pixels, state = f"{section}.weights {source}", None, dict[str, Tensor]()
     if found is not None:
         state = read_state(name, found.path)
+        check_one_net(name, state)
         pixels = own_pixels(state)
     packaged = next((p for p in PACKAGED.values() if found and (p.sha256, p.net) == (found.digest, cfg.net)), None)
     if packaged is not None:  # by its path it is the same file
@@ -123,17 +126,30 @@ def start(
     net = build_predictor(config, info, num_outputs, pretrained=found is None)
     config["weights"] = source
     if found is None:
-        said = "loaded, but for a last layer of another size"
-        if not keeps_head(cfg.net, num_outputs):
-            draw_head(net.body)
+        taken = of_library(net.body, left_fresh(cfg.net, num_outputs, head_name(net.body)))
     else:
         config["weights_digest"] = found.digest
         if packaged is not None:
             state = in_order(name, state, net.body)
-        said = take(name, net.body, state, f"{section}.net {cfg.net}")
+        taken = take(name, net.body, state, f"{section}.net {cfg.net}")
+    if still := stuck(net.body, taken.fresh, cfg.tune):
+        raise ConfigError(
+            f"{name} leaves {listed(still)} fresh, which {section}.tune {cfg.tune} would not train; set {section}.tune to all,"
+            f" or {section}.net, width and input_size to those of the weights"
+        )
     mean, std = ([f"{value:.3g}" for value in part.flatten().tolist()] for part in (net.mean, net.std))
-    say(f"{name}: {said}; pixels are normalised by mean {', '.join(mean)} and sd {', '.join(std)}")
+    say(f"{name}: {taken.words}; pixels are normalised by mean {', '.join(mean)} and sd {', '.join(std)}")
     return net, config
+
+
+def check_one_net(name: str, state: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError where a file holds all members of a teacher, as the stage `teacher` saves them."""
+    parts = {key.split(".")[1] if key.startswith("members.") else None for key in state}
+    if parts and None not in parts:
+        raise ConfigError(
+            f"{name} is a teacher of {len(parts)} members, and a training starts from one net; give the file of one of"
+            " them, as artifacts/resume/members has them, or of a teacher without members"
+        )
 
 
 def on_channels(values: list[float] | tuple[float, ...], channels: int) -> list[float]:
@@ -178,13 +194,40 @@ def fitted_stem(value: Tensor, channels: int) -> Tensor:
     return value.repeat(1, channels, 1, 1) / channels if value.shape[1] == 1 else value
 
 
-def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> str:
-    """Put the tensors of a state dict that fit into a net; what was and was not loaded in words.
+@dataclass(frozen=True)
+class Taken:
+    """What became of trained weights: tensors of the net that were and were not loaded, and those of the file left over."""
 
-    Raises ConfigError where they fill less than LEAST_SHARE of it, the last layer not counted, or are not finite.
+    loaded: int
+    of: int
+    fresh: list[str]
+    idle: list[str] | None
+    """None where the library did the loading and does not say."""
+
+    @property
+    def words(self) -> str:
+        """For the log."""
+        rest = "" if self.idle is None else f", in the file and not used: {listed(self.idle)}"
+        return f"{self.loaded} of {self.of} tensors loaded, fresh: {listed(self.fresh)}{rest}"
+
+
+def of_library(body: nn.Module, left: tuple[str, ...]) -> Taken:
+    """What a library loaded into a net: all but the layers `left`; a last layer among them is drawn anew."""
+    wanted = body.state_dict()
+    fresh = [key for key in wanted if key.rpartition(".")[0] in left]
+    if head_name(body) in left:
+        draw_head(body)
+    return Taken(len(wanted) - len(fresh), len(wanted), fresh, None)
+
+
+def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> Taken:
+    """Put the tensors of a state dict that fit into a net.
+
+    Raises ConfigError where they fill less than LEAST_SHARE of it, the last layer not counted, are of other shapes below it
+    (first convolution and places of patches aside), or are not finite.
     """
     wanted, head = body.state_dict(), head_name(body)
-    given = {renamed(key, wanted, body): value for key, value in state.items()}
+    given = fitted_names(name, state, body)
     stem = next((f"{n}.weight" for n, m in body.named_modules() if isinstance(m, nn.Conv2d)), "")
     taken: dict[str, Tensor] = {}
     for key, value in given.items():
@@ -201,12 +244,18 @@ def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> str:
             f" {next(key for key in below if key not in taken)}; first in the file: {next(iter(state), 'none')}); name the"
             " net and the width that the weights were saved from, or weights of this net"
         )
+    if odd := next((key for key in below if key in given and key not in (*taken, stem) and PLACES not in key), None):
+        has, there = (tuple(each[odd].shape) for each in (wanted, given))
+        raise ConfigError(
+            f"{name} has {there} in {odd.removeprefix('net.')} where {net} has {has}, so it is of another net; name the net,"
+            " width and input_size that the weights were saved from, or weights of this net"
+        )
     body.load_state_dict({**wanted, **taken})
     if f"{head}.weight" not in taken:
         draw_head(body)
     fresh = [key for key in wanted if key not in taken and not key.endswith(COUNTERS)]
     idle = [key for key in given if key not in taken and key not in fresh and not key.endswith(COUNTERS)]
-    return f"{len(taken)} of {len(wanted)} tensors loaded, fresh: {listed(fresh)}, in the file and not used: {listed(idle)}"
+    return Taken(len(taken), len(wanted), fresh, idle)
 
 
 def listed(keys: list[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cgankd.config import CganConfig, Config, ConfigError, DataConfig, StudentConfig, TeacherConfig
+from cgankd.config import CganConfig, Config, ConfigError, DataConfig, FitConfig, TeacherConfig
 from cgankd.config.data import MADE_HERE
 from cgankd.data.regular import read_json
 from pipelines.files.params import read_params
@@ -159,9 +159,12 @@ def look_at_params(workdir: Path) -> list[Finding]:
     except ConfigError as error:
         cure = "correct the setting, or start again with `cgankd use PRESET`"
         return [Finding("params.yaml", "problem", str(error), cure)]
+    from pipelines.networks.named_files import starting
+
     room = look_at_room(workdir, cfg)
     good = Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")
-    weights = [*look_at_weights(workdir, "teacher", cfg.teacher), *look_at_weights(workdir, "student", cfg.student)]
+    sections = starting(cfg).items()
+    weights = [found for name, section in sections for found in look_at_weights(workdir, name, section)]
     weights += look_at_features(cfg.cgan)
     return [good, room, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher), *weights]
 
@@ -235,7 +238,7 @@ def look_at_teacher(workdir: Path, cfg: TeacherConfig) -> list[Finding]:
     return [Finding("teacher.file", "ok", f"{cfg.file}, SHA-256 {digest[:16]}")]
 
 
-def look_at_weights(workdir: Path, section: str, cfg: TeacherConfig | StudentConfig) -> list[Finding]:
+def look_at_weights(workdir: Path, section: str, cfg: FitConfig) -> list[Finding]:
     """Weights that a training starts from must be there, and be the ones that they are said to be."""
     if cfg.starts_from is None:
         return []

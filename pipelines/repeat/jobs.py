@@ -14,6 +14,7 @@ from cgankd.config import ConfigError
 from pipelines.engines.executor import told_console
 from pipelines.engines.local import tell
 from pipelines.files.layout import STAGES
+from pipelines.networks.named_files import named_files
 from pipelines.repeat.one_draw import Draw, is_done, key_of, own_files, result_of, run_draw
 from pipelines.runtime.context import Context
 from pipelines.tracking.journal import Event, Tracker
@@ -88,11 +89,10 @@ def do_draw(job: DrawJob) -> list[str]:
 def check_own_files(draw: Draw) -> None:
     """Raise ConfigError where a node does not see a file of the user's own that a stage of a draw reads."""
     cfg = draw.cfg
-    wanted = {"teacher.file": cfg.teacher.file, "teacher.weights": cfg.teacher.weights_file, "cgan.file": cfg.cgan.file}
-    wanted["student.weights"] = cfg.student.weights_file
+    wanted = named_files(cfg) | ({} if cfg.cgan.file is None else {"cgan.file": cfg.cgan.file})
     there = {name for stage in STAGES for name in own_files(cfg, stage)}
     for name, value in wanted.items():
-        if value is not None and name not in there:
+        if name not in there:
             raise ConfigError(
                 f"{name} is {value}, which a node of the cluster does not see: draws need it under the same path on every"
                 " node; put it into a folder that all see, or unset CGANKD_ENGINE"

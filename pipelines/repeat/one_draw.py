@@ -21,13 +21,12 @@ from pipelines.files.layout import INPUTS, OUTPUTS, STAGES, reads_teacher
 from pipelines.files.made import note_made
 from pipelines.files.made_with import NO_EFFECT
 from pipelines.files.params import settings_of
+from pipelines.networks.named_files import named_files
 from pipelines.runtime.context import Context
 from pipelines.tracking.journal import Tracker
 
 CODE = ("cgankd", "pipelines/stages", "pipelines/students", "pipelines/networks")
 """What the numbers of a draw depend on."""
-FILES_OF = {"teacher": ("file", "weights"), "student": ("weights",)}
-"""Settings that name a file beside params.yaml; a draw runs in another folder."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,7 @@ def own_files(cfg: Config, stage: str) -> dict[str, str]:
         found["data.unlabelled"] = cfg.data.unlabelled
     if stage == "cgan" and cfg.cgan.file is not None:
         found["cgan.file"] = cfg.cgan.file
-    for name in FILES_OF.get(stage, ()):
-        value = getattr(getattr(cfg, stage), name, None)
-        if isinstance(value, str) and Path(value).is_file():
-            found[f"{stage}.{name}"] = value
+    found |= {name: path for name, path in named_files(cfg).items() if name.startswith(f"{stage}.")}
     return {name: value for name, value in found.items() if Path(value).exists()}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +15,11 @@ from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
 from pipelines.files.layout import STAGES
 from pipelines.files.params import flatten
+from pipelines.networks.named_files import beside
 from pipelines.pictures import stages as pictures
 from pipelines.project.repository import is_up_to_date
 from pipelines.repeat.jobs import Turn, do_draw
-from pipelines.repeat.one_draw import FILES_OF, Draw, adopt, is_done, key_of, make_draw, run_draw
+from pipelines.repeat.one_draw import Draw, adopt, is_done, key_of, make_draw, run_draw
 from pipelines.repeat.table import render
 from pipelines.runtime.context import Context
 from pipelines.stages.scores import by_headline
@@ -42,7 +41,7 @@ def run(ctx: Context, num: int, first: int | None = None, *, changed: bool = Fal
 
     Raises as the stages do; what is finished by then is kept.
     """
-    cfg = beside_params(ctx.cfg, ctx.workdir)
+    cfg = beside(ctx.cfg, ctx.workdir)
     device = {"threads": torch.get_num_threads(), "device": ctx.plan.device, "compile": ctx.plan.compile}
     draws = [make_draw(cfg, seed, ctx.workdir) for seed in seeds_of(cfg, num, first)]
     ctx.say(f"{num} draws, seeds {draws[0].seed} to {draws[-1].seed}, in artifacts/repeat")
@@ -75,18 +74,6 @@ def results_of(ctx: Context, draws: Sequence[Draw], device: dict[str, Any]) -> l
         crew = Crew(1, "draws", cores=device["threads"], gpus=float(device["device"] == "cuda"), whole=True)
         executor().map(do_draw, jobs, crew, Hear(ctx.say, told=turn.told, ended=turn.ended))
         return [turn.results[number] for number in numbers]
-
-
-def beside_params(cfg: Config, workdir: Path) -> Config:
-    """The settings with the files that lie beside params.yaml by their whole path, as the stages of a draw run elsewhere."""
-    sections: dict[str, Any] = {}
-    for section, names in FILES_OF.items():
-        own = getattr(cfg, section)
-        values = {name: getattr(own, name, None) for name in names}
-        found = {name: str((workdir / v).resolve()) for name, v in values.items() if v and (workdir / v).is_file()}
-        if found:
-            sections[section] = replace(own, **found)
-    return replace(cfg, **sections)
 
 
 def _begun(draw: Draw, device: dict[str, Any]) -> bool:

@@ -41,6 +41,7 @@ from pipelines.files.kept_runs import keep_tensors, kept_tensors
 from pipelines.files.layout import missing, reads_teacher
 from pipelines.files.made import check_made
 from pipelines.files.params import flatten, settings_of, write_text
+from pipelines.networks.named_files import beside, named_files
 from pipelines.runtime.context import Context
 from pipelines.runtime.machine import arithmetic
 from pipelines.stages import bank
@@ -184,9 +185,7 @@ def read_files(workdir: Path, base: Config) -> list[Path]:
     """All files that trials read: the artifacts with their configs, and those that settings name. Raises ConfigError."""
     files = list(base_files(workdir, base).values())
     files += [config_path(path) for path in files if path.suffix == ".safetensors"]
-    sections = (base.teacher, base.student, base.bank.probe)
-    own = [section.weights_file for section in sections if section is not None] + [base.teacher.file]
-    return files + [path for name in own if name is not None and (path := workdir / name).is_file()]
+    return files + [path for name in named_files(base).values() if (path := workdir / name).is_file()]
 
 
 def inputs_of(ctx: Context, base: Config) -> bank.Inputs:
@@ -217,7 +216,9 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
         "torch": torch.__version__,
     }
     facts |= {"threads": torch.get_num_threads(), "device": ctx.plan.device, "compile": ctx.plan.compile}
-    key = fingerprint(facts, {name: file_digest(path) for name, path in needs.items()})
+    own = {name: ctx.workdir / path for name, path in named_files(ctx.cfg).items() if name.startswith(f"{stage}.")}
+    read = dict(needs) | {name: path for name, path in own.items() if path.is_file()}
+    key = fingerprint(facts, {name: file_digest(path) for name, path in read.items()})
     folder = ctx.path("search") / "stages" / f"{stage}-{key}"
     done, weights = folder / "done.json", folder / "artifacts" / f"{stage}.safetensors"
     diverged = folder / "diverged.txt"
@@ -241,7 +242,7 @@ def run_kept(ctx: Context, stage: str, needs: Mapping[str, Path]) -> Path:
         ctx.say(f"running {stage} under the settings of this trial")
         tracker = ctx.tracker.child(stage, settings_of(ctx.cfg, stage), {"trial.stage": stage, "level": "part"})
         try:
-            with Context(stage, ctx.cfg, folder, tracker, ctx.console) as inner:
+            with Context(stage, beside(ctx.cfg, ctx.workdir), folder, tracker, ctx.console) as inner:
                 importlib.import_module(f"pipelines.stages.{stage}").run(inner)
         except Diverged as error:
             write_text(diverged, str(error))

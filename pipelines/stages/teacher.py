@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgankd.config import TeacherConfig, to_dict
-from cgankd.config.members import AUTO, overrides, sections_of
+from cgankd.config import Config, TeacherConfig, to_dict
+from cgankd.config.members import AUTO, member_name, overrides, sections_of
 from cgankd.data.augment import augment
 from cgankd.data.batches import Mixture
 from cgankd.data.mix import Mixing
@@ -28,7 +28,7 @@ from cgankd.fit.watch import sound
 from cgankd.labels.task import make_task
 from cgankd.measure.places import places
 from cgankd.rng import derive, seed_all
-from cgankd.types import DatasetInfo, LogFn, Split, Task
+from cgankd.types import DatasetInfo, LogFn, Split, Task, silent
 from pipelines.engines.choice import run_jobs, share_of
 from pipelines.engines.local import Crew, tell
 from pipelines.files.kept_runs import prune
@@ -60,7 +60,7 @@ def run(ctx: Context) -> None:
         told = ctx.progress("teacher"), ctx.checkpoint("teacher")
         loop = Loop(ctx.seed, ctx.plan, *told, who="teacher", section="teacher")
         begin = partial(start, "teacher", cfg, info, task.num_outputs, weights, ctx.say)
-        net, config = trained(cfg, task, begin, train, val, loop)
+        net, config = trained(cfg, task, begin, train, val, loop, ctx.progress("teacher features"))
         ctx.setback("teacher", loop.course.setback)
     else:
         found = find_file(cfg, ctx.workdir)
@@ -74,6 +74,8 @@ def run(ctx: Context) -> None:
     if cfg.file is not None:
         ctx.progress("teacher")(1, {"val": metrics["val"]}, 1)  # the curve is an output of the stage
     ctx.metrics(metrics)
+    if cfg.members is not None and "members" not in config:
+        warn_of_spread(ctx.cfg, ctx.say)
     name, dec = cfg.net if cfg.file is None else cfg.file, places([metrics["val"]])
     name = f"of {len(config['members'])} members" if "members" in config else name
     ctx.say(
@@ -93,8 +95,27 @@ def members_of(cfg: TeacherConfig, info: DatasetInfo, device: str, say: Callable
         say(f"teacher.members auto: {why}, so that one teacher is trained, as the section says")
         return []
     said = f"{TRAININGS} trainings of {found['net']} that start from {found['weights']}"
-    say(f"teacher.members auto: a teacher as the section says, and {said}")
+    begun = (
+        cfg.starts_from
+        and f"a teacher as the section says, which starts from {cfg.starts_from}, so that none is fresh,"
+    )
+    say(f"teacher.members auto: {begun or 'a fresh teacher as the section says,'} and {said}")
     return sections_of(cfg, [{}, *[found] * TRAININGS])
+
+
+def warn_of_spread(cfg: Config, say: Callable[[str], None]) -> None:
+    """Say which settings ask how far members disagree: the stages that read them come after hours of GAN and ratio."""
+    asking = []
+    if cfg.bank.filter_by != "error":
+        asking.append((f"bank.filter_by {cfg.bank.filter_by}", "bank.filter_by to error"))
+    if cfg.student.spread_weight > 0:
+        asking.append((f"student.spread_weight {cfg.student.spread_weight:g}", "student.spread_weight to 0"))
+    if asking:
+        asked, cure = (" and ".join(part) for part in zip(*asking, strict=True))
+        say(
+            f"warning: this teacher has no members that could disagree, so that later stages will refuse {asked}; set"
+            f" {cure}, or teacher.members to 2 or more"
+        )
 
 
 def together(
@@ -103,7 +124,8 @@ def together(
     """The members trained side by side and averaged with weights from validation, and the config that rebuilds them."""
     info, workers = read_info(dataset), min(side_by_side(ctx.plan.device), len(sections))
     folder, left = ctx.path("resume") / "members", image_memory(ctx.cfg.data, workers).left
-    weights = [find_weights("teacher", section, ctx.workdir) for section in sections]
+    named = [member_name(ctx.cfg.teacher.members, number) for number in range(len(sections))]
+    weights = [find_weights(*pair, ctx.workdir) for pair in zip(named, sections, strict=True)]
     jobs = member_jobs(sections, weights, ctx.cfg, dataset, folder, ctx.plan, left)
     todo = [job for job in jobs if not job.finished()]
     if len(todo) < len(jobs):
@@ -156,7 +178,7 @@ def train_member(job: MemberJob) -> list[str]:
         tell(job.number, step)
 
     loop = Loop(job.seed, plan, log, job.checkpoint(curves), who=f"member {job.number}", section="teacher")
-    begin = partial(start, "teacher", job.cfg, info, task.num_outputs, job.weights, said.append)
+    begin = partial(start, job.section, job.cfg, info, task.num_outputs, job.weights, said.append)
     net, config = trained(job.cfg, task, begin, train, val, loop)
     job.save(net.to("cpu"), config, curves, loop.course.setback)
     return said
@@ -169,8 +191,12 @@ def trained(
     train: Split,
     val: Split,
     loop: Loop,
+    shown: LogFn = silent,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The net that `begin` makes after its training, and the config that rebuilds it; `loop` has the seed of the whole run."""
+    """The net that `begin` makes after its training, and the config that rebuilds it; `loop` has the seed of the whole run.
+
+    With tune head the features come first, which `shown` is told of.
+    """
     seed_all(loop.seed, "teacher")
     net, config = begin()
     seed = derive(loop.seed, "teacher")
@@ -182,7 +208,9 @@ def trained(
         return augment(unit_BCHW, cfg.augment, gen)
 
     if cfg.tune == "head":
-        fit_head(net, task, HeadFeed(data, view, val.images), cfg, loop, lambda p: mean_score(task, sound(p), val))
+        fit_head(
+            net, task, HeadFeed(data, view, val.images, shown), cfg, loop, lambda p: mean_score(task, sound(p), val)
+        )
         return net, config
     validate = lambda n: mean_score(task, sound(make_predict(n, cfg.precision)), val)  # noqa: E731
     fit_predictor(net, Plain(task), Feed(data.batch, view, mixing), cfg, loop, validate=validate)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cgankd.config import Config, ConfigError, TeacherConfig, to_dict
+from cgankd.config.members import member_name
 from cgankd.fit.course import Setback
 from cgankd.fit.device import CompileMode, Plan
 from cgankd.fit.predictor import make_predict
@@ -52,6 +53,11 @@ class MemberJob:
     """What this training may fill with images at rest; changes no number."""
     compile: CompileMode = "off"
     device: str = "cpu"
+
+    @property
+    def section(self) -> str:
+        """Where its settings stand."""
+        return member_name(self.config.teacher.members, self.number)
 
     @property
     def record(self) -> Path:

@@ -160,6 +160,22 @@ def test_a_head_on_stored_features_ends_where_the_loop_does(digits_config: Confi
     assert seen[-1]["val"] == score < seen[0]["loss"] * 100
 
 
+def test_the_features_tell_how_far_they_are(digits_config: Config) -> None:
+    """Of all images to pass: those of validation once, those of training in each view."""
+    told: list[tuple[int, int]] = []
+
+    def shown(step: int, values: Mapping[str, float], total: int) -> None:
+        assert not values, "it is no curve"
+        told.append((step, total))
+
+    cfg = fit_config(**TUNED, tune="head", head_views=3)
+    feed = HeadFeed(mixture(), shifted, toy().images, shown)
+    fit_head(fresh(), make_task(INFO, digits_config), feed, cfg, Loop(1), lambda predict: 0.0)
+    total = 4 * len(toy().images)
+    assert told[-1] == (total, total) and {total for _, total in told} == {told[-1][1]}
+    assert [step for step, _ in told] == sorted({step for step, _ in told}) and len(told) == 4
+
+
 def test_views_are_drawn_once_and_each_differs(digits_config: Config) -> None:
     cfg = fit_config(**TUNED, tune="head", head_views=3)
     net = fresh().eval()

@@ -134,15 +134,23 @@ def library_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | N
     return tuple(map(float, preset.mean)), tuple(map(float, preset.std))
 
 
-def keeps_head(name: str, num_outputs: int) -> bool:
-    """Whether the library's weights fill the last layer too: in timm where it has as many outputs, in torchvision never."""
+def left_fresh(name: str, num_outputs: int, head: str) -> tuple[str, ...]:
+    """The layers of a net that the library's weights do not fill, `head` being its last one.
+
+    In torchvision always that one; in timm none where it has as many outputs, and else all that timm calls classifiers,
+    which are two in distilled nets.
+    """
     library, _, short = name.partition(":")
     if library != "timm":
-        return False
+        return (head,)
     import timm
 
     known = timm.models.get_pretrained_cfg(short, allow_unregistered=True)
-    return known is not None and bool(known.num_classes == num_outputs)
+    if known is not None and known.num_classes == num_outputs:
+        return ()
+    named = getattr(known, "classifier", None) or ()
+    layers = (named,) if isinstance(named, str) else tuple(named)
+    return tuple(dict.fromkeys((head, *(f"net.{layer}" for layer in layers))))
 
 
 def one_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cgankd.config import ConfigError, TeacherConfig, config_from_dict
 from cgankd.config.weights import PACKAGED, Packaged
-from cgankd.nets.predictors.external import library_pixels
+from cgankd.nets.predictors.external import left_fresh, library_pixels
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
 from pipelines.networks import weights as module
@@ -50,6 +50,13 @@ def source(num_outputs: int = 7, name: str = SMALL, channels: int = 3) -> nn.Mod
     net: nn.Module = timm.create_model(name.partition(":")[2], num_classes=num_outputs, in_chans=channels)
     net(torch.rand(8, channels, 32, 32))  # running statistics of their own
     return net.eval()
+
+
+def source_state() -> dict[str, Tensor]:
+    return dict(source().state_dict())
+
+
+POINTWISE = "blocks.1.0.conv_pwl.weight"
 
 
 @pytest.fixture()
@@ -139,6 +146,14 @@ def files(given: dict[str, Tensor]) -> dict[str, tuple[str, Callable[[Path], Non
         "safetensors": ("w.safetensors", lambda p: save_file(given, p)),
         "parallel": ("w.pth", lambda p: torch.save(named("module."), p)),
         "compiled inside": ("w.pt", lambda p: torch.save({"epoch": 3, "state_dict": named("model._orig_mod.")}, p)),
+        "averaged": ("w.pt", lambda p: torch.save({"epoch": 3, "model_ema": named("module.")}, p)),
+        "averaged by timm": ("w.pt", lambda p: torch.save({"epoch": 3, "state_dict_ema": given}, p)),
+        "beside an average": (
+            "w.pt",
+            lambda p: torch.save({"model": given, "model_ema": {k: v * 0 for k, v in given.items()}}, p),
+        ),
+        "twice inside": ("w.pt", lambda p: torch.save({"model": {"state_dict": given}, "args": {"lr": 0.1}}, p)),
+        "beside an epoch": ("w.pt", lambda p: torch.save(given | {"epoch": 3, "version": "1.2"}, p)),
         "of a larger net": ("w.pt", lambda p: torch.save(named("backbone.") | {"neck.weight": torch.zeros(3)}, p)),
     }
 
@@ -209,7 +224,13 @@ def test_pixels_that_are_set_count_before_those_of_the_weights(tmp_path: Path) -
     [
         (lambda p: None, "there is no such file; correct the path, or write null, library or package:NAME"),
         (lambda p: p.write_bytes(b"nothing"), "cannot be read as weights"),
-        (lambda p: torch.save({"a": 1}, p), "holds no state dict; give a .safetensors file or a state dict"),
+        (lambda p: torch.save({"a": 1}, p), "holds no state dict, but a; give a .safetensors file or a state dict"),
+        (lambda p: torch.save([1], p), "holds no state dict; give a .safetensors file or a state dict"),
+        (lambda p: torch.save({"epoch": 1, "optimizer": {"lr": 0.1}}, p), "no state dict, but epoch, optimizer; give"),
+        (
+            lambda p: torch.save({f"members.{k}.net.weight": torch.ones(2) for k in range(2)}, p),
+            r"w\.pt is a teacher of 2 members, and a training starts from one net; give the file of one of them",
+        ),
         (
             lambda p: torch.save(timm.create_model("test_resnet").state_dict(), p),
             r"of the \d+ tensors of teacher.net timm:test_efficientnet below its last layer .*name the net and the width",
@@ -218,6 +239,28 @@ def test_pixels_that_are_set_count_before_those_of_the_weights(tmp_path: Path) -
             lambda p: torch.save({k: v * float("nan") if v.ndim else v for k, v in source().state_dict().items()}, p),
             "holds numbers that are not finite, first in",
         ),
+        (
+            lambda p: torch.save(
+                {f"{who}.{k}": v for who in ("teacher", "student") for k, v in source_state().items()}, p
+            ),
+            r"holds two nets, as teacher\.conv_stem\.weight and student\.conv_stem\.weight are both net\.conv_stem",
+        ),
+        (
+            lambda p: torch.save({k: (v * 127).to(torch.int8) for k, v in source_state().items()}, p),
+            r"has numbers of type int8 in conv_stem\.weight; give weights that are not quantised",
+        ),
+        (
+            lambda p: torch.save(
+                {k: v.to(torch.complex64) if v.ndim == 4 else v for k, v in source_state().items()}, p
+            ),
+            r"has numbers of type complex64 in conv_stem\.weight",
+        ),
+        (
+            lambda p: torch.save(
+                {k: v.repeat(2, 1, 1, 1) if k == POINTWISE else v for k, v in source_state().items()}, p
+            ),
+            r"in blocks\S+ where teacher.net timm:test_efficientnet has .*, so it is of another net; name the net",
+        ),
     ],
 )
 def test_files_that_are_no_good(save: Callable[[Path], None], words: str, tmp_path: Path) -> None:
@@ -225,6 +268,54 @@ def test_files_that_are_no_good(save: Callable[[Path], None], words: str, tmp_pa
     with pytest.raises(ConfigError, match=words) as error:
         begun(settings(weights="w.pt"), tmp_path)
     assert "teacher.weights" in str(error.value) and "\n" not in str(error.value)
+
+
+VGG = {"net": "plain-vgg", "width": 8}
+
+
+def saved_vgg(folder: Path, num_outputs: int = 2) -> None:
+    torch.manual_seed(4)
+    net = build_predictor(VGG | {"mean": [0.5] * 3, "std": [0.5] * 3}, COLOUR, num_outputs)
+    torch.save(net.state_dict(), folder / "w.pt")
+
+
+@pytest.mark.parametrize("tune", ["head", "norms"])
+def test_fresh_layers_are_not_frozen(tune: str, tmp_path: Path) -> None:
+    saved_vgg(tmp_path)
+    whole = torch.load(tmp_path / "w.pt", weights_only=True)
+    torch.save({k: v for k, v in whole.items() if ".19." not in k}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError) as error:
+        begun(settings(**VGG, weights="w.pt", tune=tune), tmp_path)
+    said = str(error.value)
+    assert said.startswith("teacher.weights w.pt leaves body.19.") and "\n" not in said
+    assert f"fresh, which teacher.tune {tune} would not train; set teacher.tune to all, or teacher.net, width" in said
+    assert "fresh: body.19." in begun(settings(**VGG, weights="w.pt"), tmp_path)[2]
+
+
+def test_a_net_that_grows_with_its_input_size_is_another_one(tmp_path: Path) -> None:
+    """At 48 pixels a plain-vgg has one block more, and its later layers other shapes under the same names."""
+    saved_vgg(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"in body\S+ where teacher.net plain-vgg has .*; name the net, width and input_size"
+    ):
+        begun(settings(**VGG, weights="w.pt", input_size=48), tmp_path)
+
+
+@pytest.mark.parametrize("tune", ["head", "norms"])
+@pytest.mark.parametrize("num_outputs", [2, 5])
+def test_weights_that_fill_all_below_the_last_layer_may_be_frozen(tune: str, num_outputs: int, tmp_path: Path) -> None:
+    saved_vgg(tmp_path, num_outputs)
+    _, _, said = begun(settings(**VGG, weights="w.pt", tune=tune), tmp_path)
+    assert f"fresh: {'none' if num_outputs == 2 else 'body.22.weight, body.22.bias'}, in" in said
+
+
+def test_fresh_norm_layers_are_what_norms_trains(tmp_path: Path) -> None:
+    """Under head their scale and statistics would stay those of no images."""
+    layer = next(name for name, module in source().named_modules() if "norm" in type(module).__name__.lower())
+    torch.save({k: v for k, v in source().state_dict().items() if k.rpartition(".")[0] != layer}, tmp_path / "w.pt")
+    assert f"fresh: {layer}.weight" in begun(settings(weights="w.pt", tune="norms"), tmp_path)[2]
+    with pytest.raises(ConfigError, match=f"leaves {layer}.weight, {layer}.bias, .*teacher.tune head would not train"):
+        begun(settings(weights="w.pt", tune="head"), tmp_path)
 
 
 def test_another_file_than_that_of_the_digest_is_refused(tmp_path: Path) -> None:
@@ -248,9 +339,25 @@ def test_weights_of_a_library_bring_its_pixels(tmp_path: Path, monkeypatch: pyte
         assert config["mean"] == pytest.approx([0.485, 0.456, 0.406]) and config["std"] == pytest.approx(
             [0.229, 0.224, 0.225]
         )
-        assert config["weights"] == "library" and said.startswith(
-            "teacher.weights library: loaded, but for a last layer"
-        )
+        num = len(wanted)
+        loaded = f"{num - 2} of {num} tensors loaded, fresh: fc.weight, fc.bias; pixels"
+        assert config["weights"] == "library" and said.startswith(f"teacher.weights library: {loaded}")
+        assert float(net.get_parameter("body.net.fc.weight").detach().std()) < 0.02
+    many, said = dataclasses.replace(COLOUR, class_names=tuple(map(str, range(1000)))), list[str]()
+    net, _ = start(
+        "teacher", settings(net="torchvision:shufflenet_v2_x0_5", weights="library"), many, 1000, None, said.append
+    )
+    assert loaded in said[0], "torchvision's last layer is left out at equal size too"
+    assert not torch.equal(net.get_parameter("body.net.fc.weight"), wanted["fc.weight"])
+
+
+def test_layers_that_timm_leaves_fresh() -> None:
+    """Its own classifiers where their size is another, of which a distilled net has two."""
+    assert left_fresh(SMALL, 1000, "net.classifier") == () and left_fresh(SMALL, 2, "net.classifier") == (
+        "net.classifier",
+    )
+    distilled = left_fresh("timm:deit_tiny_distilled_patch16_224", 2, "net.head_dist")
+    assert set(distilled) == {"net.head", "net.head_dist"}
 
 
 def test_fresh_weights_leave_the_config_as_it_was(tmp_path: Path) -> None:

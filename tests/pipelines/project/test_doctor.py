@@ -61,6 +61,21 @@ def test_a_sound_folder_has_no_problem(repository: Path) -> None:
     assert done.exit_code == 0 and "torch" in done.output and "valid, preset digits" in done.output
 
 
+def test_missing_weights_of_members_and_of_the_probe_are_found(repository: Path) -> None:
+    probe = {"net": "convnet", "width": 4, "num_steps": 5, "weights": "probe.pt"}
+    values = tiny("digits")
+    values["teacher"]["members"] = [{}, {"weights": "w.pt"}, {"learning_rate": 0.01}]
+    values["bank"] |= {"rounds": 2, "probe": probe}
+    values["tracking"]["mlflow"] = False
+    write_params(repository, values)
+    found = levels(examine(repository, only_repository=True), "problem")
+    assert set(found) == {"teacher.members[1].weights", "bank.probe.weights"}
+    said = "teacher.members[1].weights is w.pt, but there is no such file; correct the path"
+    assert found["teacher.members[1].weights"].text.startswith(said)
+    (repository / "w.pt").write_bytes(b"w")
+    assert "w.pt, SHA-256" in levels(examine(repository, only_repository=True), "ok")["teacher.members[1].weights"].text
+
+
 def test_the_repository_alone_is_silent_when_fine(repository: Path) -> None:
     done = INVOKE.invoke(app, ["doctor", "--only", "repository"])
     assert (done.exit_code, done.output, done.stderr) == (0, "", "")

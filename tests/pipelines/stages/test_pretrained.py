@@ -58,6 +58,8 @@ def test_a_pretrained_teacher_is_trained_killed_and_resumed(
         project(folder, **TEACHER, tune=tune)
     said = stage(straight, monkeypatch)
     assert "teacher.weights package:small: " in said and "tensors loaded, fresh: classifier.weight" in said
+    assert ("teacher features " in said) == (tune == "head")
+    assert [path.name for path in (straight / "plots" / "teacher").glob("*.csv")] == ["teacher.csv"]
     save = ResumeFile.save
 
     def killed(self: ResumeFile, step: int, state: dict[str, object]) -> None:

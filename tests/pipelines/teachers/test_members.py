@@ -216,6 +216,51 @@ def test_auto_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load_package(tmp_path / "work/artifacts/teacher.safetensors").num_parameters < 5000
 
 
+def test_auto_says_where_none_of_the_three_is_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher, "packaged", lambda info, device, augment: OTHER | {"weights": "p.pt"})
+    values = project(tmp_path / "work", "auto")
+
+    def told(**changes: Any) -> str:
+        said: list[str] = []
+        own = {name: section for name, section in values.items() if name != "search"}
+        cfg = config_from_dict(own | {"teacher": own["teacher"] | changes}).teacher
+        assert len(teacher.members_of(cfg, made_data(False).info, "cpu", said.append)) == 3
+        return said[0]
+
+    two = "and 2 trainings of convnet that start from p.pt"
+    assert told() == f"teacher.members auto: a fresh teacher as the section says, {two}"
+    begun = "a teacher as the section says, which starts from w.pt, so that none is fresh,"
+    assert told(weights="w.pt") == f"teacher.members auto: {begun} {two}"
+
+
+def test_a_teacher_whose_members_cannot_disagree_says_what_will_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bank is drawn after the GAN and the ratio, and would end there."""
+    monkeypatch.setattr(packaged_weights, "package_file", lambda one: None)
+    values = project(tmp_path / "work", "auto")
+    assert "could disagree" not in run(tmp_path / "work")
+    values["bank"]["filter_by"] = "both"
+    values["student"]["spread_weight"] = 1.0
+    write_params(tmp_path / "work", values)
+    said = run(tmp_path / "work")
+    words = "no members that could disagree, so that later stages will refuse bank.filter_by both and"
+    cure = "set bank.filter_by to error and student.spread_weight to 0, or teacher.members to 2 or more"
+    assert f"warning: this teacher has {words} student.spread_weight 1; {cure}" in said
+    values["teacher"]["members"] = 2
+    write_params(tmp_path / "work", values)
+    assert "could disagree" not in run(tmp_path / "work")
+
+
+def test_messages_name_the_member_whose_setting_is_wrong(tmp_path: Path) -> None:
+    project(tmp_path / "work", [{}, {"weights": "gone.pt"}])
+    with pytest.raises(ConfigError, match=r"^teacher\.members\[1\]\.weights is gone\.pt, but there is no such file"):
+        run(tmp_path / "work")
+    torch.save({"a": torch.ones(2)}, tmp_path / "work" / "gone.pt")
+    with pytest.raises(ConfigError, match=r"^teacher\.members\[1\]\.weights gone\.pt fits 0 of the "):
+        run(tmp_path / "work")
+
+
 def one_left(found: Any, may_drop: bool) -> Any:
     assert may_drop, "auto may keep the better one alone"
     return [dataclasses.replace(member, weight=float(member is found[-1])) for member in found]
