@@ -213,7 +213,7 @@ class Task(Protocol):
 
     def divergence(self, out_BO: Tensor, teacher_BO: Tensor) -> Tensor:
         """How far a student's outputs are from the teacher's, [B]: KL(p_t || p_s) in nats, or the absolute difference of the
-        normalised answers, the short way round where labels go round."""
+        answers in raw units, the short way round where labels go round."""
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Per-sample headline [B] whose mean is reported (0/100 error in %, or absolute error in raw units)."""

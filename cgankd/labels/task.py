@@ -153,9 +153,12 @@ class ScalarTask:
         return self.size(miss(out_BO.float(), label_of(teacher_BO.float(), self.period), self.period)).mean()
 
     def divergence(self, out_BO: Tensor, teacher_BO: Tensor) -> Tensor:
-        """Absolute difference of the normalised answers, f_s - f_t, the short way round a circle, [B]."""
+        """Absolute difference of the answers in raw units, the short way round a circle, float64 [B].
+
+        Taken in normalised units and then scaled in float64, so that no two differences become one and ranks are the same.
+        """
         gap_B = label_of(out_BO.float(), self.period) - label_of(teacher_BO.float(), self.period)
-        return wrapped(gap_B, self.period).abs()
+        return wrapped(gap_B, self.period).abs().double() * self.span
 
     def score(self, out_BO: Tensor, label_B: Tensor) -> Tensor:
         """Absolute error in raw units, the short way round a circle, [B]."""

@@ -19,7 +19,9 @@ def repeat(
     draws: Annotated[int, typer.Option("--draws", metavar="K", help="How many draws, at least 2.")] = 5,
     first_seed: Annotated[
         int | None,
-        typer.Option("--first-seed", metavar="SEED", help="Seed of the first draw; else that of params.yaml."),
+        typer.Option(
+            "--first-seed", metavar="SEED", help="Seed of the first draw, zero or more; else that of params.yaml."
+        ),
     ] = None,
     settings: Settings = None,
 ) -> None:
@@ -28,10 +30,13 @@ def repeat(
     with plain_errors(RESUMES):
         from pathlib import Path
 
+        from cgankd.config import ConfigError
         from pipelines.files.params import load_config
         from pipelines.repeat.run import run, seeds_of
         from pipelines.runtime.opening import open_context
 
+        if first_seed is not None and first_seed < 0:
+            raise ConfigError(f"--first-seed must be zero or more, but is {first_seed}")
         # Before the run is opened: a mistyped option must not leave a failed run behind.
         seeds_of(load_config(Path("params.yaml"), settings or ()), draws, first_seed)
         with open_context("repeat", settings or ()) as ctx:

@@ -7,10 +7,13 @@ import os
 import shutil
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from cgankd.config import ConfigError, DataConfig
+from cgankd.config.data import REST
 from cgankd.data.dataset import gaps
+from cgankd.data.readers.unlabelled import find_unlabelled
 from cgankd.data.store.datasets import read_class_counts, read_info, read_split
 from cgankd.data.store.stream import MemoryBudget
 from cgankd.measure.twins import copy_sentences
@@ -25,7 +28,8 @@ KIND = ("class", "classes")
 
 
 def look_at_images(workdir: Path) -> list[Finding]:
-    """The memory budget, where it comes from, and what the data set takes of it; nothing where params.yaml is wrong."""
+    """The memory budget, where it comes from, and what the data set takes of it, and the images without labels; nothing where
+    params.yaml is wrong."""
     try:
         cfg = load_config(workdir / "params.yaml")
     except ConfigError:
@@ -36,7 +40,27 @@ def look_at_images(workdir: Path) -> list[Finding]:
         origin = f"a quarter of {total_memory_bytes() / 1e9:.1f} GB, as data.memory_budget_gb is null"
     fit = _fit(workdir / "artifacts/dataset.h5", cfg.data, cfg.student.workers, budget)
     text = f"up to {budget / 1e9:.4g} GB in memory ({origin}); {fit}"
-    return [Finding("images", "ok", text), *_labels(workdir / "artifacts/dataset.h5"), *_copies(workdir)]
+    about = (*look_at_unlabelled(workdir, cfg.data), *_labels(workdir / "artifacts/dataset.h5"), *_copies(workdir))
+    return [Finding("images", "ok", text), *about]
+
+
+def look_at_unlabelled(workdir: Path, cfg: DataConfig) -> list[Finding]:
+    """Images without labels must be there, and be such that `prepare` can take them; they are counted, and none is decoded."""
+    if cfg.unlabelled is None or cfg.unlabelled == REST:
+        return []
+    # As they are from the project's folder, wherever this is called from.
+    there = replace(cfg, unlabelled=str(workdir / cfg.unlabelled), root=str(workdir / cfg.root))
+    try:
+        num = find_unlabelled(there)
+    except ConfigError as error:
+        text, _, cure = str(error).partition("; ")
+        return [
+            Finding("data.unlabelled", "problem", text.removeprefix("data.unlabelled "), cure or "correct the setting")
+        ]
+    most = (
+        "" if cfg.num_unlabelled is None else f", of which at most {cfg.num_unlabelled} are used (data.num_unlabelled)"
+    )
+    return [Finding("data.unlabelled", "ok", f"{cfg.unlabelled} has {num} images without labels{most}")]
 
 
 def _copies(workdir: Path) -> list[Finding]:

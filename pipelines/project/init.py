@@ -34,6 +34,7 @@ from pipelines.project.own_images import (
     few_lines,
     looked_over,
     unlabelled,
+    usable,
     with_unlabelled,
 )
 from pipelines.project.pretrained import members, proposal
@@ -83,6 +84,7 @@ class Plan:
     groups: str | None = None
     """`data.groups`, for the images where they lie now."""
     unlabelled: Path | None = None
+    unlabelled_skipped: bool = False
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -127,11 +129,13 @@ def make_plan(folder: Path, images: Path | None, csv: Path | None, wish: Wish = 
     data = _looked_at(given, wish, listed=csv is not None)
     # Beside a list is where a project may well lie, and nothing but the list tells what an image is.
     _outside(folder, {Path(os.path.realpath(path)).parent for path in data.paths} - {given.parent})
+    more = None if wish.unlabelled is None else unlabelled(wish.unlabelled, folder, data)
     data, rules, skipped = looked_over(data, wish)
     plan = Plan(folder, data, rules, wish.copying or data.own_list, (*data.skipped, *skipped), wish.groups)
     lines = divided(data, PRESETS[data.scalar], plan.changes | {"data.groups": wish.groups})
-    if wish.unlabelled is not None:
-        plan, lines = replace(plan, unlabelled=wish.unlabelled.resolve()), (*lines, unlabelled(wish.unlabelled, folder))
+    if more is not None:
+        said, wrong = usable(more, rules, skip_broken=wish.skip_broken)
+        plan, lines = replace(plan, unlabelled=more.place, unlabelled_skipped=wrong), (*lines, *said)
     return replace(plan, data=replace(data, said=(*data.said, *lines)))
 
 
@@ -207,7 +211,8 @@ def _write(plan: Plan, wanted: Plan, say: Callable[[str], None]) -> None:
 
 
 def _own_values(plan: Plan, root: str) -> dict[str, Any]:
-    skipping = {"data.skip_broken": True} if plan.skipped and not plan.copying else {}
+    broken = plan.unlabelled_skipped or (plan.skipped and not plan.copying)  # no copy of a labelled one is
+    skipping = {"data.skip_broken": True} if broken else {}
     columns = Columns() if plan.copying else plan.data.columns
     named = {"data.path_column": columns.path, "data.label_column": columns.label}
     groups = plan.groups

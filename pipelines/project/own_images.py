@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from cgankd.config import ConfigError
 from cgankd.data.readers.decode import SAID
+from cgankd.data.readers.image_files import problems
 from cgankd.data.readers.survey import WHITE, Survey, pixel_range
 from cgankd.data.readers.walk import walk
 from pipelines.project.fitted import LEAST_SIZE, image_size
@@ -146,8 +148,17 @@ def few_lines(lines: Sequence[str]) -> list[str]:
     return [*lines[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
-def unlabelled(given: Path, project: Path) -> str:
-    """What a folder of images without labels holds, in words. Raises ConfigError where it cannot be used."""
+@dataclass(frozen=True)
+class More:
+    """A folder of images without labels, by the words of the user, where it is, and the images in it."""
+
+    given: Path
+    place: Path
+    paths: tuple[Path, ...]
+
+
+def unlabelled(given: Path, project: Path, data: OwnData) -> More:
+    """A folder of images without labels beside the labelled ones. Raises ConfigError where it cannot be used."""
     if not given.is_dir():
         raise ConfigError(f"--unlabelled {given} is not a folder; name one that holds images, in sub-folders or not")
     place = given.resolve()
@@ -155,12 +166,43 @@ def unlabelled(given: Path, project: Path) -> str:
         raise ConfigError(
             f"--unlabelled {given} and the project {project} lie in each other; name another folder for one"
         )
-    count = len(walk(place).images)
-    if count == 0:
+    paths = walk(place).images
+    if not paths:
         raise ConfigError(
             f"--unlabelled {given} has no images that can be read, such as .png or .jpg; name another folder"
         )
-    return f"{count} images without labels in {place}, for the arms unlabelled and both"
+    mine, labelled = ({os.path.realpath(path) for path in of} for of in (paths, data.paths))
+    if data.source != "csv" and place != data.root and place.is_relative_to(data.root) and mine & labelled:
+        raise ConfigError(
+            f"--unlabelled {given} lies inside the labelled images in {data.root}, where folders are classes and its images"
+            " have the labels of these; move it out of there"
+        )
+    if mine <= labelled:
+        raise ConfigError(
+            f"--unlabelled {given} has only images that are labelled ones as well, of which none is used; name another folder"
+        )
+    return More(given, place, tuple(paths))
+
+
+def usable(more: More, rules: Rules, *, skip_broken: bool) -> tuple[list[str], bool]:
+    """What is to be said of images without labels, and whether some cannot be used. Raises ConfigError.
+
+    Each is decoded by the rules of the labelled ones, as `prepare` does, which would otherwise be the first to stop.
+    """
+    wrong = [problem for problem in problems(more.paths, rules) if problem]
+    num = len(more.paths) - len(wrong)
+    named = "".join(f"\n  {line}" for line in few_lines(wrong))
+    if wrong and not skip_broken:
+        raise ConfigError(
+            f"{len(wrong)} of {len(more.paths)} files of --unlabelled {more.given} cannot be used; replace or remove them, or"
+            f" add --skip-broken:{named}"
+        )
+    if num == 0:
+        raise ConfigError(f"--unlabelled {more.given} has no image that can be used; name another folder:{named}")
+    lines = [f"{num} images without labels in {more.place}, for the arms unlabelled and both"]
+    if wrong:
+        lines += [f"{len(wrong)} files without labels skipped (--skip-broken):", *few_lines(wrong)]
+    return lines, bool(wrong)
 
 
 def with_unlabelled(folder: Path | None, scalar: bool) -> dict[str, Any]:

@@ -224,13 +224,18 @@ def sizes_table(values: dict[str, Any]) -> Table:
     return table
 
 
+def times(ratio: float, gain: str, loss: str) -> str:
+    """A ratio above one as so many times the gain, one below as so many times the loss: "0.0 times smaller" tells nothing."""
+    return f"{ratio:.1f} times {gain}" if ratio >= 1 else f"{1 / ratio:.1f} times {loss}"
+
+
 def remarks(values: dict[str, Any], shown: Path) -> list[str]:
     """What goes under the table: parity, how the columns were measured, what the files take and give."""
     parity, (*teachers, student, int8) = values["parity"], values["models"]
     against = (
         [
-            f"student against teacher, fp32: {teachers[0]['bytes'] / student['bytes']:.1f} times smaller,"
-            f" {teachers[0]['latency_ms'] / student['latency_ms']:.1f} times faster"
+            f"student against teacher, fp32: {times(teachers[0]['bytes'] / student['bytes'], 'smaller', 'larger')},"
+            f" {times(teachers[0]['latency_ms'] / student['latency_ms'], 'faster', 'slower')}"
         ]
         if teachers
         else ["the teacher is a TorchScript program, which has no ONNX form to compare with"]

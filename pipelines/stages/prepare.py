@@ -14,7 +14,7 @@ from cgankd.config.data import GROUPED, REST
 from cgankd.data.dataset import Dataset, class_counts, gaps
 from cgankd.data.readers.class_words import by_class
 from cgankd.data.readers.sources import load
-from cgankd.data.readers.unlabelled import Unlabelled, read_rest, read_unlabelled
+from cgankd.data.readers.unlabelled import Unlabelled, find_unlabelled, read_rest, read_unlabelled
 from cgankd.data.store.datasets import write_dataset
 from cgankd.data.store.room import Room
 from cgankd.data.store.unlabelled import write_unlabelled
@@ -39,6 +39,7 @@ def run(ctx: Context) -> None:
 
     Images that do not fit in the memory budget are decoded into a scratch file, so that each is decoded once.
     """
+    find_unlabelled(ctx.cfg.data)  # before anything is fetched or decoded
     fetch(ctx.cfg.data, ctx.say)
     room = image_room(ctx.path("resume/prepare/scratch"), image_memory(ctx.cfg.data))
     dataset = load(ctx.cfg.data, ctx.seed, log=ctx.progress("images"), cache=ctx.path("cache"), room=room)
@@ -90,7 +91,8 @@ def take_unlabelled(ctx: Context, dataset: Dataset, room: Room) -> dict[str, flo
     kept = ((known.part_U < 0) & ~again).nonzero()[:, 0]
     if ctx.cfg.data.unlabelled is not None and len(kept) == 0:
         raise ConfigError(
-            f"data.unlabelled {ctx.cfg.data.unlabelled!r}: all {len(found)} images are copies of labelled ones; name others"
+            f"data.unlabelled {ctx.cfg.data.unlabelled!r}: all {len(found)} images are copies of labelled ones; name others,"
+            " or null"
         )
     write_unlabelled(ctx.new("unlabelled.h5"), found.images, kept)
     rows = list(left_out(dataset, found, known, again))

@@ -63,7 +63,7 @@ def test_class_divergence_is_kl_from_the_teacher_by_numpy(digits_config: Config)
 
 @pytest.mark.parametrize("answer", ["line", "scalar", "circle"])
 def test_scalar_divergence_is_the_difference_of_answers_round_the_circle(chairs_config: Config, answer: str) -> None:
-    """On half a circle of 360 degrees with labels from 10 to 190: normalised, the circle is 2 long."""
+    """On half a circle of 360 degrees with labels from 10 to 190: in degrees, while the circle of the outputs is 2 long."""
     info = replace(YAW, label_max=190.0, label_period=None if answer == "line" else 360.0)
     info = replace(info, label_answer="circle" if answer == "circle" else "scalar")
     cfg = replace(chairs_config, data=replace(chairs_config.data, label_period=info.label_period))
@@ -78,7 +78,19 @@ def test_scalar_divergence_is_the_difference_of_answers_round_the_circle(chairs_
         expected = np.minimum(expected % 2, 2 - expected % 2)
     as_output = lambda y: np.stack([np.cos(np.pi * y), np.sin(np.pi * y)], 1) * 3 if answer == "circle" else y[:, None]  # noqa: E731
     found = task.divergence(*(torch.from_numpy(as_output(y)).float() for y in (a, b)))
-    assert found.numpy() == pytest.approx(expected, abs=1e-5)
+    assert found.numpy() == pytest.approx(180 * expected, abs=2e-3)
+    # The unit of the error that is printed beside it: of answers within the range it is the difference of what is predicted.
+    inside = [torch.from_numpy(as_output(y)).float() for y in (np.array([0.25, 0.5]), np.array([0.75, 0.5]))]
+    answers = [task.predict(of) for of in inside]
+    assert torch.allclose(task.divergence(*inside).float(), (answers[0] - answers[1]).abs(), atol=1e-3)
+
+
+def test_scalar_divergence_keeps_the_ranks_of_answers_that_hardly_differ(chairs_config: Config) -> None:
+    """Hard fakes are drawn by ranks: neighbouring float32 differences stay apart whatever the label range."""
+    task = make_task(YAW, chairs_config)
+    gap = torch.from_numpy(0.25 + np.arange(1000) * np.spacing(np.float32(0.25))).float()[:, None]
+    found = task.divergence(gap, torch.zeros_like(gap))
+    assert found.dtype == torch.float64 and bool((found.diff() > 0).all())
 
 
 def test_scalar_losses(chairs_config: Config) -> None:

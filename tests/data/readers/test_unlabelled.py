@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from cgankd.config import ConfigError, DataConfig
-from cgankd.data.readers.unlabelled import read_unlabelled
+from cgankd.data.readers.unlabelled import find_unlabelled, read_unlabelled
 from cgankd.data.store.stream import MemoryBudget, StreamedImages
 from cgankd.data.store.unlabelled import read_unlabelled as read_back
 from cgankd.data.store.unlabelled import write_unlabelled
@@ -122,3 +123,88 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         config(unlabelled="more", num_unlabelled=0)
     with pytest.raises(ConfigError, match=r"data\.unlabelled must be null, rest or the path"):
         config(unlabelled=" ")
+
+
+def written(path: Path, images: np.ndarray[Any, Any]) -> Path:
+    with h5py.File(path, "w") as file:
+        file["images"] = images
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "words"),
+    [
+        ((0, 3, 32, 32), "u1", r"has no images; put some into it"),
+        ((7, 3, 32, 64), "u1", r"has images of 32x64, but they must be square .*data\.image_size.*write them so"),
+        ((7, 3, 24, 24), "u1", r"has images of 24x24, .* sides of 16 \(data\.image_size\) or a multiple"),
+        ((7, 32, 32), "u1", r"has the shape \(7, 32, 32\); write it as .* with 1 for C"),
+        ((7, 32, 32, 4), "u1", r"with 1 or 3 channels; write it so, without a channel of transparency"),
+        ((7, 3, 32, 32), "u2", r"has the type uint16; bring its values to 0 \(black\) to 255 \(white\)"),
+        ((7, 3, 32, 32), "f4", r"has the type float32; bring its values"),
+    ],
+)
+def test_an_hdf5_file_that_cannot_be_used_names_the_setting_the_file_and_the_cure(
+    tmp_path: Path, shape: tuple[int, ...], kind: str, words: str
+) -> None:
+    """Former sentences named data.channels, data.image_size of the labelled images or no cure."""
+    path = written(tmp_path / "more.h5", np.zeros(shape, kind))
+    cfg = config(unlabelled=str(path), channels=3)
+    for read in (find_unlabelled, lambda cfg: read_unlabelled(cfg, 0)):
+        with pytest.raises(ConfigError, match=words) as caught:
+            read(cfg)
+        assert str(caught.value).startswith(f"data.unlabelled {str(path)!r}: dataset 'images' ")
+
+
+@pytest.mark.parametrize("by_pixel", [True, False])
+def test_a_grey_hdf5_file_in_a_project_in_colour_is_converted_as_grey_image_files_are(
+    tmp_path: Path, by_pixel: bool
+) -> None:
+    images = torch.randint(0, 256, (5, 1, 16, 16), generator=generator("grey"), dtype=torch.uint8)
+    (tmp_path / "more").mkdir()
+    for row, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"more/{row}.png")
+    path = written(tmp_path / "more.h5", (images.permute(0, 2, 3, 1) if by_pixel else images).numpy())
+    found, of_files = (
+        read_unlabelled(config(unlabelled=str(of), channels=3), 0).images[:] for of in (path, tmp_path / "more")
+    )
+    assert found.shape == (5, 3, 16, 16) and torch.equal(found, of_files)
+
+
+def test_they_are_counted_before_any_is_decoded(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").write_text("no image")
+    assert find_unlabelled(config()) is None
+    assert find_unlabelled(config(unlabelled="rest", num_train=5)) is None
+    assert find_unlabelled(config(unlabelled=str(folder))) == 5
+    path = written(tmp_path / "more.h5", np.zeros((3, 1, 16, 16), np.uint8))
+    assert find_unlabelled(config(unlabelled=str(path))) == 3
+
+
+def test_a_broken_file_is_named_with_the_settings_that_cure_it(folder: Path) -> None:
+    (folder / "broken.png").write_text("no image")
+    with pytest.raises(ConfigError, match=r"broken\.png cannot be read .*\(data\.skip_broken leaves out") as caught:
+        read_unlabelled(config(unlabelled=str(folder)), 0)
+    assert str(caught.value).startswith(f"data.unlabelled {str(folder)!r}: ")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_unlabelled_images_lie_apart_from_labelled_ones(tmp_path: Path, linked: bool) -> None:
+    for name in ("ant/a", "bee/b", "unl/c"):
+        grey(tmp_path / f"photos/{name}.png", 40)
+    root, inside = tmp_path / "photos", tmp_path / "photos/unl"
+    if linked:
+        (tmp_path / "other").symlink_to(root)
+        inside = tmp_path / "other/unl"
+    same = tmp_path / "other" if linked else root
+    with pytest.raises(ConfigError, match=r"is the folder of the labelled images \(data\.root\)"):
+        find_unlabelled(config(root=str(root), unlabelled=str(same)))
+    # With a cap some of them may be left.
+    assert find_unlabelled(config(root=str(root), unlabelled=str(same), num_train=2)) == 3
+    with pytest.raises(ConfigError, match=r"lies inside the labelled images in data\.root"):
+        find_unlabelled(config(root=str(root), unlabelled=str(inside)))
+    assert find_unlabelled(config(root=str(tmp_path / "photos"), unlabelled=str(tmp_path))) == 3
+
+
+def test_a_folder_beside_those_of_the_splits_is_no_class(tmp_path: Path) -> None:
+    for name in ("train/ant/a", "train/bee/b", "test/ant/c", "test/bee/d", "unlabelled/e"):
+        grey(tmp_path / f"photos/{name}.png", 40)
+    assert find_unlabelled(config(root=str(tmp_path / "photos"), unlabelled=str(tmp_path / "photos/unlabelled"))) == 1

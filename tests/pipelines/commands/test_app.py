@@ -341,3 +341,10 @@ def test_sync_says_what_it_did(store: Path, monkeypatch: pytest.MonkeyPatch) -> 
         done = INVOKE.invoke(app, ["sync"])
         assert done.exit_code == 2 and "sync.lock cannot be written (Read-only file system)" in done.stderr
     assert INVOKE.invoke(app, ["sync"]).output == "1 runs added to MLflow, 0 were there\n"
+
+
+def test_repeat_refuses_a_first_seed_below_zero_before_anything_is_made(workdir: Path) -> None:
+    before = sorted(workdir.rglob("*"))
+    done = INVOKE.invoke(app, ["repeat", "--draws", "2", "--first-seed", "-5"])
+    assert done.exit_code == 2 and done.stderr == "error: --first-seed must be zero or more, but is -5\n"
+    assert sorted(workdir.rglob("*")) == before

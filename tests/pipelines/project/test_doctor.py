@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -260,3 +262,31 @@ def test_a_class_without_test_images_is_said(workdir: Path) -> None:
     write_dataset(workdir / "artifacts/dataset.h5", replace(data, test=test))
     found = [finding for finding in look_at_images(workdir) if finding.level == "warning"]
     assert any("there is no test image of 1 class (3)" in finding.text for finding in found)
+
+
+def test_images_without_labels_are_looked_at_and_counted(repository: Path) -> None:
+    def unlabelled(value: str | None, **more: Any) -> dict[str, Finding]:
+        values = tiny("digits")
+        values["data"] |= {"unlabelled": value} | more
+        write_params(repository, values)
+        return {f.name: f for f in look_at_images(repository)}
+
+    assert "data.unlabelled" not in unlabelled(None) | unlabelled("rest")
+    found = unlabelled("nowhere")["data.unlabelled"]
+    assert found.level == "problem" and "nowhere' does not exist" in found.text and "name a folder" in found.cure
+    (repository / "more/deep").mkdir(parents=True)
+    found = unlabelled("more")["data.unlabelled"]
+    assert found.level == "problem" and "has no images" in found.text and "put some into it" in found.cure
+    for row in range(3):
+        (repository / f"more/deep/{row}.png").write_bytes(b"not decoded")
+    found = unlabelled("more")["data.unlabelled"]
+    assert (found.level, found.text) == ("ok", "more has 3 images without labels")
+    found = unlabelled("more", num_unlabelled=2)["data.unlabelled"]
+    assert found.text.endswith("of which at most 2 are used (data.num_unlabelled)")
+    with h5py.File(repository / "more.h5", "w") as file:
+        file["images"] = np.zeros((4, 3, 20, 20), np.uint8)
+    found = unlabelled("more.h5")["data.unlabelled"]
+    assert found.level == "problem" and "images of 20x20" in found.text and "data.image_size" in found.text
+    with h5py.File(repository / "more.h5", "w") as file:
+        file["images"] = np.zeros((4, 3, 32, 32), np.uint8)
+    assert unlabelled("more.h5")["data.unlabelled"].text.startswith("more.h5 has 4 images without labels")

@@ -170,6 +170,62 @@ def test_refusals_say_what_to_do_and_write_nothing(
 
 
 @pytest.mark.parametrize(
+    ("listed_too", "place", "words"),
+    [
+        (False, "in", "has only images that are labelled ones as well"),
+        (False, "link", "has only images that are labelled ones as well"),
+        (False, "in/more", "lies inside the labelled images in"),
+        (True, "words/img", "has only images that are labelled ones as well"),
+        (False, "bad", "2 of 3 files of --unlabelled bad cannot be used; replace or remove them, or add --skip-broken"),
+        (False, "none", "none is not a folder"),
+    ],
+)
+def test_images_without_labels_that_cannot_be_used_make_no_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed_too: bool, place: str, words: str
+) -> None:
+    """The same folder leaves nothing, one in the labelled folder becomes a class, a broken file stops `prepare`."""
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path / "in", {"a": 5, "b": 5, "more": 6})
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    listed(tmp_path / "words", ["cat", "dog"] * 25)
+    folders(tmp_path / "bad", {"deep": 1})
+    (tmp_path / "bad/broken.png").write_bytes(b"no image")
+    picture(tmp_path / "bad/wide.png", 40, 20)
+    labelled = ["--csv", "words/list.csv"] if listed_too else ["--images", "in"]
+    done = CliRunner().invoke(app, ["init", "project", *labelled, "--unlabelled", place])
+    assert done.exit_code == 2 and words in " ".join(done.output.split())
+    assert not (tmp_path / "project").exists()
+    assert place != "bad" or ("broken.png" in done.output and "wide.png is 40x20" in done.output)
+
+
+@pytest.mark.parametrize("copying", [False, True])
+def test_broken_images_without_labels_are_left_out_if_asked_and_the_project_says_so(
+    tmp_path: Path, copying: bool
+) -> None:
+    images = folders(tmp_path / "in", {"a": 5, "b": 5})
+    more = folders(tmp_path / "more", {"deep": 3})
+    (more / "broken.png").write_bytes(b"no image")
+    plan = make_plan(tmp_path / "p", images, None, Wish(unlabelled=more, skip_broken=True, copying=copying))
+    said = summary(plan)
+    assert f"3 images without labels in {more}, for the arms unlabelled and both" in said
+    assert "1 files without labels skipped (--skip-broken):" in said and not plan.skipped
+    init(plan, lambda text: None)
+    data = read_params(tmp_path / "p/params.yaml")["data"]
+    assert data["skip_broken"] is True and data["unlabelled"] == str(more)
+
+
+def test_a_folder_with_labelled_and_other_images_is_no_fault(tmp_path: Path) -> None:
+    """The copies are left out, and a folder beside train/ is no class."""
+    folders(tmp_path / "in/train", {"a": 9, "b": 9})
+    folders(tmp_path / "in/test", {"a": 2, "b": 2})
+    more = folders(tmp_path / "in/unlabelled", {"deep": 3})
+    for place, num in ((more, 3), (tmp_path / "in", 25)):
+        plan = make_plan(tmp_path / "p", tmp_path / "in", None, Wish(unlabelled=place))
+        assert any(line.startswith(f"{num} images without labels") for line in summary(plan))
+    assert "skip_broken" not in str(plan.changes)
+
+
+@pytest.mark.parametrize(
     ("project", "options", "words"),
     [
         ("in/p", ["--images", "in"], "inside the images in"),

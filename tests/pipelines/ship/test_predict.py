@@ -100,6 +100,30 @@ def test_int8_that_gains_nothing_is_said(size: int, latency: float, said: str) -
     assert any("use student.onnx" in line for line in lines) is said.startswith("neither")
 
 
+@pytest.mark.parametrize(
+    ("size", "latency", "said"),
+    [
+        (10, 0.05, "2.7 times smaller, 2.0 times faster"),
+        (2700, 0.4, "100.0 times larger, 4.0 times slower"),
+        (27, 0.1, "1.0 times smaller, 1.0 times faster"),
+    ],
+)
+def test_a_student_that_is_larger_or_slower_than_its_teacher_is_called_that(
+    size: int, latency: float, said: str
+) -> None:
+    teacher = {"bytes": 27, "latency_ms": 0.1}
+    student = {"bytes": size, "latency_ms": latency, "holds": True}
+    values = {
+        "parity": {"images": 1, "onnx": 0.0, "torch_export": 0.0, "allowed": 1.0},
+        "models": [teacher, teacher, student, student | {"holds": False}],
+        "output": {"columns": ["a"]},
+        "int8_tolerance": 0.1,
+        "input": {"type": "float32", "shape": ["batch", 1, 16, 16]},
+        "files": {},
+    }
+    assert f"student against teacher, fp32: {said}" in module.remarks(values, Path("out"))
+
+
 def test_a_format_that_disagrees_is_refused() -> None:
     module._check_parity("ONNX", 0.9e-4 * 80, 80.0)
     for worst in (1.1e-4 * 80, float("nan")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,19 @@ def test_unlabelled_images_that_are_refused_leave_the_former_data_set(
     with open_context("prepare", ()) as ctx:
         prepare.run(ctx)
     before = file_digest(tmp_path / "artifacts/dataset.h5")
-    other = ("data.val_per_label=3", "data.unlabelled=in")
+    shutil.copytree(tmp_path / "in", tmp_path / "copies")
+    other = ("data.val_per_label=3", "data.unlabelled=copies")
     with open_context("prepare", other) as ctx, pytest.raises(ConfigError, match="are copies of labelled ones"):
         prepare.run(ctx)
     assert file_digest(tmp_path / "artifacts/dataset.h5") == before
+    (tmp_path / "in/ant/0.png").write_text("no image")  # what is wrong with the folders is said before any is decoded
+    own = ("data.val_per_label=3", "data.unlabelled=in")
+    with open_context("prepare", own) as ctx, pytest.raises(ConfigError, match="is the folder of the labelled images"):
+        prepare.run(ctx)
+    own = ("data.val_per_label=3", "data.unlabelled=in/bee")
+    with open_context("prepare", own) as ctx, pytest.raises(ConfigError, match="lies inside the labelled images"):
+        prepare.run(ctx)
+    shutil.copy(tmp_path / "copies/ant/0.png", tmp_path / "in/ant/0.png")
     with open_context("prepare", other[:1]) as ctx:
         prepare.run(ctx)
     assert file_digest(tmp_path / "artifacts/dataset.h5") != before, "it would have been another"
