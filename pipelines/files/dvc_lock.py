@@ -126,3 +126,10 @@ def _stages(text: str) -> dict[str, Any]:
     if not isinstance(stages, dict):
         raise ConfigError(f"{LOCK} is damaged (it lists no stages)")
     return stages
+
+
+def dep_paths(text: str) -> list[str]:
+    """The paths that a lock lists as what its stages read; none where it is no lock as DVC writes them."""
+    if lacks(text, whole=False) is not None:
+        return []
+    return [one["path"] for own in _stages(text).values() for one in own.get("deps", [])]

@@ -15,7 +15,8 @@ from pipelines.engines.executor import told_console
 from pipelines.engines.local import tell
 from pipelines.files.layout import STAGES
 from pipelines.networks.named_files import named_files
-from pipelines.repeat.one_draw import Draw, is_done, key_of, own_files, result_of, run_draw
+from pipelines.repeat.one_draw import Draw, is_done, key_of, result_of, run_draw
+from pipelines.repeat.own_files import own_files
 from pipelines.runtime.context import Context
 from pipelines.tracking.journal import Event, Tracker
 from pipelines.tracking.names import evaluate_names

@@ -6,7 +6,6 @@ import importlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,27 @@ import torch
 from rich.console import Console
 
 from cgankd.config import Config
-from cgankd.config.data import MADE_HERE, REST
 from cgankd.data.regular import read_json
 from pipelines.files.artifacts import config_path, file_digest, fingerprint, read_record, source_digest, write_json
 from pipelines.files.layout import INPUTS, OUTPUTS, STAGES, reads_teacher
 from pipelines.files.made import note_made
 from pipelines.files.made_with import NO_EFFECT
 from pipelines.files.params import settings_of
-from pipelines.networks.named_files import named_files
+from pipelines.repeat.own_files import own_digests
 from pipelines.runtime.context import Context
 from pipelines.tracking.journal import Tracker
 
-CODE = ("cgankd", "pipelines/stages", "pipelines/students", "pipelines/networks")
+CODE = (
+    *(
+        "cgankd",
+        "pipelines/stages",
+        "pipelines/networks",
+        "pipelines/rounds",
+        "pipelines/students",
+        "pipelines/teachers",
+    ),
+    "pipelines/runtime/machine.py",
+)
 """What the numbers of a draw depend on."""
 
 
@@ -58,32 +66,12 @@ def key_of(draw: Draw, stage: str, device: Mapping[str, Any]) -> str:
     settings = {k: v for k, v in settings_of(draw.cfg, stage).items() if k not in NO_EFFECT}
     facts = {"settings": settings, "code": source_digest(*CODE), "torch": torch.__version__} | dict(device)
     read = {name: file_digest(draw.folder / "artifacts" / name) for name in files_read(draw.cfg, stage)}
-    read |= {name: _digest(Path(value)) for name, value in own_files(draw.cfg, stage).items()}
-    return fingerprint(facts, read)
+    return fingerprint(facts, read | own_digests(draw.cfg, stage))
 
 
 def files_read(cfg: Config, stage: str) -> list[str]:
     """The artifacts that a stage looks at under these settings."""
     return [name for name in INPUTS[stage] if reads_teacher(cfg, stage) or not name.startswith("teacher.")]
-
-
-def own_files(cfg: Config, stage: str) -> dict[str, str]:
-    """Setting -> path of each file of the user's own that a stage reads."""
-    found: dict[str, str] = {}
-    if stage == "prepare" and cfg.data.source not in MADE_HERE:
-        found["data.root"] = cfg.data.root
-    if stage == "prepare" and cfg.data.unlabelled not in (None, REST):
-        found["data.unlabelled"] = cfg.data.unlabelled
-    if stage == "cgan" and cfg.cgan.file is not None:
-        found["cgan.file"] = cfg.cgan.file
-    found |= {name: path for name, path in named_files(cfg).items() if name.startswith(f"{stage}.")}
-    return {name: value for name, value in found.items() if Path(value).exists()}
-
-
-@cache
-def _digest(path: Path) -> str:
-    """Once for all draws: a folder of images takes a while."""
-    return file_digest(path)
 
 
 def is_done(draw: Draw, stage: str, key: str) -> bool:

@@ -20,6 +20,7 @@ from pipelines.pictures import stages as pictures
 from pipelines.project.repository import is_up_to_date
 from pipelines.repeat.jobs import Turn, do_draw
 from pipelines.repeat.one_draw import Draw, adopt, is_done, key_of, make_draw, run_draw
+from pipelines.repeat.own_files import watched_by_dvc
 from pipelines.repeat.table import render
 from pipelines.runtime.context import Context
 from pipelines.stages.scores import by_headline
@@ -46,7 +47,8 @@ def run(ctx: Context, num: int, first: int | None = None, *, changed: bool = Fal
     draws = [make_draw(cfg, seed, ctx.workdir) for seed in seeds_of(cfg, num, first)]
     ctx.say(f"{num} draws, seeds {draws[0].seed} to {draws[-1].seed}, in artifacts/repeat")
     for draw in draws:
-        if draw.seed == ctx.cfg.seed and not changed and not _begun(draw, device) and is_up_to_date(ctx.workdir):
+        mine = draw.seed == ctx.cfg.seed and not changed and not _begun(draw, device)
+        if mine and watched_by_dvc(ctx.cfg, ctx.workdir) and is_up_to_date(ctx.workdir):
             adopt(draw, ctx.workdir, device)
             ctx.say(f"draw {draw.seed}: that of params.yaml, made before by dvc repro; taken over")
     found = summary(ctx.cfg, draws, results_of(ctx, draws, device))

@@ -15,8 +15,10 @@ from cgankd.types import DatasetInfo
 from pipelines.networks.named_files import beside
 from pipelines.networks.predictor import build_predictor
 from pipelines.repeat import one_draw
+from pipelines.repeat import own_files as reading
 from pipelines.repeat.jobs import check_own_files
-from pipelines.repeat.one_draw import key_of, make_draw, own_files, run_draw
+from pipelines.repeat.one_draw import key_of, make_draw, run_draw
+from pipelines.repeat.own_files import own_files
 from pipelines.tracking.journal import JsonLines, Tracker
 from tests.tiny import tiny
 
@@ -65,7 +67,7 @@ def test_a_draw_trains_a_member_from_its_file(tmp_path: Path) -> None:
 
 def test_another_file_at_the_same_path_is_another_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_draw, "files_read", lambda cfg, stage: [])
-    monkeypatch.setattr(one_draw, "_digest", one_draw.file_digest)  # that of now, and not once a process
+    monkeypatch.setattr(reading, "_digest", reading.file_digest)  # that of now, and not once a process
     for name in ("w.pt", "p.pt"):
         saved(tmp_path / name, 1)
     cfg = settings({"weights": str(tmp_path / "w.pt")}, {"weights": str(tmp_path / "p.pt")})
