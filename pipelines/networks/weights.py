@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cgankd.config import ConfigError, FitConfig
 from cgankd.config.nets import from_library
 from cgankd.config.weights import PACKAGE, PACKAGED, Packaged
+from cgankd.data.regular import read_json
 from cgankd.fit.tuning import head_name, stuck
 from cgankd.nets.predictors.external import left_fresh, library_pixels
 from cgankd.nets.predictors.zoo import Predictor
@@ -92,6 +93,15 @@ def find_weights(section: str, cfg: FitConfig, workdir: Path) -> Weights | None:
             f" {digest[:16]}; set {section}.weights_digest to that if the change is meant"
         )
     return Weights(path, digest)
+
+
+def trained_from(workdir: Path, section: str, default: str) -> str:
+    """SHA-256 of the weights that artifacts/SECTION.safetensors was trained from; `default` where that is not told."""
+    try:
+        made = read_json(workdir / "artifacts" / f"{section}.config.json")
+    except (OSError, ValueError):
+        return default
+    return str(made.get("weights_digest", default)) if isinstance(made, dict) else default
 
 
 def start(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cgankd.config import CganConfig, Config, ConfigError, DataConfig, FitConfig, TeacherConfig
+from cgankd.config import Config, ConfigError, DataConfig, FitConfig, TeacherConfig
 from cgankd.config.data import MADE_HERE
 from cgankd.data.regular import read_json
 from pipelines.files.params import read_params
@@ -165,6 +165,8 @@ def look_at_params(workdir: Path) -> list[Finding]:
     good = Finding("params.yaml", "ok", f"valid, preset {cfg.tracking.preset}, {cfg.data.source}")
     sections = starting(cfg).items()
     weights = [found for name, section in sections for found in look_at_weights(workdir, name, section)]
+    from pipelines.project.doctor_room import look_at_features
+
     weights += look_at_features(cfg.cgan)
     return [good, room, *look_at_data(workdir, cfg.data), *look_at_teacher(workdir, cfg.teacher), *weights]
 
@@ -242,28 +244,17 @@ def look_at_weights(workdir: Path, section: str, cfg: FitConfig) -> list[Finding
     """Weights that a training starts from must be there, and be the ones that they are said to be."""
     if cfg.starts_from is None:
         return []
-    from pipelines.networks.weights import find_weights
+    from pipelines.networks.weights import find_weights, trained_from
 
     try:
         found = find_weights(section, cfg, workdir)
     except ConfigError as error:
         return [Finding(f"{section}.weights", "problem", str(error), "do so, or correct the setting")]
+    if found is not None and found.digest != trained_from(workdir, section, found.digest):
+        text = f"{cfg.starts_from} has changed since artifacts/{section}.safetensors was trained from it"
+        return [Finding(f"{section}.weights", "warning", text, f"run `dvc repro -f {section}`, then `dvc repro`")]
     digest = "downloaded by the stage" if found is None else f"SHA-256 {found.digest[:16]}"
     return [Finding(f"{section}.weights", "ok", f"{cfg.starts_from}, {digest}")]
-
-
-def look_at_features(cfg: CganConfig) -> list[Finding]:
-    """The packaged net whose features guide the GAN must be there, and be the one that it is said to be."""
-    if cfg.features is None or cfg.file is not None:
-        return []
-    from pipelines.networks.guides import find_features
-
-    try:
-        found = find_features(cfg)
-    except ConfigError as error:
-        return [Finding("cgan.features", "problem", str(error), "do so, or set it to null")]
-    assert found is not None, "it names some"
-    return [Finding("cgan.features", "ok", f"{cfg.features}, SHA-256 {found.digest[:16]}")]
 
 
 def look_at_generator(workdir: Path) -> list[Finding]:

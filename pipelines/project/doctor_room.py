@@ -1,4 +1,4 @@
-"""Whether a run has the room that it needs: memory for images, cores, what stages write, and the nodes of a cluster."""
+"""Whether a run has what it needs beside settings: memory, cores, disk, nodes of a cluster, a net that guides the GAN."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-from cgankd.config import ConfigError, DataConfig
+from cgankd.config import CganConfig, ConfigError, DataConfig
 from cgankd.config.data import REST
 from cgankd.data.dataset import gaps
 from cgankd.data.readers.unlabelled import find_unlabelled
@@ -185,3 +185,17 @@ def _nodes(workdir: Path) -> list[Finding]:
         else:
             found.append(Finding("cluster", "ok", text))
     return found
+
+
+def look_at_features(cfg: CganConfig) -> list[Finding]:
+    """The packaged net whose features guide the GAN must be there, and be the one that it is said to be."""
+    if cfg.features is None or cfg.file is not None:
+        return []
+    from pipelines.networks.guides import find_features
+
+    try:
+        found = find_features(cfg)
+    except ConfigError as error:
+        return [Finding("cgan.features", "problem", str(error), "do so, or set it to null")]
+    assert found is not None, "it names some"
+    return [Finding("cgan.features", "ok", f"{cfg.features}, SHA-256 {found.digest[:16]}")]

@@ -3,6 +3,7 @@ exported, and taught from by every KD loss."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from cgankd.distill.methods import METHODS
 from cgankd.export import open_onnx, program, worst_difference, write_onnx
 from cgankd.labels.task import make_task
 from pipelines.commands.app import app
-from pipelines.files.artifacts import ResumeFile, load_weights, save_weights
+from pipelines.files.artifacts import ResumeFile, file_digest, load_weights, save_weights
 from pipelines.files.params import load_config
 from pipelines.networks import weights as networks_weights
 from pipelines.networks.distilled import load_student
@@ -185,6 +186,14 @@ def test_the_doctor_looks_at_weights(package: Path, tmp_path: Path) -> None:
     teacher = config_from_dict(project(tmp_path, **TEACHER)).teacher
     (found,) = look_at_weights(tmp_path, "teacher", teacher)
     assert found.level == "ok" and "package:small, SHA-256" in found.text
+    made = tmp_path / "artifacts" / "teacher.config.json"
+    made.parent.mkdir(exist_ok=True)
+    for digest, level in ((file_digest(package), "ok"), ("0" * 64, "warning")):
+        made.write_text(json.dumps({"net": SMALL, "weights_digest": digest}))
+        (found,) = look_at_weights(tmp_path, "teacher", teacher)
+        assert found.level == level
+    assert "has changed since artifacts/teacher.safetensors was trained from it" in found.text
+    made.unlink()
     package.write_bytes(b"other")
     (found,) = look_at_weights(tmp_path, "teacher", teacher)
     assert found.level == "problem" and "pip install --force-reinstall small-net-model" in found.text
