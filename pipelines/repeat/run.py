@@ -11,6 +11,7 @@ import torch
 
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.measure import draws as measure
+from cgankd.measure.verdict import Choice
 from cgankd.types import Headline
 from pipelines.engines.choice import engine_name, executor
 from pipelines.engines.executor import Hear
@@ -105,9 +106,14 @@ def summary(cfg: Config, draws: Sequence[Draw], results: Sequence[dict[str, Any]
             test={name: arm["mean"] for name, arm in one["arms"].items()},
             val={name: arm["val_mean"] for name, arm in one["arms"].items()},
             uses_bank={name: arm["uses_bank"] for name, arm in one["arms"].items()},
-            best_real=one["best_real_arm"],
-            best_bank=one["best_bank_arm"],
-            chosen=one["chosen_arm"],
+            uses_unlabelled={name: arm.get("uses_unlabelled", False) for name, arm in one["arms"].items()},
+            choice=Choice(
+                chosen=one["chosen_arm"],
+                best_bank=one["best_bank_arm"],
+                best_real=one["best_real_arm"],
+                best_unlabelled=one.get("best_unlabelled_arm"),
+                best_both=one.get("best_both_arm"),
+            ),
         )
         for draw, one in zip(draws, judged, strict=True)
     ]

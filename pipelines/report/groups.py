@@ -60,7 +60,9 @@ def group_table(result: dict[str, Any], shown: int) -> GroupTable | None:
 
 CHOSEN = {
     "best_real": "best real-only of each draw",
+    "best_unlabelled": "best with unlabelled images of each draw",
     "best_bank": "best with fakes of each draw",
+    "best_both": "best with both of each draw",
     "ships": "ships in each draw",
 }
 
@@ -84,7 +86,14 @@ def draws_section(workdir: Path, cfg: Config) -> dict[str, Any] | None:
     ]
     axis = f"gain over the best real-only arm of each draw ({difference_unit(result['headline']['unit'])}), right is better"
     chart = intervals(bars, axis, title="What each arm gains, draw by draw", mark=0.0) if bars else None
-    return {"result": result, "dec": places_of(result), "rows": list(rows.values()), "chart": chart, "changed": changed}
+    return {
+        "result": result,
+        "dec": places_of(result),
+        "rows": list(rows.values()),
+        "chart": chart,
+        "changed": changed,
+        "unlabelled": any("unlabelled_gain" in row for _, row in rows.values()),
+    }
 
 
 SIZES = {"sizes", "arms", "verdict", "settings", "costs", "costs_are", "headline", "teacher", "dataset"}
