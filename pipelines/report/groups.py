@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgankd.config import Config, to_dict
+from cgankd.config import BESIDE, Config, to_dict
 from cgankd.measure.places import places, places_of
 from pipelines.files.artifacts import file_digest
 from pipelines.files.made_with import NO_EFFECT
@@ -74,7 +74,8 @@ def draws_section(workdir: Path, cfg: Config) -> dict[str, Any] | None:
         return None
     rows = {name: (name, row) for name, row in result["arms"].items()}
     rows |= {key: (CHOSEN[key], result["chosen"][key]) for key in CHOSEN if key in result["chosen"]}
-    now = json.loads(json.dumps({k: v for k, v in flatten(to_dict(cfg)).items() if k != "seed"}))
+    settings = {k: v for k, v in flatten(to_dict(cfg)).items() if k != "seed" and k.split(".")[0] not in BESIDE}
+    now = json.loads(json.dumps(settings))
     then = result["settings"]
     changed = sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k) and k not in NO_EFFECT)
     bars = [
