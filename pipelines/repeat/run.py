@@ -16,12 +16,13 @@ from cgankd.types import Headline
 from pipelines.engines.choice import engine_name, executor
 from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
+from pipelines.files.artifacts import fingerprint, source_digest
 from pipelines.files.layout import STAGES
 from pipelines.files.params import flatten
 from pipelines.pictures import stages as pictures
 from pipelines.project.repository import is_up_to_date
 from pipelines.repeat.jobs import Turn, do_draw
-from pipelines.repeat.one_draw import FILES_OF, Draw, adopt, is_done, key_of, make_draw, run_draw
+from pipelines.repeat.one_draw import CODE, FILES_OF, Draw, adopt, is_done, key_of, make_draw, run_draw
 from pipelines.repeat.table import render
 from pipelines.runtime.context import Context
 from pipelines.stages.scores import by_headline
@@ -36,6 +37,12 @@ def seeds_of(cfg: Config, num: int, first: int | None) -> list[int]:
         raise ConfigError(f"--draws must be from {LEAST} (an interval needs them) to {MOST}, but is {num}")
     start = cfg.seed if first is None else first
     return list(range(start, start + num))
+
+
+def work_of(cfg: Config, seeds: Sequence[int]) -> str:
+    """Digest of what a repeat works on: settings, seeds and code. One that was stopped goes on in its tracked run."""
+    facts = {"settings": flatten(to_dict(cfg)), "seeds": list(seeds), "code": source_digest(*CODE)}
+    return fingerprint(facts, {})
 
 
 def run(ctx: Context, num: int, first: int | None = None, *, changed: bool = False) -> None:
