@@ -253,9 +253,10 @@ def times_taken_up(events: Sequence[Event], run: str) -> int:
 
 def left_unfinished(roots: Mapping[str, list[Event]], work: str) -> Former | None:
     """The newest root run of this work (its tag `WORK_TAG`), if it came to no good end; else None."""
-    for run, events in reversed(roots.items()):
-        begin = next((e for e in events if e["kind"] == "run" and e["run"] == run), {})
-        if begin.get("tags", {}).get(WORK_TAG) == work:
+    for run, events in reversed(list(roots.items())):
+        begin: Event = next((e for e in events if e["kind"] == "run" and e["run"] == run), {})
+        tags = begin.get("tags")
+        if isinstance(tags, dict) and tags.get(WORK_TAG) == work:
             ends = [e["status"] for e in events if e["kind"] == "close" and e["run"] == run]
             return None if "FINISHED" in ends else Former(run, events)
     return None
