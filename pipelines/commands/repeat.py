@@ -32,12 +32,13 @@ def repeat(
 
         from cgankd.config import ConfigError
         from pipelines.files.params import load_config
-        from pipelines.repeat.run import run, seeds_of
+        from pipelines.repeat.run import run, seeds_of, work_of
         from pipelines.runtime.opening import open_context
 
         if first_seed is not None and first_seed < 0:
             raise ConfigError(f"--first-seed must be zero or more, but is {first_seed}")
         # Before the run is opened: a mistyped option must not leave a failed run behind.
-        seeds_of(load_config(Path("params.yaml"), settings or ()), draws, first_seed)
-        with open_context("repeat", settings or ()) as ctx:
+        cfg = load_config(Path("params.yaml"), settings or ())
+        work = work_of(cfg, seeds_of(cfg, draws, first_seed))
+        with open_context("repeat", settings or (), work=work) as ctx:
             run(ctx, draws, first_seed, changed=bool(settings))

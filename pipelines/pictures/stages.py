@@ -239,8 +239,16 @@ def gains_with_intervals(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-CHOSEN_ROWS = {"best_real": "best real-only", "best_bank": "best with fakes", "ships": "what ships"}
+CHOSEN_ROWS = {
+    "best_real": "best real-only",
+    "best_unlabelled": "best unlabelled",
+    "best_bank": "best with fakes",
+    "best_both": "best with both",
+    "ships": "what ships",
+}
 """What rows are called whose arm each draw chose."""
+CHOSEN_COLOURS = {"best unlabelled": UNLABELLED_COLOUR, "best with both": BOTH_COLOUR}
+"""Of those rows that are not in the colour of fakes."""
 
 
 def gains_over_draws(result: Mapping[str, Any]) -> Figure:
@@ -251,9 +259,9 @@ def gains_over_draws(result: Mapping[str, Any]) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(9.0, 0.42 * max(1, len(rows)) + 2.0), layout="constrained")
         axes = figure.subplots()
-        for place, row in enumerate(rows.values()):
+        for place, (name, row) in enumerate(rows.items()):
             middle, low, high = (row[f"rival_gain{end}"] for end in ("", "_low", "_high"))
-            colour = BANK_COLOUR if row.get("uses_bank", True) else REAL_COLOUR
+            colour = FAMILIES[family_of(row)][0] if "uses_bank" in row else CHOSEN_COLOURS.get(name, BANK_COLOUR)
             filled = colour if low > 0 or high < 0 else "white"
             axes.plot(row["rival_gain_values"], [place + 0.2] * result["num_draws"], ".", color=GREY, markersize=5)
             spread = [[middle - low], [high - middle]]

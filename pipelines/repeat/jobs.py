@@ -19,7 +19,7 @@ from pipelines.repeat.one_draw import Draw, is_done, key_of, result_of, run_draw
 from pipelines.repeat.own_files import own_files
 from pipelines.runtime.context import Context
 from pipelines.tracking.journal import Event, Tracker
-from pipelines.tracking.names import evaluate_names
+from pipelines.tracking.names import child_name, evaluate_names
 
 LINE, EVENT, RAN = "line", "event", "ran"
 """What a draw tells: a line for the user, an event for the trackers, the stages that it ran."""
@@ -131,7 +131,8 @@ class Turn:
         """The tracked run of a draw, begun when it is asked for."""
         if number not in self.children:
             seed = self.draws[number].seed
-            self.children[number] = self.ctx.tracker.child(f"draw {seed}", {"seed": seed}, {"draw": str(seed)})
+            name, facts = f"draw {seed}", {"draw": str(seed)}
+            self.children[number] = self.ctx.tracker.child(name, {"seed": seed}, facts, again=True)
         return self.children[number]
 
     def job(self, number: int) -> DrawJob:
@@ -183,12 +184,14 @@ class Turn:
                 self.ctx.tracker.sink.apply(event | own)
         child, result, ran = self.tracker(number), result_of(draw), self.ran.get(number, [])
         child.metrics(evaluate_names(result))
-        child.tags({"draw.made_now": " ".join(ran) or "nothing", "chosen_arm": result["chosen_arm"]})
+        before = set() if child.former is None else child.former.finished
+        made = [stage for stage in STAGES if stage in ran or child_name(child.name, stage) in before]
+        child.tags({"draw.made_now": " ".join(made) or "nothing", "chosen_arm": result["chosen_arm"]})
         child.verdict(result["verdict"])
         child.close("FINISHED")
         self.results[number] = result
-        made = f"{len(ran)} stages run" if ran else "kept"
-        self.ctx.say(f"draw {draw.seed} ({number + 1} of {len(self.draws)}, {made}): {result['verdict']}")
+        what = f"{len(ran)} stages run" if ran else "kept"
+        self.ctx.say(f"draw {draw.seed} ({number + 1} of {len(self.draws)}, {what}): {result['verdict']}")
 
 
 class _Events:
@@ -209,5 +212,5 @@ def _tracker(job: DrawJob) -> Tracker:
     above, tracker = job.above, Tracker.__new__(Tracker)
     tracker.sink = _Events(job.number, job.draw.folder)
     tracker.run, tracker.root = above.run, above.root
-    tracker.name, tracker.facts, tracker.closed = above.name, above.facts, False
+    tracker.name, tracker.facts, tracker.closed, tracker.former = above.name, above.facts, False, None
     return tracker

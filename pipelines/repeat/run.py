@@ -9,17 +9,19 @@ import torch
 
 from cgankd.config import Config, ConfigError, to_dict
 from cgankd.measure import draws as measure
+from cgankd.measure.verdict import Choice
 from cgankd.types import Headline
 from pipelines.engines.choice import engine_name, executor
 from pipelines.engines.executor import Hear
 from pipelines.engines.local import Crew
+from pipelines.files.artifacts import fingerprint, source_digest
 from pipelines.files.layout import STAGES
 from pipelines.files.params import flatten
 from pipelines.networks.named_files import beside
 from pipelines.pictures import stages as pictures
 from pipelines.project.repository import is_up_to_date
 from pipelines.repeat.jobs import Turn, do_draw
-from pipelines.repeat.one_draw import Draw, adopt, is_done, key_of, make_draw, run_draw
+from pipelines.repeat.one_draw import CODE, Draw, adopt, is_done, key_of, make_draw, run_draw
 from pipelines.repeat.own_files import watched_by_dvc
 from pipelines.repeat.table import render
 from pipelines.runtime.context import Context
@@ -35,6 +37,12 @@ def seeds_of(cfg: Config, num: int, first: int | None) -> list[int]:
         raise ConfigError(f"--draws must be from {LEAST} (an interval needs them) to {MOST}, but is {num}")
     start = cfg.seed if first is None else first
     return list(range(start, start + num))
+
+
+def work_of(cfg: Config, seeds: Sequence[int]) -> str:
+    """Digest of what a repeat works on: settings, seeds and code. One that was stopped goes on in its tracked run."""
+    facts = {"settings": flatten(to_dict(cfg)), "seeds": list(seeds), "code": source_digest(*CODE)}
+    return fingerprint(facts, {})
 
 
 def run(ctx: Context, num: int, first: int | None = None, *, changed: bool = False) -> None:
@@ -94,9 +102,14 @@ def summary(cfg: Config, draws: Sequence[Draw], results: Sequence[dict[str, Any]
             test={name: arm["mean"] for name, arm in one["arms"].items()},
             val={name: arm["val_mean"] for name, arm in one["arms"].items()},
             uses_bank={name: arm["uses_bank"] for name, arm in one["arms"].items()},
-            best_real=one["best_real_arm"],
-            best_bank=one["best_bank_arm"],
-            chosen=one["chosen_arm"],
+            uses_unlabelled={name: arm.get("uses_unlabelled", False) for name, arm in one["arms"].items()},
+            choice=Choice(
+                chosen=one["chosen_arm"],
+                best_bank=one["best_bank_arm"],
+                best_real=one["best_real_arm"],
+                best_unlabelled=one.get("best_unlabelled_arm"),
+                best_both=one.get("best_both_arm"),
+            ),
         )
         for draw, one in zip(draws, judged, strict=True)
     ]

@@ -12,7 +12,13 @@ from rich.text import Text
 
 from cgankd.measure.places import places_of, with_ends
 
-CHOSEN = {"best_real": "best real-only", "best_bank": "best with fakes", "ships": "ships"}
+CHOSEN = {
+    "best_real": "best real-only",
+    "best_unlabelled": "best unlabelled",
+    "best_bank": "best with fakes",
+    "best_both": "best with both",
+    "ships": "ships",
+}
 """Rows whose arm is chosen in each draw on its validation images."""
 
 
@@ -43,6 +49,18 @@ def render(result: Mapping[str, Any]) -> Group:
         gains = (with_ends(row, key, dec, comma=",") if key in row else "" for key in ("gain", "rival_gain"))
         table.add_row(name, f"{row['mean']:.{dec}f}+-{row['sd']:.{dec}f}", *gains)
     note = "The last rows are the arms that each draw chose on its validation images: " + "; ".join(
-        f"{CHOSEN[key]} {', '.join(row['arms'])}" for key, row in result["chosen"].items()
+        f"{CHOSEN[key]} {', '.join(result['chosen'][key]['arms'])}" for key in CHOSEN if key in result["chosen"]
     )
+    beside = [
+        f"{name} {with_ends(row, 'unlabelled_gain', dec)}"
+        for name, row in rows.items()
+        if "unlabelled_gain" in row and (name == CHOSEN["best_both"] or _has_both(row))
+    ]
+    if beside:  # a further column would not fit 80 letters
+        note += f". Gains over the best arm with unlabelled images alone of each draw: {'; '.join(beside)}"
     return Group(table, Text(result["verdict"], style="bold"), Text(note + ".", style="dim"))
+
+
+def _has_both(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of an arm with fakes and unlabelled images; the row of what each draw chose does not say."""
+    return bool(row.get("uses_bank") and row.get("uses_unlabelled"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgankd.config import Config, to_dict
+from cgankd.config import BESIDE, Config, to_dict
 from cgankd.measure.places import places, places_of
 from pipelines.files.artifacts import file_digest
 from pipelines.files.made_with import NO_EFFECT
@@ -60,7 +60,9 @@ def group_table(result: dict[str, Any], shown: int) -> GroupTable | None:
 
 CHOSEN = {
     "best_real": "best real-only of each draw",
+    "best_unlabelled": "best with unlabelled images of each draw",
     "best_bank": "best with fakes of each draw",
+    "best_both": "best with both of each draw",
     "ships": "ships in each draw",
 }
 
@@ -72,7 +74,8 @@ def draws_section(workdir: Path, cfg: Config) -> dict[str, Any] | None:
         return None
     rows = {name: (name, row) for name, row in result["arms"].items()}
     rows |= {key: (CHOSEN[key], result["chosen"][key]) for key in CHOSEN if key in result["chosen"]}
-    now = json.loads(json.dumps({k: v for k, v in flatten(to_dict(cfg)).items() if k != "seed"}))
+    settings = {k: v for k, v in flatten(to_dict(cfg)).items() if k != "seed" and k.split(".")[0] not in BESIDE}
+    now = json.loads(json.dumps(settings))
     then = result["settings"]
     changed = sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k) and k not in NO_EFFECT)
     bars = [
@@ -84,7 +87,14 @@ def draws_section(workdir: Path, cfg: Config) -> dict[str, Any] | None:
     ]
     axis = f"gain over the best real-only arm of each draw ({difference_unit(result['headline']['unit'])}), right is better"
     chart = intervals(bars, axis, title="What each arm gains, draw by draw", mark=0.0) if bars else None
-    return {"result": result, "dec": places_of(result), "rows": list(rows.values()), "chart": chart, "changed": changed}
+    return {
+        "result": result,
+        "dec": places_of(result),
+        "rows": list(rows.values()),
+        "chart": chart,
+        "changed": changed,
+        "unlabelled": any("unlabelled_gain" in row for _, row in rows.values()),
+    }
 
 
 SIZES = {"sizes", "arms", "verdict", "settings", "costs", "costs_are", "headline", "teacher", "dataset"}

@@ -40,11 +40,12 @@ def open_context(
     console: Console | None = None,
     made_with: Mapping[str, str] | None = None,
     tracked: bool = True,
+    work: str | None = None,
 ) -> Context:
     """Begin a run of a stage in a work folder that holds params.yaml.
 
     The tracked run is given its settings, save those `made_with` which the file it looks at was made before. Not `tracked`, it
-    is a run of which nothing is kept but what it writes.
+    is a run of which nothing is kept but what it writes. `work` is that of `open_tracker`.
     Raises ConfigError when a setting is wrong or another process goes on running this stage in the same folder.
     """
     assert stage in (*STAGES, *BESIDE_STAGES), stage
@@ -72,7 +73,7 @@ def open_context(
         clean(workdir, cache=stage == "prepare")
         tags = {"overrides": " ".join(overrides)} if overrides else {}
         tracker = (
-            open_tracker(workdir, stage, cfg.tracking, tags=tags, lock=lock_path, say=say)
+            open_tracker(workdir, stage, cfg.tracking, tags=tags, lock=lock_path, say=say, work=work)
             if tracked
             else untracked(stage)
         )

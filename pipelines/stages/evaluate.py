@@ -128,7 +128,7 @@ def run(ctx: Context) -> None:
     result["shipped"] = {"seed": runs["seeds"][place], "mean": shipped.mean, "balanced": shipped.balanced}
     result["shipped"] |= {"groups": list(shipped.groups)}
     if any("longer" in arm for arm in runs["arms"].values()):
-        judge = Judge(uses_bank, task.headline, confidence)
+        judge = Judge(uses_bank, task.headline, confidence, unlabelled)
         scores = {1: (val, judged[0])} | longer_scores(
             runs["arms"], by, lambda run_: load_student(students / run_["file"], info, task), scorer
         )

@@ -1,7 +1,8 @@
 """The record of a run as JSON lines, one event a line: always kept, and enough to replay into MLflow later.
 
 Every event names its run and the root run it belongs to. Kinds: run, params, metrics, curve, tags, picture, file,
-dataset, say, close, and mlflow (what became of the run there).
+dataset, say, close, and mlflow (what became of the run there). A run that was left unfinished and is taken up again has
+another event `run`, whose `again` counts how often.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,8 @@ from pipelines.tracking.masks import masked_values
 from pipelines.tracking.names import NOTE_TAG, child_name
 
 Event = dict[str, Any]
+WORK_TAG = "cgankd.work"
+"""The tag of a root run that tells what it works on: a run that is left unfinished goes on under equal work."""
 MOST = 2**31
 """Bytes of the largest file of events that is read."""
 
@@ -63,16 +67,53 @@ class FanOut:
                 self.failed(sink, error)
 
 
-class Tracker:
-    """One run: what a stage calls to report. Child runs hang from it."""
+@dataclass(frozen=True)
+class Former:
+    """A run that an earlier process left unfinished, in the events of its root."""
 
-    def __init__(self, sink: Sink, name: str, facts: Mapping[str, Any], root: str | None = None) -> None:
-        self.sink = sink
-        self.run = uuid.uuid4().hex
+    run: str
+    events: Sequence[Event]
+
+    @property
+    def again(self) -> int:
+        """How often it was taken up so far."""
+        return times_taken_up(self.events, self.run)
+
+    @property
+    def below(self) -> dict[str, str]:
+        """The runs right below it by their names, of several the latest."""
+        return {e["name"]: e["run"] for e in self.events if e["kind"] == "run" and e.get("parent") == self.run}
+
+    @property
+    def finished(self) -> set[str]:
+        """Names of runs right below it that came to a good end."""
+        ended = {e["run"] for e in self.events if e["kind"] == "close" and e["status"] == "FINISHED"}
+        begun = [e for e in self.events if e["kind"] == "run" and e.get("parent") == self.run]
+        return {e["name"] for e in begun if e["run"] in ended}
+
+    def child(self, name: str) -> Former | None:
+        """The run of this name right below it."""
+        run = self.below.get(name)
+        return None if run is None else Former(run, self.events)
+
+
+class Tracker:
+    """One run: what a stage calls to report. Child runs hang from it. With `former` it goes on with that run."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        name: str,
+        facts: Mapping[str, Any],
+        root: str | None = None,
+        former: Former | None = None,
+    ) -> None:
+        self.sink, self.former = sink, former
+        self.run = uuid.uuid4().hex if former is None else former.run
         self.root = root or self.run
         self.name, self.facts = name, dict(facts)
         self.closed = False
-        self._event("run", name=name, **self.facts)
+        self._event("run", name=name, **self.facts, **({} if former is None else {"again": former.again + 1}))
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Settings of the run, dotted name to value."""
@@ -112,11 +153,15 @@ class Tracker:
         """A line the user saw."""
         self._event("say", text=text)
 
-    def child(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Tracker:
-        """A run nested under this one; its tag `level` tells it from the runs of stages."""
+    def child(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], *, again: bool = False) -> Tracker:
+        """A run nested under this one; its tag `level` tells it from the runs of stages.
+
+        With `again` it goes on with the one of this name, where this run was taken up and has one.
+        """
         every = dict(self.facts.get("tags", {})) | {"level": "child"} | dict(tags)
-        facts = self.facts | {"parent": self.run, "tags": every}
-        tracker = Tracker(self.sink, child_name(self.name, name), facts, self.root)
+        facts, whole = self.facts | {"parent": self.run, "tags": every}, child_name(self.name, name)
+        former = self.former.child(whole) if again and self.former is not None else None
+        tracker = Tracker(self.sink, whole, facts, self.root, former)
         tracker.params(params)
         return tracker
 
@@ -195,18 +240,37 @@ def state(events: Sequence[Event]) -> str:
 
 
 def is_closed(events: Sequence[Event]) -> bool:
-    """The root run itself came to an end."""
-    return any(e["kind"] == "close" and e["run"] == e["root"] for e in events)
+    """The root run itself came to an end, and was not taken up again."""
+    own = [e["kind"] for e in events if e["kind"] in ("run", "close") and e["run"] == e["root"]]
+    return own[-1:] == ["close"]
+
+
+def times_taken_up(events: Sequence[Event], run: str) -> int:
+    """How often a run was taken up again."""
+    times = [e["again"] for e in events if e["kind"] == "run" and e["run"] == run and isinstance(e.get("again"), int)]
+    return max(times, default=0)
+
+
+def left_unfinished(roots: Mapping[str, list[Event]], work: str) -> Former | None:
+    """The newest root run of this work (its tag `WORK_TAG`), if it came to no good end; else None."""
+    for run, events in reversed(list(roots.items())):
+        begin: Event = next((e for e in events if e["kind"] == "run" and e["run"] == run), {})
+        tags = begin.get("tags")
+        if isinstance(tags, dict) and tags.get(WORK_TAG) == work:
+            ends = [e["status"] for e in events if e["kind"] == "close" and e["run"] == run]
+            return None if "FINISHED" in ends else Former(run, events)
+    return None
 
 
 def closing_events(events: Sequence[Event]) -> list[Event]:
     """FAILED ends for the runs of a killed process, children first, at the time of its last sign of life."""
-    begun = [e["run"] for e in events if e["kind"] == "run"]
-    ended = {e["run"] for e in events if e["kind"] == "close"}
+    under_way: dict[str, None] = {}
+    for event in events:
+        if event["kind"] in ("run", "close"):
+            under_way.pop(event["run"], None)
+            under_way |= {event["run"]: None} if event["kind"] == "run" else {}
     last = max(int(e.get("time_ms", 0)) for e in events)
     root = events[0]["root"]
     return [
-        {"kind": "close", "run": run, "root": root, "time_ms": last, "status": "FAILED"}
-        for run in reversed(begun)
-        if run not in ended
+        {"kind": "close", "run": run, "root": root, "time_ms": last, "status": "FAILED"} for run in reversed(under_way)
     ]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from pipelines.tracking.answers import answer_s, check_answers, environment, first_patience, is_database, sign_in
-from pipelines.tracking.journal import Event, JsonLines, closing_events
+from pipelines.tracking.journal import Event, Former, JsonLines, closing_events
 from pipelines.tracking.masks import masked, masked_values
 from pipelines.tracking.moved import check_experiment, check_place, database
 from pipelines.tracking.names import experiment_tags, source_tags
 from pipelines.tracking.places import home, is_server, store_uri, within
-from pipelines.tracking.stored import RUN_TAG, WHOLE_TAG, Stored, best_of, is_same, names_in
+from pipelines.tracking.stored import RUN_TAG, WHOLE_TAG, Stored, best_of, is_same, names_in, whole_mark
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,6 +51,8 @@ class MlflowSink:
 
         self.uri, self.replay, self.top = store_uri(workdir), replay, home(workdir)
         self.ids: dict[str, str] = {}
+        self.again: dict[str, int] = {}
+        """How often runs were taken up."""
         self.found: set[str] = set()
         """Runs of the store that were there before: what is replayed into them is written once."""
         self.lost = 0
@@ -104,10 +106,22 @@ class MlflowSink:
 
     def finish(self, root: str) -> None:
         """Mark a root run as whole in the store itself: the last that is written of it."""
-        self.client.set_tag(self.ids[root], WHOLE_TAG, "yes")
+        self.client.set_tag(self.ids[root], WHOLE_TAG, whole_mark(self.again.get(root, 0)))
+
+    def has(self, former: Former) -> bool:
+        """Whether the store has all of a root run that was left unfinished."""
+        found = self._found(former.run)
+        return found is not None and found.whole == whole_mark(former.again)
 
     def _begin(self, event: Event) -> str:
         parent = self.ids[event["parent"]] if event.get("parent") else None
+        if "again" in event:
+            self.again[event["run"]] = event["again"]
+            if event["run"] in self.ids:  # by the same replay
+                return self.ids[event["run"]]
+            if not self.replay and (found := self._found(event["run"])):
+                self.client.update_run(found.run_id, status="RUNNING")
+                return found.run_id
         if self.replay and (found := self._found(event["run"])):
             self.found.add(found.run_id)
             if parent and found.parent != parent:

@@ -95,10 +95,11 @@ def _label_names(result: Mapping[str, Any]) -> dict[str, float]:
 
 def repeat_names(result: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a repeat.json under the names that charts and tables of runs show: means and gains over draws."""
-    numbers = {"test/teacher": result["teacher"]["mean"], "result/ships_bank": result["ships_bank"]}
+    numbers = {"test/teacher": result["teacher"]["mean"]}
+    numbers |= {f"result/{key}": value for key, value in result.items() if key.startswith("ships_")}
     for name, row in {**result["arms"], **result["chosen"]}.items():
         numbers |= {f"test/{name}": row["mean"], f"test_sd/{name}": row["sd"]}
-        for key in ("gain", "rival_gain"):
+        for key in ("gain", "rival_gain", "unlabelled_gain"):
             if key in row:
                 ends = {f"{key}/{name}.{end}": row[f"{key}_{end}"] for end in ("low", "high")}
                 numbers |= {f"{key}/{name}": row[key]} | ends

@@ -12,7 +12,18 @@ from filelock import Timeout
 
 from cgankd.config import TrackingConfig
 from pipelines.tracking.answers import WORK_S, reason
-from pipelines.tracking.journal import Event, FanOut, JsonLines, Sink, Tracker, is_closed, read_roots, state
+from pipelines.tracking.journal import (
+    WORK_TAG,
+    Event,
+    FanOut,
+    JsonLines,
+    Sink,
+    Tracker,
+    is_closed,
+    left_unfinished,
+    read_roots,
+    state,
+)
 from pipelines.tracking.mlflow_sink import MlflowSink, end, replay
 from pipelines.tracking.moved import StoreMoved
 from pipelines.tracking.names import git_state, run_name
@@ -46,15 +57,19 @@ def open_tracker(
     tags: Mapping[str, str],
     lock: Path,
     say: Callable[[str], None],
+    work: str | None = None,
 ) -> Tracker:
     """A run of a stage, in JSON lines and, with tracking.mlflow, in the MLflow store; an MLflow that fails is said once.
 
+    With `work`, a digest of all that the run works on, the last run of equal work goes on if it came to no good end.
     Call it with the stage's lock held: runs in the file without an end are then of killed processes and get one.
     """
     lines = JsonLines(log_folder(workdir) / f"{stage}.jsonl")
-    dead = [events for events in read_roots(lines.path).values() if not is_closed(events)]
+    roots = read_roots(lines.path)
+    dead = [events for events in roots.values() if not is_closed(events)]
     for events in dead:
         end(events, lines)
+    former = None if work is None else left_unfinished(roots, work)
 
     def no_mlflow(error: Exception) -> None:
         if isinstance(error, StoreMoved):
@@ -76,6 +91,8 @@ def open_tracker(
                 for events in dead:
                     if state(events) == "open":
                         replay(events, workdir, lines)
+                if former is not None and not live.sink.has(former):
+                    replay(list(former.events), workdir, lines)
             sinks.append(live)
         except Exception as error:  # whatever a tracker raises must not end hours of training
             no_mlflow(error)
@@ -89,7 +106,12 @@ def open_tracker(
         **git_state(workdir),
         **tags,
         **{k: v for k, v in extra.items() if v},
+        **({} if work is None else {WORK_TAG: work}),
     }
     facts: dict[str, Any] = {"stage": stage, "experiment": cfg.experiment, "mlflow": cfg.mlflow, "lock": str(lock)}
     facts["tags"] = every
-    return Tracker(FanOut(sinks, failed), run_name(stage, cfg.preset, exp), facts)
+    tracker = Tracker(FanOut(sinks, failed), run_name(stage, cfg.preset, exp), facts, former=former)
+    if former is not None:
+        tracker.tags({"taken_up": str(former.again + 1)})
+        say("the tracked run that was left unfinished goes on")
+    return tracker

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.tracking.journal import Event
+from pipelines.tracking.journal import Event, times_taken_up
 from pipelines.tracking.moved import local
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RUN_TAG = "cgankd.run"
 """The tag of a run in the store that names the run in the JSON lines: an identity that no two runs share."""
 WHOLE_TAG = "cgankd.whole"
-"""The tag of a root run that says that all of it is there; written last."""
+"""The tag of a root run that says that all of it is there; written last, `whole_mark` is its text."""
 ENDED = ("FINISHED", "FAILED", "KILLED")
 RUNS_A_PAGE = 200
 FOLDERS = {"picture": "pictures", "file": "files"}
@@ -25,14 +25,14 @@ FOLDERS = {"picture": "pictures", "file": "files"}
 
 @dataclass(frozen=True)
 class Stored:
-    """A run in the store: its id there, whether it came to an end, was deleted by the user, is marked as whole; how many
-    params and metrics it has, the run above it, where its files are.
+    """A run in the store: its id there, whether it came to an end, was deleted by the user; its mark as whole, empty without
+    one; how many params and metrics it has, the run above it, where its files are.
     """
 
     run_id: str
     ended: bool
     deleted: bool
-    whole: bool
+    whole: str
     filled: int
     parent: str
     place: str
@@ -45,11 +45,16 @@ def as_stored(run: Any) -> Stored:
         run_id=str(info.run_id),
         ended=str(info.status) in ENDED,
         deleted=str(info.lifecycle_stage) == "deleted",
-        whole=WHOLE_TAG in tags,
+        whole=str(tags.get(WHOLE_TAG, "")),
         filled=len(run.data.params) + len(run.data.metrics),
         parent=str(tags.get("mlflow.parentRunId", "")),
         place=str(info.artifact_uri or ""),
     )
+
+
+def whole_mark(again: int) -> str:
+    """The mark of a run that is whole after it was taken up so often: an earlier mark says nothing of what came later."""
+    return f"yes, taken up {again} times" if again else "yes"
 
 
 def stored_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[Stored]]:
@@ -89,7 +94,8 @@ def is_whole(events: Sequence[Event], stored: dict[str, list[Stored]], client: M
             return False
     (top,) = active(stored, root)
     noted = {e.get("mlflow_run") for e in events if e["kind"] == "mlflow" and e["state"] == "complete"}
-    if not top.whole and top.run_id not in noted:  # the mark is younger than the notes
+    again = times_taken_up(events, root)
+    if top.whole != whole_mark(again) and (again or top.run_id not in noted):  # the mark is younger than the notes
         return False
     return all(has_files(client, one, events, run) for run in begun for one in active(stored, run))
 

@@ -17,7 +17,7 @@ from pipelines.tracking.stored import Stored, is_whole, stored_runs
 
 def running(events: list[Event]) -> bool:
     """The process of a run without an end still holds the lock of its stage."""
-    lock = next((e.get("lock") for e in events if e["kind"] == "run"), None)
+    lock = next((e.get("lock") for e in reversed(events) if e["kind"] == "run"), None)
     if is_closed(events) or not lock or not Path(lock).exists():
         return False
     try:

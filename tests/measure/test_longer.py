@@ -59,3 +59,44 @@ def test_without_fakes_there_is_no_gain_and_no_sentence() -> None:
     val = {name: VAL[name] for name in ("real", "kd")}
     rows = judge().rows({1: (val, val), 4: (val, val)})
     assert "gain" not in rows["1"] and "change" not in rows["4"] and in_words(rows, "%") == ""
+
+
+MIXED = {"real": [30.0] * 3, "unlabelled": [20.0] * 3, "both": [19.0] * 3}
+NO_FAKES_ALONE = {"real": False, "unlabelled": False, "both": True}
+WITH_UNLABELLED = {"real": False, "unlabelled": True, "both": True}
+
+
+def test_beside_unlabelled_images_fakes_are_compared_with_those_alone() -> None:
+    rng = np.random.default_rng(3)
+    test = {f: {name: (values + rng.normal(size=3)).tolist() for name, values in MIXED.items()} for f in (1, 4)}
+    judge_ = Judge(NO_FAKES_ALONE, ERROR, 0.95, WITH_UNLABELLED)
+    rows = judge_.rows({factor: (MIXED, test[factor]) for factor in (1, 4)})
+    gain = {f: np.array(test[f]["unlabelled"]) - np.array(test[f]["both"]) for f in (1, 4)}
+    for factor, row in ((1, rows["1"]), (4, rows["4"])):
+        assert row["best_bank_arm"] is None and "gain" not in row and "change" not in row
+        assert (row["best_unlabelled_arm"], row["best_both_arm"]) == ("unlabelled", "both")
+        assert [row["both_gain"], row["both_gain_low"], row["both_gain_high"]] == pytest.approx(interval(gain[factor]))
+    change = [rows["4"][f"both_change{end}"] for end in ("", "_low", "_high")]
+    assert change == pytest.approx(interval(gain[4] - gain[1]))
+    said = in_words(rows, "%")
+    assert " what fakes bring beside unlabelled images: " in said
+    assert "(both over unlabelled; change " in said and said.count("at the set number of steps") == 1
+
+
+def test_each_family_of_fakes_has_its_own_sentence() -> None:
+    both, val = Judge(NO_FAKES_ALONE | {"raw": True}, ERROR, 0.95, WITH_UNLABELLED), MIXED | {"raw": [29.0] * 3}
+    later = val | {"real": [29.0] * 3, "both": [15.0] * 3}
+    said = in_words(both.rows({1: (val, val), 4: (later, later)}), "%")
+    assert said == (
+        "From 4 times the steps on, longer training brings part of what fakes bring: +1.00 points [+1.00, +1.00] at the set"
+        " number of steps, at 4 times the steps +0.00 points [+0.00, +0.00] (raw over real; change -1.00 points [-1.00,"
+        " -1.00]). Fakes bring more beside unlabelled images at 4 times the steps: +1.00 points [+1.00, +1.00] at the set"
+        " number of steps, at 4 times the steps +5.00 points [+5.00, +5.00] (both over unlabelled; change +4.00 points"
+        " [+4.00, +4.00])."
+    )
+
+
+def test_without_unlabelled_images_alone_what_both_bring_is_not_told_apart() -> None:
+    val = {name: MIXED[name] for name in ("real", "both")}
+    rows = Judge(NO_FAKES_ALONE, ERROR, 0.95, WITH_UNLABELLED).rows({1: (val, val), 4: (val, val)})
+    assert not {"gain", "both_gain"} & rows["1"].keys() and "is not told apart" in in_words(rows, "%")

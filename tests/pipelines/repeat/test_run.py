@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipelines.files.layout import INPUTS, OUTPUTS, STAGES
-from pipelines.files.params import load_config
 from pipelines.report.groups import draws_section
+from pipelines.search.config import load_searched
 from tests.conftest import ROOT
 from tests.tiny import project, run, tiny, write_params
 
@@ -99,17 +100,39 @@ def test_what_does_not_change_is_not_made_again(repeated: tuple[Path, str, str])
     for seed in (0, 1):
         assert f"draw {seed}: student" in output and f"draw {seed}: evaluate" in output
         assert not [stage for stage in STAGES[:5] if f"draw {seed}: {stage}" in output]
-    section = draws_section(folder, load_config(folder / "params.yaml"))
+    section = draws_section(folder, load_searched(folder / "params.yaml"))  # as the report reads them
     assert section is not None and section["changed"] == ["student.num_steps"]
 
 
-def test_one_mlflow_run_holds_all_draws(repeated: tuple[Path, str, str]) -> None:
-    folder, _, _ = repeated
+def tracked(folder: Path) -> list[Any]:
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("cgankd")
-    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'repeat'", max_results=1000)
+    return list(client.search_runs([experiment.experiment_id], "tags.stage = 'repeat'", max_results=1000))
+
+
+def test_the_part_before_a_kill_and_the_part_after_are_one_mlflow_run(repeated: tuple[Path, str, str]) -> None:
+    folder, _, second = repeated
+    runs = tracked(folder)
+    parents = [r for r in runs if r.data.tags["level"] == "stage" and r.data.params["student.num_steps"] == "12"]
+    first = min(parents, key=lambda r: r.info.start_time)
+    assert first.info.status == "FINISHED" and first.data.tags["taken_up"] == "1" and "goes on" in second
+
+    def below(run: Any) -> list[Any]:
+        return [r for r in runs if r.data.tags.get("mlflow.parentRunId") == run.info.run_id]
+
+    draws = {r.data.tags["draw"]: r for r in below(first)}
+    assert len(below(first)) == 2 and {r.info.status for r in draws.values()} == {"FINISHED"}
+    assert draws["0"].data.tags["draw.made_now"] == "nothing"
+    assert draws["1"].data.tags["draw.made_now"] == " ".join(STAGES), "those before the kill and those after"
+    done = [r.data.tags["draw.stage"] for r in below(draws["1"]) if r.info.status == "FINISHED"]
+    assert sorted(done) == sorted(STAGES)
+
+
+def test_one_mlflow_run_holds_all_draws(repeated: tuple[Path, str, str]) -> None:
+    folder, _, _ = repeated
+    runs = tracked(folder)
     finished = [r for r in runs if r.data.tags.get("level") == "stage" and r.info.status == "FINISHED"]
     assert finished and all(
         "rival_gain/best_bank" in r.data.metrics or "gain/best_bank" in r.data.metrics for r in finished

@@ -220,3 +220,15 @@ def test_scores_at_more_steps_come_beside_the_others(work: tuple[Path, Dataset])
     with console.capture() as capture:
         console.print(render(result | {"more_steps": more}))
     assert "with more steps" in capture.get() and "x 4" in capture.get()
+
+
+def test_more_steps_credit_fakes_with_nothing_that_unlabelled_images_may_bring(work: tuple[Path, Dataset]) -> None:
+    folder, _ = work
+    runs = json.loads((folder / "artifacts/students/runs.json").read_text())
+    runs["arms"]["raw"]["switches"] |= {"unlabelled": True}
+    for entry in runs["arms"].values():
+        entry["longer"] = {"4": [run | {"val_balanced": 0.0} for run in entry["runs"]]}
+    write_json(folder / "artifacts/students/runs.json", runs)
+    rows = ran(folder, "mean")["more_steps"].values()
+    assert all(row["best_both_arm"] == "raw" and row["best_bank_arm"] is None for row in rows)
+    assert not any(key.endswith(("gain", "change")) for row in rows for key in row)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.tracking.journal import (
+    WORK_TAG,
     Event,
     FanOut,
     JsonLines,
@@ -13,6 +14,7 @@ from pipelines.tracking.journal import (
     Tracker,
     closing_events,
     is_closed,
+    left_unfinished,
     read_roots,
     state,
 )
@@ -92,6 +94,34 @@ def test_a_killed_run_is_ended_with_its_children_first() -> None:
     assert {e["status"] for e in ends} == {"FAILED"} and ends[0]["time_ms"] == sink.events[-1]["time_ms"]
     assert not is_closed(sink.events) and is_closed(sink.events + ends) and closing_events(sink.events + ends) == []
     assert state(sink.events) == "none"
+
+
+def test_a_run_that_was_taken_up_is_under_way_until_it_ends_again() -> None:
+    sink, facts = Collect(), {"tags": {WORK_TAG: "w"}}
+    first = Tracker(sink, "p/a", facts)
+    lost, kept = first.child("b", {}, {}), first.child("c", {}, {})
+    kept.child("d", {}, {}).close("FINISHED")
+    kept.close("FINISHED")
+    lost.close("FAILED")
+    first.close("FAILED")
+    roots = {first.run: sink.events}
+    assert left_unfinished(roots, "other") is None
+    former = left_unfinished(roots, "w")
+    assert former is not None and former.finished == {"p/c"} and former.again == 0
+    second = Tracker(sink, "p/a", facts, former=former)
+    assert second.run == second.root == first.run and sink.events[-1]["again"] == 1
+    assert not is_closed(sink.events) and [e["run"] for e in closing_events(sink.events)] == [first.run]
+    again, other = second.child("b", {}, {}, again=True), second.child("b", {}, {})
+    assert again.run == lost.run and other.run != lost.run
+    assert [e["run"] for e in closing_events(sink.events)] == [other.run, lost.run, first.run]
+    kept_again = second.child("c", {}, {}, again=True)
+    assert kept_again.run == kept.run and kept_again.former is not None and kept_again.former.finished == {"p/d"}
+    second.close("FINISHED")
+    assert is_closed(sink.events) and left_unfinished(roots, "w") is None
+    later = Tracker(sink, "p/a", facts)
+    roots[later.run] = [event for event in sink.events if event["root"] == later.run]
+    found = left_unfinished(roots, "w")
+    assert found is not None and found.run == later.run
 
 
 @pytest.mark.parametrize("points", [0, 1])
