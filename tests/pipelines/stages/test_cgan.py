@@ -27,7 +27,7 @@ from pipelines.networks import guides
 from pipelines.networks.generator import load_draw
 from pipelines.networks.kept_gan import CODE, KeptGan
 from pipelines.networks.weights import Weights
-from pipelines.project.doctor import look_at_features
+from pipelines.project.doctor_room import look_at_features
 from tests.pipelines.finished import made_data, save_net
 from tests.pipelines.networks.test_own_teacher import project
 from tests.pipelines.networks.test_weights import package
