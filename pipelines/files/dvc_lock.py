@@ -132,4 +132,4 @@ def dep_paths(text: str) -> list[str]:
     """The paths that a lock lists as what its stages read; none where it is no lock as DVC writes them."""
     if lacks(text, whole=False) is not None:
         return []
-    return [one["path"] for own in _stages(text).values() for one in own.get("deps", [])]
+    return [str(one["path"]) for own in _stages(text).values() for one in own.get("deps", [])]

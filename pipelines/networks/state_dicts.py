@@ -59,8 +59,9 @@ def read_state(name: str, path: Path, cure: str = CURE) -> dict[str, Tensor]:
         raise ConfigError(
             f"{name} cannot be read as weights, or holds more than tensors and numbers; {cure}"
         ) from error
-    while isinstance(found, Mapping) and (key := next((k for k in INSIDE if isinstance(found.get(k), Mapping)), None)):
-        found = found[key]
+    for _ in INSIDE:  # not for ever, as a mapping in a file may hold itself
+        if isinstance(found, Mapping):
+            found = next((found[key] for key in INSIDE if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping):
         raise ConfigError(f"{name} holds no state dict; {cure}")
     if any(isinstance(value, Tensor) for value in found.values()):  # an epoch or a version beside the tensors

@@ -270,6 +270,14 @@ def test_files_that_are_no_good(save: Callable[[Path], None], words: str, tmp_pa
     assert "teacher.weights" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_mapping_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    found: dict[str, Any] = {"epoch": 1}
+    found["model"] = found
+    torch.save(found, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match="holds no state dict"):
+        begun(settings(weights="w.pt"), tmp_path)
+
+
 VGG = {"net": "plain-vgg", "width": 8}
 
 
