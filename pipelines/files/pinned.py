@@ -63,6 +63,17 @@ def read_pin(workdir: Path) -> dict[str, str] | None:
         raise ConfigError(f"{PIN} is damaged ({type(error).__name__}); run `cgankd pin`") from error
 
 
+def changed_code(workdir: Path) -> list[str]:
+    """The stages whose installed code is not the one that code.json names; none where there is no code.json.
+
+    Raises ConfigError where it is damaged.
+    """
+    pinned = read_pin(workdir)
+    if pinned is None:
+        return []
+    return [stage for stage, digest in code_digests().items() if pinned.get(stage) != digest]
+
+
 def check_pin(workdir: Path, stage: str) -> None:
     """Raise ConfigError where a project's stage would run under other code than its code.json names."""
     pinned = read_pin(workdir)

@@ -190,13 +190,12 @@ def look_at_code(workdir: Path) -> list[Finding]:
     """A project's stages are refused where the installed code is not the one its code.json names."""
     if not (workdir / "code.json").exists():
         return []
-    from pipelines.files.pinned import code_digests, read_pin  # imports torch
+    from pipelines.files.pinned import changed_code  # imports torch
 
     try:
-        pinned = read_pin(workdir) or {}
+        changed = changed_code(workdir)
     except ConfigError as error:
         return [Finding("code", "problem", str(error), "run `cgankd pin`")]
-    changed = [stage for stage, digest in code_digests().items() if pinned.get(stage) != digest]
     if changed:
         text = f"the installed code of {', '.join(changed)} is not the one that code.json names"
         return [Finding("code", "problem", text, "run `cgankd pin`, then `dvc repro`")]

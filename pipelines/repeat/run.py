@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from pipelines.engines.local import Crew
 from pipelines.files.artifacts import fingerprint, source_digest
 from pipelines.files.layout import STAGES
 from pipelines.files.params import flatten
+from pipelines.files.pinned import changed_code
 from pipelines.networks.named_files import beside
 from pipelines.pictures import stages as pictures
 from pipelines.project.repository import is_up_to_date
@@ -56,7 +58,7 @@ def run(ctx: Context, num: int, first: int | None = None, *, changed: bool = Fal
     ctx.say(f"{num} draws, seeds {draws[0].seed} to {draws[-1].seed}, in artifacts/repeat")
     for draw in draws:
         mine = draw.seed == ctx.cfg.seed and not changed and not _begun(draw, device)
-        if mine and watched_by_dvc(ctx.cfg, ctx.workdir) and is_up_to_date(ctx.workdir):
+        if mine and made_by_dvc(ctx.cfg, ctx.workdir):
             adopt(draw, ctx.workdir, device)
             ctx.say(f"draw {draw.seed}: that of params.yaml, made before by dvc repro; taken over")
     found = summary(ctx.cfg, draws, results_of(ctx, draws, device))
@@ -84,6 +86,14 @@ def results_of(ctx: Context, draws: Sequence[Draw], device: dict[str, Any]) -> l
         crew = Crew(1, "draws", cores=device["threads"], gpus=float(device["device"] == "cuda"), whole=True)
         executor().map(do_draw, jobs, crew, Hear(ctx.say, told=turn.told, ended=turn.ended))
         return [turn.results[number] for number in numbers]
+
+
+def made_by_dvc(cfg: Config, workdir: Path) -> bool:
+    """Whether `dvc repro` made what lies in a work folder, of these images and files and with the code installed now.
+
+    A project's dvc.yaml depends on code.json alone, so that after an upgrade DVC finds nothing changed.
+    """
+    return not changed_code(workdir) and watched_by_dvc(cfg, workdir) and is_up_to_date(workdir)
 
 
 def _begun(draw: Draw, device: dict[str, Any]) -> bool:
