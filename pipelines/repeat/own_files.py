@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +43,28 @@ def own_digests(cfg: Config, stage: str) -> dict[str, str]:
 @cache
 def _digest(path: Path) -> str:
     """Once for all draws: a folder of images takes a while."""
-    return file_digest(path)
+    return folder_digest(path) if path.is_dir() else file_digest(path)
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of the names and contents of all files in a folder, those behind links to folders too, as readers follow them.
+
+    A folder met a second time counts by where it was met first, so that a link back into the folder ends.
+    """
+    found: dict[Path, str] = {}
+    seen: dict[str, Path] = {}
+    above = Path(os.path.realpath(folder)).parent
+    for top, folders, names in os.walk(folder, followlinks=True):
+        place, inner = os.path.realpath(top), Path(top).relative_to(folder)
+        if place in seen or above.is_relative_to(place):
+            found[inner] = f"-> {seen.get(place, Path('..')).as_posix()}"
+            folders.clear()
+            continue
+        seen[place] = inner
+        folders.sort()
+        found |= {inner / name: file_digest(path) for name in names if (path := Path(top, name)).is_file()}
+    lines = [f"{name.as_posix()} {said}" for name, said in sorted(found.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _listed(data: DataConfig) -> str:
@@ -68,7 +91,12 @@ def watched_by_dvc(cfg: Config, workdir: Path) -> bool:
     paths = [Path(v) for stage in STAGES for name, v in own_files(cfg, stage).items() if name not in pinned]
     if cfg.data.source == "csv":
         paths += sorted({path.parent for path in listed_images(cfg.data)})
-    return all(_below(path, tops, workdir) for path in paths)
+    return all(_below(path, tops, workdir) and not _has_links(workdir / path) for path in paths)
+
+
+def _has_links(folder: Path) -> bool:
+    """Whether a folder holds links to folders, which DVC, other than readers of images, does not follow."""
+    return any(os.path.islink(os.path.join(top, name)) for top, folders, _ in os.walk(folder) for name in folders)
 
 
 def _below(path: Path, tops: set[Path], workdir: Path) -> bool:

@@ -11,8 +11,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from cgankd.config import Config, config_from_dict
+from pipelines.files.artifacts import file_digest
+from pipelines.repeat import own_files
 from pipelines.repeat.one_draw import CODE, key_of, make_draw
-from pipelines.repeat.own_files import LISTED, own_digests, watched_by_dvc
+from pipelines.repeat.own_files import LISTED, folder_digest, own_digests, watched_by_dvc
 from tests.conftest import ROOT
 from tests.tiny import tiny
 
@@ -38,6 +40,58 @@ def test_another_image_behind_the_same_list_is_another_draw(tmp_path: Path) -> N
     Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "photos" / "b.png")
     assert key_of(draw, "prepare", DEVICE) != before
     assert LISTED in own_digests(draw.cfg, "prepare") and LISTED not in own_digests(draw.cfg, "teacher")
+
+
+def folders(folder: Path) -> Config:
+    """A project whose second class is a link to a folder elsewhere."""
+    for place in ("photos/a", "elsewhere"):
+        (folder / place).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder / place / "1.png")
+    (folder / "photos" / "b").symlink_to(folder / "elsewhere")
+    values = tiny("digits")
+    values["data"] |= {"source": "image-folder", "root": str(folder / "photos"), "channels": 3}
+    values.pop("search", None)
+    return config_from_dict(values)
+
+
+def test_an_image_behind_a_linked_class_folder_is_part_of_a_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = folders(tmp_path)
+    monkeypatch.setattr(own_files, "_digest", own_files._digest.__wrapped__)  # that of now, and not once a process
+    for section in (cfg.data, dataclasses.replace(cfg.data, source="digits", unlabelled=cfg.data.root)):
+        own = dataclasses.replace(cfg, data=section)
+        before = own_digests(own, "prepare")
+        Image.new("RGB", (16, 16), (len(section.source),) * 3).save(tmp_path / "elsewhere" / "1.png")
+        assert own_digests(own, "prepare") != before
+
+
+def test_a_folder_without_links_is_known_by_the_digest_of_before(tmp_path: Path) -> None:
+    folders(tmp_path)
+    (tmp_path / "photos" / "b").unlink()
+    (tmp_path / "photos" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "photos" / "a b").mkdir()
+    (tmp_path / "photos" / "a b" / "2.txt").write_text("2")
+    assert folder_digest(tmp_path / "photos") == file_digest(tmp_path / "photos")
+
+
+def test_links_back_and_second_links_are_told_by_where_they_lead(tmp_path: Path) -> None:
+    folders(tmp_path)
+    photos, found = tmp_path / "photos", set[str]()
+    for target in (None, photos, tmp_path, photos / "a", tmp_path / "elsewhere", Path("/")):
+        (photos / "c").unlink(missing_ok=True)
+        if target is not None:
+            (photos / "c").symlink_to(target)
+        found.add(folder_digest(photos))
+    assert len(found) == 5, "folders above are all left out"
+
+
+def test_a_folder_with_links_is_not_watched_by_dvc(tmp_path: Path) -> None:
+    cfg = folders(tmp_path)
+    lock(tmp_path, "photos", "elsewhere")
+    assert not watched_by_dvc(cfg, tmp_path)
+    (tmp_path / "photos" / "b").unlink()
+    assert watched_by_dvc(cfg, tmp_path)
 
 
 def test_a_list_that_cannot_be_read_is_left_to_prepare(tmp_path: Path) -> None:
