@@ -73,7 +73,10 @@ def _left_by(draw: Draw, stage: str) -> list[Path]:
 
 
 def do_draw(job: DrawJob) -> list[str]:
-    """Run the stages of a draw that are not done, here or on a node of a cluster. Raises as the stages do."""
+    """Run the stages of a draw that are not done, here or on a node of a cluster, where `prepare` is done before.
+
+    Raises as the stages do.
+    """
     here = _here.get(job.number)
     if here is not None:
         ran = run_draw(job.draw, here.tracker(job.number), here.ctx.console, job.device)
@@ -82,7 +85,7 @@ def do_draw(job: DrawJob) -> list[str]:
             os.chdir(job.cwd)
         check_own_files(job.draw)
         console = told_console(job.number, LINE)
-        ran = run_draw(job.draw, _tracker(job), console, job.device)
+        ran = run_draw(job.draw, _tracker(job), console, job.device, STAGES[1:])
     tell(job.number, (RAN, ran))
     return []
 
