@@ -97,7 +97,11 @@ def _files(draw: Draw, stage: str) -> dict[str, str]:
 
 
 def adopt(draw: Draw, workdir: Path, device: Mapping[str, Any]) -> None:
-    """Take over all stages of the project itself, which the caller knows to be made under the settings of this draw."""
+    """Take over all stages of the project itself, which the caller knows to be made under the settings of this draw.
+
+    Nothing is marked done before all is there, and `prepare` last, so that what a kill leaves is taken over once more.
+    """
+    draw.done("prepare").unlink(missing_ok=True)
     for stage in STAGES:
         for target in draw.outputs(stage):
             source = workdir / target.relative_to(draw.folder)
@@ -108,6 +112,7 @@ def adopt(draw: Draw, workdir: Path, device: Mapping[str, Any]) -> None:
             else:
                 shutil.copyfile(source, target)
         note_made(draw.folder, stage)
+    for stage in reversed(STAGES):
         mark_done(draw, stage, key_of(draw, stage, device))
 
 
