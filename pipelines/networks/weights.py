@@ -16,7 +16,7 @@ from cgankd.config.nets import from_library
 from cgankd.config.weights import PACKAGE, PACKAGED, Packaged
 from cgankd.data.regular import read_json
 from cgankd.fit.tuning import head_name, stuck
-from cgankd.nets.predictors.external import left_fresh, library_pixels
+from cgankd.nets.predictors.external import classifiers, left_fresh, library_pixels
 from cgankd.nets.predictors.zoo import Predictor
 from cgankd.types import DatasetInfo
 from pipelines.files.artifacts import file_digest
@@ -141,7 +141,8 @@ def start(
         config["weights_digest"] = found.digest
         if packaged is not None:
             state = in_order(name, state, net.body)
-        taken = take(name, net.body, state, f"{section}.net {cfg.net}")
+        heads = classifiers(cfg.net, head_name(net.body))
+        taken = take(name, net.body, state, f"{section}.net {cfg.net}", heads)
     if still := stuck(net.body, taken.fresh, cfg.tune):
         raise ConfigError(
             f"{name} leaves {listed(still)} fresh, which {section}.tune {cfg.tune} would not train; set {section}.tune to all,"
@@ -230,10 +231,10 @@ def of_library(body: nn.Module, left: tuple[str, ...]) -> Taken:
     return Taken(len(wanted) - len(fresh), len(wanted), fresh, None)
 
 
-def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> Taken:
-    """Put the tensors of a state dict that fit into a net.
+def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str, heads: tuple[str, ...]) -> Taken:
+    """Put the tensors of a state dict that fit into a net, whose layers `heads` may have other numbers of outputs.
 
-    Raises ConfigError where they fill less than LEAST_SHARE of it, the last layer not counted, are of other shapes below it
+    Raises ConfigError where they fill less than LEAST_SHARE of it, these not counted, are of other shapes below them
     (first convolution and places of patches aside), or are not finite.
     """
     wanted, head = body.state_dict(), head_name(body)
@@ -246,7 +247,7 @@ def take(name: str, body: nn.Module, state: dict[str, Tensor], net: str) -> Take
             if value.shape == wanted[key].shape:
                 check_finite(name, key, value)
                 taken[key] = value
-    below = [key for key in wanted if key.rpartition(".")[0] != head and not key.endswith(COUNTERS)]
+    below = [key for key in wanted if key.rpartition(".")[0] not in heads and not key.endswith(COUNTERS)]
     fitting = [key for key in below if key in taken]
     if len(fitting) < LEAST_SHARE * len(below):
         raise ConfigError(

@@ -137,18 +137,29 @@ def library_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | N
 def left_fresh(name: str, num_outputs: int, head: str) -> tuple[str, ...]:
     """The layers of a net that the library's weights do not fill, `head` being its last one.
 
-    In torchvision always that one; in timm none where it has as many outputs, and else all that timm calls classifiers,
-    which are two in distilled nets.
+    In torchvision always that one; in timm none where it has as many outputs, and else all classifiers.
+    """
+    library, _, short = name.partition(":")
+    if library == "timm":
+        import timm
+
+        known = timm.models.get_pretrained_cfg(short, allow_unregistered=True)
+        if known is not None and known.num_classes == num_outputs:
+            return ()
+    return classifiers(name, head)
+
+
+def classifiers(name: str, head: str) -> tuple[str, ...]:
+    """The layers of a net that are as large as its outputs are many: `head`, its last one, and all that timm calls classifiers.
+
+    Those are two in distilled nets.
     """
     library, _, short = name.partition(":")
     if library != "timm":
         return (head,)
     import timm
 
-    known = timm.models.get_pretrained_cfg(short, allow_unregistered=True)
-    if known is not None and known.num_classes == num_outputs:
-        return ()
-    named = getattr(known, "classifier", None) or ()
+    named = getattr(timm.models.get_pretrained_cfg(short, allow_unregistered=True), "classifier", None) or ()
     layers = (named,) if isinstance(named, str) else tuple(named)
     return tuple(dict.fromkeys((head, *(f"net.{layer}" for layer in layers))))
 

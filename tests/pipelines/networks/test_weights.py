@@ -326,6 +326,19 @@ def test_fresh_norm_layers_are_what_norms_trains(tmp_path: Path) -> None:
         begun(settings(weights="w.pt", tune="head"), tmp_path)
 
 
+@pytest.mark.parametrize("num_outputs", [2, 1000])
+def test_both_classifiers_of_a_distilled_net_may_be_of_another_size(num_outputs: int, tmp_path: Path) -> None:
+    """1,000 outputs are those of timm's own weights, which leave no layer fresh."""
+    wanted = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=7, img_size=32)
+    torch.save(wanted.state_dict(), tmp_path / "w.pt")
+    cfg, said = settings(net="timm:deit_tiny_distilled_patch16_224", weights="w.pt"), list[str]()
+    info = dataclasses.replace(COLOUR, class_names=tuple(map(str, range(num_outputs))))
+    net, _ = start("teacher", cfg, info, num_outputs, find_weights("teacher", cfg, tmp_path), said.append)
+    assert "fresh: head.weight, head.bias, head_dist.weight and 1 more, in the file" in said[0]
+    state = net.get_submodule("body.net").state_dict()
+    assert all(torch.equal(state[key], value) for key, value in wanted.state_dict().items() if "head" not in key)
+
+
 def test_another_file_than_that_of_the_digest_is_refused(tmp_path: Path) -> None:
     torch.save(source().state_dict(), tmp_path / "w.pt")
     digest = file_digest(tmp_path / "w.pt")
