@@ -126,9 +126,13 @@ def fitted_names(name: str, state: Mapping[str, Tensor], body: nn.Module) -> dic
             raise ConfigError(
                 f"{name} holds two nets, as {came[new]} and {key} are both {new} here; give a file of the one that is meant"
             )
-        if new in wanted and value.is_floating_point() != wanted[new].is_floating_point():
-            kind = str(value.dtype).removeprefix("torch.")
-            raise ConfigError(f"{name} has numbers of type {kind} in {key}; give weights that are not quantised")
+        if new in wanted and not value.is_floating_point():
+            if value.is_complex() or wanted[new].is_floating_point():
+                kind = str(value.dtype).removeprefix("torch.")
+                raise ConfigError(f"{name} has numbers of type {kind} in {key}; give weights that are not quantised")
+        elif new in wanted and not wanted[new].is_floating_point():  # a mean over all entries made counts fractions
+            check_finite(name, key, value)
+            value = value.round().to(wanted[new].dtype)
         found[new], came[new] = value, key
     return found
 

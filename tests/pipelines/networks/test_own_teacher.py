@@ -93,11 +93,12 @@ def states(given: Predictor) -> dict[str, tuple[str, Callable[[Path], None]]]:
         "inside": ("t.pt", lambda p: torch.save({"epoch": 7, "model": bare, "best_acc": 0.5}, p)),
         "safetensors": ("t.safetensors", lambda p: save_file(bare, p)),
         "saved here": ("t.safetensors", lambda p: save_file(given.state_dict(), p)),
+        "averaged": ("t.pt", lambda p: torch.save({k: v.float() for k, v in bare.items()}, p)),
         "other head": ("t.pt", lambda p: torch.save({k.replace("head", "fc"): v for k, v in bare.items()}, p)),
     }
 
 
-@pytest.mark.parametrize("form", ["bare", "prefixed", "inside", "safetensors", "saved here", "other head"])
+@pytest.mark.parametrize("form", ["bare", "prefixed", "inside", "safetensors", "saved here", "averaged", "other head"])
 def test_a_state_dict_is_the_teacher(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = net()
     name, save = states(given)[form]

@@ -270,6 +270,19 @@ def test_files_that_are_no_good(save: Callable[[Path], None], words: str, tmp_pa
     assert "teacher.weights" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_whole_numbers_of_a_net_may_be_fractions_in_the_file(tmp_path: Path) -> None:
+    """A running mean over all entries makes fractions of counters and indices, which cutting would make one smaller."""
+    state = source_state()
+    whole = {key: value for key, value in state.items() if not value.is_floating_point()}
+    torch.save(state | {key: value.float() * 0.9999 for key, value in whole.items()}, tmp_path / "w.pt")
+    net, _, _ = begun(settings(weights="w.pt"), tmp_path)
+    assert whole and all(torch.equal(net.state_dict()[f"body.net.{key}"], value) for key, value in whole.items())
+    for wrong, words in ((float("nan"), "not finite, first in bn1.num"), (1j, "numbers of type complex64 in bn1.num")):
+        torch.save(state | {"bn1.num_batches_tracked": torch.tensor(wrong)}, tmp_path / "w.pt")
+        with pytest.raises(ConfigError, match=words):
+            begun(settings(weights="w.pt"), tmp_path)
+
+
 def test_a_mapping_that_holds_itself_is_refused(tmp_path: Path) -> None:
     found: dict[str, Any] = {"epoch": 1}
     found["model"] = found
