@@ -95,13 +95,19 @@ def find_weights(section: str, cfg: FitConfig, workdir: Path) -> Weights | None:
     return Weights(path, digest)
 
 
-def trained_from(workdir: Path, section: str, default: str) -> str:
-    """SHA-256 of the weights that artifacts/SECTION.safetensors was trained from; `default` where that is not told."""
+def trained_from(workdir: Path, stage: str, source: str) -> set[str]:
+    """SHA-256 of the weights called `source` that the net of a stage, or members of it, were trained from; none where not told.
+
+    A teacher of members tells at its top of the heaviest one, and may be a member that starts from other weights than these.
+    """
     try:
-        made = read_json(workdir / "artifacts" / f"{section}.config.json")
+        made = read_json(workdir / "artifacts" / f"{stage}.config.json")
     except (OSError, ValueError):
-        return default
-    return str(made.get("weights_digest", default)) if isinstance(made, dict) else default
+        return set()
+    members = made.get("members") if isinstance(made, dict) else None
+    nets = [made, *(members if isinstance(members, list) else [])]
+    told = [net for net in nets if isinstance(net, dict) and "weights_digest" in net]
+    return {str(net["weights_digest"]) for net in told if net.get("weights", source) == source}
 
 
 def start(

@@ -249,9 +249,11 @@ def look_at_weights(workdir: Path, section: str, cfg: FitConfig) -> list[Finding
         found = find_weights(section, cfg, workdir)
     except ConfigError as error:
         return [Finding(f"{section}.weights", "problem", str(error), "do so, or correct the setting")]
-    if found is not None and found.digest != trained_from(workdir, section, found.digest):
-        text = f"{cfg.starts_from} has changed since artifacts/{section}.safetensors was trained from it"
-        return [Finding(f"{section}.weights", "warning", text, f"run `dvc repro -f {section}`, then `dvc repro`")]
+    stage = section.partition(".")[0]
+    known = trained_from(workdir, stage, cfg.starts_from)
+    if found is not None and known and found.digest not in known:
+        text = f"{cfg.starts_from} has changed since artifacts/{stage}.safetensors was trained from it"
+        return [Finding(f"{section}.weights", "warning", text, f"run `dvc repro -f {stage}`, then `dvc repro`")]
     digest = "downloaded by the stage" if found is None else f"SHA-256 {found.digest[:16]}"
     return [Finding(f"{section}.weights", "ok", f"{cfg.starts_from}, {digest}")]
 

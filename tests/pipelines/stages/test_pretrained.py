@@ -25,6 +25,7 @@ from pipelines.files.artifacts import ResumeFile, file_digest, load_weights, sav
 from pipelines.files.params import load_config
 from pipelines.networks import weights as networks_weights
 from pipelines.networks.distilled import load_student
+from pipelines.networks.named_files import starting
 from pipelines.networks.predictor import build_predictor, load_predictor
 from pipelines.networks.weights import find_weights
 from pipelines.project.doctor import look_at_weights
@@ -198,6 +199,30 @@ def test_the_doctor_looks_at_weights(package: Path, tmp_path: Path) -> None:
     (found,) = look_at_weights(tmp_path, "teacher", teacher)
     assert found.level == "problem" and "pip install --force-reinstall small-net-model" in found.text
     assert look_at_weights(tmp_path, "teacher", config_from_dict(project(tmp_path)).teacher) == []
+
+
+def test_the_doctor_looks_at_the_weights_of_each_member(package: Path, tmp_path: Path) -> None:
+    """The top of the config tells of the heaviest member, and of the one that was kept where there is one alone."""
+    (tmp_path / "a.pt").write_bytes(b"a")
+    own, other = {"weights": "a.pt", "weights_digest": file_digest(tmp_path / "a.pt")}, {"weights": "package:small"}
+    other["weights_digest"] = file_digest(package)
+    members = [{}, {"weights": "package:small"}]
+    cfg = config_from_dict(project(tmp_path, net=SMALL, weights="a.pt", members=members))
+    made = tmp_path / "artifacts" / "teacher.config.json"
+
+    def levels(config: dict[str, Any]) -> list[str]:
+        made.write_text(json.dumps(config))
+        return [f.level for name, section in starting(cfg).items() for f in look_at_weights(tmp_path, name, section)]
+
+    whole = {"net": SMALL} | other | {"members": [own, other]}
+    assert levels(whole) == levels(other) == levels({"net": SMALL, "members": 2}) == ["ok", "ok"]
+    old = own | {"weights_digest": "0" * 64}
+    assert levels(whole | {"members": [old, other]}) == levels(old) == ["warning", "ok"]
+    later = other | {"weights_digest": "0" * 64}
+    assert levels(later | {"members": [own, later]}) == ["ok", "warning"]
+    assert levels(own | {"weights": "b.pt", "weights_digest": "0" * 64}) == ["ok", "ok"], (
+        "dvc repro does that by itself"
+    )
 
 
 def test_a_net_says_where_its_weights_began(package: Path) -> None:
