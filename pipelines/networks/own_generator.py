@@ -100,7 +100,7 @@ def make_draw(
     if path.exists() and file_digest(path) != own.sha256:
         raise ConfigError(
             f"cgan.file {own.file!r} has changed since artifacts/cgan.safetensors was made of it; run `cgankd cgan` again"
-            " (`dvc repro -f cgan` in a DVC project)"
+            " (`dvc repro -s -f cgan`, then `dvc repro`, in a DVC project)"
         )
     if own.kind == "images":
         return _images(tensors, own, info, task, reuse=reuse)

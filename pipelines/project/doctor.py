@@ -253,7 +253,7 @@ def look_at_weights(workdir: Path, section: str, cfg: FitConfig) -> list[Finding
     known = trained_from(workdir, stage, cfg.starts_from)
     if found is not None and known and found.digest not in known:
         text = f"{cfg.starts_from} has changed since artifacts/{stage}.safetensors was trained from it"
-        return [Finding(f"{section}.weights", "warning", text, f"run `dvc repro -f {stage}`, then `dvc repro`")]
+        return [Finding(f"{section}.weights", "warning", text, again(stage))]
     digest = "downloaded by the stage" if found is None else f"SHA-256 {found.digest[:16]}"
     return [Finding(f"{section}.weights", "ok", f"{cfg.starts_from}, {digest}")]
 
@@ -271,7 +271,12 @@ def look_at_generator(workdir: Path) -> list[Finding]:
     if file_digest(workdir / own["file"]) == own["sha256"]:
         return [Finding("cgan.file", "ok", f"{own['file']} is the generator in artifacts/cgan.safetensors")]
     text = f"{own['file']} has changed since artifacts/cgan.safetensors was made of it"
-    return [Finding("cgan.file", "warning", text, "run `dvc repro -f cgan`, or `cgankd cgan` without DVC")]
+    return [Finding("cgan.file", "warning", text, again("cgan"))]
+
+
+def again(stage: str) -> str:
+    """The cure that runs one stage anew, though DVC sees no reason to; without -s it would run all before it too."""
+    return f"run `dvc repro -s -f {stage}`, then `dvc repro` (`cgankd run --from {stage}` without DVC)"
 
 
 def look_at_tracking(workdir: Path) -> list[Finding]:

