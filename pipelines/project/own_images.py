@@ -166,13 +166,18 @@ def unlabelled(given: Path, project: Path, data: OwnData) -> More:
         raise ConfigError(
             f"--unlabelled {given} and the project {project} lie in each other; name another folder for one"
         )
+    if place == data.root:
+        raise ConfigError(
+            f"--unlabelled {given} is the folder of the labelled images; move the images without labels out of it into a folder"
+            " of their own and name that"
+        )
     paths = walk(place).images
     if not paths:
         raise ConfigError(
             f"--unlabelled {given} has no images that can be read, such as .png or .jpg; name another folder"
         )
     mine, labelled = ({os.path.realpath(path) for path in of} for of in (paths, data.paths))
-    if data.source != "csv" and place != data.root and place.is_relative_to(data.root) and mine & labelled:
+    if data.source != "csv" and place.is_relative_to(data.root) and mine & labelled:
         raise ConfigError(
             f"--unlabelled {given} lies inside the labelled images in {data.root}, where folders are classes and its images"
             " have the labels of these; move it out of there"

@@ -95,8 +95,8 @@ def _check_apart(path: Path, cfg: DataConfig) -> None:
     capped = any(cap is not None for cap in (cfg.train_per_label, cfg.num_train, cfg.num_test))
     if place == root and not capped:
         raise ConfigError(
-            f"data.unlabelled {cfg.unlabelled!r} is the folder of the labelled images (data.root), so that none is left"
-            " without a label; name another folder, or null"
+            f"data.unlabelled {cfg.unlabelled!r} is the folder of the labelled images (data.root); move the images without"
+            " labels out of it into a folder of their own and name that, or use null"
         )
     if cfg.source != "image-folder" or place == root or not place.is_relative_to(root):
         return

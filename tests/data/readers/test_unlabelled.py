@@ -195,7 +195,7 @@ def test_unlabelled_images_lie_apart_from_labelled_ones(tmp_path: Path, linked: 
         (tmp_path / "other").symlink_to(root)
         inside = tmp_path / "other/unl"
     same = tmp_path / "other" if linked else root
-    with pytest.raises(ConfigError, match=r"is the folder of the labelled images \(data\.root\)"):
+    with pytest.raises(ConfigError, match=r"is the folder of the labelled images \(data\.root\); move the images"):
         find_unlabelled(config(root=str(root), unlabelled=str(same)))
     # With a cap some of them may be left.
     assert find_unlabelled(config(root=str(root), unlabelled=str(same), num_train=2)) == 3

@@ -172,8 +172,9 @@ def test_refusals_say_what_to_do_and_write_nothing(
 @pytest.mark.parametrize(
     ("listed_too", "place", "words"),
     [
-        (False, "in", "has only images that are labelled ones as well"),
-        (False, "link", "has only images that are labelled ones as well"),
+        (False, "in", "is the folder of the labelled images; move the images without labels out of it into a folder"),
+        (False, "link", "is the folder of the labelled images; move the images without labels out of it"),
+        (False, "half", "has only images that are labelled ones as well"),
         (False, "in/more", "lies inside the labelled images in"),
         (True, "words/img", "has only images that are labelled ones as well"),
         (False, "bad", "2 of 3 files of --unlabelled bad cannot be used; replace or remove them, or add --skip-broken"),
@@ -187,6 +188,9 @@ def test_images_without_labels_that_cannot_be_used_make_no_project(
     monkeypatch.chdir(tmp_path)
     folders(tmp_path / "in", {"a": 5, "b": 5, "more": 6})
     (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/a").symlink_to(tmp_path / "in/a")
+    picture(tmp_path / "in/loose.png", 16)  # has no label, but `prepare` refuses the folder all the same
     listed(tmp_path / "words", ["cat", "dog"] * 25)
     folders(tmp_path / "bad", {"deep": 1})
     (tmp_path / "bad/broken.png").write_bytes(b"no image")
@@ -215,11 +219,13 @@ def test_broken_images_without_labels_are_left_out_if_asked_and_the_project_says
 
 
 def test_a_folder_with_labelled_and_other_images_is_no_fault(tmp_path: Path) -> None:
-    """The copies are left out, and a folder beside train/ is no class."""
+    """The labelled ones are left out, and a folder beside train/ is no class."""
     folders(tmp_path / "in/train", {"a": 9, "b": 9})
     folders(tmp_path / "in/test", {"a": 2, "b": 2})
     more = folders(tmp_path / "in/unlabelled", {"deep": 3})
-    for place, num in ((more, 3), (tmp_path / "in", 25)):
+    mixed = folders(tmp_path / "mixed", {"deep": 4})
+    (mixed / "a").symlink_to(tmp_path / "in/train/a")
+    for place, num in ((more, 3), (mixed, 13)):
         plan = make_plan(tmp_path / "p", tmp_path / "in", None, Wish(unlabelled=place))
         assert any(line.startswith(f"{num} images without labels") for line in summary(plan))
     assert "skip_broken" not in str(plan.changes)
