@@ -19,6 +19,7 @@ from pipelines.files.layout import INPUTS, OUTPUTS, STAGES, reads_teacher
 from pipelines.files.made import note_made
 from pipelines.files.made_with import NO_EFFECT
 from pipelines.files.params import settings_of
+from pipelines.networks.named_files import with_files
 from pipelines.repeat.own_files import own_digests
 from pipelines.runtime.context import Context
 from pipelines.tracking.journal import Tracker
@@ -35,6 +36,8 @@ CODE = (
     "pipelines/runtime/machine.py",
 )
 """What the numbers of a draw depend on."""
+BY_DIGEST = "a file"
+"""In the place of the path of a net."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,13 @@ def make_draw(cfg: Config, seed: int, workdir: Path) -> Draw:
 
 def key_of(draw: Draw, stage: str, device: Mapping[str, Any]) -> str:
     """Digest of all that the results of a stage depend on: settings, files it reads, code, and how this machine computes."""
-    settings = {k: v for k, v in settings_of(draw.cfg, stage).items() if k not in NO_EFFECT}
+    digests = own_digests(draw.cfg, stage)
+    # A net counts by what its file holds: its path is a whole one, and another one where the project was moved.
+    cfg = with_files(draw.cfg, lambda name, path: BY_DIGEST if name in digests else path)
+    settings = {k: v for k, v in settings_of(cfg, stage).items() if k not in NO_EFFECT}
     facts = {"settings": settings, "code": source_digest(*CODE), "torch": torch.__version__} | dict(device)
     read = {name: file_digest(draw.folder / "artifacts" / name) for name in files_read(draw.cfg, stage)}
-    return fingerprint(facts, read | own_digests(draw.cfg, stage))
+    return fingerprint(facts, read | digests)
 
 
 def files_read(cfg: Config, stage: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,25 @@ def test_another_file_at_the_same_path_is_another_result(tmp_path: Path, monkeyp
         now = {stage: key_of(draw, stage, DEVICE) for stage in before}
         assert [s for s in before if now[s] != before[s]] == [stage]
         before = now
+
+
+def test_a_project_that_was_moved_keeps_its_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paths of nets in a draw are whole ones, as its stages run elsewhere; what counts is what the files hold."""
+    monkeypatch.setattr(one_draw, "files_read", lambda cfg, stage: [])
+    cfg = settings({"weights": "w.pt"}, {"weights": "p.pt"})
+    cfg = replace(cfg, teacher=replace(cfg.teacher, weights="t.pt"), student=replace(cfg.student, weights="s.pt"))
+    file = replace(cfg, teacher=replace(cfg.teacher, weights=None, members=None, file="w.pt"))
+    names = ("w.pt", "p.pt", "t.pt", "s.pt")
+    keys = []
+    for place in (tmp_path / "here", tmp_path / "there"):
+        place.mkdir()
+        for seed, name in enumerate(names):
+            saved(place / name, seed)
+        draws = [make_draw(beside(one, place), 3, place) for one in (cfg, file)]
+        keys.append([key_of(draw, stage, DEVICE) for draw in draws for stage in ("teacher", "bank", "student")])
+    assert keys[0] == keys[1]
+    (tmp_path / "there" / "s.pt").unlink()
+    assert key_of(make_draw(draws[0].cfg, 3, tmp_path), "student", DEVICE) != keys[0][2]
 
 
 @pytest.mark.parametrize("who", ["teacher.members[1]", "bank.probe"])
