@@ -235,7 +235,7 @@ def _wrong(images: Any, size: int) -> str:
             f"has the shape {images.shape}, neither [U, C, H, W] nor [U, H, W, C] with 1 or 3 channels; write it so, without a"
             " channel of transparency"
         )
-    if height != width or height % size:
+    if height != width or height % size or height == 0:
         return (
             f"has images of {height}x{width}, but they must be square with sides of {size} (data.image_size) or a multiple of"
             " it; write them so, or name a folder of image files, which are brought to that size"

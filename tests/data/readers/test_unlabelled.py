@@ -136,6 +136,7 @@ def written(path: Path, images: np.ndarray[Any, Any]) -> Path:
     [
         ((0, 3, 32, 32), "u1", r"has no images; put some into it"),
         ((7, 3, 32, 64), "u1", r"has images of 32x64, but they must be square .*data\.image_size.*write them so"),
+        ((5, 3, 0, 0), "u1", r"has images of 0x0, .* sides of 16 \(data\.image_size\) or a multiple"),
         ((7, 3, 24, 24), "u1", r"has images of 24x24, .* sides of 16 \(data\.image_size\) or a multiple"),
         ((7, 32, 32), "u1", r"has the shape \(7, 32, 32\); write it as .* with 1 for C"),
         ((7, 32, 32, 4), "u1", r"with 1 or 3 channels; write it so, without a channel of transparency"),
