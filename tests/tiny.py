@@ -39,6 +39,8 @@ def tiny(name: str) -> dict[str, Any]:
         "refuse_worthless": False,
     }
     values["student"] |= {"num_steps": 30, "seeds": [0, 1], "workers": 1, "base_steps": 20}
+    arms = values["student"]["arms"]
+    values["student"]["arms"] = {arm: switches for arm, switches in arms.items() if "mix" not in switches}  # for time
     values["search"] |= {"seeds": [0, 1], "num_trials": 4, "rungs": 1, "fresh_seeds": 2}
     values["search"]["space"]["bank.num_fakes"] |= {"low": 20, "high": 80}
     if name == "chairs":

@@ -116,16 +116,17 @@ class Held:
 
 
 def between(first: Sample, last: Sample) -> Held:
-    """What happened between two looks, of the threads that both saw."""
+    """What happened between two looks: waiting of the threads that both saw, work also of those that began in between."""
     seconds = max(1e-6, last.at_s - first.at_s)
     both = first.ran_s.keys() & last.ran_s.keys()
     ran = sum(last.ran_s[key] - first.ran_s[key] for key in both)
     waited = sum(last.waited_s[key] - first.waited_s[key] for key in both)
     busy = 0.0 if first.busy_s is None or last.busy_s is None else last.busy_s - first.busy_s
+    own = ran + sum(min(seconds, last.ran_s[key]) for key in last.ran_s.keys() - both)
     return Held(
         waited / (ran + waited) if ran + waited > 0 else 0.0,
-        max(0.0, (busy - ran) / seconds),
-        ran / seconds,
+        max(0.0, (busy - own) / seconds),
+        own / seconds,
         min(1.0, max(0.0, last.throttled_s - first.throttled_s) / seconds),
         len({key[0] for key in both if last.ran_s[key] - first.ran_s[key] > 0.05 * seconds} - {os.getpid()}),
     )
@@ -140,6 +141,8 @@ def in_words(held: Held, threads: int, cores: int) -> str | None:
     """The line for the user; None where the cores are this run's."""
     if max(held.waiting, held.throttled) < HELD_SHARE:
         return None
+    if held.throttled < HELD_SHARE and held.own > cores - 0.1:
+        return None  # its own threads wait for each other
     why = f"threads of this run wait {100 * held.waiting:.0f} % of their time for a core"
     if held.throttled > held.waiting:
         why = f"a quota of processor time (container) holds this run back {100 * held.throttled:.0f} % of the time"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +41,18 @@ def test_a_run_alone_says_nothing() -> None:
     assert in_words(between(IDLE, ALONE), 2, 2) is None
 
 
-def test_threads_that_begin_or_end_between_two_looks_do_not_count() -> None:
-    first, last = look(0, {1: 5.0, 7: 90.0}, {1: 0.0, 7: 0.0}, 0), look(10, {1: 6.0, 8: 50.0}, {1: 1.0, 8: 50.0}, 3)
-    assert between(first, last).waiting == 0.5 and between(first, last).own == pytest.approx(0.1)
+def test_waiting_of_threads_that_begin_or_end_between_two_looks_does_not_count() -> None:
+    first, last = look(0, {1: 5.0, 7: 90.0}, {1: 0.0, 7: 0.0}, 0), look(10, {1: 6.0, 8: 2.0}, {1: 1.0, 8: 6.0}, 3)
+    assert between(first, last).waiting == 0.5 and between(first, last).own == pytest.approx(0.3)
+
+
+def test_work_of_processes_that_began_between_two_looks_is_no_other_work() -> None:
+    """A batch of students begins: what their processes do is this run's."""
+    first, last = look(0, {1: 5.0}, {1: 0.0}, 0), look(10, {1: 9.0, 8: 8.0, 9: 7.95}, {1: 2.0, 8: 1.0, 9: 1.0}, 20)
+    found = between(first, last)
+    assert found.waiting > 0.3 and found.others == pytest.approx(0.005) and in_words(found, 2, 2) is None
+    assert in_words(between(first, dataclasses.replace(last, busy_s=20, throttled_s=5.0)), 2, 2) is not None
+    assert in_words(found, 2, 4) is not None, "cores are free, and yet it waits"
 
 
 def test_workers_are_told_of_workers() -> None:
