@@ -34,7 +34,7 @@ def render(result: Mapping[str, Any]) -> Group:
         padding=0,
         title_style="bold",
     )
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm", overflow="fold")
     for name in ("test", "gain over real", "over best real-only"):
         table.add_column(name, justify="right", no_wrap=True)
     teacher, dec = result["teacher"], places_of(result)

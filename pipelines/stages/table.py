@@ -32,13 +32,14 @@ def render(result: dict[str, Any]) -> Group:
     )
     # Five columns fit 80 letters, so the best step takes the place of the second gain, which evaluate.json has too.
     with_best = any("best" in arm for arm in arms.values())
-    table.add_column("arm", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("arm", overflow="fold")  # a long name takes two lines before a number is cut
     for name in ("val", "test", *(["best step"] if with_best else []), "gain over real"):
         table.add_column(name, justify="right", no_wrap=True)
     if not with_best:
         table.add_column("over best real-only", justify="right", no_wrap=True)
     dec = places_of(result)
-    table.add_row("teacher", f"{result['teacher_val']:.{dec}f}", f"{result['teacher']:.{dec}f}", "", "")
+    table.add_row("", "teacher", f"{result['teacher_val']:.{dec}f}", f"{result['teacher']:.{dec}f}", "", "")
     table.add_section()
     previous = (False, False)
     for name, arm in arms.items():
@@ -47,7 +48,7 @@ def render(result: dict[str, Any]) -> Group:
             table.add_section()
         previous = family
         mark = "*" if name == result["chosen_arm"] else "o" if name == result["best_real_arm"] else " "
-        cells = [f"{mark} {name}", f"{arm['val_mean']:.{dec}f}", f"{arm['mean']:.{dec}f}+-{arm['sd']:.{dec}f}"]
+        cells = [mark, name, f"{arm['val_mean']:.{dec}f}", f"{arm['mean']:.{dec}f}+-{arm['sd']:.{dec}f}"]
         gains = [_interval(arm, key, dec) for key in ("gain", *(() if with_best else ("rival_gain",)))]
         table.add_row(
             *cells,
@@ -74,7 +75,7 @@ def longer_table(result: dict[str, Any]) -> Group:
     """Test scores of the arms by number of steps, and what fakes gain at each."""
     rows, dec = result["more_steps"], places_of(result)
     table = Table(title="with more steps", box=box.SIMPLE_HEAD, padding=0, title_style="bold")
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm", overflow="fold")
     for factor in rows:
         table.add_column(f"x {factor}", justify="right", no_wrap=True)
     for name in result["arms"]:

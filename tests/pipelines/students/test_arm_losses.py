@@ -245,6 +245,21 @@ def test_the_table_of_many_arms_fits_80_letters() -> None:
     assert "\u2026" not in text and all(f" {name} " in text for name in arms)
 
 
+def test_a_long_name_takes_two_lines_before_a_number_is_cut() -> None:
+    arm = {"val_mean": 12.0, "mean": 12.54, "sd": 0.96, "uses_bank": False}
+    gains = {"gain": 1.63, "gain_low": -0.4, "gain_high": 2.86, "rival_gain": 0.5, "rival_gain_low": -1.0}
+    arms = {"real": arm, "real_strong_balanced_kd": arm | gains | {"rival_gain_high": 2.0}}
+    text = shown(
+        {
+            "headline": {"name": "test error", "unit": "%", "higher_is_better": False}, "arms": arms, "confidence": 0.95,
+            "num_seeds": 3, "steps": 500, "batch_size": 64, "teacher": 9.7, "teacher_val": 10.0, "chosen_arm": "real",
+            "best_real_arm": "real", "verdict": "",
+        }
+    )  # fmt: skip
+    assert "\u2026" not in text
+    assert "12.54+-0.96 +1.63 [-0.40,+2.86] +0.50 [-1.00,+2.00]" in text and "over best real-only" in text
+
+
 def test_the_preset_compares_every_method_on_the_bank_of_digits() -> None:
     plain, found = preset("digits"), preset("digits-distillers")
     for section in ("seed", "data", "teacher", "cgan", "ratio", "bank"):
