@@ -35,7 +35,9 @@ BLOCK_S, SERVER_S = 1200, 300
 ARMS = {
     "real": {},
     "real_kd": {"kd": True},
+    "real_mix_kd": {"kd": True, "mix": "mixup"},
     "raw": {"bank": True},
+    "raw_mix_kd": {"bank": True, "kd": True, "mix": "mixup"},
     "filter": {"bank": True, "subsample": True, "filter": True},
 }
 FEW = {"student.arms": ARMS, "student.best_with_kd": False, "student.num_steps": 20, "teacher.num_steps": 30}
