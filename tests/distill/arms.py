@@ -33,6 +33,8 @@ def settings(scalar: bool, **student: Any) -> Config:
         "net": "convnet",
         "precision": "fp32",
     }
+    arms = values["student"]["arms"]  # without those of mixtures, which not every method and view go with
+    values["student"]["arms"] = {name: arm for name, arm in arms.items() if "mix" not in arm}
     method = METHODS.get(student.get("distiller", ""))
     if method is not None and method.needs.views != {"plain"}:
         values["student"]["teacher_view"] = (

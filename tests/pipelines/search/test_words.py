@@ -141,7 +141,10 @@ def test_the_history_is_scaled_to_full_students() -> None:
         ),
         (
             ["kd", "sskd"],
-            {"teacher_view": "clean"},
+            {
+                "teacher_view": "clean",
+                "arms": {"real": {}, "filter": {"bank": True, "subsample": True, "filter": True}},
+            },
             r"search\.space\.student\.distiller .*teacher_view must be augmented",
         ),
     ],
