@@ -191,7 +191,8 @@ class Runner:
         if cfg.protocol == "finetune":
             bases = {seed: self.job("base", ArmConfig(), seed, stage="base") for seed in cfg.seeds}
             self.run(list(bases.values()), "base students")
-        pairs = [(name, seed) for name in arms for seed in cfg.seeds]
+        # Seed by seed: workers side by side that train one arm would wait for each other's stored views.
+        pairs = [(name, seed) for seed in cfg.seeds for name in arms]
         jobs = {(name, seed): self.job(name, arms[name], seed, factor=factor) for name, seed in pairs}
         if bases:
             jobs = {key: job.starting_from(bases[key[1]].out) for key, job in jobs.items()}
