@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cgankd.config import ArmConfig
 from cgankd.fit.device import PLAIN
 from pipelines.runtime import machine
 from pipelines.stages import student
@@ -63,3 +64,31 @@ def test_ctrl_c_begins_no_further_run(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_few_students_share_a_device(monkeypatch: pytest.MonkeyPatch, device: str, cores: int, expected: int) -> None:
     monkeypatch.setattr(machine, "available_cores", lambda: cores)
     assert machine.side_by_side(device) == expected
+
+
+def test_students_side_by_side_are_of_different_arms() -> None:
+    """Two workers that train one arm would wait for each other's stored views and teacher's outputs."""
+    asked: list[tuple[str, int]] = []
+
+    class Instant(SimpleNamespace):
+        def mark_used(self) -> None: ...
+
+        def read(self) -> dict[str, Any]:
+            return {}
+
+        def result(self) -> str:
+            return f"{self.name} {self.seed}"
+
+    def job(name: str, arm: ArmConfig, seed: int, factor: int) -> Instant:
+        return Instant(name=name, seed=seed, out=Path(f"{name}-{seed}"))
+
+    runner: Any = SimpleNamespace(
+        ctx=SimpleNamespace(cfg=SimpleNamespace(student=SimpleNamespace(seeds=(5, 3, 4), protocol="scratch"))),
+        job=job,
+        run=lambda jobs, title: asked.extend((one.name, one.seed) for one in jobs),
+        used=set(),
+        setbacks={},
+    )
+    found = student.Runner.train(runner, {"real": ArmConfig(), "raw": ArmConfig(bank=True)})
+    assert asked == [("real", 5), ("raw", 5), ("real", 3), ("raw", 3), ("real", 4), ("raw", 4)]
+    assert found == {"real": ["real 5", "real 3", "real 4"], "raw": ["raw 5", "raw 3", "raw 4"]}
