@@ -23,6 +23,7 @@ from cgankd.rng import generator
 from cgankd.types import LogFn, SupplyEnded, Task, silent
 
 __all__ = (
+    "LONGER",
     "SELECTIONS",
     "Columns",
     "Conditions",
@@ -45,6 +46,10 @@ __all__ = (
     "select",
     "selection_name",
 )
+
+
+LONGER = "train the GAN longer (cgan.num_steps)"
+"""The last cure, which there is not where the fakes come from a source of the user's."""
 
 
 class EmptyBankError(ConfigError):
@@ -271,6 +276,6 @@ def cures(selection: str, running: bool) -> str:
     found = [
         "raise bank.rho" if use_filter else "",
         lower if subsample else "",
-        "train the GAN longer (cgan.num_steps)",
+        LONGER,
     ]
     return ", or ".join(filter(None, found))

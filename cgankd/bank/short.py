@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgankd.bank.build import Columns, Conditions, Limits, cures, hopeless, passes
+from cgankd.bank.build import LONGER, Columns, Conditions, Limits, cures, hopeless, passes
 from cgankd.bank.selections import SELECTIONS
 from cgankd.config import BankConfig
 
@@ -26,6 +26,8 @@ RULE = (
 )
 DRAWS, SOURCE, RATIO = "draws", "source", "ratio"
 """Why: the cap on draws was reached, a finite source ended, or M1 can accept nothing."""
+REVIVE = f"lower ratio.num_steps, or raise ratio.ratio_penalty, or {LONGER}, or use arms without subsample"
+"""What helps where every ratio is zero, which no bound and no cutoff of the bank does."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,20 @@ class Short:
     def missing(self) -> int:
         return self.quota - self.have
 
-    def says(self, cfg: BankConfig) -> str:
-        """In one sentence what is missing, why, and the cures."""
+    def says(self, cfg: BankConfig, own: bool = False) -> str:
+        """In one sentence what is missing, why, and the cures; `own`: the fakes come from a source of the user's."""
         head = f"{self.have} of {self.quota} fakes for {self.where} in selection {self.selection!r}"
         if self.cause == RATIO:
             why = "all burn-in ratios there are zero, so that M1 accepts none"
         else:
             end = "the cap set by bank.max_draws_factor" if self.cause == DRAWS else "all that the source has"
             why = f"after {self.drawn} draws, {end} ({self._by_step()})"
-        help_by = cures(self.selection, cfg.bound == "running")
+        help_by = REVIVE if self.cause == RATIO else cures(self.selection, cfg.bound == "running")
         if self.cause == SOURCE:
-            help_by = help_by.replace("train the GAN longer (cgan.num_steps)", "add images to the source")
-        elif self.cause == DRAWS and self.passed:
+            help_by = help_by.replace(LONGER, "add images to the source")
+        elif own:
+            help_by = help_by.replace(LONGER, "bring a source whose images are nearer to the training images")
+        if self.cause == DRAWS and self.passed:
             factor = cfg.max_draws_factor * self.quota / max(1, self.have)
             help_by = f"raise bank.max_draws_factor (about {math.ceil(1.2 * factor)} is needed), or {help_by}"
         return f"{head}: {why}; {help_by}"
@@ -98,11 +102,11 @@ def shortages(
     return sorted(found, key=lambda one: one.have / one.quota)
 
 
-def short_lines(found: Sequence[Short], cfg: BankConfig) -> list[str]:
-    """What to say of them: a line for each of the emptiest, how many more there are, and the rule."""
+def short_lines(found: Sequence[Short], cfg: BankConfig, own: bool = False) -> list[str]:
+    """What to say of them: a line for each of the emptiest, how many more there are, and the rule; `own` as for `says`."""
     if not found:
         return []
-    lines = [one.says(cfg) for one in found[:NAMED]]
+    lines = [one.says(cfg, own) for one in found[:NAMED]]
     if len(found) > NAMED:
         lines.append(f"and {len(found) - NAMED} more labels or selections lack fakes")
     return [*lines, RULE]

@@ -48,8 +48,9 @@ class FitConfig(StartConfig, MixConfig):
 
     def check(self, section: str) -> None:
         """Range checks; called by the sub-class that knows its section name."""
-        for name in ("num_steps", "batch_size"):
-            require(getattr(self, name) >= 1, f"{section}.{name}", "at least 1", getattr(self, name))
+        require(self.num_steps >= 1, f"{section}.num_steps", "at least 1", self.num_steps)
+        rule = "at least 2, as batch normalisation needs more than one image"
+        require(self.batch_size >= 2, f"{section}.batch_size", rule, self.batch_size)
         require(self.learning_rate > 0, f"{section}.learning_rate", "positive", self.learning_rate)
         require(self.weight_decay >= 0, f"{section}.weight_decay", "zero or more", self.weight_decay)
         check_augment(self.augment, f"{section}.augment")

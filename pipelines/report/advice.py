@@ -133,6 +133,9 @@ def fakes_ran_out(facts: Facts) -> Iterator[Advice]:
     if ended:
         why += f": the source of fakes had {draws:.0f} images for it, of which {percent(passed)} pass."
         yield Advice("More images in the source of fakes", why, "cgankd show bank", "problem")
+    elif accepted < M1_TO_BLAME and facts.cfg.cgan.file is not None:
+        why += f" after {draws:.0f} draws: M1 accepts only {percent(accepted)} of them, so cgan.file is far from the data there."
+        yield Advice("A source of fakes nearer to the training images", why, "cgankd show bank", "problem")
     elif accepted < M1_TO_BLAME:
         why += f" after {draws:.0f} draws: M1 accepts only {percent(accepted)} of them, so the GAN is far from the data there."
         yield Advice("A better GAN", why, f"dvc exp run -S cgan.num_steps={2 * facts.cfg.cgan.num_steps}", "problem")

@@ -178,7 +178,7 @@ def run(ctx: Context) -> None:
     ctx.metrics(report)
     val_error = task.error(scorer.teacher(val.images), val.labels)
     ctx.metrics({"teacher_error_val_mean": float(val_error.mean())})
-    short = [f"the fakes ran out: {line}" for line in short_lines(lacking, cfg)]
+    short = [f"the fakes ran out: {line}" for line in short_lines(lacking, cfg, ctx.cfg.cgan.file is not None)]
     for line in (*in_words(cfg, report, selections, float(val_error.mean())), *short, *near.lines, *taken.lines):
         ctx.say(line)
     draw_pictures(ctx, conditions.grouping, pool_path, (train, val_error), limits, Shown(labels, info))

@@ -131,7 +131,7 @@ class Runner:
         # Arms without KD stay as they are whatever loss the others take.
         for key in ("arms", "seeds", "workers", "best_with_kd", "step_factors", *(() if arm.kd else KD_SETTINGS)):
             settings.pop(key, None)
-        if not arm.bank:
+        if not arm.uses_pool:
             settings.pop("spread_weight", None)
         inputs: dict[str, Any] = {
             "data": self.digests["dataset"],

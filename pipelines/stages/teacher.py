@@ -33,6 +33,7 @@ from pipelines.engines.choice import run_jobs, share_of
 from pipelines.engines.local import Crew, tell
 from pipelines.files.kept_runs import prune
 from pipelines.networks.own_teacher import find_file, load_own_teacher, other_unit
+from pipelines.networks.predictor import check_channels
 from pipelines.networks.weights import find_weights, start
 from pipelines.runtime.context import Context
 from pipelines.runtime.curves import Curves
@@ -127,6 +128,8 @@ def together(
     info, workers = read_info(dataset), min(side_by_side(ctx.plan.device), len(sections))
     folder, left = ctx.path("resume") / "members", image_memory(ctx.cfg.data, workers).left
     named = [member_name(ctx.cfg.teacher.members, number) for number in range(len(sections))]
+    for name, section in zip(named, sections, strict=True):
+        check_channels(name, section, info)
     weights = [find_weights(*pair, ctx.workdir) for pair in zip(named, sections, strict=True)]
     jobs = member_jobs(sections, weights, ctx.cfg, dataset, folder, ctx.plan, left)
     todo = [job for job in jobs if not job.finished()]

@@ -87,7 +87,11 @@ def test_a_dead_label_is_named_and_a_selection_without_any_fake_is_an_error() ->
     found, rows, (_, columns, _, _) = short(bank_config(num_fakes=80), ("subsample",), score_ratio=dead)
     assert [(one.where, one.have, one.drawn, one.cause) for one in found] == [("label 0", 0, 0, "ratio")]
     assert columns.group.unique().tolist() == [1] and len(rows["subsample"]) == 40
-    assert "all burn-in ratios there are zero" in found[0].says(bank_config())
+    said = found[0].says(bank_config())
+    assert "all burn-in ratios there are zero" in said and "ratio.ratio_penalty" in said and "cgan.num_steps" in said
+    assert "bank." not in said, "no bound and no cutoff helps where M1 accepts nothing"
+    own = found[0].says(bank_config(), own=True)
+    assert "cgan.num_steps" not in own and "a source whose images are nearer" in own
 
     late = iter(range(10**6))
     with pytest.raises(EmptyBankError, match=r"nothing passes selection 'subsample' among the 160 fakes drawn"):

@@ -39,6 +39,11 @@ def arms(**own: Any) -> dict[str, Any]:
             {"teacher_view": "clean", **arms(bank=True, mix="mixup")},
             ["student.teacher_view", "student.arms.x"],
         ),
+        (
+            "student",
+            {"teacher_view": "clean", **arms(unlabelled=True, mix="mixup")},
+            ["student.teacher_view", "student.arms.x"],
+        ),
         ("student", arms(views_share=0.5), ["student.arms.x.views_share", "no views are stored"]),
         ("student", arms(views=9, views_share=1.5), ["student.arms.x.views_share", "at most 1"]),
         ("student", arms(real_share=0.5), ["student.arms.x.real_share", "neither bank nor unlabelled"]),

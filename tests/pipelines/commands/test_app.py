@@ -348,3 +348,6 @@ def test_repeat_refuses_a_first_seed_below_zero_before_anything_is_made(workdir:
     done = INVOKE.invoke(app, ["repeat", "--draws", "2", "--first-seed", "-5"])
     assert done.exit_code == 2 and done.stderr == "error: --first-seed must be zero or more, but is -5\n"
     assert sorted(workdir.rglob("*")) == before
+    done = INVOKE.invoke(app, ["repeat", "--draws", "2", "--first-seed", str(2**63 - 1)])
+    assert done.exit_code == 2 and f"--first-seed must be at most {2**63 - 2}, so that 2 seeds fit" in done.stderr
+    assert sorted(workdir.rglob("*")) == before

@@ -175,7 +175,7 @@ def test_init_gives_colour_images_a_pretrained_member(
         return said, load_config(plan.folder / "params.yaml").teacher.members
 
     (line,), members = told("colour")
-    assert "a fresh net and a pretrained one (package:small)" in line and members == "auto"
+    assert "a fresh net and a pretrained one trained twice (package:small)" in line and members == "auto"
     assert told("grey") == ([], None)
     shutil.rmtree(package.parent.parent)
     plan = make_plan(tmp_path / "later", tmp_path / "colour", None)

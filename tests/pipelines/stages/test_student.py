@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cgankd.config import ArmConfig
+from cgankd.config import ArmConfig, config_from_dict
 from cgankd.fit.device import PLAIN
 from pipelines.runtime import machine
 from pipelines.stages import student
@@ -92,3 +92,24 @@ def test_students_side_by_side_are_of_different_arms() -> None:
     found = student.Runner.train(runner, {"real": ArmConfig(), "raw": ArmConfig(bank=True)})
     assert asked == [("real", 5), ("raw", 5), ("real", 3), ("raw", 3), ("real", 4), ("raw", 4)]
     assert found == {"real": ["real 5", "real 3", "real 4"], "raw": ["raw 5", "raw 3", "raw 4"]}
+
+
+@pytest.mark.parametrize(("arm", "weighs"), [({}, False), ({"unlabelled": True}, True), ({"bank": True}, True)])
+def test_a_run_is_kept_only_where_the_weight_of_disagreement_is_the_same(
+    digits: dict[str, Any], arm: dict[str, Any], weighs: bool
+) -> None:
+    """Unlabelled images weigh by it as fakes do; real labelled ones do not."""
+    digits["teacher"]["members"] = 2
+    names = set()
+    for strength in (0.0, 3.0):
+        digits["student"]["spread_weight"] = strength
+        runner: Any = SimpleNamespace(
+            ctx=SimpleNamespace(cfg=config_from_dict(digits), plan=PLAIN),
+            digests={"dataset": "d", "teacher": "t", "code": "c"},
+            bank_digests={"raw": "r", "unlabelled raw": "u"},
+            weights=None,
+            memory=SimpleNamespace(left=1),
+            **{name: Path(name) for name in ("dataset", "teacher", "pool", "cache")},
+        )
+        names.add(student.Runner.job(runner, "arm", ArmConfig(kd=True, **arm), 0).out)
+    assert len(names) == (2 if weighs else 1)

@@ -102,6 +102,14 @@ def test_the_number_of_workers_moves_no_bit_and_finished_members_are_kept(
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items()) and len(after) > len(before)
 
 
+def test_a_member_with_pixels_of_another_number_of_channels_is_named_before_any_training(tmp_path: Path) -> None:
+    other = 1 if made_data(False).info.channels == 3 else 3
+    project(tmp_path / "work", [{}, {"mean": [0.5] * other, "std": [0.2] * other}])
+    with pytest.raises(ConfigError, match=r"teacher.members\[1\].mean must have \d numbers?, one a channel"):
+        run(tmp_path / "work")
+    assert not list((tmp_path / "work/artifacts").rglob("*.safetensors"))
+
+
 def test_a_kill_after_a_member_was_kept_leaves_no_progress_behind(tmp_path: Path) -> None:
     project(tmp_path / "work", [{}, OTHER])
     run(tmp_path / "work")
@@ -302,6 +310,7 @@ def test_the_pretrained_member_is_augmented_gently(given: str, kept: str) -> Non
         ([{}, {"precision": "bf16"}], r"teacher.members\[1\].precision must be fp32, or left out"),
         ([{}, {"file": "net.pt"}], r"teacher.members\[1\].file cannot differ between members"),
         ([{}, {"nett": "convnet"}], r"teacher.members\[1\]: teacher.nett is not a known setting; the nearest"),
+        ([{}, {"batch_size": 1}], r"teacher.members\[1\]: teacher.batch_size must be at least 2"),
         ([{"width": None}, {}], r"teacher.members\[0\]: teacher.width must be at least 1 for plain-vgg"),
     ],
 )
