@@ -40,7 +40,8 @@ def seeds_of(cfg: Config, num: int, first: int | None) -> list[int]:
         raise ConfigError(f"--draws must be from {LEAST} (an interval needs them) to {MOST}, but is {num}")
     start = cfg.seed if first is None else first
     if start + num - 1 > LARGEST:
-        raise ConfigError(f"--first-seed must be at most {LARGEST - num + 1}, so that {num} seeds fit, but is {start}")
+        name = "seed" if first is None else "--first-seed"
+        raise ConfigError(f"{name} must be at most {LARGEST - num + 1}, so that {num} seeds fit, but is {start}")
     return list(range(start, start + num))
 
 
